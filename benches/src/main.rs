@@ -1,0 +1,3 @@
+//! Sapwood beside its peers.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Crash and fault harness: models, workloads and simulated power cuts for Sapwood.

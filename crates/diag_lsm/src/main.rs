@@ -1,0 +1,3 @@
+//! `diag_lsm`: looks inside a Sapwood database file.
+
+fn main() {}

@@ -1,0 +1,283 @@
+//! The one error type of the crate.
+//!
+//! Each message says what happened, where, and what can be done about it. Keys and values are never
+//! part of a message: they may be secret.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::types::{Epoch, KeyspaceNumber, PageNumber};
+
+/// What every fallible call of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The part of the file that a [`Corruption`] was found in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Structure {
+    /// One of the two slots at the start of the file.
+    FileHeader,
+    /// The encoded state that a header slot names.
+    State,
+    /// A leaf of a segment.
+    Leaf,
+    /// A parent of a segment.
+    Parent,
+    /// The filters and overflow lists beside a lowest parent.
+    Sidecar,
+    /// A filter over a whole young segment.
+    Filter,
+    /// A value that lies in blocks of its own.
+    Overflow,
+    /// A region's map of free pages.
+    FreeMap,
+    /// A record of the log.
+    Log,
+    /// A compression dictionary.
+    Dictionary,
+}
+
+impl fmt::Display for Structure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Structure::FileHeader => "file header",
+            Structure::State => "state",
+            Structure::Leaf => "leaf",
+            Structure::Parent => "parent",
+            Structure::Sidecar => "sidecar",
+            Structure::Filter => "filter",
+            Structure::Overflow => "overflow value",
+            Structure::FreeMap => "free map",
+            Structure::Log => "log",
+            Structure::Dictionary => "dictionary",
+        })
+    }
+}
+
+/// Bytes of the file that are not what they must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Corruption {
+    /// The structure that was being read.
+    pub structure: Structure,
+    /// The first page of the node, where there is one.
+    pub page: Option<PageNumber>,
+    /// The keyspace that the node belongs to, where it is known.
+    pub keyspace: Option<KeyspaceNumber>,
+    /// What was found, and what was expected instead.
+    pub detail: String,
+}
+
+impl Corruption {
+    /// Damage in `structure`, with what was found.
+    pub fn new(structure: Structure, detail: impl Into<String>) -> Corruption {
+        Corruption { structure, page: None, keyspace: None, detail: detail.into() }
+    }
+
+    /// The same, with the page where it lies.
+    #[must_use]
+    pub fn at_page(mut self, page: PageNumber) -> Corruption {
+        self.page = Some(page);
+        self
+    }
+
+    /// The same, with the keyspace that it belongs to.
+    #[must_use]
+    pub fn in_keyspace(mut self, keyspace: KeyspaceNumber) -> Corruption {
+        self.keyspace = Some(keyspace);
+        self
+    }
+}
+
+impl fmt::Display for Corruption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "damaged {}", self.structure)?;
+        if let Some(page) = self.page {
+            write!(f, " at page {page}")?;
+        }
+        if let Some(keyspace) = self.keyspace {
+            write!(f, " of keyspace {keyspace}")?;
+        }
+        write!(f, ": {}", self.detail)
+    }
+}
+
+/// Everything that can go wrong.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused an operation on the file.
+    #[error("{operation} failed on {file}: {source}")]
+    Io {
+        /// What was attempted, such as "reading 4096 bytes at offset 8192".
+        operation: String,
+        /// The file, as it was named at open.
+        file: String,
+        /// The cause.
+        source: Arc<io::Error>,
+    },
+    /// Bytes of the file are wrong. Other parts can still be read.
+    #[error("{0}; copy the file away, then run `diag_lsm verify` on it to learn what is affected")]
+    Corruption(Box<Corruption>),
+    /// The file exists but was not written by Sapwood.
+    #[error("{0} is not a Sapwood database: neither header slot carries its mark")]
+    NotADatabase(PathBuf),
+    /// The file was written by a newer format version.
+    #[error(
+        "{file} has format version {found}, this library reads up to {supported}; use a newer library"
+    )]
+    UnsupportedVersion {
+        /// The file.
+        file: PathBuf,
+        /// The version in its header.
+        found: u32,
+        /// The newest version that this library reads.
+        supported: u32,
+    },
+    /// The file uses a feature that this library does not know.
+    #[error("{file} uses unknown features {bits:#x}, so it can be {allowed}; use a newer library")]
+    UnknownFeature {
+        /// The file.
+        file: PathBuf,
+        /// The unknown bits.
+        bits: u64,
+        /// What can still be done: "read but not written", or "neither read nor written".
+        allowed: &'static str,
+    },
+    /// An option contradicts what the file was created with, or is out of range.
+    #[error("option {option}: {detail}")]
+    InvalidOption {
+        /// The option's name.
+        option: &'static str,
+        /// What is wrong with it and what is allowed.
+        detail: String,
+    },
+    /// The path does not lead to a regular file.
+    #[error("{path}: {detail}")]
+    NotAFile {
+        /// The path as given.
+        path: PathBuf,
+        /// What is there instead.
+        detail: String,
+    },
+    /// There is no file, and it was not to be created.
+    #[error("{0} does not exist; open it with create(true) to make a new database")]
+    NotFound(PathBuf),
+    /// Another process, or another handle of this one, has the file open.
+    #[error("{0} is in use by another process or handle; close that first")]
+    Locked(PathBuf),
+    /// No space is left for a write. Nothing acknowledged is lost; deletes still work.
+    #[error("no space left for {file} ({operation}); free space on the device, or delete data")]
+    NoSpace {
+        /// What was attempted.
+        operation: String,
+        /// The file.
+        file: String,
+    },
+    /// An earlier write or sync failed, so what is on disk is not known: only reads go on.
+    #[error("writing stopped after an earlier failure; reopen the database. The failure: {0}")]
+    Stopped(Arc<Error>),
+    /// The database was closed.
+    #[error("the database is closed")]
+    Closed,
+    /// The database was opened read-only.
+    #[error("the database was opened read-only")]
+    ReadOnly,
+    /// The key is longer than a key may be.
+    #[error("a key of {length} bytes is too long: the limit is {limit}")]
+    KeyTooLong {
+        /// The length of the key, in bytes.
+        length: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The value is too large to be handed out or taken in whole.
+    #[error("a value of {length} bytes is too large for this call (limit {limit}); use {instead}")]
+    ValueTooLarge {
+        /// The length of the value, in bytes.
+        length: u64,
+        /// The limit, in bytes.
+        limit: u64,
+        /// The call that takes such a value.
+        instead: &'static str,
+    },
+    /// One transaction or batch holds more than fits.
+    #[error("a transaction of {bytes} bytes is too large: the limit is {limit}; split it, or raise the memory budget")]
+    TransactionTooLarge {
+        /// The size of the transaction's writes, in bytes.
+        bytes: u64,
+        /// The limit, in bytes.
+        limit: u64,
+    },
+    /// Another commit changed what this transaction wrote or read. Begin it again.
+    #[error("another commit changed what this transaction uses; begin it again")]
+    Conflict,
+    /// There is no keyspace of that name.
+    #[error("there is no keyspace named {0:?}")]
+    UnknownKeyspace(String),
+    /// A keyspace of that name exists already.
+    #[error("a keyspace named {0:?} exists already")]
+    KeyspaceExists(String),
+    /// The keyspace behind this handle was dropped.
+    #[error("keyspace {0:?} was dropped")]
+    KeyspaceDropped(String),
+    /// The handle belongs to another database.
+    #[error("keyspace {0:?} belongs to another database")]
+    ForeignKeyspace(String),
+    /// The range's start lies after its end.
+    #[error("the range's start lies after its end")]
+    InvalidRange,
+    /// A long call was cancelled by its caller.
+    #[error("cancelled")]
+    Cancelled,
+    /// A merge found that what it wrote does not add up, and stopped before installing it.
+    #[error("merging stopped at state {epoch}: {detail}; the data is unchanged, please report this")]
+    MergeMismatch {
+        /// The state that was being merged.
+        epoch: Epoch,
+        /// The counts that differ.
+        detail: String,
+    },
+}
+
+impl Error {
+    /// Wraps an error of the operating system with what was attempted and where.
+    pub fn io(operation: impl Into<String>, file: impl Into<String>, source: io::Error) -> Error {
+        let (operation, file) = (operation.into(), file.into());
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Error::NoSpace { operation, file }
+            }
+            _ => Error::Io { operation, file, source: Arc::new(source) },
+        }
+    }
+
+    /// True when another attempt of the same transaction may succeed.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Error::Conflict)
+    }
+
+    /// True when the device is full.
+    #[must_use]
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Error::NoSpace { .. } => true,
+            Error::Stopped(cause) => cause.is_no_space(),
+            _ => false,
+        }
+    }
+
+    /// True when bytes of the file are wrong.
+    #[must_use]
+    pub fn is_corruption(&self) -> bool {
+        matches!(self, Error::Corruption(_))
+    }
+}
+
+impl From<Corruption> for Error {
+    fn from(corruption: Corruption) -> Error {
+        Error::Corruption(Box::new(corruption))
+    }
+}

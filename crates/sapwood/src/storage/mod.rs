@@ -1,0 +1,49 @@
+//! Floor 1: the file, behind a trait.
+//!
+//! *Assumes*: nothing of what the bytes mean.
+//! *Guarantees*: an acknowledged `sync_data` or `write_sync_at` is on disk as far as the platform can
+//! promise it; everything else may be lost, torn at 512 bytes or reordered by a crash.
+
+use std::fmt::Debug;
+use std::io;
+
+/// What will be done with a part of the file, so that the system can prepare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// It will be read once, in order.
+    Sequential,
+    /// It will be read here and there.
+    Random,
+    /// It will be read soon.
+    WillNeed,
+    /// It will not be read soon.
+    DontNeed,
+}
+
+/// One file. Every call may come from any thread at any time.
+pub trait Storage: Debug + Send + Sync + 'static {
+    /// Fills `buffer` from `offset`; `UnexpectedEof` when the file ends before.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `bytes` at `offset`, growing the file where needed. Survives the process's death.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// The same, and on disk when it returns; only these bytes are promised, no other dirty ones.
+    fn write_sync_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+    /// Puts everything written so far, and the file's length, on disk.
+    fn sync_data(&self) -> io::Result<()>;
+    /// The file's length in bytes.
+    fn length(&self) -> io::Result<u64>;
+    /// Cuts the file, or extends it with zeros.
+    fn set_length(&self, length: u64) -> io::Result<()>;
+    /// Reserves space on the device for a part of the file, extending it where needed.
+    fn allocate(&self, offset: u64, length: u64) -> io::Result<()>;
+    /// Asks the system to begin writing back a part of the file. A hint.
+    fn write_back(&self, offset: u64, length: u64) -> io::Result<()>;
+    /// Says how a part of the file will be used. A hint.
+    fn advise(&self, offset: u64, length: u64, advice: Advice) -> io::Result<()>;
+    /// Gives the device's space behind a part of the file back; it then reads as zeros. A hint.
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()>;
+    /// Makes the file's own directory entry durable.
+    fn sync_directory(&self) -> io::Result<()>;
+    /// The file's name, for messages.
+    fn name(&self) -> String;
+}

@@ -1,0 +1,1 @@
+//! Tests of whole databases live in `tests/`, one binary a theme.
