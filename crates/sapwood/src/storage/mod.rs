@@ -4,8 +4,35 @@
 //! *Guarantees*: an acknowledged `sync_data` or `write_sync_at` is on disk as far as the platform can
 //! promise it; everything else may be lost, torn at 512 bytes or reordered by a crash.
 
+// The floors above open one kind; tests and tools are the only users of the others.
+#![allow(unused_imports)]
+
+mod file;
+mod memory;
+mod platform;
+mod simulated;
+mod sparse;
+
 use std::fmt::Debug;
 use std::io;
+
+pub use file::{FileOpenOptions, FileStorage};
+pub use memory::{Counters, MemoryStorage};
+pub use simulated::{
+    CrashPlan, FaultKind, Operation, OperationKind, SimulatedStorage, TraceEntry,
+};
+
+/// The end of `length` bytes at `offset`; an error where no file can have such bytes.
+fn end_of(offset: u64, length: u64) -> io::Result<u64> {
+    match offset.checked_add(length) {
+        // The system's offsets are signed.
+        Some(end) if i64::try_from(end).is_ok() => Ok(end),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{length} bytes at offset {offset} lie beyond the largest file"),
+        )),
+    }
+}
 
 /// What will be done with a part of the file, so that the system can prepare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
