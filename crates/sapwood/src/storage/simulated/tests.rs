@@ -471,7 +471,8 @@ fn trace_lists_the_operations_in_order() {
 #[test]
 fn callback_sees_each_operation_before_it_happens_and_may_look_at_the_disk() {
     let storage = SimulatedStorage::new();
-    let seen: Arc<Mutex<Vec<(Operation, Vec<u8>)>>> = Arc::default();
+    type Seen = Vec<(Operation, Vec<u8>)>;
+    let seen: Arc<Mutex<Seen>> = Arc::default();
     let (inside, log) = (storage.clone(), Arc::clone(&seen));
     storage.on_operation(Box::new(move |operation| {
         log.lock().push((*operation, inside.image()));
