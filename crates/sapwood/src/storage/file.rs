@@ -2,8 +2,8 @@
 //!
 //! *Assumes*: the file system keeps advisory locks, and syncs when it is asked to
 //! (docs/durability.md says what each system is asked).
-//! *Guarantees*: at most one handle has the file open for writing, over all processes and within one;
-//! read-only handles share it among themselves. What is opened is a regular file.
+//! *Guarantees*: at most one handle has the file open for writing, over all processes and within
+//! one; read-only handles share it among themselves. What is opened is a regular file.
 //! *Threads*: any; there is no lock inside.
 
 use std::ffi::OsStr;

@@ -1,8 +1,8 @@
 //! Floor 1: the file, behind a trait.
 //!
 //! *Assumes*: nothing of what the bytes mean.
-//! *Guarantees*: an acknowledged `sync_data` or `write_sync_at` is on disk as far as the platform can
-//! promise it; everything else may be lost, torn at 512 bytes or reordered by a crash.
+//! *Guarantees*: an acknowledged `sync_data` or `write_sync_at` is on disk as far as the platform
+//! can promise it; everything else may be lost, torn at 512 bytes or reordered by a crash.
 
 // The floors above open one kind; tests and tools are the only users of the others.
 #![allow(unused_imports)]
@@ -51,7 +51,8 @@ pub enum Advice {
 pub trait Storage: Debug + Send + Sync + 'static {
     /// Fills `buffer` from `offset`; `UnexpectedEof` when the file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
-    /// Writes all of `bytes` at `offset`, growing the file where needed. Survives the process's death.
+    /// Writes all of `bytes` at `offset`, growing the file where needed. They survive the
+    /// process's death.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// The same, and on disk when it returns; only these bytes are promised, no other dirty ones.
     fn write_sync_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;

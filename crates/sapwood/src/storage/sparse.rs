@@ -145,7 +145,8 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            4 => (0_u64..100, prop::collection::vec(1_u8.., 0..60)).prop_map(|(o, b)| Step::Write(o, b)),
+            4 => (0_u64..100, prop::collection::vec(1_u8.., 0..60))
+                .prop_map(|(offset, bytes)| Step::Write(offset, bytes)),
             1 => (0_u64..120, 0_u64..60).prop_map(|(o, l)| Step::Zero(o, l)),
             1 => (0_u64..160).prop_map(Step::SetLength),
         ]

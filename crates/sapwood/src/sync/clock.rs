@@ -80,7 +80,7 @@ impl FakeClock {
     /// Moves the clock forward. It stops at its end, 584 years on.
     pub fn advance(&self, duration: Duration) {
         let step = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.nanoseconds.update(Ordering::AcqRel, Ordering::Acquire, |now| now.saturating_add(step));
+        self.nanoseconds.update(Ordering::AcqRel, Ordering::Acquire, |at| at.saturating_add(step));
     }
 
     fn now(&self) -> Duration {

@@ -4,8 +4,8 @@
 //! and a seed in their place.
 //!
 //! *Assumes*: nothing.
-//! *Guarantees*: in builds with debug assertions, no thread takes an [`OrderedMutex`] of a rank that
-//! is not above those that it holds.
+//! *Guarantees*: in builds with debug assertions, no thread waits for an [`OrderedMutex`] of a rank
+//! that is not above those that it holds.
 
 // The floors above use what they need of it; a test or a tool may be the only user of the rest.
 #![allow(unused_imports)]

@@ -481,7 +481,8 @@ fn callback_sees_each_operation_before_it_happens_and_may_look_at_the_disk() {
     storage.write_at(1, b"b").unwrap();
     storage.clear_on_operation();
     storage.write_at(2, b"c").unwrap();
-    let operation = |index| Operation { index, kind: OperationKind::Write, offset: index, length: 1 };
+    let operation =
+        |index| Operation { index, kind: OperationKind::Write, offset: index, length: 1 };
     let expected = vec![(operation(0), b"".to_vec()), (operation(1), b"a".to_vec())];
     assert_eq!(*seen.lock(), expected);
 }
