@@ -208,7 +208,8 @@ impl SimulatedStorage {
     }
 
     /// Makes the next sync (or synced write) fail, and lose what it was to sync: reads show it
-    /// until the crash, later syncs leave it out. So do systems that mark pages clean after a failure.
+    /// until the crash, later syncs leave it out. So do systems that mark pages clean after a
+    /// failure.
     pub fn fail_sync_and_drop_cache(&self) {
         self.shared.lock().faults.drop_cache_at_next_sync();
     }

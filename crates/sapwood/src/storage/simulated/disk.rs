@@ -2,8 +2,8 @@
 //!
 //! *Assumes*: ranges that `storage::end_of` accepted.
 //! *Guarantees*:
-//! D1. Unless a failed sync lost something, `durable` with all of `pending`, in order,
-//! is `current`.
+//! D1. Unless a failed sync lost something, `durable` with all of `pending`, in order, is
+//!     `current`.
 //! D2. No pending change touches a byte that was synced after it, nor cuts the file before one.
 //! D3. A crash changes only bytes inside pending changes, and each sector of one as a whole.
 
