@@ -5,7 +5,10 @@
 //!
 //! *Format*: docs/format.md, section 1.
 
-#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
+)]
 
 use super::BlockProblem;
 
@@ -15,8 +18,8 @@ const BAD_VARINT: BlockProblem = BlockProblem("a varint is too long or not in it
 /// The number of bytes that `value` takes as a varint.
 #[inline]
 pub const fn varint_bytes(value: u64) -> usize {
-    // 7 bits a byte: (bits + 6) / 7, with at least one bit.
-    (((70 - (value | 1).leading_zeros()) / 7) & 0xf) as usize
+    // Seven bits a byte; bit 0 always counts.
+    ((value | 1).ilog2().saturating_add(7) / 7) as usize
 }
 
 /// Appends `value` as a varint.
@@ -118,7 +121,11 @@ impl<'a> Reader<'a> {
             }
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
-                return if byte == 0 && shift > 0 { Err(BAD_VARINT) } else { Ok(value) };
+                return if byte == 0 && shift > 0 {
+                    Err(BAD_VARINT)
+                } else {
+                    Ok(value)
+                };
             }
             shift = shift.saturating_add(7);
         }
@@ -146,7 +153,11 @@ impl<'a> Reader<'a> {
     /// Fails unless everything has been read.
     #[inline]
     pub fn finish(self) -> Result<(), BlockProblem> {
-        if self.rest.is_empty() { Ok(()) } else { Err(BlockProblem("bytes follow the last field")) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(BlockProblem("bytes follow the last field"))
+        }
     }
 }
 
@@ -173,7 +184,9 @@ mod tests {
 
     #[test]
     fn longer_forms_and_more_than_64_bits_are_refused() {
-        let eleven = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
+        let eleven = [
+            0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
+        ];
         for bad in [&[0x80, 0x00][..], &[0x81, 0x80, 0x00], &eleven, &[0xff; 12]] {
             assert!(Reader::new(bad).varint().is_err(), "{bad:?}");
         }

@@ -42,7 +42,10 @@ impl Probe {
     pub fn new(segment_seed: u64, hash: u64) -> Probe {
         let mixed = (hash ^ segment_seed).wrapping_mul(0x9fb2_1c65_1e98_df25);
         let mixed = mixed ^ (mixed >> 32);
-        Probe { line: (mixed >> 32) as u32, bits: mixed.wrapping_mul(0xd6e8_feb8_6659_fd93) }
+        Probe {
+            line: (mixed >> 32) as u32,
+            bits: mixed.wrapping_mul(0xd6e8_feb8_6659_fd93),
+        }
     }
 
     /// The index of the key's line among `line_count` lines.
@@ -62,7 +65,8 @@ impl Probe {
     /// False when the key is not among those of the line.
     #[inline]
     pub fn is_in(self, line: &[u8; LINE_BYTES]) -> bool {
-        self.positions().all(|(byte, mask)| line.get(byte as usize).is_none_or(|b| b & mask != 0))
+        self.positions()
+            .all(|(byte, mask)| line.get(byte as usize).is_none_or(|b| b & mask != 0))
     }
 
     #[inline]
@@ -80,7 +84,9 @@ impl Probe {
 pub fn may_contain(lines: &[u8], segment_seed: u64, hash: u64) -> bool {
     let (lines, odd) = lines.as_chunks::<LINE_BYTES>();
     let probe = Probe::new(segment_seed, hash);
-    let Ok(line_count) = u32::try_from(lines.len()) else { return true };
+    let Ok(line_count) = u32::try_from(lines.len()) else {
+        return true;
+    };
     match lines.get(probe.line_index(line_count) as usize) {
         Some(line) if odd.is_empty() => probe.is_in(line),
         _ => true,
@@ -89,7 +95,10 @@ pub fn may_contain(lines: &[u8], segment_seed: u64, hash: u64) -> bool {
 
 /// The number of lines for `key_count` keys with `bits_per_key` bits each; at least one.
 pub fn lines_for(key_count: u64, bits_per_key: u8) -> u32 {
-    let lines = key_count.saturating_mul(u64::from(bits_per_key)).div_ceil(LINE_BITS).max(1);
+    let lines = key_count
+        .saturating_mul(u64::from(bits_per_key))
+        .div_ceil(LINE_BITS)
+        .max(1);
     u32::try_from(lines).unwrap_or(u32::MAX)
 }
 
@@ -164,7 +173,10 @@ pub fn build(
         }
     }
     let filter = out.get(start..).unwrap_or_default();
-    if hashes.iter().all(|hash| may_contain(filter, segment_seed, *hash)) {
+    if hashes
+        .iter()
+        .all(|hash| may_contain(filter, segment_seed, *hash))
+    {
         Ok(())
     } else {
         Err(BlockProblem("a filter denies a key that it was built from"))

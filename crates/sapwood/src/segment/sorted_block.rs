@@ -6,7 +6,10 @@
 //!
 //! *Format*: docs/format.md, section 4.1. *Threads*: views are plain borrowed values.
 
-#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
+#![cfg_attr(
+    not(test),
+    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
+)]
 
 use std::cmp::Ordering;
 
@@ -110,15 +113,24 @@ impl BlockShape {
         if count == 0 {
             return Err(BlockProblem("a sorted block has no entries"));
         }
-        let slot_bytes = if wide { 4 } else { 2 };
+        let head_and_slot_bytes = if wide { 8 } else { 6 };
         let expected = u64::from(count)
-            .saturating_mul(4 + slot_bytes)
+            .saturating_mul(head_and_slot_bytes)
             .saturating_add(u64::from(prefix_bytes))
             .saturating_add(u64::from(heap_bytes));
         if reader.rest().len() as u64 != expected {
-            return Err(BlockProblem("the lengths of a sorted block do not add up to its content"));
+            return Err(BlockProblem(
+                "the lengths of a sorted block do not add up to its content",
+            ));
         }
-        Ok(BlockShape { count, prefix_bytes, heap_bytes, base_number, numbered, wide })
+        Ok(BlockShape {
+            count,
+            prefix_bytes,
+            heap_bytes,
+            base_number,
+            numbered,
+            wide,
+        })
     }
 
     /// The block in `content`, which must be the bytes that the shape was parsed from; over bytes of
@@ -239,7 +251,9 @@ impl<'a> SortedBlock<'a> {
             Err(Ordering::Less) => return (0, false),
             Err(_) => return (self.len(), false),
         };
-        let start = self.heads.partition_point(|head| u32::from_le_bytes(*head) < target.head);
+        let start = self
+            .heads
+            .partition_point(|head| u32::from_le_bytes(*head) < target.head);
         match self.heads.get(start) {
             Some(head) if u32::from_le_bytes(*head) == target.head => {
                 self.search_equal_heads(start, &target, number)
@@ -283,8 +297,13 @@ impl<'a> SortedBlock<'a> {
                 high = middle;
             }
         }
-        let equal = self.heads.get(low).is_some_and(|h| u32::from_le_bytes(*h) == target.head)
-            && self.entry(low).is_ok_and(|entry| compare_tail(&entry, target).is_eq());
+        let equal = self
+            .heads
+            .get(low)
+            .is_some_and(|h| u32::from_le_bytes(*h) == target.head)
+            && self
+                .entry(low)
+                .is_ok_and(|entry| compare_tail(&entry, target).is_eq());
         (low, equal)
     }
 
@@ -299,7 +318,11 @@ impl<'a> SortedBlock<'a> {
         match start.cmp(self.prefix) {
             Ordering::Equal => {
                 let (head, rest) = cut_head(suffix);
-                Ok(Target { head, rest, key_len: key.len() })
+                Ok(Target {
+                    head,
+                    rest,
+                    key_len: key.len(),
+                })
             }
             unequal => Err(unequal),
         }
@@ -313,7 +336,11 @@ impl<'a> SortedBlock<'a> {
     #[inline]
     fn slot(&self, index: usize) -> Option<usize> {
         if self.wide {
-            self.slots.as_chunks::<4>().0.get(index).map(|slot| u32::from_le_bytes(*slot) as usize)
+            self.slots
+                .as_chunks::<4>()
+                .0
+                .get(index)
+                .map(|slot| u32::from_le_bytes(*slot) as usize)
         } else {
             let slot = self.slots.as_chunks::<2>().0.get(index)?;
             Some(usize::from(u16::from_le_bytes(*slot)))
@@ -331,7 +358,10 @@ impl<'a> SortedBlock<'a> {
     fn entry_and_rest(&self, index: usize) -> Result<(Entry<'a>, &'a [u8]), BlockProblem> {
         let head = self.head(index).ok_or(OUT_OF_RANGE)?;
         let slot = self.slot(index).ok_or(OUT_OF_RANGE)?;
-        let heap = self.heap.get(slot..).ok_or(BlockProblem("a slot lies outside the heap"))?;
+        let heap = self
+            .heap
+            .get(slot..)
+            .ok_or(BlockProblem("a slot lies outside the heap"))?;
         let mut reader = Reader::new(heap);
         let kind =
             EntryKind::from_code(reader.u8()?).ok_or(BlockProblem("an entry's kind is unknown"))?;
@@ -343,11 +373,25 @@ impl<'a> SortedBlock<'a> {
         } else {
             0
         };
-        let value_bytes = if kind == EntryKind::Delete { 0 } else { reader.varint_length()? };
+        let value_bytes = if kind == EntryKind::Delete {
+            0
+        } else {
+            reader.varint_length()?
+        };
         let rest = reader.bytes(suffix_bytes.saturating_sub(HEAD_BYTES))?;
         let value = reader.bytes(value_bytes)?;
         let key_len = self.prefix.len().saturating_add(suffix_bytes);
-        Ok((Entry { kind, number, key_len, head, rest, value }, reader.rest()))
+        Ok((
+            Entry {
+                kind,
+                number,
+                key_len,
+                head,
+                rest,
+                value,
+            },
+            reader.rest(),
+        ))
     }
 
     /// Puts the key at `index` into `out`, whose former content is dropped.
@@ -365,9 +409,10 @@ impl<'a> SortedBlock<'a> {
     pub fn compare_key(&self, index: usize, key: &[u8]) -> Result<Ordering, BlockProblem> {
         let entry = self.entry(index)?;
         Ok(match self.cut_prefix(key) {
-            Ok(target) => {
-                entry.head.cmp(&target.head).then_with(|| compare_tail(&entry, &target))
-            }
+            Ok(target) => entry
+                .head
+                .cmp(&target.head)
+                .then_with(|| compare_tail(&entry, &target)),
             Err(key_to_block) => key_to_block.reverse(),
         })
     }
@@ -403,7 +448,10 @@ impl<'a> SortedBlock<'a> {
     /// The number of bytes of the entry's key that lie in its head.
     #[inline]
     fn head_len(&self, entry: &Entry<'_>) -> usize {
-        entry.key_len.saturating_sub(self.prefix.len()).min(HEAD_BYTES)
+        entry
+            .key_len
+            .saturating_sub(self.prefix.len())
+            .min(HEAD_BYTES)
     }
 
     /// Checks every entry: kinds, lengths, order, and that the heap has neither gaps nor overlaps.
@@ -418,7 +466,9 @@ impl<'a> SortedBlock<'a> {
             let (entry, behind) = self.entry_and_rest(index)?;
             expected_slot = self.heap.len().saturating_sub(behind.len());
             if !kinds.contains(entry.kind) {
-                return Err(BlockProblem("an entry's kind does not belong into this node"));
+                return Err(BlockProblem(
+                    "an entry's kind does not belong into this node",
+                ));
             }
             if entry.key_len > key_bytes_max {
                 return Err(BlockProblem("a key is longer than keys may be"));
@@ -465,7 +515,10 @@ pub(super) fn cut_head(suffix: &[u8]) -> (u32, &[u8]) {
 /// equal ones the shorter key is the lesser.
 #[inline]
 fn compare_tail(entry: &Entry<'_>, target: &Target<'_>) -> Ordering {
-    entry.rest.cmp(target.rest).then_with(|| entry.key_len.cmp(&target.key_len))
+    entry
+        .rest
+        .cmp(target.rest)
+        .then_with(|| entry.key_len.cmp(&target.key_len))
 }
 
 /// Compares two byte strings that are each given in three pieces.
@@ -489,7 +542,8 @@ fn compare_pieces(mut a: [&[u8]; 3], mut b: [&[u8]; 3]) -> Ordering {
         if common == 0 {
             return left.len().cmp(&right.len());
         }
-        let ((start_a, rest_a), (start_b, rest_b)) = (left.split_at(common), right.split_at(common));
+        let ((start_a, rest_a), (start_b, rest_b)) =
+            (left.split_at(common), right.split_at(common));
         match start_a.cmp(start_b) {
             Ordering::Equal => (left, right) = (rest_a, rest_b),
             unequal => return unequal,
