@@ -182,3 +182,96 @@ pub fn build(
         Err(BlockProblem("a filter denies a key that it was built from"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn no_key_of_the_filter_is_denied(
+            keys in vec(vec(any::<u8>(), 0..30), 1..300), file_seed: u64, segment_seed: u64,
+            keyspace: u32, bits_per_key in 0_u8..20,
+        ) {
+            let hash = |key: &Vec<u8>| key_hash(file_seed, KeyspaceNumber(keyspace), key);
+            let mut builder = FilterBuilder::new();
+            keys.iter().for_each(|key| builder.push(hash(key)));
+            let mut lines = b"before".to_vec();
+            let line_count = builder.build(segment_seed, bits_per_key, &mut lines).unwrap();
+            prop_assert_eq!(lines.len() - 6, line_count as usize * LINE_BYTES);
+            for key in &keys {
+                prop_assert!(may_contain(&lines[6..], segment_seed, hash(key)));
+            }
+        }
+
+        /// Section 4.4 of the format, written down once more, with wider arithmetic.
+        #[test]
+        fn the_bits_are_those_of_the_format(hash: u64, seed: u64, line_count in 1_u32..50) {
+            let modulus = 1_u128 << 64;
+            let h = u128::from(hash ^ seed) * 0x9fb2_1c65_1e98_df25 % modulus;
+            let h = h ^ (h >> 32);
+            let line = ((h >> 32) * u128::from(line_count)) >> 32;
+            let g = h * 0xd6e8_feb8_6659_fd93 % modulus;
+            let mut expected = vec![0_u8; line_count as usize * 64];
+            for i in 0..6 {
+                let bit = (g >> (10 + 9 * i)) % 512;
+                expected[line as usize * 64 + bit as usize / 8] |= 1 << (bit % 8);
+            }
+            let mut built = Vec::new();
+            build(&[hash], seed, line_count, &mut built).unwrap();
+            prop_assert_eq!(built, expected);
+        }
+    }
+
+    #[test]
+    fn few_absent_keys_pass_at_ten_bits_a_key() {
+        const PROBES: u64 = 100_000;
+        let hash = |n: u64| key_hash(11, KeyspaceNumber(3), &n.to_be_bytes());
+        // One filter of many lines, as in young segments; and many of few, as beside leaves.
+        for (filters, keys) in [(1, 20_000), (200, 130)] {
+            let mut passed = 0;
+            for filter in 0..filters {
+                let hashes: Vec<u64> = (0..keys).map(|n| hash(filter << 32 | n)).collect();
+                let mut lines = Vec::new();
+                build(&hashes, filter, lines_for(keys, 10), &mut lines).unwrap();
+                passed += (0..PROBES / filters)
+                    .filter(|n| may_contain(&lines, filter, hash(1 << 60 | filter << 32 | n)))
+                    .count();
+            }
+            let rate = passed as f64 / PROBES as f64;
+            assert!(
+                rate < 0.015,
+                "{rate} of absent keys pass with {keys} keys a filter"
+            );
+            assert!(rate > 0.001, "{rate} is too good to be true");
+        }
+    }
+
+    #[test]
+    fn a_filter_of_a_wrong_length_denies_nothing() {
+        for length in [0, 1, 63, 65, 100] {
+            assert!((0..100).all(|hash| may_contain(&vec![0; length], 1, hash)));
+        }
+        assert!(!may_contain(&[0; 64], 1, 1));
+    }
+
+    #[test]
+    fn another_keyspace_file_or_segment_gives_other_bits() {
+        let hash = key_hash(1, KeyspaceNumber(1), b"key");
+        assert_ne!(hash, key_hash(1, KeyspaceNumber(2), b"key"));
+        assert_ne!(hash, key_hash(2, KeyspaceNumber(1), b"key"));
+        assert_ne!(Probe::new(1, hash).bits, Probe::new(2, hash).bits);
+    }
+
+    #[test]
+    fn versions_of_a_key_that_follow_one_another_count_once() {
+        let mut builder = FilterBuilder::new();
+        [7, 7, 8, 8, 8, 7]
+            .iter()
+            .for_each(|hash| builder.push(*hash));
+        assert_eq!(builder.len(), 3);
+    }
+}

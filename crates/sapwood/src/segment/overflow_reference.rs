@@ -179,3 +179,130 @@ fn read_blocks(reader: &mut Reader<'_>) -> Result<Vec<Block>, BlockProblem> {
     }
     Ok(blocks)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn blocks() -> impl Strategy<Value = Vec<Block>> {
+        let page = prop_oneof![0_u64..300, 0..PAGES_MAX - u64::from(u32::MAX)];
+        vec((page.prop_map(PageNumber), 1_u32..), 1..5)
+    }
+
+    fn reference() -> impl Strategy<Value = OverflowReference> {
+        (any::<(u64, u32, u32, u64, u64)>(), blocks()).prop_map(
+            |((length, stamp, checksum, table_offset, birth), blocks)| {
+                let birth = Epoch(birth);
+                OverflowReference {
+                    length,
+                    stamp,
+                    checksum,
+                    table_offset,
+                    birth,
+                    blocks,
+                }
+            },
+        )
+    }
+
+    fn items() -> impl Strategy<Value = Vec<OverflowListItem>> {
+        vec((0_u32..64, any::<u64>(), blocks()), 0..6).prop_map(|mut items| {
+            items.sort_by_key(|item| item.0);
+            let item = |(child_index, birth, blocks)| OverflowListItem {
+                child_index,
+                birth: Epoch(birth),
+                blocks,
+            };
+            items.into_iter().map(item).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn references_return_and_no_truncation_is_taken_for_one(reference in reference()) {
+            let mut value = Vec::new();
+            reference.encode(&mut value);
+            prop_assert_eq!(OverflowReference::decode_length(&value), Ok(reference.length));
+            for end in 0..value.len() {
+                prop_assert!(OverflowReference::decode(&value[..end]).is_err());
+            }
+            prop_assert_eq!(OverflowReference::decode(&value), Ok(reference));
+            value.push(0);
+            prop_assert!(OverflowReference::decode(&value).is_err());
+        }
+
+        #[test]
+        fn lists_return(items in items()) {
+            let mut content = Vec::new();
+            items.iter().for_each(|item| item.encode(&mut content));
+            let read: Result<Vec<_>, _> = OverflowList::new(&content).collect();
+            prop_assert_eq!(read, Ok(items));
+        }
+
+        #[test]
+        fn damaged_references_and_lists_give_errors_or_other_values(
+            reference in reference(), items in items(), bit: prop::sample::Index,
+        ) {
+            let (mut value, mut content) = (Vec::new(), Vec::new());
+            reference.encode(&mut value);
+            let at = bit.index(value.len() * 8);
+            value[at / 8] ^= 1 << (at % 8);
+            prop_assert!(OverflowReference::decode(&value) != Ok(reference));
+            items.iter().for_each(|item| item.encode(&mut content));
+            if !content.is_empty() {
+                let at = bit.index(content.len() * 8);
+                content[at / 8] ^= 1 << (at % 8);
+            }
+            for end in 0..=content.len() {
+                // The iterator ends, with at most one error, the last.
+                let read: Vec<_> = OverflowList::new(&content[..end]).collect();
+                prop_assert!(read.iter().rev().skip(1).all(Result::is_ok));
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_blocks_are_refused_without_a_large_allocation() {
+        let decode = |count: u64, page: u64, pages: u64| {
+            let mut value = vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            for number in [count, page, pages] {
+                put_varint(&mut value, number);
+            }
+            OverflowReference::decode(&value)
+        };
+        assert_eq!(decode(1, 5, 2).map(|r| r.pages()), Ok(2));
+        assert!(decode(1, PAGES_MAX - 2, 2).is_ok());
+        for (count, page, pages) in [
+            (0, 5, 2),
+            (2, 5, 2),
+            (u64::MAX, 5, 2),
+            (1, 5, 0),
+            (1, PAGES_MAX - 1, 2),
+            (1, 5, 1 << 32),
+        ] {
+            assert!(
+                decode(count, page, pages).is_err(),
+                "{count} {page} {pages}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_list_out_of_order_is_refused() {
+        let mut content = Vec::new();
+        for child_index in [3, 2] {
+            let blocks = vec![(PageNumber(1), 1)];
+            OverflowListItem {
+                child_index,
+                birth: Epoch(0),
+                blocks,
+            }
+            .encode(&mut content);
+        }
+        let read: Vec<_> = OverflowList::new(&content).collect();
+        assert!(matches!(read[..], [Ok(_), Err(_)]));
+    }
+}

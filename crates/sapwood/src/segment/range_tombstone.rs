@@ -282,7 +282,7 @@ pub fn merge_fragments(sources: &[&[Fragment]]) -> Vec<Fragment> {
 pub fn union_ranges(sources: &[&[Fragment]]) -> Vec<Fragment> {
     let mut merged = Vec::new();
     sweep(sources, |start, end, _| {
-        append(&mut merged, start, end, &[])
+        append(&mut merged, start, end, &[]);
     });
     merged
 }
