@@ -2,7 +2,9 @@
 //!
 //! *Assumes*: entries come in the order of a sorted block.
 //! *Guarantees*: each leaf but a lone one is at least about half full. The stored size is aimed at with
-//! the compression ratio of the leaves written before; a leaf that misses its pages is cut again.
+//! the compression ratio of the leaves written before; a leaf that misses its pages is cut again. The
+//! versions of one key stay in one leaf, however large it grows: so the range between two separators
+//! holds all versions of its keys.
 //!
 //! *Format*: docs/format.md, sections 3 and 4.1. *Threads*: one owner.
 
@@ -11,7 +13,9 @@ use super::parent::{Below, Child};
 use super::sorted_block::EntryKind;
 use super::sorted_block_builder::SortedBlockBuilder;
 use crate::error::Result;
-use crate::page::{Codec, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter, flags};
+use crate::page::{
+    Codec, FLAG_NUMBERS, FLAG_WIDE_SLOTS, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter,
+};
 use crate::types::{Epoch, KeyspaceNumber, PageNumber};
 
 /// The largest content of a leaf of several entries, in bytes: slots stay narrow.
@@ -151,7 +155,10 @@ impl LeafWriter {
         let aim = self.content_bytes_aim(nodes);
         if self.builder.estimated_bytes() >= aim * 2 {
             let count = self.count_for(aim);
-            self.write_first(nodes, count, aim, out)?;
+            // All that is pending may be versions of one key: then more must come first.
+            if count < self.builder.len() {
+                self.write_first(nodes, count, aim, out)?;
+            }
         }
         Ok(())
     }
@@ -189,7 +196,19 @@ impl LeafWriter {
                 too_many = middle;
             }
         }
-        fits
+        self.at_key_boundary(fits)
+    }
+
+    /// The nearest count at or below `count`, else above it, at which a key begins.
+    fn at_key_boundary(&self, count: usize) -> usize {
+        let begins = |at: usize| {
+            at == self.builder.len() || self.builder.key(at) != self.builder.key(at - 1)
+        };
+        if self.options.base_number.is_none() || begins(count) {
+            return count;
+        }
+        let below = (1..count).rev().find(|at| begins(*at));
+        below.or_else(|| (count..=self.builder.len()).find(|at| begins(*at))).unwrap_or(count)
     }
 
     /// Writes a leaf of the first entries: of `count` of them, or fewer where these do not fit.
@@ -220,7 +239,11 @@ impl LeafWriter {
             }
             self.ratio = self.ratio.max(seen);
             let fitting = count * stored_max / stored * AIM_THOUSANDTHS / 1000;
-            count = fitting.clamp(1, count - 1);
+            let fewer = self.at_key_boundary(fitting.clamp(1, count - 1));
+            if fewer >= count {
+                break info;
+            }
+            count = fewer;
         };
         let spec = self.spec(info.wide);
         let reference = nodes.append_candidate(&spec, &self.content)?;
@@ -256,10 +279,10 @@ impl LeafWriter {
     fn spec(&self, wide: bool) -> NodeSpec {
         let mut bits = 0;
         if self.options.base_number.is_some() {
-            bits |= flags::NUMBERED;
+            bits |= FLAG_NUMBERS;
         }
         if wide {
-            bits |= flags::WIDE;
+            bits |= FLAG_WIDE_SLOTS;
         }
         NodeSpec {
             kind: NodeKind::Leaf,

@@ -13,7 +13,7 @@ use super::overflow_reference::OverflowListItem;
 use super::parent::{Below, Child, FilterSlot, ParentBuilder};
 use super::KEY_BYTES_MAX;
 use crate::error::{Result, Structure};
-use crate::page::{Codec, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter, flags};
+use crate::page::{Codec, FLAG_WIDE_SLOTS, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter};
 use crate::types::KeyspaceNumber;
 
 /// The separators of a parent take at most this much: four of the longest keys and some more.
@@ -99,12 +99,14 @@ impl ParentWriter {
         Ok(())
     }
 
-    /// Writes what is pending and returns all parents; or, when there was one leaf in all, that leaf.
+    /// Writes what is pending and returns all parents; or, when there was one leaf in all and they are to
+    /// be the `whole` tree, that leaf.
     ///
     /// # Errors
     /// When a parent cannot be written.
-    pub fn finish(mut self, nodes: &mut NodeWriter) -> Result<Lowest> {
-        if self.leaf_count == 1
+    pub fn finish(mut self, nodes: &mut NodeWriter, whole: bool) -> Result<Lowest> {
+        if whole
+            && self.leaf_count == 1
             && let Some(leaf) = self.pending.pop()
         {
             return Ok(Lowest::Leaf(leaf));
@@ -187,7 +189,7 @@ pub fn overflow_pages(child: &Child) -> u64 {
 
 /// How a parent's node is written.
 pub fn parent_spec(height: u8, keyspace: KeyspaceNumber, wide: bool) -> NodeSpec {
-    let bits = if wide { flags::WIDE } else { 0 };
+    let bits = if wide { FLAG_WIDE_SLOTS } else { 0 };
     NodeSpec { kind: NodeKind::Parent, height, flags: bits, keyspace, codec: Codec::Plain }
 }
 

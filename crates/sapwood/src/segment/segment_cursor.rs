@@ -66,7 +66,6 @@ pub struct TreeCursor {
     root: TreeRoot,
     keyspace: KeyspaceNumber,
     kind: TreeKind,
-    numbered: bool,
     caching: Caching,
     /// From the root down: each parent with the index of the child that is open.
     path: Vec<(ParentNode, usize)>,
@@ -92,7 +91,6 @@ impl TreeCursor {
         root: TreeRoot,
         keyspace: KeyspaceNumber,
         kind: TreeKind,
-        numbered: bool,
         caching: Caching,
     ) -> TreeCursor {
         TreeCursor {
@@ -100,7 +98,6 @@ impl TreeCursor {
             root,
             keyspace,
             kind,
-            numbered,
             caching,
             path: Vec::new(),
             leaf: None,
@@ -298,8 +295,8 @@ impl TreeCursor {
     fn bound_in_open_leaf(&self, key: &[u8]) -> Option<usize> {
         let block = self.leaf.as_ref()?.view();
         let last = block.len().checked_sub(1)?;
-        let first_below = block.compare_key(0, key).ok()?.is_lt();
-        (first_below && block.compare_key(last, key).ok()?.is_ge()).then(|| block.lower_bound(key).0)
+        let first_not_above = block.compare_key(0, key).ok()?.is_le();
+        (first_not_above && block.compare_key(last, key).ok()?.is_ge()).then(|| block.lower_bound(key).0)
     }
 
     fn open_lower_bound(&mut self, key: &[u8]) -> Result<()> {
@@ -309,8 +306,7 @@ impl TreeCursor {
         }
         self.path.clear();
         self.leaf = None;
-        let numbered = self.numbered;
-        self.descend(|parent| parent.child_for(key, numbered))?;
+        self.descend(|parent| Ok(parent.view().child_for(key)))?;
         self.index = self.leaf.as_ref().map_or(0, |leaf| leaf.view().lower_bound(key).0);
         Ok(())
     }
@@ -363,7 +359,7 @@ impl SegmentSource {
         let young = segment.is_young();
         let node_keyspace = if young { KeyspaceNumber::MANY } else { keyspace };
         let cursor = |root: &TreeRoot, kind| {
-            TreeCursor::new(pages.clone(), root.clone(), node_keyspace, kind, young, caching)
+            TreeCursor::new(pages.clone(), root.clone(), node_keyspace, kind, caching)
         };
         SegmentSource {
             lead: young.then_some(keyspace),

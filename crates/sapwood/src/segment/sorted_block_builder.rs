@@ -252,6 +252,22 @@ impl SortedBlockBuilder {
         self.finish_first_behind(0, count, out)
     }
 
+    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and keeps all
+    /// of them: the caller may find that the block does not fit, and try with fewer.
+    pub fn write_first(&self, count: usize, out: &mut Vec<u8>) -> BlockInfo {
+        assert!(count > 0 && count <= self.len(), "a sorted block has at least one entry");
+        BlockInfo { wide: self.write_block(0, count, out), count }
+    }
+
+    /// Drops the first `count` entries, at most all.
+    pub fn discard_first(&mut self, count: usize) {
+        if count >= self.len() {
+            self.clear();
+        } else {
+            self.drop_first(count);
+        }
+    }
+
     /// The same for a block that follows `lead_bytes` other bytes of its node's content, which count
     /// when slots are made wide.
     pub(super) fn finish_first_behind(
