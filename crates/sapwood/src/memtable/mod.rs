@@ -25,6 +25,8 @@ mod tree;
 
 pub use cursor::MemtableCursor;
 pub use pool::ChunkPool;
+// Not every build names a fragment.
+#[allow(unused_imports)]
 pub use range_deletes::{Fragment, RangeDeletes};
 
 use self::arena::{Arena, ArenaWriter};

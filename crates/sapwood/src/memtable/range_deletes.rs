@@ -399,8 +399,8 @@ mod tests {
             .iter()
             .map(|each| (each.keyspace().0, each.start(), each.end(), each.sequences().len()))
             .collect();
-        let expected: [(u32, &[u8], Option<&[u8]>, usize); 5] = [
-            (1, b"", Some(b"b"), 1),
+        let expected = [
+            (1, b"".as_slice(), Some(b"b".as_slice()), 1),
             (1, b"b", Some(b"c"), 2),
             (1, b"c", Some(b"e"), 1),
             (1, b"e", None, 2),
