@@ -1,16 +1,18 @@
 //! The tree over the arena: a B+tree that one thread changes while others read it.
 //!
-//! *Guarantees*: nodes are never freed, moved or merged before the tree is dropped, and entries never
-//! leave the tree, so: T1, a leaf's smallest place (its separator) never changes, and is the place of
-//! its first entry (of the leftmost leaf: before everything). T2, only a split narrows what a node
-//! covers; it holds every node that it changes, from the topmost changed parent down, at an odd
-//! version until all are done. T3, every leaf but the first leaf of an empty tree has an entry.
+//! *Guarantees*: nodes are never freed, moved or merged before the tree is dropped, and entries
+//! never leave the tree, so: T1, a leaf's smallest place (its separator) never changes, and is the
+//! place of its first entry (of the leftmost leaf: before everything). T2, only a split narrows
+//! what a node covers; it holds every node that it changes, from the topmost changed parent down,
+//! at an odd version until all are done. T3, every leaf but the first leaf of an empty tree has an
+//! entry.
 //!
 //! Why a reader that restarts on a failed check is right: it takes a child's version *before* it
-//! checks that the parent has not changed since the child's number was read. So at the moment of that
-//! check no split of the child was under way (T2: the parent would have been odd) and the child
-//! covered the target; a later one fails the check of the child. From leaf to leaf it follows `next`
-//! as it was at the checked instant: by T1 all that was in between then was in the first leaf.
+//! checks that the parent has not changed since the child's number was read. So at the moment of
+//! that check no split of the child was under way (T2: the parent would have been odd) and the
+//! child covered the target; a later one fails the check of the child. From leaf to leaf it follows
+//! `next` as it was at the checked instant: by T1 all that was in between then was in the first
+//! leaf.
 //! *Threads*: one writer, many readers without locks.
 
 use std::cmp::Ordering as Order;
@@ -62,13 +64,18 @@ pub(super) struct LeafCopy {
 impl LeafCopy {
     pub(super) fn new() -> LeafCopy {
         let slots = Vec::with_capacity(FANOUT);
-        LeafCopy { slots, next: NO_NODE, sequence_bound: SequenceNumber(0) }
+        LeafCopy {
+            slots,
+            next: NO_NODE,
+            sequence_bound: SequenceNumber(0),
+        }
     }
 
     /// Copies the leaf; what it holds is torn until the leaf's version has been checked.
     fn fill(&mut self, leaf: &Leaf) {
         self.slots.clear();
-        self.slots.extend((0..leaf.slots.count()).map(|index| leaf.slots.load(index)));
+        self.slots
+            .extend((0..leaf.slots.count()).map(|index| leaf.slots.load(index)));
         self.next = leaf.next.load(Ordering::Relaxed);
         self.sequence_bound = SequenceNumber(leaf.sequence_bound.load(Ordering::Relaxed));
     }
@@ -88,7 +95,15 @@ impl Tree {
         let leaves = NodeStore::new();
         let root = leaves.allocate(&mut writer.leaf_count, || None);
         let root = AtomicU64::new(pack(0, root));
-        (Tree { root, inners: NodeStore::new(), leaves, pool }, writer)
+        (
+            Tree {
+                root,
+                inners: NodeStore::new(),
+                leaves,
+                pool,
+            },
+            writer,
+        )
     }
 
     /// The memory of all nodes.
@@ -101,8 +116,12 @@ impl Tree {
     pub(super) fn get(&self, target: &Target<'_>, arena: &Arena) -> Option<EntryReference> {
         let bound = Bound::AtOrAfter(*target);
         let slot = loop {
-            let Some((leaf, version)) = self.find_leaf(&bound, arena) else { continue };
-            let Some((index, _)) = leaf.slots.search(0, target, arena) else { continue };
+            let Some((leaf, version)) = self.find_leaf(&bound, arena) else {
+                continue;
+            };
+            let Some((index, _)) = leaf.slots.search(0, target, arena) else {
+                continue;
+            };
             let slot = (index < leaf.slots.count()).then(|| leaf.slots.load(index));
             let next = leaf.next.load(Ordering::Relaxed);
             if leaf.version.unchanged(version) {
@@ -138,7 +157,9 @@ impl Tree {
         copy: &mut LeafCopy,
     ) -> Option<usize> {
         loop {
-            let Some((leaf, version)) = self.find_leaf(bound, arena) else { continue };
+            let Some((leaf, version)) = self.find_leaf(bound, arena) else {
+                continue;
+            };
             copy.fill(leaf);
             if !leaf.version.unchanged(version) {
                 continue;
@@ -159,7 +180,9 @@ impl Tree {
 
     /// Copies the leaf to the right of `copy` over it; false, and no change, when there is none.
     pub(super) fn copy_next(&self, copy: &mut LeafCopy) -> bool {
-        let Some(leaf) = self.leaves.get(copy.next) else { return false };
+        let Some(leaf) = self.leaves.get(copy.next) else {
+            return false;
+        };
         loop {
             let version = leaf.version.begin_read();
             copy.fill(leaf);
@@ -185,12 +208,16 @@ impl Tree {
             None => slot.head.keyspace() == keyspace,
         };
         let mut copy = LeafCopy::new();
-        let mut index = self.copy(&Bound::AtOrAfter(start), arena, &mut copy).unwrap_or_default();
+        let mut index = self
+            .copy(&Bound::AtOrAfter(start), arena, &mut copy)
+            .unwrap_or_default();
         loop {
             let slots = copy.slots.get(index..).unwrap_or_default();
             if copy.sequence_bound > after {
                 let newer = |slot: &Slot| {
-                    arena.entry(slot.entry).is_some_and(|entry| entry.sequence > after)
+                    arena
+                        .entry(slot.entry)
+                        .is_some_and(|entry| entry.sequence > after)
                 };
                 if slots.iter().take_while(|slot| inside(**slot)).any(newer) {
                     return true;
@@ -239,7 +266,10 @@ impl Tree {
         entry: EntryReference,
     ) -> bool {
         let bound = Bound::AtOrAfter(*target);
-        let slot = Slot { head: target.head, entry };
+        let slot = Slot {
+            head: target.head,
+            entry,
+        };
         let (mut height, mut index) = unpack(self.root.load(Ordering::Relaxed));
         writer.path.clear();
         // The writer alone changes nodes, so nothing that it reads is torn or missing.
@@ -251,8 +281,12 @@ impl Tree {
             index = inner.child(child);
             height -= 1;
         }
-        let Some(leaf) = self.leaves.get(index) else { return false };
-        let Some((place, equal)) = leaf.slots.search(0, target, arena) else { return false };
+        let Some(leaf) = self.leaves.get(index) else {
+            return false;
+        };
+        let Some((place, equal)) = leaf.slots.search(0, target, arena) else {
+            return false;
+        };
         if !equal && leaf.slots.is_full() {
             self.split(writer, leaf, place, slot, target.sequence);
             return true;
@@ -280,7 +314,9 @@ impl Tree {
         let mut changed: Vec<(&Inner, usize)> = Vec::with_capacity(writer.path.len());
         let mut root_grows = true;
         for (index, child) in writer.path.iter().rev() {
-            let Some(inner) = self.inners.get(*index) else { return };
+            let Some(inner) = self.inners.get(*index) else {
+                return;
+            };
             changed.push((inner, *child));
             if !inner.slots.is_full() {
                 root_grows = false;
@@ -288,13 +324,22 @@ impl Tree {
             }
         }
         // Allocated before any node is odd: readers wait for odd nodes.
-        let right_index = self.leaves.allocate(&mut writer.leaf_count, || self.pool.take_leaves());
-        let Some(right) = self.leaves.get(right_index) else { return };
+        let right_index = self
+            .leaves
+            .allocate(&mut writer.leaf_count, || self.pool.take_leaves());
+        let Some(right) = self.leaves.get(right_index) else {
+            return;
+        };
         while writer.spare.len() <= changed.len() {
-            writer.spare.push(self.inners.allocate(&mut writer.inner_count, || None));
+            writer
+                .spare
+                .push(self.inners.allocate(&mut writer.inner_count, || None));
         }
 
-        changed.iter().rev().for_each(|(inner, _)| inner.version.begin_write());
+        changed
+            .iter()
+            .rev()
+            .for_each(|(inner, _)| inner.version.begin_write());
         leaf.version.begin_write();
         leaf.split((right_index, right), place, slot, sequence);
         let mut separator = right.slots.load(0);
@@ -304,17 +349,22 @@ impl Tree {
                 inner.insert(taken + 1, separator, child);
                 break;
             }
-            let Some((right_index, right)) = self.spare(writer) else { break };
+            let Some((right_index, right)) = self.spare(writer) else {
+                break;
+            };
             inner.split(right, taken + 1, separator, child);
             (separator, child) = (right.slots.load(0), right_index);
         }
         if root_grows && let Some((root_index, root)) = self.spare(writer) {
             let (height, old_root) = unpack(self.root.load(Ordering::Relaxed));
             root.adopt(old_root, separator, child);
-            self.root.store(pack(height + 1, root_index), Ordering::Release);
+            self.root
+                .store(pack(height + 1, root_index), Ordering::Release);
         }
         leaf.version.end_write();
-        changed.iter().for_each(|(inner, _)| inner.version.end_write());
+        changed
+            .iter()
+            .for_each(|(inner, _)| inner.version.end_write());
     }
 
     fn spare(&self, writer: &mut TreeWriter) -> Option<(u32, &Inner)> {
