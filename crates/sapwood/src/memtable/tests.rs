@@ -503,9 +503,9 @@ fn check_prefix(table: &Arc<Memtable>, inserted: &AtomicUsize, order: &[u64], ro
         last = Some(number);
         seen += usize::from(cursor.sequence().0 <= count as u64);
         if forwards {
-            cursor.next()
+            cursor.next();
         } else {
-            cursor.previous()
+            cursor.previous();
         }
     }
     let on_this_side = |number: &&u64| {
