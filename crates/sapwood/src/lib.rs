@@ -23,6 +23,6 @@ macro_rules! floors {
     )*};
 }
 
-floors! { sync, storage, page, segment }
+floors! { sync, storage, page, segment, memtable }
 
 pub use error::{Corruption, Error, Result, Structure};
