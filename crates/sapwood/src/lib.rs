@@ -23,6 +23,6 @@ macro_rules! floors {
     )*};
 }
 
-floors! { sync, storage }
+floors! { sync, storage, log }
 
 pub use error::{Corruption, Error, Result, Structure};
