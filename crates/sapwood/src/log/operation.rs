@@ -271,3 +271,81 @@ fn name<'a>(input: &mut Input<'a>) -> Option<&'a str> {
 fn damaged(what: &str) -> Error {
     Corruption::new(Structure::Log, format!("a commit's {what} cannot be decoded")).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> CommitEncoder {
+        let (first, second) = (KeyspaceNumber(0), KeyspaceNumber(300));
+        let mut encoder = CommitEncoder::new();
+        encoder.put(first, b"key", b"value");
+        encoder.delete(second, b"");
+        encoder.put_overflow(first, b"large", b"reference");
+        encoder.delete_range(second, b"a", Some(b"b"));
+        encoder.delete_range(second, b"c", None);
+        encoder.create_keyspace(second, "name", b"options");
+        encoder.drop_keyspace(first);
+        encoder.rename_keyspace(second, "other");
+        encoder
+    }
+
+    fn payload(encoder: &CommitEncoder) -> Vec<u8> {
+        [&encoder.head(5)[..], encoder.encoded_operations()].concat()
+    }
+
+    #[test]
+    fn every_operation_comes_back_in_order() {
+        let payload = payload(&example());
+        let found = operations(&payload).unwrap().collect::<Result<Vec<_>>>().unwrap();
+        let (first, second) = (KeyspaceNumber(0), KeyspaceNumber(300));
+        let expected = [
+            LogOperation::Put { keyspace: first, key: b"key", value: b"value" },
+            LogOperation::Delete { keyspace: second, key: b"" },
+            LogOperation::PutOverflow { keyspace: first, key: b"large", reference: b"reference" },
+            LogOperation::DeleteRange { keyspace: second, start: b"a", end: Some(b"b") },
+            LogOperation::DeleteRange { keyspace: second, start: b"c", end: None },
+            LogOperation::CreateKeyspace { keyspace: second, name: "name", options: b"options" },
+            LogOperation::DropKeyspace { keyspace: first },
+            LogOperation::RenameKeyspace { keyspace: second, name: "other" },
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn every_truncation_and_every_byte_too_many_is_an_error_and_the_last_item() {
+        let whole = payload(&example());
+        let mut longer = whole.clone();
+        longer.push(0);
+        let cut = (0..whole.len()).map(|end| whole[..end].to_vec());
+        for bytes in cut.chain([longer]) {
+            let Ok(mut found) = operations(&bytes) else { continue };
+            assert!(found.by_ref().any(|operation| operation.is_err()), "{} bytes", bytes.len());
+            assert!(found.next().is_none());
+        }
+    }
+
+    #[test]
+    fn flipped_bits_never_panic_and_never_read_past_the_end() {
+        let whole = payload(&example());
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(found) = operations(&bytes) {
+                assert!(found.count() <= whole.len());
+            }
+        }
+    }
+
+    #[test]
+    fn keyspace_numbers_that_mean_none_and_keys_too_long_are_refused() {
+        let one = |fill: &dyn Fn(&mut CommitEncoder)| {
+            let mut encoder = CommitEncoder::new();
+            fill(&mut encoder);
+            operations(&payload(&encoder)).unwrap().all(|operation| operation.is_ok())
+        };
+        assert!(one(&|encoder| encoder.delete(KeyspaceNumber(1), &[0; KEY_BYTES_MAX])));
+        assert!(!one(&|encoder| encoder.delete(KeyspaceNumber(1), &[0; KEY_BYTES_MAX + 1])));
+        assert!(!one(&|encoder| encoder.drop_keyspace(KeyspaceNumber::MANY)));
+    }
+}
