@@ -60,8 +60,8 @@ pub struct ReplayEnd {
     pub last_state_durable: Option<(Epoch, u64)>,
     /// True when that is the state that was replayed.
     pub state_is_recorded: bool,
-    /// True when there are records behind the end, as after a crash.
-    pub stale_behind: bool,
+    /// Where records lie behind the end, as after a crash. The writer erases them before it goes on.
+    pub stale: Vec<LogPosition>,
 }
 
 /// Shows every record behind the cut to `visitor`, in order.
@@ -142,7 +142,7 @@ impl Replay<'_> {
     }
 
     fn end(mut self) -> Result<ReplayEnd> {
-        let (stale_behind, durable_behind) = self.records_behind()?;
+        let (stale, durable_behind) = self.records_behind()?;
         self.tail.known_durable(durable_behind);
         if self.tail.durable > self.position {
             let (ring, known) = (self.window.ring, self.tail.durable);
@@ -163,14 +163,14 @@ impl Replay<'_> {
             tail: self.tail.bytes,
             last_state_durable: self.last_state_durable,
             state_is_recorded: self.last_state_durable.is_some_and(|(_, g)| g == self.generation),
-            stale_behind,
+            stale,
         })
     }
 
-    /// Looks for records with a right checksum at or behind the break: whether there are any, and
-    /// the highest position that they knew to be on disk.
-    fn records_behind(&mut self) -> Result<(bool, u64)> {
-        let (mut found, mut durable) = (false, 0);
+    /// Looks for records with a right checksum at or behind the break: where they are, and the
+    /// highest position that they knew to be on disk.
+    fn records_behind(&mut self) -> Result<(Vec<LogPosition>, u64)> {
+        let (mut found, mut durable) = (Vec::new(), 0);
         let mut position = self.position;
         let left = self.window.left(position);
         let mut budget = left.saturating_mul(CLAIMED_LAPS_MAX);
@@ -185,7 +185,7 @@ impl Replay<'_> {
                 }
             };
             if let Some((header, _)) = self.window.record_at(candidate, self.seed)? {
-                found = true;
+                found.push(LogPosition(candidate));
                 durable = durable.max(header.durable.0);
                 position = candidate + u64::from(header.length);
             }

@@ -90,6 +90,8 @@ pub struct LogStart {
     pub durable: LogPosition,
     /// The bytes from `durable` to `position`.
     pub tail: Vec<u8>,
+    /// Where records of a lost time lie behind `position`.
+    pub stale: Vec<LogPosition>,
     /// True when a record names the state whose list is used. When not, that record must come before
     /// any other, since only for it there is room for sure.
     pub state_is_recorded: bool,
@@ -103,6 +105,7 @@ impl LogStart {
             chain: end.chain,
             durable: end.durable,
             tail: end.tail,
+            stale: end.stale,
             state_is_recorded: end.state_is_recorded,
         }
     }
@@ -114,6 +117,7 @@ impl LogStart {
             chain: 0,
             durable: position,
             tail: Vec::new(),
+            stale: Vec::new(),
             state_is_recorded: false,
         }
     }
@@ -194,6 +198,8 @@ struct Inner {
     chain: u32,
     /// Up to here records may name blocks that only a data sync of the file makes durable.
     unsynced_blocks_until: u64,
+    /// Records of a lost time that are to be erased before anything is written.
+    stale: Vec<LogPosition>,
     writing: bool,
     syncing: bool,
     stopped: Option<Arc<Error>>,
@@ -237,6 +243,7 @@ impl LogWriter {
             chain: start.chain,
             // Nobody knows what the records of the tail named.
             unsynced_blocks_until: end,
+            stale: start.stale,
             writing: false,
             syncing: false,
             stopped: None,
@@ -245,9 +252,21 @@ impl LogWriter {
         LogWriter { stream, seed, inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
-    /// Writes again what was replayed without being known to be on disk, and syncs the file.
+    /// Erases the records of a lost time, writes again what was replayed without being known to be
+    /// on disk, and syncs the file. An open calls it; else the first write or sync does the same.
     pub fn make_tail_durable(&self) -> Result<()> {
-        self.sync_to(self.positions().end)
+        let mut inner = self.inner.lock();
+        while inner.writing {
+            self.changed.wait(&mut inner);
+        }
+        inner.check()?;
+        inner.writing = true;
+        let mut inner = self.erase_stale(inner)?;
+        inner.writing = false;
+        self.changed.notify_all();
+        let end = LogPosition(inner.end);
+        drop(inner);
+        self.sync_to(end)
     }
 
     /// Puts a record into the buffer. Called in the commit order. No I/O.
@@ -280,6 +299,7 @@ impl LogWriter {
             self.changed.wait(&mut inner);
         }
         inner.writing = true;
+        let inner = self.erase_stale(inner)?;
         self.write_rest(inner).map(|_| ())
     }
 
@@ -305,6 +325,10 @@ impl LogWriter {
             return Err(error);
         }
         inner.writing = true;
+        let mut inner = match self.erase_stale(inner) {
+            Ok(inner) => inner,
+            Err(error) => return Err(self.give_up_sync(error)),
+        };
         inner.seal();
         if inner.direct_sync_will_do() {
             self.direct_sync(inner)
@@ -452,6 +476,41 @@ impl LogWriter {
         Ok(self.install_list())
     }
 
+    /// Erases records of a lost time, and has that on disk before anything else is written. Else one
+    /// of them could follow a new record that happens to be the very one that it followed, as the
+    /// record that names a state may be: it would be back after the next open, and was not there
+    /// after this one. The caller has set `writing`.
+    fn erase_stale<'a>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner>,
+    ) -> Result<MutexGuard<'a, Inner>> {
+        if inner.stale.is_empty() {
+            return Ok(inner);
+        }
+        let stale = std::mem::take(&mut inner.stale);
+        let ring = Arc::clone(&inner.ring);
+        drop(inner);
+        let erase = |position: &LogPosition| self.put(&ring, position.0, &[0; HEADER_BYTES], false);
+        let outcome = stale.iter().try_for_each(erase).and_then(|()| self.stream.sync_data());
+        let mut inner = self.inner.lock();
+        if let Err(error) = outcome {
+            inner.stop(Arc::new(error));
+        }
+        if let Err(error) = inner.check() {
+            inner.writing = false;
+            self.changed.notify_all();
+            return Err(error);
+        }
+        Ok(inner)
+    }
+
+    /// Lets others see that this thread's sync has failed.
+    fn give_up_sync(&self, error: Error) -> Error {
+        self.inner.lock().syncing = false;
+        self.changed.notify_all();
+        error
+    }
+
     /// Writes what the operating system does not have yet. The caller has set `writing`.
     /// Gives the lock back, and up to where everything is written.
     fn write_rest<'a>(
@@ -512,11 +571,7 @@ impl LogWriter {
     fn full_sync(&self, inner: MutexGuard<'_, Inner>) -> Result<()> {
         let (inner, sealed) = match self.write_rest(inner) {
             Ok(written) => written,
-            Err(error) => {
-                self.inner.lock().syncing = false;
-                self.changed.notify_all();
-                return Err(error);
-            }
+            Err(error) => return Err(self.give_up_sync(error)),
         };
         // Others may write on meanwhile: what they write is simply not counted.
         drop(inner);

@@ -145,6 +145,8 @@ fn nothing_is_written_to_the_new_order_before_its_record_is_durable() {
     let (storage, mut image, writer) = new_log(&[block(1, 1), block(4, 1)], PAGE);
     commit(&writer, 1, 1100);
     let (cut, chain) = writer.cut_here();
+    prepare_blocks(&stream_over(&storage, PAGE), &[block(7, 8)]).unwrap();
+    stream_over(&storage, PAGE).sync_data().unwrap();
     let list = writer.plan_list(cut, &[block(7, 8)], 0).unwrap();
     let mut last = 1;
     while try_commit(&writer, last + 1, 100).is_ok() {
@@ -199,11 +201,13 @@ fn blocks_ahead_are_dropped_and_the_log_stays_before_them() {
     let (storage, mut image, writer) = new_log(&[block(1, 2), block(10, 80), block(100, 9)], PAGE);
     commit(&writer, 1, 100);
     let (cut, chain) = writer.cut_here();
+    prepare_blocks(&stream_over(&storage, PAGE), &[block(120, 1)]).unwrap();
+    stream_over(&storage, PAGE).sync_data().unwrap();
     let list = writer.plan_list(cut, &[block(120, 1)], 2).unwrap();
     assert_eq!(list.blocks, [block(1, 2), block(10, 80), block(120, 1)], "the second is too near");
-    assert!(matches!(try_commit(&writer, 2, 83_000), Err(AppendError::Full(_))));
+    assert!(matches!(try_commit(&writer, 2, 84_000), Err(AppendError::Full(_))));
     assert_eq!(writer.record_state(Epoch(2), 2).unwrap(), [block(100, 9)]);
-    writer.sync_to(commit(&writer, 2, 83_000).end).unwrap();
+    writer.sync_to(commit(&writer, 2, 84_000).end).unwrap();
     (image.list, image.cut, image.chain, image.generation) = (list, cut, chain, 2);
     image.sequence = SequenceNumber(1);
     assert_eq!(sequences(&storage.harshest_power_cut(), &image), [2]);
