@@ -172,12 +172,7 @@ enum Plan {
     /// The list of the last durable state is in force, and a record on disk says so.
     InForce,
     /// A new list was given out. `recorded` is the end of the record that names its state.
-    Planned {
-        ring: Arc<Ring>,
-        agree_until: u64,
-        dropped: Vec<LogBlock>,
-        recorded: Option<u64>,
-    },
+    Planned { ring: Arc<Ring>, agree_until: u64, dropped: Vec<LogBlock>, recorded: Option<u64> },
 }
 
 #[derive(Debug)]
@@ -330,11 +325,7 @@ impl LogWriter {
             Err(error) => return Err(self.give_up_sync(error)),
         };
         inner.seal();
-        if inner.direct_sync_will_do() {
-            self.direct_sync(inner)
-        } else {
-            self.full_sync(inner)
-        }
+        if inner.direct_sync_will_do() { self.direct_sync(inner) } else { self.full_sync(inner) }
     }
 
     /// Says that a data sync of the file succeeded that began when the operating system had
