@@ -164,13 +164,7 @@ impl SortedBlockBuilder {
         } else {
             0
         };
-        if let Some(last) = self.pending.last() {
-            let order = self.key_of(last).cmp(key).then(delta.cmp(&last.delta));
-            assert!(
-                order.is_lt(),
-                "entries of a sorted block must come in ascending order"
-            );
-        }
+        let prefix_bytes = self.extended_prefix(key, delta);
         let offset = self.buffer.len();
         let end = offset + key.len() + value.len();
         assert!(u32::try_from(end).is_ok(), "a sorted block exceeds 4 GiB");
@@ -184,8 +178,23 @@ impl SortedBlockBuilder {
             delta,
         };
         self.pending.push(entry);
-        let first = &self.buffer[..self.pending[0].key_bytes as usize];
-        add_to_sums(&mut self.sums, &entry, self.numbered, first, key);
+        add_to_sums(&mut self.sums, &entry, self.numbered, prefix_bytes);
+    }
+
+    /// The length of the common prefix when `key` is added, which must lie behind the last entry.
+    fn extended_prefix(&self, key: &[u8], delta: u64) -> usize {
+        let Some(last) = self.pending.last() else {
+            return key.len();
+        };
+        let last_key = self.key_of(last);
+        let common = common_bytes(last_key, key);
+        let order = last_key[common..].first().cmp(&key[common..].first());
+        assert!(
+            order.then(delta.cmp(&last.delta)).is_lt(),
+            "entries of a sorted block must come in ascending order"
+        );
+        // Keys ascend, so what all share is the least that neighbours share.
+        self.sums.prefix_bytes.min(common)
     }
 
     /// An upper bound of the bytes that `finish` would write, in O(1). It is exact when all keys have
@@ -210,10 +219,10 @@ impl SortedBlockBuilder {
 
     fn sum(&self, entries: &[Pending]) -> Sums {
         let mut sums = Sums::default();
-        if let Some(first) = entries.first() {
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            let prefix_bytes = common_bytes(self.key_of(first), self.key_of(last));
             for entry in entries {
-                let (first, key) = (self.key_of(first), self.key_of(entry));
-                add_to_sums(&mut sums, entry, self.numbered, first, key);
+                add_to_sums(&mut sums, entry, self.numbered, prefix_bytes);
             }
         }
         sums
@@ -370,18 +379,19 @@ fn fixed_bytes(entry: &Pending, numbered: bool) -> usize {
     1 + number + value
 }
 
-fn add_to_sums(sums: &mut Sums, entry: &Pending, numbered: bool, first: &[u8], key: &[u8]) {
-    // Keys ascend, so what first and last share is shared by all.
-    if sums.key_bytes_least == 0 && sums.fixed_bytes == 0 {
-        sums.prefix_bytes = key.len();
-        sums.key_bytes_least = key.len();
+/// Adds an entry to the sums; `prefix_bytes` is what it shares with all before it.
+fn add_to_sums(sums: &mut Sums, entry: &Pending, numbered: bool, prefix_bytes: usize) {
+    let key_bytes = entry.key_bytes as usize;
+    // Kinds count as fixed bytes, so that there are none before the first entry only.
+    let least = if sums.fixed_bytes == 0 {
+        key_bytes
     } else {
-        let bound = sums.prefix_bytes.min(key.len());
-        sums.prefix_bytes = common_bytes(&first[..bound], &key[..bound]);
-    }
-    sums.key_bytes += key.len();
-    sums.key_bytes_least = sums.key_bytes_least.min(key.len());
-    sums.key_bytes_most = sums.key_bytes_most.max(key.len());
+        sums.key_bytes_least
+    };
+    sums.prefix_bytes = prefix_bytes;
+    sums.key_bytes += key_bytes;
+    sums.key_bytes_least = least.min(key_bytes);
+    sums.key_bytes_most = sums.key_bytes_most.max(key_bytes);
     sums.fixed_bytes += fixed_bytes(entry, numbered);
 }
 
