@@ -17,6 +17,7 @@ use std::cmp::Ordering;
 
 use super::BlockProblem;
 use super::bytes::{Reader, put_varint};
+use super::sorted_block::SortedBlock;
 
 #[cfg(test)]
 mod tests;
@@ -137,6 +138,33 @@ impl<'a> RangeValue<'a> {
     pub fn newest_at(&self, number: u64) -> Option<u64> {
         self.numbers().find(|n| *n <= number)
     }
+}
+
+/// Checks the values of a leaf of a ranges tree, whose entries have been checked already: each range
+/// covers something, none begins before the end of the one before, and numbers agree.
+pub fn check_leaf(block: &SortedBlock<'_>) -> Result<(), BlockProblem> {
+    let base_number = block.is_numbered().then_some(block.base_number());
+    let mut end_before: Option<Option<&[u8]>> = None;
+    for index in 0..block.len() {
+        let entry = block.entry(index)?;
+        let range = RangeValue::decode(entry.value, base_number)?;
+        if block.is_numbered() && range.numbers().next() != Some(entry.number) {
+            return Err(BlockProblem(
+                "a range tombstone's entry lacks its highest number",
+            ));
+        }
+        if let Some(end) = range.end
+            && block.compare_key(index, end)?.is_ge()
+        {
+            return Err(BlockProblem("a range tombstone covers nothing"));
+        }
+        match end_before.replace(range.end) {
+            Some(Some(end)) if block.compare_key(index, end)?.is_ge() => {}
+            None => {}
+            _ => return Err(BlockProblem("range tombstones overlap")),
+        }
+    }
+    Ok(())
 }
 
 /// A range of keys that is covered as a whole by the same tombstones.
