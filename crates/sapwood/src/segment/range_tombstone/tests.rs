@@ -22,12 +22,8 @@ fn bounded_key() -> impl Strategy<Value = Vec<u8>> {
 /// Disjoint ascending fragments, of which some touch.
 fn source(numbered: bool) -> impl Strategy<Value = Vec<Fragment>> {
     let numbers = vec(0_u64..8, 1..4);
-    (
-        vec(bounded_key(), 0..9),
-        vec((any::<bool>(), numbers), 9),
-        any::<bool>(),
-    )
-        .prop_map(move |(mut keys, covers, open)| {
+    (vec(bounded_key(), 0..9), vec((any::<bool>(), numbers), 9), any::<bool>()).prop_map(
+        move |(mut keys, covers, open)| {
             keys.sort();
             keys.dedup();
             let mut fragments = Vec::new();
@@ -39,14 +35,11 @@ fn source(numbered: bool) -> impl Strategy<Value = Vec<Fragment>> {
                 numbers.sort_by(|a, b| b.cmp(a));
                 numbers.dedup();
                 let numbers = if numbered { numbers } else { Vec::new() };
-                fragments.push(Fragment {
-                    start: keys[index].clone(),
-                    end,
-                    numbers,
-                });
+                fragments.push(Fragment { start: keys[index].clone(), end, numbers });
             }
             fragments
-        })
+        },
+    )
 }
 
 fn sources(numbered: bool) -> impl Strategy<Value = Vec<Vec<Fragment>>> {
@@ -62,7 +55,7 @@ fn numbers_at(fragments: &[Fragment], key: &[u8]) -> Option<Vec<u64>> {
 }
 
 fn assert_canonical(fragments: &[Fragment]) {
-    assert!(fragments.iter().all(|f| !f.is_empty()));
+    assert!(fragments.iter().all(|f| !f.is_empty() && f.numbers.is_sorted_by(|a, b| a > b)));
     for pair in fragments.windows(2) {
         let end = pair[0].end.as_ref().expect("only the last has no end");
         assert!(*end <= pair[1].start);
@@ -185,12 +178,7 @@ fn values_against_the_rules_are_refused() {
         (&[0, 0, 2, 3, 3], Some(5)),
         (&[0, 0, 2, 3, 4], Some(5)),
         (&[0, 0, 1, 1], Some(u64::MAX)),
-        (
-            &[
-                0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 1,
-            ],
-            Some(5),
-        ),
+        (&[0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 1], Some(5)),
     ] {
         assert!(RangeValue::decode(value, base_number).is_err(), "{value:?}");
     }
@@ -199,22 +187,13 @@ fn values_against_the_rules_are_refused() {
 
 /// A leaf of fragments, each with its first number as the entry's unless another is given.
 fn leaf(fragments: &[Fragment], entry_number: Option<u64>) -> Vec<u8> {
-    let numbered = fragments
-        .iter()
-        .any(|fragment| !fragment.numbers.is_empty());
+    let numbered = fragments.iter().any(|fragment| !fragment.numbers.is_empty());
     let mut builder = SortedBlockBuilder::new(numbered, 0);
     for fragment in fragments {
         let mut value = Vec::new();
         let base_number = numbered.then_some(0);
-        encode_value(
-            fragment.end.as_deref(),
-            base_number,
-            &fragment.numbers,
-            &mut value,
-        );
-        let number = entry_number
-            .or(fragment.numbers.first().copied())
-            .unwrap_or(0);
+        encode_value(fragment.end.as_deref(), base_number, &fragment.numbers, &mut value);
+        let number = entry_number.or(fragment.numbers.first().copied()).unwrap_or(0);
         builder.push(EntryKind::RangeDelete, &fragment.start, number, &value);
     }
     let mut content = Vec::new();
@@ -243,9 +222,7 @@ fn a_leaf_of_wrong_fragments_fails_its_check() {
     };
     let problem = |fragments: &[Fragment], entry_number| {
         let content = leaf(fragments, entry_number);
-        check_leaf(&SortedBlock::parse(&content, true, false).unwrap())
-            .unwrap_err()
-            .0
+        check_leaf(&SortedBlock::parse(&content, true, false).unwrap()).unwrap_err().0
     };
     let (ab, ac) = (fragment(b"a", Some(b"b")), fragment(b"a", Some(b"c")));
     assert!(problem(&[ab], Some(6)).contains("highest number"));
