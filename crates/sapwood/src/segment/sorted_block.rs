@@ -1,8 +1,8 @@
 //! The sorted block: the one layout of leaves and of the tail of parents, with its search.
 //!
-//! *Assumes*: nothing about the bytes. *Guarantees*: [`BlockShape::parse`] checks the counts against
-//! the length in O(1); [`SortedBlock::check`] checks everything else in O(n). On a block that was not
-//! checked every call returns, with an error or a wrong answer, and none panics.
+//! *Assumes*: nothing about the bytes. *Guarantees*: [`BlockShape::parse`] checks the counts
+//! against the length in O(1); [`SortedBlock::check`] checks everything else in O(n). On a block
+//! that was not checked every call returns, with an error or a wrong answer, and none panics.
 //!
 //! *Format*: docs/format.md, section 4.1. *Threads*: views are plain borrowed values.
 
@@ -124,8 +124,8 @@ impl BlockShape {
         Ok(BlockShape { count, prefix_bytes, heap_bytes, base_number, numbered, wide })
     }
 
-    /// The block in `content`, which must be the bytes that the shape was parsed from; over bytes of
-    /// another length the view has no entries.
+    /// The block in `content`, which must be the bytes that the shape was parsed from; over bytes
+    /// of another length the view has no entries.
     #[inline]
     pub fn view<'a>(&self, content: &'a [u8]) -> SortedBlock<'a> {
         self.try_view(content).unwrap_or(SortedBlock {
@@ -221,8 +221,8 @@ impl<'a> SortedBlock<'a> {
         self.numbered
     }
 
-    /// The first index whose key is at or above `key`, and whether it is equal. Of several entries of
-    /// one key it is the first, which has the highest number.
+    /// The first index whose key is at or above `key`, and whether it is equal. Of several entries
+    /// of one key it is the first, which has the highest number.
     #[inline]
     pub fn lower_bound(&self, key: &[u8]) -> (usize, bool) {
         self.search(key, None)

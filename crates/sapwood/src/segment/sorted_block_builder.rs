@@ -1,11 +1,12 @@
 //! Builds sorted blocks from entries that come in order.
 //!
-//! Keys and values are copied once into a buffer that is reused; the common prefix is cut when a block
-//! is finished, since only then the last key is known. The first entries can be finished alone, and
-//! the others stay for the next block.
+//! Keys and values are copied once into a buffer that is reused; the common prefix is cut when a
+//! block is finished, since only then the last key is known. The first entries can be finished
+//! alone, and the others stay for the next block.
 //!
 //! *Assumes*: entries come in the block's order (a program error otherwise, which panics).
-//! *Guarantees*: what it writes passes [`SortedBlock::check`](super::sorted_block::SortedBlock::check).
+//! *Guarantees*: what it writes passes
+//! [`SortedBlock::check`](super::sorted_block::SortedBlock::check).
 //!
 //! *Format*: docs/format.md, section 4.1. *Threads*: one owner.
 
@@ -62,7 +63,8 @@ pub struct SortedBlockBuilder {
 }
 
 impl SortedBlockBuilder {
-    /// A builder of blocks whose entries carry numbers, none below `base_number`; or of blocks without.
+    /// A builder of blocks whose entries carry numbers, none below `base_number`; or of blocks
+    /// without.
     pub fn new(numbered: bool, base_number: u64) -> SortedBlockBuilder {
         SortedBlockBuilder {
             numbered,
@@ -136,8 +138,8 @@ impl SortedBlockBuilder {
         &self.buffer[start..start + entry.key_bytes as usize]
     }
 
-    /// Adds an entry. Its key must be above the last one, or equal with a lower number; `number` is 0
-    /// in a block without numbers; the value of a deletion is empty.
+    /// Adds an entry. Its key must be above the last one, or equal with a lower number; `number` is
+    /// 0 in a block without numbers; the value of a deletion is empty.
     pub fn push(&mut self, kind: EntryKind, key: &[u8], number: u64, value: &[u8]) {
         assert!(key.len() <= COMPOSITE_KEY_BYTES_MAX, "a key is longer than keys may be");
         assert!(self.pending.len() < BLOCK_ENTRIES_MAX, "a sorted block is full");
@@ -180,9 +182,9 @@ impl SortedBlockBuilder {
         self.sums.prefix_bytes.min(common)
     }
 
-    /// An upper bound of the bytes that `finish` would write, in O(1). It is exact when all keys have
-    /// four bytes or more beyond the common prefix and suffixes are shorter than 128 bytes; otherwise
-    /// at most five bytes an entry too high.
+    /// An upper bound of the bytes that `finish` would write, in O(1). It is exact when all keys
+    /// have four bytes or more beyond the common prefix and suffixes are shorter than 128 bytes;
+    /// otherwise at most five bytes an entry too high.
     pub fn estimated_bytes(&self) -> usize {
         if self.pending.is_empty() { 0 } else { self.block_bytes(self.len(), &self.sums) }
     }
@@ -226,14 +228,14 @@ impl SortedBlockBuilder {
         self.finish_first(self.len(), out)
     }
 
-    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and keeps
-    /// the others for the next block.
+    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and
+    /// keeps the others for the next block.
     pub fn finish_first(&mut self, count: usize, out: &mut Vec<u8>) -> BlockInfo {
         self.finish_first_behind(0, count, out)
     }
 
-    /// The same for a block that follows `lead_bytes` other bytes of its node's content, which count
-    /// when slots are made wide.
+    /// The same for a block that follows `lead_bytes` other bytes of its node's content, which
+    /// count when slots are made wide.
     pub(super) fn finish_first_behind(
         &mut self,
         lead_bytes: usize,

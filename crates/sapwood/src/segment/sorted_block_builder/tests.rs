@@ -25,8 +25,8 @@ fn read_all(content: &[u8], wide: bool) -> Pairs {
     (0..block.len()).map(pair).collect()
 }
 
-/// Entries whose suffix is shorter than a head, or longer than a length byte tells, may be estimated
-/// too high.
+/// Entries whose suffix is shorter than a head, or longer than a length byte tells, may be
+/// estimated too high.
 const SLACK_BYTES_PER_ENTRY: usize = 5;
 
 proptest! {
