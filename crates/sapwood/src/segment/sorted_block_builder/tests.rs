@@ -35,7 +35,8 @@ proptest! {
         let mut builder = SortedBlockBuilder::new(false, 0);
         for (key, value) in &pairs {
             builder.push(EntryKind::Put, key, 0, value);
-            prop_assert_eq!(builder.estimated_bytes(), builder.estimated_bytes_of_first(builder.len()));
+            let of_all = builder.estimated_bytes_of_first(builder.len());
+            prop_assert_eq!(builder.estimated_bytes(), of_all);
         }
         let estimate = builder.estimated_bytes();
         let mut out = Vec::new();
