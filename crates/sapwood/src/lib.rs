@@ -23,6 +23,6 @@ macro_rules! floors {
     )*};
 }
 
-floors! { sync, storage, log }
+floors! { sync, storage, page, segment, log, memtable }
 
 pub use error::{Corruption, Error, Result, Structure};
