@@ -93,12 +93,7 @@ pub enum Plan {
     /// The list of the last durable state is in force, and a record on disk says so.
     InForce,
     /// A new list was given out. `recorded` is the end of the record that names its state.
-    Planned {
-        ring: Arc<Ring>,
-        agree_until: u64,
-        dropped: Vec<LogBlock>,
-        recorded: Option<u64>,
-    },
+    Planned { ring: Arc<Ring>, agree_until: u64, dropped: Vec<LogBlock>, recorded: Option<u64> },
 }
 
 /// The log's bytes in memory, its positions and its list of blocks.

@@ -228,11 +228,9 @@ impl<'a> Operations<'a> {
                 };
                 LogOperation::DeleteRange { keyspace, start, end }
             }
-            CREATE_KEYSPACE => LogOperation::CreateKeyspace {
-                keyspace,
-                name: name(input)?,
-                options: input.run()?,
-            },
+            CREATE_KEYSPACE => {
+                LogOperation::CreateKeyspace { keyspace, name: name(input)?, options: input.run()? }
+            }
             DROP_KEYSPACE => LogOperation::DropKeyspace { keyspace },
             RENAME_KEYSPACE => LogOperation::RenameKeyspace { keyspace, name: name(input)? },
             _ => return None,
@@ -319,7 +317,9 @@ mod tests {
         longer.push(0);
         let cut = (0..whole.len()).map(|end| whole[..end].to_vec());
         for bytes in cut.chain([longer]) {
-            let Ok(mut found) = operations(&bytes) else { continue };
+            let Ok(mut found) = operations(&bytes) else {
+                continue;
+            };
             assert!(found.by_ref().any(|operation| operation.is_err()), "{} bytes", bytes.len());
             assert!(found.next().is_none());
         }

@@ -88,7 +88,11 @@ pub fn replay(
         position: start.cut.0,
         chain: start.chain,
         sequence: start.sequence,
-        tail: Tail { start: start.cut.0, durable: start.durable.0.max(start.cut.0), bytes: Vec::new() },
+        tail: Tail {
+            start: start.cut.0,
+            durable: start.durable.0.max(start.cut.0),
+            bytes: Vec::new(),
+        },
         last_state_durable: None,
     };
     while replay.step(visitor)? {}
@@ -180,7 +184,8 @@ impl Replay<'_> {
             budget = match budget.checked_sub(claimed) {
                 Some(rest) => rest,
                 None => {
-                    let detail = format!("behind position {candidate} more claims to be records than fits");
+                    let detail =
+                        format!("behind position {candidate} more claims to be records than fits");
                     return Err(Corruption::new(Structure::Log, detail).into());
                 }
             };
@@ -249,7 +254,9 @@ impl Window<'_> {
         let held = self.bytes.len();
         let end = LogPosition(self.start + held as u64);
         let Some((block, offset, run)) = self.ring.run_at(end) else {
-            return Err(Corruption::new(Structure::Log, format!("no block holds position {end}")).into());
+            return Err(
+                Corruption::new(Structure::Log, format!("no block holds position {end}")).into()
+            );
         };
         self.bytes.resize(held + run.min(PIECE_BYTES as u64) as usize, 0);
         let target = self.bytes.get_mut(held..).unwrap_or_default();

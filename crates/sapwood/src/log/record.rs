@@ -261,9 +261,7 @@ impl<'a> Record<'a> {
 
     /// The time at which a commit or an open happened, in milliseconds since 1970.
     pub fn commit_time(&self) -> Result<u64> {
-        Input::new(self.payload)
-            .u64()
-            .ok_or_else(|| malformed(self.position, "it carries no time"))
+        Input::new(self.payload).u64().ok_or_else(|| malformed(self.position, "it carries no time"))
     }
 }
 

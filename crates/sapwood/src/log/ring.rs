@@ -57,7 +57,8 @@ impl Ring {
     /// `Corruption` when the list is empty, holds an empty block or a page twice, or its positions
     /// overflow.
     pub fn new(list: &RingList, usable_bytes: u64) -> Result<Ring> {
-        let wrong = |what: &str| Corruption::new(Structure::State, format!("list of the log: {what}"));
+        let wrong =
+            |what: &str| Corruption::new(Structure::State, format!("list of the log: {what}"));
         if list.blocks.is_empty() || list.blocks.iter().any(|block| block.pages == 0) {
             return Err(wrong("it is empty, or a block in it is").into());
         }
@@ -163,9 +164,10 @@ mod tests {
     const USABLE: u64 = 1000;
 
     fn ring(start: u64, sizes: &[u32]) -> Ring {
-        let blocks = sizes.iter().enumerate().map(|(index, &pages)| {
-            LogBlock { first: PageNumber(index as u64 * 100), pages }
-        });
+        let blocks = sizes
+            .iter()
+            .enumerate()
+            .map(|(index, &pages)| LogBlock { first: PageNumber(index as u64 * 100), pages });
         let list = RingList { start: LogPosition(start), blocks: blocks.collect() };
         Ring::new(&list, USABLE).unwrap()
     }

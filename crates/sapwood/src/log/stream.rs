@@ -144,8 +144,8 @@ impl BlockStream {
 
     /// The bytes of file that `count` bytes of stream from `offset` on stretch over.
     fn raw_bytes(&self, offset: u64, count: usize) -> usize {
-        let borders = (offset % self.usable_bytes + (count as u64).saturating_sub(1))
-            / self.usable_bytes;
+        let borders =
+            (offset % self.usable_bytes + (count as u64).saturating_sub(1)) / self.usable_bytes;
         count + borders as usize * self.reserved()
     }
 

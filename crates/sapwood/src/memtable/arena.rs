@@ -57,11 +57,7 @@ unsafe impl Sync for Chunk {}
 
 impl Chunk {
     fn new(memory: ChunkMemory) -> Chunk {
-        Chunk {
-            memory,
-            reserved: AtomicUsize::new(0),
-            published: AtomicUsize::new(0),
-        }
+        Chunk { memory, reserved: AtomicUsize::new(0), published: AtomicUsize::new(0) }
     }
 
     /// The bytes that are written.
@@ -83,9 +79,7 @@ impl Chunk {
         let start = self.published.load(Ordering::Acquire);
         let end = start.checked_add(bytes)?;
         let target = self.memory.0.get(start..end)?;
-        self.reserved
-            .compare_exchange(start, end, Ordering::Relaxed, Ordering::Relaxed)
-            .ok()?;
+        self.reserved.compare_exchange(start, end, Ordering::Relaxed, Ordering::Relaxed).ok()?;
         let mut to = target.as_ptr().cast::<u8>().cast_mut();
         for part in parts {
             // SAFETY: `target` is as long as the parts together, so `to` stays inside it. The
@@ -124,11 +118,7 @@ pub(super) struct ArenaWriter {
 
 impl Arena {
     pub(super) fn new(pool: Arc<ChunkPool>) -> Arena {
-        Arena {
-            chunks: Directory::new(),
-            pool,
-            held_bytes: AtomicUsize::new(0),
-        }
+        Arena { chunks: Directory::new(), pool, held_bytes: AtomicUsize::new(0) }
     }
 
     /// The memory of all chunks.
@@ -151,9 +141,7 @@ impl Arena {
             return 0;
         };
         let (bytes, offset) = (chunk.published(), reference.0 as u32 as usize);
-        [0, 64, 128]
-            .iter()
-            .fold(0, |all, line| all ^ bytes.get(offset + line).unwrap_or(&0))
+        [0, 64, 128].iter().fold(0, |all, line| all ^ bytes.get(offset + line).unwrap_or(&0))
     }
 
     /// Stores an entry.
@@ -189,9 +177,7 @@ impl Arena {
         } else if index == 0 && bytes <= FIRST_CHUNK_BYTES {
             ChunkMemory::new(FIRST_CHUNK_BYTES)
         } else {
-            self.pool
-                .take_memory()
-                .unwrap_or_else(|| ChunkMemory::new(CHUNK_BYTES))
+            self.pool.take_memory().unwrap_or_else(|| ChunkMemory::new(CHUNK_BYTES))
         };
         self.held_bytes.fetch_add(memory.len(), Ordering::Relaxed);
         self.chunks.set(index, Chunk::new(memory));
@@ -250,10 +236,7 @@ mod tests {
         let mut writer = ArenaWriter::default();
         assert!(arena.entry(EntryReference(0)).is_none());
         let good = arena.append(&mut writer, b"k", SequenceNumber(1), Operation::Put(b"v"));
-        assert_eq!(
-            arena.entry(good).map(|entry| entry.key),
-            Some(b"k".as_slice())
-        );
+        assert_eq!(arena.entry(good).map(|entry| entry.key), Some(b"k".as_slice()));
         for wrong in [1, 17, 18, 1 << 31, 1 << 32, u64::MAX] {
             assert!(arena.entry(EntryReference(wrong)).is_none(), "{wrong}");
         }
@@ -264,19 +247,14 @@ mod tests {
         let arena = arena();
         let mut writer = ArenaWriter::default();
         let mut put = |value: &[u8]| {
-            arena
-                .append(&mut writer, b"k", SequenceNumber(1), Operation::Put(value))
-                .0
+            arena.append(&mut writer, b"k", SequenceNumber(1), Operation::Put(value)).0
         };
         assert_eq!(put(b"a"), 0);
         let long = vec![7; 3 * CHUNK_BYTES];
         assert_eq!(put(&long), 1 << 32);
         assert_eq!(put(b"b"), 18);
         assert_eq!(put(&[1; 64 << 10]), 2 << 32);
-        assert_eq!(
-            arena.held_bytes(),
-            FIRST_CHUNK_BYTES + CHUNK_BYTES + long.len() + 17
-        );
+        assert_eq!(arena.held_bytes(), FIRST_CHUNK_BYTES + CHUNK_BYTES + long.len() + 17);
         let entry = arena.entry(EntryReference(1 << 32)).unwrap();
         assert_eq!(entry.operation(), Operation::Put(&long));
     }

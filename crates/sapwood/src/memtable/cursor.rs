@@ -34,9 +34,7 @@ pub struct MemtableCursor {
 
 impl std::fmt::Debug for MemtableCursor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MemtableCursor")
-            .field("valid", &self.valid())
-            .finish_non_exhaustive()
+        f.debug_struct("MemtableCursor").field("valid", &self.valid()).finish_non_exhaustive()
     }
 }
 
@@ -105,8 +103,7 @@ impl MemtableCursor {
     /// True when the cursor is at an entry.
     #[must_use]
     pub fn valid(&self) -> bool {
-        self.index
-            .is_some_and(|index| index < self.leaf.slots.len())
+        self.index.is_some_and(|index| index < self.leaf.slots.len())
     }
 
     /// The keyspace of the entry; of no meaning while the cursor is not valid.
@@ -130,8 +127,7 @@ impl MemtableCursor {
     /// What the entry says; a delete while the cursor is not valid.
     #[must_use]
     pub fn operation(&self) -> Operation<'_> {
-        self.entry()
-            .map_or(Operation::Delete, |entry| entry.operation())
+        self.entry().map_or(Operation::Delete, |entry| entry.operation())
     }
 
     fn slot_head(&self) -> Option<Head> {
@@ -139,14 +135,8 @@ impl MemtableCursor {
     }
 
     fn entry(&self) -> Option<Entry<'_>> {
-        let entry = self
-            .table
-            .arena
-            .entry(self.leaf.slots.get(self.index?)?.entry);
-        debug_assert!(
-            entry.is_some(),
-            "an entry that a leaf names is in the arena"
-        );
+        let entry = self.table.arena.entry(self.leaf.slots.get(self.index?)?.entry);
+        debug_assert!(entry.is_some(), "an entry that a leaf names is in the arena");
         entry
     }
 
@@ -155,32 +145,18 @@ impl MemtableCursor {
         let count = self.read_ahead_count;
         self.read_ahead_count = (2 * count).min(READ_AHEAD_COUNT);
         let end = (index + count).min(self.leaf.slots.len());
-        self.warm = if forwards {
-            index..end
-        } else {
-            index.saturating_sub(count)..index
-        };
+        self.warm = if forwards { index..end } else { index.saturating_sub(count)..index };
         let slots = self.leaf.slots.get(self.warm.clone()).unwrap_or_default();
         let arena = &self.table.arena;
         // Only that the bytes are loaded matters, not what they are.
-        std::hint::black_box(
-            slots
-                .iter()
-                .fold(0, |all, slot| all ^ arena.touch(slot.entry)),
-        );
+        std::hint::black_box(slots.iter().fold(0, |all, slot| all ^ arena.touch(slot.entry)));
     }
 
     fn place(&mut self, bound: &Bound<'_>) {
         self.read_ahead_count = 1;
         self.warm = 0..0;
-        self.index = self
-            .table
-            .tree
-            .copy(bound, &self.table.arena, &mut self.leaf);
-        if self
-            .index
-            .is_some_and(|index| index == self.leaf.slots.len())
-        {
+        self.index = self.table.tree.copy(bound, &self.table.arena, &mut self.leaf);
+        if self.index.is_some_and(|index| index == self.leaf.slots.len()) {
             self.enter_next_leaf();
         }
     }
@@ -190,14 +166,8 @@ impl MemtableCursor {
         let arena = &self.table.arena;
         self.index = self.leaf.slots.first().copied().and_then(|first| {
             let entry = arena.entry(first.entry)?;
-            let target = Target {
-                head: first.head,
-                key: entry.key,
-                sequence: entry.sequence,
-            };
-            self.table
-                .tree
-                .copy(&Bound::Before(target), arena, &mut self.leaf)
+            let target = Target { head: first.head, key: entry.key, sequence: entry.sequence };
+            self.table.tree.copy(&Bound::Before(target), arena, &mut self.leaf)
         });
         self.read_ahead(self.leaf.slots.len(), false);
     }

@@ -21,17 +21,12 @@ pub(super) struct Directory<T> {
 fn place(index: u32) -> (usize, usize) {
     let shifted = u64::from(index) + FIRST_BUCKET_COUNT;
     let bucket = shifted.ilog2() - FIRST_BUCKET_COUNT.ilog2();
-    (
-        bucket as usize,
-        (shifted - (FIRST_BUCKET_COUNT << bucket)) as usize,
-    )
+    (bucket as usize, (shifted - (FIRST_BUCKET_COUNT << bucket)) as usize)
 }
 
 impl<T> Directory<T> {
     pub(super) fn new() -> Directory<T> {
-        Directory {
-            buckets: [const { OnceLock::new() }; BUCKET_COUNT],
-        }
+        Directory { buckets: [const { OnceLock::new() }; BUCKET_COUNT] }
     }
 
     /// The item at `index`, if one was set there.
@@ -44,11 +39,8 @@ impl<T> Directory<T> {
     /// Sets the item at `index`; one that is there already stays.
     pub(super) fn set(&self, index: u32, item: T) {
         let (bucket, offset) = place(index);
-        let items = self.buckets[bucket].get_or_init(|| {
-            (0..FIRST_BUCKET_COUNT << bucket)
-                .map(|_| OnceLock::new())
-                .collect()
-        });
+        let items = self.buckets[bucket]
+            .get_or_init(|| (0..FIRST_BUCKET_COUNT << bucket).map(|_| OnceLock::new()).collect());
         let fresh = items[offset].set(item).is_ok();
         debug_assert!(fresh, "item {index} was set twice");
     }

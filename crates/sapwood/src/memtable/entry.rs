@@ -33,12 +33,7 @@ impl<'a> Entry<'a> {
         let (key, rest) = rest.split_at_checked(u32::from_le_bytes(*key_bytes) as usize)?;
         let value = rest.get(..(value_word & VALUE_BYTES_MASK) as usize)?;
         let sequence = SequenceNumber(u64::from_le_bytes(*sequence));
-        Some(Entry {
-            sequence,
-            key,
-            value,
-            kind: value_word >> KIND_SHIFT,
-        })
+        Some(Entry { sequence, key, value, kind: value_word >> KIND_SHIFT })
     }
 
     pub(super) fn operation(&self) -> Operation<'a> {

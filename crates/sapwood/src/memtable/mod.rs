@@ -93,10 +93,7 @@ impl Memtable {
         Memtable {
             arena: Arena::new(pool),
             tree,
-            writer: Mutex::new(Writer {
-                arena: ArenaWriter::default(),
-                tree: tree_writer,
-            }),
+            writer: Mutex::new(Writer { arena: ArenaWriter::default(), tree: tree_writer }),
             entry_count: AtomicU64::new(0),
             first_sequence: AtomicU64::new(u64::MAX),
             last_sequence: AtomicU64::new(0),
@@ -117,13 +114,8 @@ impl Memtable {
         let writer = &mut *self.writer();
         self.count_sequence(sequence);
         let target = Target::new(keyspace, key, sequence);
-        let entry = self
-            .arena
-            .append(&mut writer.arena, key, sequence, operation);
-        if self
-            .tree
-            .insert(&mut writer.tree, &self.arena, &target, entry)
-        {
+        let entry = self.arena.append(&mut writer.arena, key, sequence, operation);
+        if self.tree.insert(&mut writer.tree, &self.arena, &target, entry) {
             self.entry_count.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -142,10 +134,7 @@ impl Memtable {
         }
         let _writer = self.writer();
         self.count_sequence(sequence);
-        let content = self
-            .range_deletes
-            .load()
-            .with(keyspace, start, end, sequence);
+        let content = self.range_deletes.load().with(keyspace, start, end, sequence);
         self.range_deletes.store(Arc::new(content));
         self.has_range_deletes.store(true, Ordering::Release);
     }
@@ -166,11 +155,8 @@ impl Memtable {
     /// The memory that is held, in chunks and nodes, filled or not, and in range tombstones.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let range_bytes = if self.has_range_deletes() {
-            self.range_deletes.load().bytes()
-        } else {
-            0
-        };
+        let range_bytes =
+            if self.has_range_deletes() { self.range_deletes.load().bytes() } else { 0 };
         self.arena.held_bytes() + self.tree.held_bytes() + range_bytes
     }
 
@@ -208,14 +194,9 @@ impl Memtable {
         key: &[u8],
         at: SequenceNumber,
     ) -> Option<Version<'_>> {
-        let reference = self
-            .tree
-            .get(&Target::new(keyspace, key, at), &self.arena)?;
+        let reference = self.tree.get(&Target::new(keyspace, key, at), &self.arena)?;
         let entry = self.arena.entry(reference)?;
-        Some(Version {
-            sequence: entry.sequence,
-            operation: entry.operation(),
-        })
+        Some(Version { sequence: entry.sequence, operation: entry.operation() })
     }
 
     /// The highest number at or below `at` of a range tombstone that covers `key`.
@@ -261,10 +242,7 @@ impl Memtable {
         let range = (start, end);
         self.tree.changed_since(keyspace, range, after, &self.arena)
             || self.has_range_deletes()
-                && self
-                    .range_deletes
-                    .load()
-                    .changed_since(keyspace, range, after)
+                && self.range_deletes.load().changed_since(keyspace, range, after)
     }
 
     /// The same for one key.

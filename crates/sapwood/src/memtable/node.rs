@@ -63,11 +63,7 @@ impl<'a> Target<'a> {
         key: &'a [u8],
         sequence: SequenceNumber,
     ) -> Target<'a> {
-        Target {
-            head: Head::new(keyspace, key),
-            key,
-            sequence,
-        }
+        Target { head: Head::new(keyspace, key), key, sequence }
     }
 
     /// How a slot compares with this place; nothing when the slot is torn.
@@ -77,12 +73,7 @@ impl<'a> Target<'a> {
             Order::Equal => {
                 let entry = arena.entry(slot.entry)?;
                 // The newest version comes first.
-                Some(
-                    entry
-                        .key
-                        .cmp(self.key)
-                        .then(self.sequence.cmp(&entry.sequence)),
-                )
+                Some(entry.key.cmp(self.key).then(self.sequence.cmp(&entry.sequence)))
             }
             unequal => Some(unequal),
         }
@@ -171,19 +162,13 @@ impl Slots {
     #[inline]
     fn head(&self, index: usize) -> Head {
         let [high, low] = &self.heads[index];
-        Head {
-            high: high.load(Ordering::Relaxed),
-            low: low.load(Ordering::Relaxed),
-        }
+        Head { high: high.load(Ordering::Relaxed), low: low.load(Ordering::Relaxed) }
     }
 
     #[inline]
     pub(super) fn load(&self, index: usize) -> Slot {
         let entry = EntryReference(self.entries[index].load(Ordering::Relaxed));
-        Slot {
-            head: self.head(index),
-            entry,
-        }
+        Slot { head: self.head(index), entry }
     }
 
     pub(super) fn store(&self, index: usize, slot: Slot) {
@@ -277,14 +262,9 @@ impl Leaf {
     ) {
         let middle = split_point(index);
         self.slots.move_to(middle, &right.slots);
-        right
-            .next
-            .store(self.next.load(Ordering::Relaxed), Ordering::Relaxed);
+        right.next.store(self.next.load(Ordering::Relaxed), Ordering::Relaxed);
         self.next.store(right_index, Ordering::Relaxed);
-        right.sequence_bound.store(
-            self.sequence_bound.load(Ordering::Relaxed),
-            Ordering::Relaxed,
-        );
+        right.sequence_bound.store(self.sequence_bound.load(Ordering::Relaxed), Ordering::Relaxed);
         if index < middle {
             self.insert(index, slot, sequence);
         } else {
@@ -398,10 +378,7 @@ pub(super) struct NodeStore<T> {
 
 impl<T: Node> NodeStore<T> {
     pub(super) fn new() -> NodeStore<T> {
-        NodeStore {
-            chunks: Directory::new(),
-            held_bytes: AtomicU64::new(0),
-        }
+        NodeStore { chunks: Directory::new(), held_bytes: AtomicU64::new(0) }
     }
 
     #[inline]
@@ -430,8 +407,7 @@ impl<T: Node> NodeStore<T> {
                     recycled().unwrap_or_else(|| (0..NODES_PER_CHUNK).map(|_| T::fresh()).collect())
                 }
             };
-            self.held_bytes
-                .fetch_add(size_of_val::<[T]>(&nodes) as u64, Ordering::Relaxed);
+            self.held_bytes.fetch_add(size_of_val::<[T]>(&nodes) as u64, Ordering::Relaxed);
             self.chunks.set(chunk, nodes);
         }
         if let Some(node) = self.get(index) {
@@ -467,16 +443,8 @@ mod tests {
 
     #[test]
     fn heads_never_contradict_the_order_of_keyspaces_and_keys() {
-        let keys: [&[u8]; 8] = [
-            b"",
-            b"\0",
-            b"a",
-            b"a\0",
-            b"a\0\0\0\0b",
-            b"abcdefghijkl",
-            b"abcdefghijkm",
-            b"\xff",
-        ];
+        let keys: [&[u8]; 8] =
+            [b"", b"\0", b"a", b"a\0", b"a\0\0\0\0b", b"abcdefghijkl", b"abcdefghijkm", b"\xff"];
         for (i, a) in keys.iter().enumerate() {
             for (j, b) in keys.iter().enumerate() {
                 for (left, right) in [(0, 0), (3, 3), (3, 4), (7, u32::MAX)] {

@@ -29,9 +29,7 @@ impl Stock {
 
 impl std::fmt::Debug for ChunkPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ChunkPool")
-            .field("limit_bytes", &self.limit_bytes)
-            .finish_non_exhaustive()
+        f.debug_struct("ChunkPool").field("limit_bytes", &self.limit_bytes).finish_non_exhaustive()
     }
 }
 
@@ -39,10 +37,7 @@ impl ChunkPool {
     /// An empty pool that keeps at most `limit_bytes`; what comes beyond goes to the allocator.
     #[must_use]
     pub fn new(limit_bytes: usize) -> ChunkPool {
-        ChunkPool {
-            limit_bytes,
-            stock: Mutex::default(),
-        }
+        ChunkPool { limit_bytes, stock: Mutex::default() }
     }
 
     /// The memory that waits here now.

@@ -71,12 +71,7 @@ impl Fragment {
 
     fn between(&self, start: &Arc<[u8]>, end: Option<&Arc<[u8]>>) -> Fragment {
         let sequences = Arc::clone(&self.sequences);
-        Fragment {
-            keyspace: self.keyspace,
-            start: Arc::clone(start),
-            end: end.cloned(),
-            sequences,
-        }
+        Fragment { keyspace: self.keyspace, start: Arc::clone(start), end: end.cloned(), sequences }
     }
 }
 
@@ -141,8 +136,7 @@ impl Content {
     /// The index of the first block that does not lie before this key as a whole.
     fn block_at(&self, keyspace: KeyspaceNumber, key: &[u8]) -> usize {
         let before = |last: &Fragment| last.is_before(keyspace, key);
-        self.blocks
-            .partition_point(|block| block.last().is_some_and(before))
+        self.blocks.partition_point(|block| block.last().is_some_and(before))
     }
 
     pub(super) fn overlapping<'a>(
@@ -151,13 +145,10 @@ impl Content {
         start: &[u8],
         end: Option<&'a [u8]>,
     ) -> impl Iterator<Item = &'a Fragment> {
-        let blocks = self
-            .blocks
-            .get(self.block_at(keyspace, start)..)
-            .unwrap_or_default();
-        let skipped = blocks.first().map_or(0, |block| {
-            block.partition_point(|each| each.is_before(keyspace, start))
-        });
+        let blocks = self.blocks.get(self.block_at(keyspace, start)..).unwrap_or_default();
+        let skipped = blocks
+            .first()
+            .map_or(0, |block| block.partition_point(|each| each.is_before(keyspace, start)));
         // An empty range (its end at or before its start) may stand inside a fragment.
         let empty = end.is_some_and(|end| end <= start);
         blocks
@@ -179,9 +170,7 @@ impl Content {
         if fragment.keyspace != keyspace || *fragment.start > *key {
             return None;
         }
-        let newer = fragment
-            .sequences
-            .partition_point(|sequence| *sequence > at);
+        let newer = fragment.sequences.partition_point(|sequence| *sequence > at);
         fragment.sequences.get(newer).copied()
     }
 
@@ -196,15 +185,9 @@ impl Content {
     ) -> Content {
         let begins = |first: &Fragment| first.begins_before(keyspace, end);
         let from = self.block_at(keyspace, start);
-        let to = self
-            .blocks
-            .partition_point(|block| block.first().is_some_and(begins));
+        let to = self.blocks.partition_point(|block| block.first().is_some_and(begins));
         // A fragment between two blocks goes to the left one (the first, if there is none).
-        let from = if from < to {
-            from
-        } else {
-            from.saturating_sub(1)
-        };
+        let from = if from < to { from } else { from.saturating_sub(1) };
         let to = to.max(from + 1).min(self.blocks.len());
         let touched = self.blocks.get(from..to).unwrap_or_default();
         let old: Vec<&Fragment> = touched.iter().flat_map(|block| block.iter()).collect();
@@ -218,10 +201,7 @@ impl Content {
         let count = new.len().div_ceil(BLOCK_FRAGMENTS);
         blocks.extend(new.chunks(new.len().div_ceil(count)).map(Arc::from));
         blocks.extend(self.blocks.iter().skip(to).cloned());
-        Content {
-            blocks,
-            bytes: self.bytes + added_bytes - removed_bytes,
-        }
+        Content { blocks, bytes: self.bytes + added_bytes - removed_bytes }
     }
 }
 
@@ -252,11 +232,7 @@ fn cover(
         } else if position < each.start {
             new.push(alone.between(&position, Some(&each.start)));
         }
-        let from = if *each.start < *position {
-            &position
-        } else {
-            &each.start
-        };
+        let from = if *each.start < *position { &position } else { &each.start };
         let sticks_out = match (&each.end, end) {
             (_, None) => false,
             (None, Some(_)) => true,
@@ -282,12 +258,9 @@ fn cover(
 fn insert_newest_first(sequences: &[SequenceNumber], new: SequenceNumber) -> Arc<[SequenceNumber]> {
     match sequences.binary_search_by_key(&Reverse(new), |sequence| Reverse(*sequence)) {
         Ok(_) => Arc::from(sequences),
-        Err(index) => sequences[..index]
-            .iter()
-            .chain([&new])
-            .chain(&sequences[index..])
-            .copied()
-            .collect(),
+        Err(index) => {
+            sequences[..index].iter().chain([&new]).chain(&sequences[index..]).copied().collect()
+        }
     }
 }
 
@@ -299,8 +272,7 @@ impl Content {
         (start, end): (&[u8], Option<&[u8]>),
         after: SequenceNumber,
     ) -> bool {
-        self.overlapping(keyspace, start, end)
-            .any(|fragment| fragment.newest() > after)
+        self.overlapping(keyspace, start, end).any(|fragment| fragment.newest() > after)
     }
 }
 
@@ -338,31 +310,14 @@ mod tests {
         for fragment in &all {
             assert!(fragment.end().is_none_or(|end| fragment.start() < end));
             assert!(!fragment.sequences().is_empty());
-            assert!(
-                fragment
-                    .sequences()
-                    .windows(2)
-                    .all(|pair| pair[0] > pair[1])
-            );
+            assert!(fragment.sequences().windows(2).all(|pair| pair[0] > pair[1]));
         }
         for pair in all.windows(2) {
-            assert!(
-                pair[0].is_before(pair[1].keyspace(), pair[1].start()),
-                "{pair:?}"
-            );
+            assert!(pair[0].is_before(pair[1].keyspace(), pair[1].start()), "{pair:?}");
         }
         assert!(deletes.content.blocks.iter().all(|block| !block.is_empty()));
-        assert!(
-            deletes
-                .content
-                .blocks
-                .iter()
-                .all(|block| block.len() <= BLOCK_FRAGMENTS)
-        );
-        assert_eq!(
-            deletes.content.bytes,
-            all.iter().map(|each| each.bytes()).sum::<usize>()
-        );
+        assert!(deletes.content.blocks.iter().all(|block| block.len() <= BLOCK_FRAGMENTS));
+        assert_eq!(deletes.content.bytes, all.iter().map(|each| each.bytes()).sum::<usize>());
     }
 
     fn key() -> impl Strategy<Value = Vec<u8>> {
@@ -373,9 +328,7 @@ mod tests {
         let bounds = (key(), prop::option::weighted(0.9, key()));
         (0..3u32, bounds, 1..40u64).prop_filter_map("empty range", |(keyspace, range, sequence)| {
             let (start, end) = range;
-            end.as_ref()
-                .is_none_or(|end| start < *end)
-                .then_some((keyspace, start, end, sequence))
+            end.as_ref().is_none_or(|end| start < *end).then_some((keyspace, start, end, sequence))
         })
     }
 
@@ -427,11 +380,7 @@ mod tests {
             let deletes = build(&tombstones);
             check_shape(&deletes);
             assert_eq!(deletes.iter().count(), 1000);
-            assert!(
-                deletes.content.blocks.len() <= 60,
-                "{}",
-                deletes.content.blocks.len()
-            );
+            assert!(deletes.content.blocks.len() <= 60, "{}", deletes.content.blocks.len());
             let covering =
                 |key| deletes.covering(KeyspaceNumber(5), &name(key), SequenceNumber::MAX);
             assert_eq!(covering(500), Some(SequenceNumber(9)));
@@ -450,14 +399,7 @@ mod tests {
         let deletes = build(&tombstones);
         let seen: Vec<_> = deletes
             .iter()
-            .map(|each| {
-                (
-                    each.keyspace().0,
-                    each.start(),
-                    each.end(),
-                    each.sequences().len(),
-                )
-            })
+            .map(|each| (each.keyspace().0, each.start(), each.end(), each.sequences().len()))
             .collect();
         let expected = [
             (1, b"".as_slice(), Some(b"b".as_slice()), 1),
@@ -472,11 +414,6 @@ mod tests {
     #[test]
     fn an_empty_range_shares_no_key() {
         let deletes = build(&[(1, b"a".to_vec(), Some(b"z".to_vec()), 5)]);
-        assert_eq!(
-            deletes
-                .overlapping(KeyspaceNumber(1), b"b", Some(b"b"))
-                .count(),
-            0
-        );
+        assert_eq!(deletes.overlapping(KeyspaceNumber(1), b"b", Some(b"b")).count(), 0);
     }
 }

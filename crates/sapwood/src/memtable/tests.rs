@@ -40,20 +40,12 @@ fn insert(table: &Memtable, (keyspace, key, sequence): &Place, said: &Said) {
 
 fn build(entries: &[(Place, Said)]) -> (Arc<Memtable>, Model) {
     let table = table();
-    entries
-        .iter()
-        .for_each(|(place, said)| insert(&table, place, said));
+    entries.iter().for_each(|(place, said)| insert(&table, place, said));
     (table, entries.iter().cloned().collect())
 }
 
 fn at(cursor: &MemtableCursor) -> Option<Place> {
-    let place = || {
-        (
-            cursor.keyspace().0,
-            cursor.key().to_vec(),
-            Reverse(cursor.sequence().0),
-        )
-    };
+    let place = || (cursor.keyspace().0, cursor.key().to_vec(), Reverse(cursor.sequence().0));
     cursor.valid().then(place)
 }
 
@@ -68,10 +60,7 @@ fn seek_before(cursor: &mut MemtableCursor, (keyspace, key, sequence): &Place) {
 /// Keys with much in common: equal heads, zero bytes, prefixes of each other, the empty key.
 fn key() -> impl Strategy<Value = Vec<u8>> {
     let letters = prop::collection::vec(prop::sample::select(vec![0u8, 1, b'a', 255]), 0..5);
-    (
-        prop::sample::select(vec!["", "a", "common prefix, longer than a head "]),
-        letters,
-    )
+    (prop::sample::select(vec!["", "a", "common prefix, longer than a head "]), letters)
         .prop_map(|(prefix, letters)| [prefix.as_bytes(), &letters].concat())
 }
 
@@ -237,10 +226,7 @@ fn memtables_and_cursors_go_between_threads() {
 fn an_empty_memtable_has_nothing_to_say() {
     let table = table();
     assert!(table.is_empty());
-    assert_eq!(
-        (table.first_sequence(), table.last_sequence()),
-        (None, None)
-    );
+    assert_eq!((table.first_sequence(), table.last_sequence()), (None, None));
     assert_eq!(table.get(KeyspaceNumber(0), b"", SequenceNumber::MAX), None);
     assert!(!table.changed_since(KeyspaceNumber(0), b"", None, SequenceNumber(0)));
     let mut cursor = table.cursor();
@@ -288,12 +274,7 @@ fn large_trees_grow_in_any_order_of_arrival() {
         let table = table();
         for number in &order {
             let key = number.to_be_bytes();
-            table.insert(
-                KeyspaceNumber(1),
-                &key,
-                SequenceNumber(number + 1),
-                Operation::Put(&key),
-            );
+            table.insert(KeyspaceNumber(1), &key, SequenceNumber(number + 1), Operation::Put(&key));
         }
         let mut cursor = table.cursor();
         cursor.first();
@@ -304,9 +285,7 @@ fn large_trees_grow_in_any_order_of_arrival() {
         assert!(!cursor.valid());
         for number in (0..COUNT).step_by(7) {
             let key = number.to_be_bytes();
-            let version = table
-                .get(KeyspaceNumber(1), &key, SequenceNumber::MAX)
-                .unwrap();
+            let version = table.get(KeyspaceNumber(1), &key, SequenceNumber::MAX).unwrap();
             assert_eq!(version.operation, Operation::Put(&key));
         }
         assert_eq!(table.first_sequence(), Some(SequenceNumber(1)));
@@ -319,36 +298,21 @@ fn ascending_keys_leave_full_nodes() {
     let table = table();
     for number in 0..64 * 1024u64 {
         let key = number.to_be_bytes();
-        table.insert(
-            KeyspaceNumber(1),
-            &key,
-            SequenceNumber(1),
-            Operation::Delete,
-        );
+        table.insert(KeyspaceNumber(1), &key, SequenceNumber(1), Operation::Delete);
     }
     let entry_bytes = 64 * 1024 * (16 + 8);
     let node_bytes = table.bytes() - entry_bytes;
     // 24 bytes for each slot, the nodes' own fields, and what the last chunks have left.
-    assert!(
-        node_bytes < 64 * 1024 * 26 + (1 << 20) + (200 << 10),
-        "{node_bytes}"
-    );
+    assert!(node_bytes < 64 * 1024 * 26 + (1 << 20) + (200 << 10), "{node_bytes}");
 }
 
 #[test]
 fn the_same_version_inserted_again_takes_the_place_of_the_first() {
     let table = table();
     for value in [b"first".as_slice(), b"second"] {
-        table.insert(
-            KeyspaceNumber(1),
-            b"k",
-            SequenceNumber(5),
-            Operation::Put(value),
-        );
+        table.insert(KeyspaceNumber(1), b"k", SequenceNumber(5), Operation::Put(value));
     }
-    let version = table
-        .get(KeyspaceNumber(1), b"k", SequenceNumber(5))
-        .unwrap();
+    let version = table.get(KeyspaceNumber(1), b"k", SequenceNumber(5)).unwrap();
     assert_eq!(version.operation, Operation::Put(b"second"));
     assert_eq!(table.entry_count(), 1);
 }
@@ -361,9 +325,7 @@ fn the_longest_entries_fit() {
         let put = Operation::Put(&value);
         table.insert(KeyspaceNumber(1), &key, SequenceNumber(sequence), put);
     }
-    let version = table
-        .get(KeyspaceNumber(1), &key, SequenceNumber(20))
-        .unwrap();
+    let version = table.get(KeyspaceNumber(1), &key, SequenceNumber(20)).unwrap();
     assert_eq!(version.operation, Operation::Put(&value));
     assert_eq!(version.sequence, SequenceNumber(20));
 }
@@ -374,10 +336,7 @@ fn range_tombstones_count_for_changes_and_numbers_but_not_for_get() {
     let keyspace = KeyspaceNumber(4);
     table.insert(keyspace, b"k", SequenceNumber(5), Operation::Put(b"v"));
     assert!(!table.has_range_deletes() && table.range_deletes().is_empty());
-    assert_eq!(
-        table.covering_range_delete(keyspace, b"k", SequenceNumber::MAX),
-        None
-    );
+    assert_eq!(table.covering_range_delete(keyspace, b"k", SequenceNumber::MAX), None);
     table.insert_range_delete(keyspace, b"x", Some(b"x"), SequenceNumber(8));
     assert!(!table.has_range_deletes(), "an empty range covers nothing");
     let before = table.range_deletes();
@@ -392,10 +351,7 @@ fn range_tombstones_count_for_changes_and_numbers_but_not_for_get() {
     assert_eq!(covering(b"k", 2), None);
     assert_eq!(covering(b"b", 8), None);
     assert_eq!(covering(b"zzz", 20), Some(SequenceNumber(3)));
-    assert_eq!(
-        table.covering_range_delete(KeyspaceNumber(5), b"k", SequenceNumber::MAX),
-        None
-    );
+    assert_eq!(table.covering_range_delete(KeyspaceNumber(5), b"k", SequenceNumber::MAX), None);
     assert_eq!(table.first_sequence(), Some(SequenceNumber(3)));
     assert_eq!(table.last_sequence(), Some(SequenceNumber(9)));
     assert!(table.get(keyspace, b"k", SequenceNumber::MAX).is_some());
@@ -431,12 +387,7 @@ fn a_cursor_keeps_order_and_misses_nothing_while_entries_arrive_around_it() {
     let table = table();
     let key = |number: u64| number.to_be_bytes();
     let put = |number: u64| {
-        table.insert(
-            KeyspaceNumber(1),
-            &key(number),
-            SequenceNumber(1),
-            Operation::Delete,
-        );
+        table.insert(KeyspaceNumber(1), &key(number), SequenceNumber(1), Operation::Delete);
     };
     (0..1000).for_each(|number| put(number * 100));
     let mut cursor = table.cursor();
@@ -477,11 +428,7 @@ fn check_prefix(table: &Arc<Memtable>, inserted: &AtomicUsize, order: &[u64], ro
         assert_eq!(version.operation, Operation::Put(&key));
         assert!(table.key_changed_since(keyspace, &key, SequenceNumber(index as u64)));
     }
-    let from = if round.is_multiple_of(4) {
-        0
-    } else {
-        order[round * 31 % order.len()]
-    };
+    let from = if round.is_multiple_of(4) { 0 } else { order[round * 31 % order.len()] };
     let mut cursor = table.cursor();
     let forwards = round.is_multiple_of(2);
     match forwards {
@@ -491,13 +438,7 @@ fn check_prefix(table: &Arc<Memtable>, inserted: &AtomicUsize, order: &[u64], ro
     let (mut seen, mut last) = (0, None);
     while cursor.valid() {
         let number = u64::from_be_bytes(cursor.key().try_into().unwrap());
-        let in_order = last.is_none_or(|last| {
-            if forwards {
-                last < number
-            } else {
-                number < last
-            }
-        });
+        let in_order = last.is_none_or(|last| if forwards { last < number } else { number < last });
         assert!(in_order, "{number} after {last:?}");
         assert_eq!(cursor.operation(), Operation::Put(&number.to_be_bytes()));
         last = Some(number);
@@ -509,11 +450,7 @@ fn check_prefix(table: &Arc<Memtable>, inserted: &AtomicUsize, order: &[u64], ro
         }
     }
     let on_this_side = |number: &&u64| {
-        if forwards {
-            **number >= from
-        } else {
-            **number < from
-        }
+        if forwards { **number >= from } else { **number < from }
     };
     assert_eq!(seen, order[..count].iter().filter(on_this_side).count());
 }
@@ -521,10 +458,7 @@ fn check_prefix(table: &Arc<Memtable>, inserted: &AtomicUsize, order: &[u64], ro
 #[test]
 fn readers_beside_the_writer_see_sorted_and_complete_prefixes() {
     const COUNT: u64 = 60_000;
-    for order in [
-        scattered(COUNT).collect::<Vec<_>>(),
-        (0..COUNT).rev().collect(),
-    ] {
+    for order in [scattered(COUNT).collect::<Vec<_>>(), (0..COUNT).rev().collect()] {
         let table = table();
         let inserted = AtomicUsize::new(0);
         std::thread::scope(|scope| {
@@ -554,27 +488,16 @@ fn a_reader_that_meets_the_first_split_finds_what_moved() {
     const TABLES: usize = 500;
     let put = |table: &Memtable, number: u64| {
         let key = number.to_be_bytes();
-        table.insert(
-            KeyspaceNumber(1),
-            &key,
-            SequenceNumber(1),
-            Operation::Delete,
-        );
+        table.insert(KeyspaceNumber(1), &key, SequenceNumber(1), Operation::Delete);
     };
     let tables: Vec<_> = (0..TABLES).map(|_| table()).collect();
-    tables
-        .iter()
-        .for_each(|table| (100..160).for_each(|number| put(table, number)));
+    tables.iter().for_each(|table| (100..160).for_each(|number| put(table, number)));
     let current = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while let Some(table) = tables.get(current.load(Ordering::Acquire)) {
                 let key = 159u64.to_be_bytes();
-                assert!(
-                    table
-                        .get(KeyspaceNumber(1), &key, SequenceNumber::MAX)
-                        .is_some()
-                );
+                assert!(table.get(KeyspaceNumber(1), &key, SequenceNumber::MAX).is_some());
             }
         });
         for (index, table) in tables.iter().enumerate() {

@@ -64,18 +64,13 @@ pub(super) struct LeafCopy {
 impl LeafCopy {
     pub(super) fn new() -> LeafCopy {
         let slots = Vec::with_capacity(FANOUT);
-        LeafCopy {
-            slots,
-            next: NO_NODE,
-            sequence_bound: SequenceNumber(0),
-        }
+        LeafCopy { slots, next: NO_NODE, sequence_bound: SequenceNumber(0) }
     }
 
     /// Copies the leaf; what it holds is torn until the leaf's version has been checked.
     fn fill(&mut self, leaf: &Leaf) {
         self.slots.clear();
-        self.slots
-            .extend((0..leaf.slots.count()).map(|index| leaf.slots.load(index)));
+        self.slots.extend((0..leaf.slots.count()).map(|index| leaf.slots.load(index)));
         self.next = leaf.next.load(Ordering::Relaxed);
         self.sequence_bound = SequenceNumber(leaf.sequence_bound.load(Ordering::Relaxed));
     }
@@ -95,15 +90,7 @@ impl Tree {
         let leaves = NodeStore::new();
         let root = leaves.allocate(&mut writer.leaf_count, || None);
         let root = AtomicU64::new(pack(0, root));
-        (
-            Tree {
-                root,
-                inners: NodeStore::new(),
-                leaves,
-                pool,
-            },
-            writer,
-        )
+        (Tree { root, inners: NodeStore::new(), leaves, pool }, writer)
     }
 
     /// The memory of all nodes.
@@ -208,16 +195,12 @@ impl Tree {
             None => slot.head.keyspace() == keyspace,
         };
         let mut copy = LeafCopy::new();
-        let mut index = self
-            .copy(&Bound::AtOrAfter(start), arena, &mut copy)
-            .unwrap_or_default();
+        let mut index = self.copy(&Bound::AtOrAfter(start), arena, &mut copy).unwrap_or_default();
         loop {
             let slots = copy.slots.get(index..).unwrap_or_default();
             if copy.sequence_bound > after {
                 let newer = |slot: &Slot| {
-                    arena
-                        .entry(slot.entry)
-                        .is_some_and(|entry| entry.sequence > after)
+                    arena.entry(slot.entry).is_some_and(|entry| entry.sequence > after)
                 };
                 if slots.iter().take_while(|slot| inside(**slot)).any(newer) {
                     return true;
@@ -266,10 +249,7 @@ impl Tree {
         entry: EntryReference,
     ) -> bool {
         let bound = Bound::AtOrAfter(*target);
-        let slot = Slot {
-            head: target.head,
-            entry,
-        };
+        let slot = Slot { head: target.head, entry };
         let (mut height, mut index) = unpack(self.root.load(Ordering::Relaxed));
         writer.path.clear();
         // The writer alone changes nodes, so nothing that it reads is torn or missing.
@@ -324,22 +304,15 @@ impl Tree {
             }
         }
         // Allocated before any node is odd: readers wait for odd nodes.
-        let right_index = self
-            .leaves
-            .allocate(&mut writer.leaf_count, || self.pool.take_leaves());
+        let right_index = self.leaves.allocate(&mut writer.leaf_count, || self.pool.take_leaves());
         let Some(right) = self.leaves.get(right_index) else {
             return;
         };
         while writer.spare.len() <= changed.len() {
-            writer
-                .spare
-                .push(self.inners.allocate(&mut writer.inner_count, || None));
+            writer.spare.push(self.inners.allocate(&mut writer.inner_count, || None));
         }
 
-        changed
-            .iter()
-            .rev()
-            .for_each(|(inner, _)| inner.version.begin_write());
+        changed.iter().rev().for_each(|(inner, _)| inner.version.begin_write());
         leaf.version.begin_write();
         leaf.split((right_index, right), place, slot, sequence);
         let mut separator = right.slots.load(0);
@@ -358,13 +331,10 @@ impl Tree {
         if root_grows && let Some((root_index, root)) = self.spare(writer) {
             let (height, old_root) = unpack(self.root.load(Ordering::Relaxed));
             root.adopt(old_root, separator, child);
-            self.root
-                .store(pack(height + 1, root_index), Ordering::Release);
+            self.root.store(pack(height + 1, root_index), Ordering::Release);
         }
         leaf.version.end_write();
-        changed
-            .iter()
-            .for_each(|(inner, _)| inner.version.end_write());
+        changed.iter().for_each(|(inner, _)| inner.version.end_write());
     }
 
     fn spare(&self, writer: &mut TreeWriter) -> Option<(u32, &Inner)> {

@@ -83,7 +83,7 @@ impl Search<'_> {
             let child_range = child_range(&node, index, range)?;
             let child_birth = child.birth.unwrap_or(birth);
             debug_assert_eq!(matches!(child.below, Below::Leaf { .. }), height == 1);
-            self.visit(&child.reference.into(), height - 1, child_birth, &child_range)?;
+            self.visit(&child.reference, height - 1, child_birth, &child_range)?;
         }
         Ok(())
     }
@@ -102,7 +102,7 @@ pub fn push_sidecar_blocks(
     let parent = node.view();
     for list in [parent.pieces(), parent.overflow_lists()] {
         for index in 0..list.len() {
-            let reference: NodeRef = list.get(index).map_err(|p| node.damage(p))?.into();
+            let reference: NodeRef = list.get(index).map_err(|p| node.damage(p))?;
             out.push((reference.block(), birth));
         }
     }

@@ -93,8 +93,10 @@ pub struct LeafWriter {
 impl LeafWriter {
     /// A writer of leaves of one kind.
     pub fn new(options: LeafOptions) -> LeafWriter {
-        let builder =
-            SortedBlockBuilder::new(options.base_number.is_some(), options.base_number.unwrap_or(0));
+        let builder = SortedBlockBuilder::new(
+            options.base_number.is_some(),
+            options.base_number.unwrap_or(0),
+        );
         LeafWriter {
             options,
             builder,
@@ -129,7 +131,7 @@ impl LeafWriter {
     /// The stored content that fits into the pages of a leaf.
     fn stored_bytes_max(&self, nodes: &NodeWriter) -> usize {
         let layout = nodes.layout();
-        let pages = (self.options.leaf_bytes / layout.page_size() as usize).max(1);
+        let pages = (self.options.leaf_bytes / layout.page_size as usize).max(1);
         pages * layout.usable_bytes() - NODE_HEADER_BYTES
     }
 
@@ -226,7 +228,7 @@ impl LeafWriter {
             self.content.clear();
             let info = self.builder.write_first(count, &mut self.content);
             let spec = self.spec(info.wide);
-            let stored = nodes.candidate(&spec, &self.content)?;
+            let stored = nodes.compress_candidate(&spec, &self.content)?;
             let raw = self.content.len().max(1);
             let seen = stored * 1024 / raw;
             // Only leaves of some size tell a ratio.
@@ -246,7 +248,7 @@ impl LeafWriter {
             count = fewer;
         };
         let spec = self.spec(info.wide);
-        let reference = nodes.append_candidate(&spec, &self.content)?;
+        let reference = nodes.append(&spec, &self.content, false)?;
         let first_key = self.builder.key(0).to_vec();
         let last_key = self.builder.key(count - 1).to_vec();
         self.builder.discard_first(count);
@@ -254,7 +256,7 @@ impl LeafWriter {
         let tombstones = self.tombstones.drain(..count).filter(|is| *is).count() as u64;
         let pages = overflow.iter().flat_map(|o| &o.blocks).map(|b| u64::from(b.1)).sum();
         let child = Child {
-            reference: reference.into(),
+            reference,
             entries: count as u64,
             tombstones,
             birth: None,

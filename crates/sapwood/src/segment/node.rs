@@ -62,14 +62,24 @@ fn damage(frame: &Frame, structure: Structure, problem: BlockProblem) -> Error {
     }
 }
 
-fn read(pages: &PageManager, reference: &NodeRef, kind: NodeKind, how: Caching) -> Result<Arc<Frame>> {
+fn read(
+    pages: &PageManager,
+    reference: &NodeRef,
+    kind: NodeKind,
+    how: Caching,
+) -> Result<Arc<Frame>> {
     match how {
         Caching::Keep => pages.read_node(reference, kind),
         Caching::Pass => pages.read_node_uncached(reference, kind),
     }
 }
 
-fn check_place(frame: &Frame, structure: Structure, keyspace: KeyspaceNumber, height: u8) -> Result<()> {
+fn check_place(
+    frame: &Frame,
+    structure: Structure,
+    keyspace: KeyspaceNumber,
+    height: u8,
+) -> Result<()> {
     let header = frame.header();
     if header.keyspace == keyspace && header.height == height {
         return Ok(());
@@ -94,12 +104,9 @@ pub fn read_leaf(
 ) -> Result<LeafNode> {
     let frame = read(pages, reference, NodeKind::Leaf, how)?;
     let bits = frame.header().flags;
-    let shape = BlockShape::parse(
-        frame.content(),
-        bits & FLAG_NUMBERS != 0,
-        bits & FLAG_WIDE_SLOTS != 0,
-    )
-    .map_err(|problem| damage(&frame, Structure::Leaf, problem))?;
+    let shape =
+        BlockShape::parse(frame.content(), bits & FLAG_NUMBERS != 0, bits & FLAG_WIDE_SLOTS != 0)
+            .map_err(|problem| damage(&frame, Structure::Leaf, problem))?;
     if !frame.is_checked() {
         check_place(&frame, Structure::Leaf, keyspace, 0)?;
         shape
@@ -178,6 +185,6 @@ impl ParentNode {
 
     /// The reference to a child.
     pub fn child_reference(&self, index: usize) -> Result<NodeRef> {
-        Ok(self.view().child_reference(index).map_err(|p| self.damage(p))?.into())
+        self.view().child_reference(index).map_err(|p| self.damage(p))
     }
 }

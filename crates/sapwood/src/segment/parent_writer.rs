@@ -6,12 +6,12 @@
 //!
 //! *Format*: docs/format.md, sections 4.2 and 4.4. *Threads*: one owner.
 
+use super::KEY_BYTES_MAX;
 use super::descriptor::LEAVES_PER_LOWEST_PARENT_MAX;
 use super::filter::LINE_BYTES;
 use super::leaf_writer::LeafOverflow;
 use super::overflow_reference::OverflowListItem;
 use super::parent::{Below, Child, FilterSlot, ParentBuilder};
-use super::KEY_BYTES_MAX;
 use crate::error::{Result, Structure};
 use crate::page::{Codec, FLAG_WIDE_SLOTS, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter};
 use crate::types::KeyspaceNumber;
@@ -158,13 +158,14 @@ pub fn write_lowest_parent(
     let mut content = Vec::new();
     let info = builder.finish(&mut content).map_err(|p| p.corruption(Structure::Parent))?;
     let spec = parent_spec(1, keyspace, info.wide);
-    let reference = nodes.append(&spec, &content)?;
+    // Parents are read soon: the next step and every lookup pass through them.
+    let reference = nodes.append(&spec, &content, true)?;
     let overflow_pages: u64 = leaves.iter().map(|leaf| overflow_pages(&leaf.child)).sum();
     let leaf_pages: u64 = leaves.iter().map(|leaf| u64::from(leaf.child.reference.pages)).sum();
     Ok(ParentEntry {
         separator: leaves.first().map(|leaf| leaf.separator.clone()).unwrap_or_default(),
         child: Child {
-            reference: reference.into(),
+            reference,
             entries: leaves.iter().map(|leaf| leaf.child.entries).sum(),
             tombstones: leaves.iter().map(|leaf| leaf.child.tombstones).sum(),
             birth: None,
@@ -201,7 +202,7 @@ fn write_filter_pieces(
     sidecar_pages: &mut u64,
 ) -> Result<Vec<Option<FilterSlot>>> {
     let layout = nodes.layout();
-    let pages = PIECE_BYTES.div_ceil(layout.page_size() as usize);
+    let pages = PIECE_BYTES.div_ceil(layout.page_size as usize);
     let piece_bytes_max = pages * layout.usable_bytes() - NODE_HEADER_BYTES;
     let spec = NodeSpec {
         kind: NodeKind::FilterPiece,
@@ -219,9 +220,9 @@ fn write_filter_pieces(
             continue;
         }
         if !piece.is_empty() && piece.len() + leaf.filter.len() > piece_bytes_max {
-            let reference = nodes.append(&spec, &piece)?;
+            let reference = nodes.append(&spec, &piece, false)?;
             *sidecar_pages += u64::from(reference.pages);
-            builder.push_piece(reference.into());
+            builder.push_piece(reference);
             piece.clear();
             piece_index += 1;
         }
@@ -233,9 +234,9 @@ fn write_filter_pieces(
         piece.extend_from_slice(&leaf.filter);
     }
     if !piece.is_empty() {
-        let reference = nodes.append(&spec, &piece)?;
+        let reference = nodes.append(&spec, &piece, false)?;
         *sidecar_pages += u64::from(reference.pages);
-        builder.push_piece(reference.into());
+        builder.push_piece(reference);
     }
     Ok(slots)
 }
@@ -270,9 +271,9 @@ fn write_overflow_list(
         keyspace,
         codec: Codec::Plain,
     };
-    let reference = nodes.append(&spec, &content)?;
+    let reference = nodes.append(&spec, &content, false)?;
     *sidecar_pages += u64::from(reference.pages);
-    builder.push_overflow_list(reference.into());
+    builder.push_overflow_list(reference);
     Ok(())
 }
 

@@ -5,7 +5,9 @@
 //!
 //! *Threads*: one owner.
 
-use super::leaf_writer::{LeafOptions, LeafOverflow, LeafWriter, NewEntry, WrittenLeaf, leaf_filter};
+use super::leaf_writer::{
+    LeafOptions, LeafOverflow, LeafWriter, NewEntry, WrittenLeaf, leaf_filter,
+};
 use super::parent_writer::{LeafEntry, Lowest, ParentWriter};
 use super::separator::shortest_separator;
 use crate::error::Result;
@@ -149,8 +151,7 @@ impl SegmentWriter {
             }
             self.written.leaves += 1;
             self.last_key = leaf.last_key;
-            let entry =
-                LeafEntry { separator, child: leaf.child, filter, overflow: leaf.overflow };
+            let entry = LeafEntry { separator, child: leaf.child, filter, overflow: leaf.overflow };
             self.parents.push(nodes, entry)?;
         }
         Ok(())

@@ -178,7 +178,10 @@ fn nothing_is_written_to_the_new_order_before_its_record_is_durable() {
     (image.list, image.cut, image.chain, image.generation) = (list, cut, chain, 2);
     image.sequence = SequenceNumber(1);
     writer.sync_to(writer.positions().end).unwrap();
-    assert_eq!(sequences(&storage.harshest_power_cut(), &image), (2..=last + 1).collect::<Vec<_>>());
+    assert_eq!(
+        sequences(&storage.harshest_power_cut(), &image),
+        (2..=last + 1).collect::<Vec<_>>()
+    );
 }
 
 #[test]

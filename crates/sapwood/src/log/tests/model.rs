@@ -193,7 +193,9 @@ impl Model {
         reach: Reach,
         crash: Crash,
     ) {
-        let Some(next) = self.make_state(back, grow, drop) else { return };
+        let Some(next) = self.make_state(back, grow, drop) else {
+            return;
+        };
         for size in 0..between {
             self.append(size * 300, Ask::Buffered);
         }
@@ -212,7 +214,9 @@ impl Model {
         self.before = Some(std::mem::replace(&mut self.image, next));
         let generation = self.image.generation;
         match reach {
-            Reach::Slot => return self.crash(if matches!(crash, Crash::No) { Crash::Kill } else { crash }),
+            Reach::Slot => {
+                return self.crash(if matches!(crash, Crash::No) { Crash::Kill } else { crash });
+            }
             Reach::RecordWritten => {
                 let appended = self.writer.append_state_durable(Epoch(generation), generation);
                 self.append(100, Ask::Memory);

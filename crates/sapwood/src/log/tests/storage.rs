@@ -76,9 +76,10 @@ impl TestStorage {
         bytes.resize(contents.cached.len(), 0);
         for start in (0..bytes.len()).step_by(SECTOR) {
             let end = (start + SECTOR).min(bytes.len());
-            let touching = contents.pending.iter().filter(|(offset, written)| {
-                *offset < end && offset + written.len() > start
-            });
+            let touching = contents
+                .pending
+                .iter()
+                .filter(|(offset, written)| *offset < end && offset + written.len() > start);
             let touching = touching.collect::<Vec<_>>();
             let kept = choose(touching.len() + 1);
             for (offset, written) in &touching[..kept] {
@@ -156,7 +157,8 @@ impl Storage for TestStorage {
         for (other, written) in &mut contents.pending {
             let (from, to) = (start.max(*other), (start + bytes.len()).min(*other + written.len()));
             if from < to {
-                written[from - *other..to - *other].copy_from_slice(&bytes[from - start..to - start]);
+                written[from - *other..to - *other]
+                    .copy_from_slice(&bytes[from - start..to - start]);
             }
         }
         Ok(())
