@@ -6,7 +6,11 @@
 
 #![deny(missing_docs)]
 
+mod bytes;
 mod error;
+// The builder above reads every option.
+#[allow(dead_code)]
+mod options;
 mod types;
 
 // Below the public face the items are public inside the crate; tools reach them by a feature.
@@ -23,6 +27,8 @@ macro_rules! floors {
     )*};
 }
 
-floors! { sync, storage, segment }
+floors! { sync, storage, segment, transaction }
 
+pub use bytes::{Key, Value};
 pub use error::{Corruption, Error, Result, Structure};
+pub use options::{Compression, Durability, Isolation, KeyspaceOptions};
