@@ -120,6 +120,10 @@ impl Allocator {
         entries: &[RegionEntry],
     ) -> Result<Allocator> {
         let AllocatorParts { layout, storage, stamps, budget, max_file_bytes } = parts;
+        if file_pages < layout.first_allottable(0).0 {
+            let detail = format!("a file of {file_pages} pages has no room for its free map");
+            return Err(Corruption::new(Structure::FileHeader, detail).into());
+        }
         let max_pages = max_file_bytes.map(|bytes| bytes / u64::from(layout.page_size));
         let mut regions = Regions::new(layout, max_pages);
         for (entry, region_index) in entries.iter().zip(0..) {

@@ -4,8 +4,8 @@
 //! *Guarantees*: M1: a node that is read has the place, stamp, checksum and kind that its reference says.
 //! M2: a node is found in memory only by all of these. M3: usable bytes only are used.
 //! *Format*: `docs/format.md` sections 1 to 3.
-//! *Threads*: any. Locks, none held while another is taken: the allocator's, those of the cache's shards,
-//! that of the unwritten nodes; `write_pass` is taken before any of them.
+//! *Threads*: any. Lock order: `write_pass`; then the allocator's or that of the unwritten nodes, never
+//! both; then one shard of the cache, which a charge to the budget may take under either.
 
 use crate::error::{Corruption, Error, Result};
 use crate::storage::Storage;
@@ -165,10 +165,11 @@ impl PageManager {
 
     /// The node that a reference names, from memory or from the file.
     pub fn read_node(&self, reference: &NodeRef, kind: NodeKind) -> Result<Arc<Frame>> {
-        if let Some(frame) = self.find_in_memory(reference, kind)? {
-            return Ok(frame);
-        }
-        let frame = Arc::new(self.read_from_file(reference, kind)?);
+        let frame = match self.find_in_memory(reference, kind)? {
+            Some((frame, true)) => return Ok(frame),
+            Some((frame, false)) => frame,
+            None => Arc::new(self.read_from_file(reference, kind)?),
+        };
         self.cache.insert(Arc::clone(&frame));
         Ok(frame)
     }
@@ -176,15 +177,23 @@ impl PageManager {
     /// The same without taking a place in the cache: for merges, which read each node once.
     pub fn read_node_uncached(&self, reference: &NodeRef, kind: NodeKind) -> Result<Arc<Frame>> {
         match self.find_in_memory(reference, kind)? {
-            Some(frame) => Ok(frame),
+            Some((frame, _)) => Ok(frame),
             None => Ok(Arc::new(self.read_from_file(reference, kind)?)),
         }
     }
 
-    fn find_in_memory(&self, reference: &NodeRef, kind: NodeKind) -> Result<Option<Arc<Frame>>> {
-        let found = self.cache.get(reference).or_else(|| self.unwritten.get(reference));
+    /// A node that is in memory, and whether it is in the cache.
+    fn find_in_memory(
+        &self,
+        reference: &NodeRef,
+        kind: NodeKind,
+    ) -> Result<Option<(Arc<Frame>, bool)>> {
+        let found = match self.cache.get(reference) {
+            Some(frame) => Some((frame, true)),
+            None => self.unwritten.get(reference).map(|frame| (frame, false)),
+        };
         match found {
-            Some(frame) if frame.header().kind != kind => {
+            Some((frame, _)) if frame.header().kind != kind => {
                 let detail = format!("it is a {}", frame.header().kind.structure());
                 let corruption = Corruption::new(kind.structure(), detail);
                 Err(corruption.at_page(reference.page).into())
@@ -239,7 +248,8 @@ impl PageManager {
         let mut image = Vec::new();
         let reference = append_node(&self.layout, &header, stored, &mut image);
         let frame = Arc::new(Frame::new(reference, header, content.to_vec(), 0));
-        self.unwritten.put(UnwrittenNode { frame, image: Arc::new(image) });
+        self.unwritten.put(UnwrittenNode { frame: Arc::clone(&frame), image: Arc::new(image) });
+        self.cache.insert(frame);
         Ok(reference)
     }
 
@@ -253,8 +263,8 @@ impl PageManager {
         self.unwritten.pages()
     }
 
-    /// Writes all nodes that were not written yet, and lets the cache have them; the caller syncs. Returns
-    /// how many there were. After an error all of them are still kept.
+    /// Writes all nodes that were not written yet, and forgets them but for the cache; the caller syncs.
+    /// Returns how many there were. After an error all of them are still kept.
     pub fn write_unwritten(&self) -> Result<u64> {
         let _one_pass = self.write_pass.lock();
         let nodes = self.unwritten.begin_writing();
@@ -267,9 +277,6 @@ impl PageManager {
             self.counters.node_written(node.frame.header().kind, node.image.len());
         }
         let written: &[UnwrittenNode] = if result.is_ok() { &nodes } else { &[] };
-        for node in written {
-            self.cache.insert(Arc::clone(&node.frame));
-        }
         for block in self.unwritten.end_writing(written) {
             self.free(block);
         }

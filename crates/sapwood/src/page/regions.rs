@@ -83,11 +83,11 @@ impl Regions {
     }
 
     /// Sets the length after all regions of the state are in. What the file has beyond them is used as
-    /// far as it makes sense: a region needs both homes and a page.
+    /// far as it makes sense: a region needs both homes.
     pub(super) fn set_opened_length(&mut self, file_pages: u64) {
         let known = self.regions.len() as u64;
         let last_index = file_pages.saturating_sub(1) / u64::from(self.layout.region_pages());
-        let whole = last_index < known || file_pages > self.layout.first_allottable(last_index).0;
+        let whole = last_index < known || file_pages >= self.layout.first_allottable(last_index).0;
         let usable = if whole { file_pages } else { self.layout.region_start(last_index).0 };
         self.extend_to(usable);
     }
