@@ -79,7 +79,7 @@ fn every_flipped_bit_of_a_node_is_seen() {
         let mut content = vec![5; 1000];
         content.extend(noise(1000, 3));
         let (reference, image) = node_with(&layout, codec, &content);
-        assert_eq!(reference.pages > 1, true);
+        assert!(reference.pages > 1);
         for bit in 0..image.len() * 8 {
             let mut damaged = image.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
