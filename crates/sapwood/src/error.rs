@@ -203,7 +203,9 @@ pub enum Error {
         instead: &'static str,
     },
     /// One transaction or batch holds more than fits.
-    #[error("a transaction of {bytes} bytes is too large: the limit is {limit}; split it, or raise the memory budget")]
+    #[error(
+        "a transaction of {bytes} bytes is too large: the limit is {limit}; split it, or raise the memory budget"
+    )]
     TransactionTooLarge {
         /// The size of the transaction's writes, in bytes.
         bytes: u64,
@@ -232,7 +234,9 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
     /// A merge found that what it wrote does not add up, and stopped before installing it.
-    #[error("merging stopped at state {epoch}: {detail}; the data is unchanged, please report this")]
+    #[error(
+        "merging stopped at state {epoch}: {detail}; the data is unchanged, please report this"
+    )]
     MergeMismatch {
         /// The state that was being merged.
         epoch: Epoch,

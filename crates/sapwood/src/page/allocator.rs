@@ -321,7 +321,9 @@ impl Allocator {
         let mut image = Vec::new();
         for map in &captured.changed {
             let region_index = map.region_index();
-            let Some(entry) = entries.get_mut(region_index as usize) else { continue };
+            let Some(entry) = entries.get_mut(region_index as usize) else {
+                continue;
+            };
             let home = entry.map_or(0, |entry| 1 - entry.home);
             *entry = Some(self.write_map(map, home, &mut image)?);
         }
@@ -351,9 +353,9 @@ impl Allocator {
         let header = spec.header(page, self.stamps.next_stamp(), CODEC_PLAIN, lengths);
         image.clear();
         let reference = append_node(&self.layout, &header, &content, image);
-        self.storage.write_at(self.layout.offset_of(page), image).map_err(|error| {
-            Error::io("writing a free map", self.storage.name(), error)
-        })?;
+        self.storage
+            .write_at(self.layout.offset_of(page), image)
+            .map_err(|error| Error::io("writing a free map", self.storage.name(), error))?;
         Ok(RegionEntry {
             home,
             stamp: reference.stamp,

@@ -92,8 +92,12 @@ impl Shard {
     /// Takes frames out until `capacity` is met; they are dropped by the caller, outside the lock.
     fn shrink(&mut self, capacity: u64, gone: &mut Vec<Arc<Frame>>) {
         while self.used_bytes > capacity {
-            let Some((page, ticket)) = self.queue.pop_front() else { return };
-            let Some(entry) = self.entries.get_mut(&page) else { continue };
+            let Some((page, ticket)) = self.queue.pop_front() else {
+                return;
+            };
+            let Some(entry) = self.entries.get_mut(&page) else {
+                continue;
+            };
             if entry.ticket != ticket {
                 continue;
             }

@@ -160,7 +160,9 @@ impl HeaderSlot {
         if file_bytes < expected {
             return Err(Corruption::new(
                 Structure::FileHeader,
-                format!("the file was cut: it has {file_bytes} bytes, {expected} when last written"),
+                format!(
+                    "the file was cut: it has {file_bytes} bytes, {expected} when last written"
+                ),
             )
             .into());
         }

@@ -62,7 +62,8 @@ impl Layout {
             );
         }
         let pages = region_bytes / u64::from(page_size);
-        if !region_bytes.is_power_of_two() || !(REGION_PAGES_MIN..=REGION_PAGES_MAX).contains(&pages)
+        if !region_bytes.is_power_of_two()
+            || !(REGION_PAGES_MIN..=REGION_PAGES_MAX).contains(&pages)
         {
             return invalid(
                 "region_bytes",
@@ -208,10 +209,7 @@ impl Layout {
             ));
         }
         if block.first < self.first_allottable(region_index) {
-            return Err(format!(
-                "page {} belongs to the header or to a free map",
-                block.first
-            ));
+            return Err(format!("page {} belongs to the header or to a free map", block.first));
         }
         Ok(())
     }

@@ -78,9 +78,10 @@ impl PageManager {
     pub fn create(options: PageOptions, stamp_limit: u64) -> Result<Arc<PageManager>> {
         let file_pages = options.layout.first_allottable(0).0;
         let length = options.layout.offset_of(PageNumber(file_pages));
-        options.storage.set_length(length).map_err(|error| {
-            Error::io("making a new file", options.storage.name(), error)
-        })?;
+        options
+            .storage
+            .set_length(length)
+            .map_err(|error| Error::io("making a new file", options.storage.name(), error))?;
         let state = OpenedState { file_pages, regions: Vec::new(), next_stamp: 1, stamp_limit };
         PageManager::open(options, &state)
     }
@@ -203,8 +204,7 @@ impl PageManager {
     }
 
     fn read_from_file(&self, reference: &NodeRef, kind: NodeKind) -> Result<Frame> {
-        let damaged =
-            |detail| Corruption::new(kind.structure(), detail).at_page(reference.page);
+        let damaged = |detail| Corruption::new(kind.structure(), detail).at_page(reference.page);
         let file_pages = self.allocator.file_pages();
         self.layout.check_block(reference.block(), file_pages).map_err(damaged)?;
         if reference.pages > self.layout.node_pages_max() {
@@ -222,9 +222,7 @@ impl PageManager {
 
     /// One page as it lies in the file, reserved bytes included; nothing is verified.
     pub fn read_page_raw(&self, page: PageNumber) -> Result<Vec<u8>> {
-        let failed = |error| {
-            Error::io(format!("reading page {page}"), self.storage.name(), error)
-        };
+        let failed = |error| Error::io(format!("reading page {page}"), self.storage.name(), error);
         let length = self.storage.length().map_err(failed)?;
         if page.0 >= length / u64::from(self.layout.page_size) {
             return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));

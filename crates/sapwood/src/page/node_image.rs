@@ -190,9 +190,8 @@ pub fn verify_node(
             reference.pages
         )));
     }
-    let Some((stored, rest)) = bytes
-        .get(NODE_HEADER_BYTES..)
-        .and_then(|content| content.split_at_checked(stored_bytes))
+    let Some((stored, rest)) =
+        bytes.get(NODE_HEADER_BYTES..).and_then(|content| content.split_at_checked(stored_bytes))
     else {
         return Err(damaged(format!("content of {stored_bytes} bytes does not fit what was read")));
     };

@@ -13,6 +13,7 @@ use super::block_list::BlockList;
 use super::budget::{Charge, MemoryPart};
 use super::compress::{CODEC_PLAIN, Codec};
 use super::frame::Frame;
+use super::layout::Layout;
 use super::layout::NODE_HEADER_BYTES;
 use super::manager::{PageManager, WRITE_BYTES_MAX, write_in_steps};
 use super::node_image::{ContentLengths, NodeSpec, append_node, choose_stored};
@@ -58,6 +59,11 @@ pub struct NodeWriter {
 }
 
 impl NodeWriter {
+    /// The layout of the file that it writes to.
+    pub fn layout(&self) -> &Layout {
+        self.manager.layout()
+    }
+
     /// A writer that expects to fill about `size_hint_pages`.
     pub fn new(manager: Arc<PageManager>, size_hint_pages: u64) -> NodeWriter {
         let charge = manager.budget().charge(MemoryPart::MergeBuffers, 0);

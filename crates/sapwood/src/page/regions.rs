@@ -150,7 +150,9 @@ impl Regions {
     fn take_run(&mut self, least_pages: u32, most_pages: u32) -> Option<Block> {
         for region_index in 0..self.regions.len() as u64 {
             let limit = self.inside(region_index);
-            let Some(region) = self.regions.get_mut(region_index as usize) else { continue };
+            let Some(region) = self.regions.get_mut(region_index as usize) else {
+                continue;
+            };
             let cursor = region.cursor;
             let found = region.given.find_run(least_pages, cursor, limit);
             let found = found.or_else(|| region.given.find_run(least_pages, 0, limit));
