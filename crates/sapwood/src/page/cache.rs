@@ -1,18 +1,18 @@
 //! The cache of verified nodes.
 //!
-//! *Guarantees*: a frame is found only by page, stamp and checksum together; the bytes held stay within
-//! the capacity. A frame that is larger than a shard's part of it is not kept.
+//! *Guarantees*: a frame is found only by page, stamp and checksum together; the bytes held stay
+//! within the capacity. A frame that is larger than a shard's part of it is not kept.
 //! *Threads*: any. A hit costs one short lock of one shard and one clone of an `Arc`.
 //!
 //! Each shard is a queue that is walked as a clock: a frame enters unused, a hit marks it (up to
-//! `USES_MAX` times), and the hand gives a marked frame another round for each mark. A scan's frames
-//! are never marked and go first.
+//! `USES_MAX` times), and the hand gives a marked frame another round for each mark. A scan's
+//! frames are never marked and go first.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::PageNumber;
 
 use super::budget::{MemoryBudget, MemoryPart};
@@ -114,7 +114,7 @@ impl Shard {
 /// The cache: see the module.
 #[derive(Debug)]
 pub struct Cache {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[OrderedMutex<Shard>]>,
     capacity: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -126,7 +126,9 @@ impl Cache {
     pub fn new(budget: Arc<MemoryBudget>) -> Cache {
         let shard_count = (budget.total() / SHARD_BUDGET_BYTES).clamp(1, SHARDS_MAX);
         Cache {
-            shards: (0..shard_count).map(|_| Mutex::default()).collect(),
+            shards: (0..shard_count)
+                .map(|_| OrderedMutex::new(LockRank::CACHE, Shard::default()))
+                .collect(),
             capacity: AtomicU64::new(budget.cache_capacity()),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -240,7 +242,7 @@ impl Cache {
     }
 
     /// There is a shard for every page.
-    fn shard(&self, page: u64) -> Option<&Mutex<Shard>> {
+    fn shard(&self, page: u64) -> Option<&OrderedMutex<Shard>> {
         let mut hasher = PageHasher::default();
         hasher.write_u64(page);
         // The map's buckets go by other bits of the hash than the shards.

@@ -26,8 +26,8 @@ pub const CODEC_PLAIN: u8 = 0;
 pub const CODEC_ZSTD: u8 = 1;
 
 impl Codec {
-    /// What levels are stored with unless their keyspace says otherwise: zstd at level 1 where it is built
-    /// in.
+    /// What levels are stored with unless their keyspace says otherwise: zstd at level 1 where it
+    /// is built in.
     pub fn default_for_levels() -> Codec {
         if cfg!(feature = "zstd") { Codec::Zstd { level: 1 } } else { Codec::Plain }
     }

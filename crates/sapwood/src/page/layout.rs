@@ -128,8 +128,8 @@ impl Layout {
         page.0 / u64::from(self.region_pages())
     }
 
-    /// How many regions a file of so many pages has, the last one perhaps incomplete: so many entries
-    /// a state must have.
+    /// How many regions a file of so many pages has, the last one perhaps incomplete: so many
+    /// entries a state must have.
     pub fn region_count(&self, file_pages: u64) -> u64 {
         file_pages.div_ceil(u64::from(self.region_pages()))
     }

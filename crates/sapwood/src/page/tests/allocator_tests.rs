@@ -346,7 +346,8 @@ fn every_flipped_bit_of_a_map_and_wrong_entries_are_errors() {
         assert!(open(file_pages, &entries).unwrap_err().is_corruption(), "bit {bit}");
         storage.flip_bit(home.first.0 * 8192 + bit);
     }
-    // Pages beyond the end are not used; a second region that the file has no room for; another home.
+    // Pages beyond the end are not used; a second region that the file has no room for; another
+    // home.
     assert!(open(block.end().0 - 1, &entries).is_err());
     assert!(open(9, &[]).is_err());
     assert!(open(file_pages, &[entries[0], entries[0]]).is_err());

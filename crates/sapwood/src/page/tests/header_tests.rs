@@ -72,7 +72,7 @@ fn fields_out_of_range_are_seen_under_a_right_checksum() {
         (104, &[10]),
         (104, &[8]),
         (106, &[1]),
-        (112, &[0]),    // a block over the header
+        (112, &[0]), // a block over the header
         (112, &[0xff; 8]),
         (120, &[0; 4]),
         (120, &[60]), // across a region's border
@@ -82,7 +82,9 @@ fn fields_out_of_range_are_seen_under_a_right_checksum() {
         let result = with(&unit, at, bytes);
         assert!(matches!(result, Err(SlotProblem::Invalid(_))), "{at} {bytes:?} {result:?}");
     }
-    for (at, bytes) in [(96, &[101u8][..]), (96, &[0xff; 4]), (100, &[0; 4]), (108, &[1]), (112, &[1])] {
+    for (at, bytes) in
+        [(96, &[101u8][..]), (96, &[0xff; 4]), (100, &[0; 4]), (108, &[1]), (112, &[1])]
+    {
         let result = with(&inline, at, bytes);
         assert!(matches!(result, Err(SlotProblem::Invalid(_))), "{at} {bytes:?} {result:?}");
     }

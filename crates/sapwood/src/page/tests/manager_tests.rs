@@ -80,9 +80,7 @@ fn a_writer_that_is_dropped_or_fails_leaks_nothing() {
     let mut writer = NodeWriter::new(Arc::clone(&manager), 1000);
     let mut seeds = 0..;
     let failed = seeds
-        .find_map(|seed| {
-            writer.append(&leaf_spec(Codec::Plain), &noise(9000, seed), false).err()
-        })
+        .find_map(|seed| writer.append(&leaf_spec(Codec::Plain), &noise(9000, seed), false).err())
         .unwrap();
     assert!(failed.to_string().contains("broken"), "{failed}");
     drop(writer);
@@ -100,15 +98,15 @@ fn a_writer_stops_at_a_full_device_and_leaks_nothing() {
     let (manager, storage) = manager_over(tiny_layout(0));
     storage.length_max.store(150 << 10, Ordering::Relaxed);
     let mut writer = NodeWriter::new(Arc::clone(&manager), 500);
-    let error = (0..).find_map(|seed| {
-        writer.append(&leaf_spec(Codec::Plain), &noise(3000, seed), false).err()
-    });
+    let error = (0..)
+        .find_map(|seed| writer.append(&leaf_spec(Codec::Plain), &noise(3000, seed), false).err());
     assert!(error.unwrap().is_no_space());
     drop(writer);
     assert_eq!(given_pages(&manager), 0);
     assert!(manager.allocator().allocate(50, 50).is_ok());
 }
 
+#[cfg(feature = "zstd")]
 #[test]
 fn stored_content_is_moved_without_compressing_it_again() {
     let (manager, _) = manager_over(big_layout(64));
@@ -208,10 +206,8 @@ fn unwritten_nodes_are_read_from_memory_and_later_from_the_file() {
         let contents: Vec<_> = (0..20).map(|seed| noise(700 * seed, seed as u32)).collect();
         let mut contents = contents;
         contents.push(vec![1; 5000]);
-        let references: Vec<_> = contents
-            .iter()
-            .map(|content| manager.put_unwritten(&spec, content).unwrap())
-            .collect();
+        let references: Vec<_> =
+            contents.iter().map(|content| manager.put_unwritten(&spec, content).unwrap()).collect();
         assert_eq!(storage.write_count.load(Ordering::Relaxed), 0);
         let check = || {
             for (reference, content) in references.iter().zip(&contents) {
@@ -223,7 +219,7 @@ fn unwritten_nodes_are_read_from_memory_and_later_from_the_file() {
         };
         check();
         check();
-        assert_eq!(references[20].pages, 1);
+        assert_eq!(references[20].pages == 1, cfg!(feature = "zstd"));
         manager.free(references[3].block());
         assert!(manager.read_node(&references[3], NodeKind::Parent).is_err());
         let replaced = manager.put_unwritten(&spec, &contents[3]).unwrap();
@@ -260,8 +256,8 @@ fn unwritten_nodes_are_kept_when_writing_fails() {
     }
 }
 
-/// A node is freed between the moment at which a pass chose to write it and the write. Were its pages given
-/// out at once, the late write would destroy what their new owner has put there.
+/// A node is freed between the moment at which a pass chose to write it and the write. Were its
+/// pages given out at once, the late write would destroy what their new owner has put there.
 #[test]
 fn pages_of_a_node_freed_while_it_is_written_are_given_back_after_the_write() {
     let (manager, storage) = manager_over(tiny_layout(0));
@@ -308,8 +304,7 @@ fn a_reopened_file_gives_the_same_nodes() {
     let regions = manager.allocator().write_captured(&captured).unwrap();
     let file_pages = captured.file_pages();
     manager.allocator().captured_durable(captured);
-    let state =
-        OpenedState { file_pages, regions, next_stamp: 50, stamp_limit: 100 };
+    let state = OpenedState { file_pages, regions, next_stamp: 50, stamp_limit: 100 };
     let opened = PageManager::open(options(&storage, tiny_layout(64)), &state).unwrap();
     let frame = opened.read_node(&reference, NodeKind::Leaf).unwrap();
     assert_eq!(frame.content(), noise(2500, 4));

@@ -38,7 +38,7 @@ pub(super) fn leaf_spec(codec: Codec) -> NodeSpec {
     NodeSpec {
         kind: NodeKind::Leaf,
         height: 0,
-        flags: node_header::FLAG_NUMBERS,
+        flags: FLAG_NUMBERS,
         keyspace: KeyspaceNumber(7),
         codec,
     }

@@ -36,7 +36,7 @@ proptest! {
         prop_assert_eq!(frame.content(), &content[..]);
         prop_assert_eq!(frame.reference(), reference);
         prop_assert_eq!(frame.header().keyspace, KeyspaceNumber(7));
-        prop_assert_eq!(frame.header().flags & 0xf0, node_header::FLAG_NUMBERS);
+        prop_assert_eq!(frame.header().flags & 0xf0, FLAG_NUMBERS);
         prop_assert!(frame.weight_bytes() >= content.len());
     }
 
@@ -133,9 +133,10 @@ fn the_checksum_is_the_formats() {
     assert_eq!(reference.checksum, hasher.finalize());
     assert_eq!(image[4..8], reference.checksum.to_le_bytes());
     assert_eq!(image[..4], [1, 0, 0x10, 0]);
-    assert_eq!(image[8..32], [
-        20, 0, 0, 0, 0, 0, 0, 0, 99, 0, 0, 0, 7, 0, 0, 0, 7, 0, 0, 0, 7, 0, 0, 0
-    ]);
+    assert_eq!(
+        image[8..32],
+        [20, 0, 0, 0, 0, 0, 0, 0, 99, 0, 0, 0, 7, 0, 0, 0, 7, 0, 0, 0, 7, 0, 0, 0]
+    );
     let (header, checksum) = NodeHeader::decode(&image).unwrap();
     assert_eq!(node_checksum(&layout, &header, b"content"), checksum);
 }
@@ -144,9 +145,14 @@ fn the_checksum_is_the_formats() {
 #[test]
 fn lengths_that_do_not_fit_are_errors_even_under_a_right_checksum() {
     let layout = tiny_layout(0);
-    for (codec_id, stored_bytes, raw_bytes) in
-        [(0, 10, 11), (1, 10, u32::MAX), (1, 10, 100), (2, 10, 10), (0, u32::MAX, u32::MAX), (3, 0, 0)]
-    {
+    for (codec_id, stored_bytes, raw_bytes) in [
+        (0, 10, 11),
+        (1, 10, u32::MAX),
+        (1, 10, 100),
+        (2, 10, 10),
+        (0, u32::MAX, u32::MAX),
+        (3, 0, 0),
+    ] {
         let header = NodeHeader {
             kind: NodeKind::Leaf,
             height: 0,
@@ -168,6 +174,7 @@ fn lengths_that_do_not_fit_are_errors_even_under_a_right_checksum() {
     }
 }
 
+#[cfg(feature = "zstd")]
 #[test]
 fn content_is_compressed_only_when_that_saves_a_page() {
     let layout = tiny_layout(0);
@@ -177,4 +184,16 @@ fn content_is_compressed_only_when_that_saves_a_page() {
     assert_eq!(choose(&[1; 900]), 0);
     assert_eq!(choose(&[1; 1200]), compress::CODEC_ZSTD);
     assert_eq!(choose(&noise(5000, 1)), 0);
+}
+
+#[cfg(not(feature = "zstd"))]
+#[test]
+fn a_build_without_the_codec_says_so() {
+    let layout = tiny_layout(0);
+    let lengths = ContentLengths { stored_bytes: 9, raw_bytes: 2000 };
+    let header = leaf_spec(Codec::Plain).header(PageNumber(20), 1, compress::CODEC_ZSTD, lengths);
+    let mut image = Vec::new();
+    let reference = append_node(&layout, &header, &[1; 9], &mut image);
+    let error = verify_node(&layout, &reference, NodeKind::Leaf, image).unwrap_err();
+    assert!(error.to_string().contains("feature `zstd`"), "{error}");
 }
