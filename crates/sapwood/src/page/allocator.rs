@@ -23,7 +23,7 @@ use super::layout::Layout;
 use super::node_header::NodeKind;
 use super::node_image::{ContentLengths, NodeSpec, append_node, verify_node};
 use super::region_entry::RegionEntry;
-use super::regions::Regions;
+use super::regions::{Region, Regions};
 use super::stamps::StampCounter;
 
 /// Taken under the allocator's own lock; what it counts may shrink the cache.
@@ -404,20 +404,25 @@ impl Allocator {
         Ok(())
     }
 
-    /// Whether every page of the block is given out.
+    /// Whether the block can be one of this file and every page of it is given out. Numbers that
+    /// came from the file may be asked about.
     pub fn is_given(&self, block: Block) -> bool {
-        let mut all = true;
-        self.regions.lock().each_part(block, |region, first, pages| {
-            all &= region.given.all_set(first, pages);
-        });
-        all
+        self.all_set(block, |region| &region.given)
     }
 
-    /// Whether the running durable state references every page of the block.
+    /// The same of what the running durable state references.
     pub fn is_referenced(&self, block: Block) -> bool {
+        self.all_set(block, |region| &region.referenced)
+    }
+
+    fn all_set(&self, block: Block, map: impl Fn(&Region) -> &FreeMap) -> bool {
+        let mut regions = self.regions.lock();
+        if self.layout.check_block(block, regions.file_pages()).is_err() {
+            return false;
+        }
         let mut all = true;
-        self.regions.lock().each_part(block, |region, first, pages| {
-            all &= region.referenced.all_set(first, pages);
+        regions.each_part(block, |region, first, pages| {
+            all &= map(region).all_set(first, pages);
         });
         all
     }

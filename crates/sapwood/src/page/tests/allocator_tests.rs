@@ -383,6 +383,7 @@ fn claims_are_checked_and_taken_out_of_what_is_free() {
     assert!(allocator.claim(block(77, 1)).is_err());
     assert!(allocator.is_given(block(66, 12)) && !allocator.is_given(block(66, 13)));
     assert!(!allocator.is_referenced(block(66, 1)) && allocator.is_referenced(known));
+    assert!(!allocator.is_given(block(u64::MAX, 2)) && !allocator.is_given(block(0, 1)));
     let rest: u32 = std::iter::from_fn(|| {
         (allocator.stats().free_pages > 0).then(|| allocator.allocate_block(1, 64).unwrap().pages)
     })

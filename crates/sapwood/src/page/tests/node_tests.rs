@@ -170,7 +170,9 @@ fn lengths_that_do_not_fit_are_errors_even_under_a_right_checksum() {
         image.resize(1024, 0);
         let reference = NodeRef { page: PageNumber(20), pages: 1, stamp: 1, checksum };
         let result = verify_node(&layout, &reference, NodeKind::Leaf, image);
-        assert!(result.is_err_and(|error| error.is_corruption()), "{codec_id} {raw_bytes}");
+        let built = codec_id != 1 || cfg!(feature = "zstd");
+        let seen = result.is_err_and(|error| error.is_corruption() == built || !built);
+        assert!(seen, "{codec_id} {raw_bytes}");
     }
 }
 
