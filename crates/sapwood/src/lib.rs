@@ -6,7 +6,11 @@
 
 #![deny(missing_docs)]
 
+mod bytes;
 mod error;
+// The builder above reads every option.
+#[allow(dead_code)]
+mod options;
 mod types;
 
 // Below the public face items are public inside the crate; tools reach them by a feature.
@@ -52,5 +56,13 @@ pub mod sync;
 #[cfg(not(feature = "internals"))]
 #[allow(missing_docs, dead_code)]
 mod sync;
+#[cfg(feature = "internals")]
+#[allow(missing_docs)]
+pub mod transaction;
+#[cfg(not(feature = "internals"))]
+#[allow(missing_docs, dead_code)]
+mod transaction;
 
+pub use bytes::{Key, Value};
 pub use error::{Corruption, Error, Result, Structure};
+pub use options::{Compression, Durability, Isolation, KeyspaceOptions};

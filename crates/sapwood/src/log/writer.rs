@@ -3,7 +3,7 @@
 //! *Assumes*: records are appended in the commit order; the caller makes a durable state when the
 //! log is full. *Guarantees*: L1, L2, L3, L5 of [`super`].
 //! *Format*: section 5.
-//! *Threads*: any thread calls anything. One lock guards the buffer and the positions; no I/O happens
+//! *Threads*: any thread calls anything. One lock (rank "log writer") guards the buffer and the positions; no I/O happens
 //! under it. At most one thread writes and at most one syncs; whoever needs a sync and finds none
 //! under way leads one for everything that was appended until then, the others wait for it.
 //!
@@ -26,7 +26,7 @@
 use std::collections::VecDeque;
 
 use crate::error::{Error, Result};
-use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
+use crate::sync::{Arc, Condvar, LockRank, OrderedGuard, OrderedMutex};
 use crate::types::{Epoch, LogPosition, SequenceNumber};
 
 use super::buffer::RESERVE_BYTES;
@@ -102,7 +102,7 @@ pub struct Positions {
 pub struct LogWriter {
     stream: BlockStream,
     seed: u32,
-    inner: Mutex<Buffer>,
+    inner: OrderedMutex<Buffer>,
     /// Told whenever `writing`, `syncing`, `written`, `durable` or `stopped` changes.
     changed: Condvar,
 }
@@ -140,7 +140,12 @@ impl LogWriter {
             stopped: None,
             counters: LogCounters::default(),
         };
-        LogWriter { stream, seed, inner: Mutex::new(inner), changed: Condvar::new() }
+        LogWriter {
+            stream,
+            seed,
+            inner: OrderedMutex::new(LockRank::LOG_WRITER, inner),
+            changed: Condvar::new(),
+        }
     }
 
     /// Erases the records of a lost time, writes again what was replayed without being known to be
@@ -149,7 +154,7 @@ impl LogWriter {
     pub fn make_tail_durable(&self) -> Result<()> {
         let mut inner = self.inner.lock();
         while inner.writing {
-            self.changed.wait(&mut inner);
+            inner.wait(&self.changed);
         }
         inner.check()?;
         inner.writing = true;
@@ -188,7 +193,7 @@ impl LogWriter {
             if !inner.writing {
                 break;
             }
-            self.changed.wait(&mut inner);
+            inner.wait(&self.changed);
         }
         inner.writing = true;
         let inner = self.erase_stale(inner)?;
@@ -206,11 +211,11 @@ impl LogWriter {
             if !inner.syncing {
                 break;
             }
-            self.changed.wait(&mut inner);
+            inner.wait(&self.changed);
         }
         inner.syncing = true;
         while inner.writing {
-            self.changed.wait(&mut inner);
+            inner.wait(&self.changed);
         }
         if let Err(error) = inner.check() {
             inner.syncing = false;
@@ -371,8 +376,8 @@ impl LogWriter {
     /// after this one. The caller has set `writing`.
     fn erase_stale<'a>(
         &'a self,
-        mut inner: MutexGuard<'a, Buffer>,
-    ) -> Result<MutexGuard<'a, Buffer>> {
+        mut inner: OrderedGuard<'a, Buffer>,
+    ) -> Result<OrderedGuard<'a, Buffer>> {
         if inner.stale.is_empty() {
             return Ok(inner);
         }
@@ -404,8 +409,8 @@ impl LogWriter {
     /// Gives the lock back, and up to where everything is written.
     fn write_rest<'a>(
         &'a self,
-        mut inner: MutexGuard<'a, Buffer>,
-    ) -> Result<(MutexGuard<'a, Buffer>, Sealed)> {
+        mut inner: OrderedGuard<'a, Buffer>,
+    ) -> Result<(OrderedGuard<'a, Buffer>, Sealed)> {
         inner.seal();
         let sealed = inner.sealed();
         let from = inner.written;
@@ -430,7 +435,7 @@ impl LogWriter {
     }
 
     /// One data-synced write from the durable position on. `writing` and `syncing` are set.
-    fn direct_sync(&self, inner: MutexGuard<'_, Buffer>) -> Result<()> {
+    fn direct_sync(&self, inner: OrderedGuard<'_, Buffer>) -> Result<()> {
         let mut inner = inner;
         let sealed = inner.sealed();
         let from = inner.durable;
@@ -457,7 +462,7 @@ impl LogWriter {
     }
 
     /// Writes the rest and syncs the file. `writing` and `syncing` are set.
-    fn full_sync(&self, inner: MutexGuard<'_, Buffer>) -> Result<()> {
+    fn full_sync(&self, inner: OrderedGuard<'_, Buffer>) -> Result<()> {
         let (inner, sealed) = match self.write_rest(inner) {
             Ok(written) => written,
             Err(error) => return Err(self.give_up_sync(error)),
@@ -472,7 +477,7 @@ impl LogWriter {
 
     fn end_sync(
         &self,
-        mut inner: MutexGuard<'_, Buffer>,
+        mut inner: OrderedGuard<'_, Buffer>,
         sealed: Sealed,
         outcome: Result<()>,
     ) -> Result<()> {
