@@ -16,19 +16,19 @@ use crate::error::{Error, Result};
 use crate::log::writer::LogWriter;
 use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
-use crate::page::{Block, MemoryPart, PageManager};
+use crate::page::{Block, Charge, MemoryPart, PageManager};
 use crate::segment::descriptor::Segment;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, ArcSwap, Clock, LockRank, OrderedMutex};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
-/// What the commit order's lock guards.
+/// Numbers that commits give out. They change only under the commit order's lock.
 #[derive(Debug)]
-pub struct CommitOrder {
+pub struct CommitNumbers {
     /// The number of the next commit.
-    pub next_sequence: SequenceNumber,
+    pub next_sequence: AtomicU64,
     /// The number of the next keyspace.
-    pub next_keyspace: KeyspaceNumber,
+    pub next_keyspace: AtomicU32,
 }
 
 /// Numbers that the install lock guards.
@@ -72,7 +72,9 @@ pub struct Core {
     /// The keyspaces as of the newest commit.
     pub catalogue: ArcSwap<Catalogue>,
     /// Held while a commit gets its place in the order.
-    pub commit_order: OrderedMutex<CommitOrder>,
+    pub commit_order: OrderedMutex<()>,
+    /// What it guards.
+    pub numbers: CommitNumbers,
     /// Held while a state is built and swapped in.
     pub install_order: OrderedMutex<InstallOrder>,
     /// The number of the next segment.
@@ -91,12 +93,15 @@ pub struct Core {
     pub pool: Arc<ChunkPool>,
     /// Counts.
     pub counters: CoreCounters,
+    memtable_charge: OrderedMutex<Charge>,
     stopped: OrderedMutex<Option<Arc<Error>>>,
     is_stopped: AtomicBool,
 }
 
 /// The rank of the lock over the cause of a stop.
 const STOPPED: LockRank = LockRank::new(80, "cause of a stop");
+/// The rank of the lock over the memtables' charge.
+const MEMTABLE_CHARGE: LockRank = LockRank::new(66, "charge of memtables");
 
 /// What a core is made of: new or recovered.
 #[derive(Debug)]
@@ -107,7 +112,7 @@ pub(crate) struct CoreParts {
     pub options: Options,
     pub view: View,
     pub catalogue: Catalogue,
-    pub commit_order: CommitOrder,
+    pub numbers: CommitNumbers,
     pub next_epoch: Epoch,
     pub next_segment: u64,
     pub visible: SequenceNumber,
@@ -119,6 +124,7 @@ pub(crate) struct CoreParts {
 
 impl Core {
     pub(crate) fn new(parts: CoreParts) -> Arc<Core> {
+        let charge = parts.pages.budget().charge(MemoryPart::Memtables, 0);
         Arc::new(Core {
             pages: parts.pages,
             log: parts.log,
@@ -127,7 +133,8 @@ impl Core {
             view: ArcSwap::from_pointee(parts.view),
             view_swap: OrderedMutex::new(LockRank::VIEW_SWAP, ()),
             catalogue: ArcSwap::from_pointee(parts.catalogue),
-            commit_order: OrderedMutex::new(LockRank::COMMIT_ORDER, parts.commit_order),
+            commit_order: OrderedMutex::new(LockRank::COMMIT_ORDER, ()),
+            numbers: parts.numbers,
             install_order: OrderedMutex::new(
                 LockRank::INSTALL,
                 InstallOrder { next_epoch: parts.next_epoch },
@@ -140,6 +147,7 @@ impl Core {
             durable: parts.durable,
             pool: parts.pool,
             counters: CoreCounters::default(),
+            memtable_charge: OrderedMutex::new(MEMTABLE_CHARGE, charge),
             stopped: OrderedMutex::new(STOPPED, None),
             is_stopped: AtomicBool::new(false),
         })
@@ -174,24 +182,25 @@ impl Core {
 
     /// Tells the budget what the memtables take.
     pub fn charge_memtables(&self) {
-        let budget = self.pages.budget();
         let bytes = (self.memtable_bytes() + self.pool.bytes()) as u64;
-        let charged = budget.part(MemoryPart::Memtables);
-        if bytes > charged {
-            budget.add(MemoryPart::Memtables, bytes - charged);
-        } else {
-            budget.sub(MemoryPart::Memtables, charged - bytes);
-        }
+        self.memtable_charge.lock().set(bytes);
+    }
+
+    /// The numbers of the next commit and of the next keyspace.
+    pub fn commit_numbers(&self) -> (SequenceNumber, KeyspaceNumber) {
+        let sequence = self.numbers.next_sequence.load(Ordering::Acquire);
+        let keyspace = self.numbers.next_keyspace.load(Ordering::Acquire);
+        (SequenceNumber(sequence), KeyspaceNumber(keyspace))
     }
 
     /// Seals the active memtable, unless it is empty. The commit order's lock is held.
-    pub fn seal(&self, order: &CommitOrder) {
+    pub fn seal(&self) {
         let view = self.view();
         if view.active.is_empty() {
             return;
         }
         let (position, chain) = self.log.cut_here();
-        let sequence = SequenceNumber(order.next_sequence.0 - 1);
+        let sequence = SequenceNumber(self.commit_numbers().0.0 - 1);
         let cut = super::state::Cut { sequence, position, chain };
         let set = view.active.cut.set(cut);
         assert!(set.is_ok(), "a memtable is sealed once");

@@ -9,7 +9,7 @@ use super::core::Core;
 use super::manifest::{self, Counters, ExactCounters, LogSection, Manifest};
 use super::state::State;
 use crate::error::{Error, Result};
-use crate::log::record::STATE_RECORD_ROOM;
+use crate::log::record::STATE_DURABLE_BYTES;
 use crate::log::ring::RingList;
 use crate::log::stream::{BlockStream, LogBlock, prepare_blocks};
 use crate::log::writer::AppendError;
@@ -154,7 +154,11 @@ struct Making {
     captured: CapturedMaps,
     list: RingList,
     own_blocks: Vec<Block>,
+    /// New blocks of the log.
     appended: Vec<LogBlock>,
+    /// What the list has that the one before had not, and the other way round.
+    listed: Vec<Block>,
+    delisted: Vec<Block>,
 }
 
 fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) -> Result<()> {
@@ -220,15 +224,15 @@ fn begin(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result<Making> 
     };
     // The maps are to show the list of this state, not the one in force (D5).
     let allocator = core.pages.allocator();
-    let (added, removed) = list_difference(inner, &list);
-    for block in &added {
+    let (listed, delisted) = list_difference(inner, &list);
+    for block in &listed {
         allocator.reference(*block);
     }
-    for block in &removed {
+    for block in &delisted {
         allocator.dereference(*block);
     }
     let captured = allocator.capture(&own_blocks);
-    Ok(Making { state, captured, list, own_blocks, appended })
+    Ok(Making { state, captured, list, own_blocks, appended, listed, delisted })
 }
 
 /// Blocks that a list has and the list of the last durable state has not, and the other way round.
@@ -258,7 +262,7 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
             total.min(log_max - total).max(block_bytes)
         }
         // Room for the records of this state and the next one.
-        _ if core.log.available() < 4 * STATE_RECORD_ROOM => block_bytes,
+        _ if core.log.available() < 4 * STATE_DURABLE_BYTES => block_bytes,
         _ => 0,
     };
     let mut blocks = Vec::new();
@@ -266,7 +270,7 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
     for _ in 0..wanted.min(core.options.step_bytes.max(block_bytes)).div_ceil(block_bytes) {
         match core.pages.allocator().allocate(log_block_pages(layout.page_size), 0) {
             Ok(block) => blocks.push(LogBlock { first: block.first, pages: block.pages }),
-            Err(error) if blocks.is_empty() && core.log.available() < 4 * STATE_RECORD_ROOM => {
+            Err(error) if blocks.is_empty() && core.log.available() < 4 * STATE_DURABLE_BYTES => {
                 return Err(error);
             }
             // The log goes on with what it has.
@@ -318,12 +322,12 @@ fn encoded_bytes_bound(core: &Core, state: &State, list: &RingList) -> usize {
         file_pages: u64::MAX >> 16,
     };
     // An entry is a home, two words and a varint; one region may still be added.
-    let regions = core.pages.allocator().stats().regions as usize + 2;
+    let regions = core.pages.allocator().stats().region_count as usize + 2;
     manifest::encode(&manifest).len() + regions * 24 + 64
 }
 
 fn counters(core: &Core, limits: Limits, purpose: Purpose) -> Counters {
-    let order = core.commit_numbers();
+    let (next_sequence, next_keyspace) = core.commit_numbers();
     Counters {
         sequence_limit: limits.sequence,
         epoch_limit: limits.epoch,
@@ -331,9 +335,9 @@ fn counters(core: &Core, limits: Limits, purpose: Purpose) -> Counters {
         keyspace_limit: limits.keyspace,
         segment_limit: limits.segment,
         clean: (purpose == Purpose::Closing).then(|| ExactCounters {
-            last_sequence: order.0.0 - 1,
+            last_sequence: next_sequence.0 - 1,
             next_stamp: core.pages.stamp_counter() + 1024,
-            next_keyspace: order.1.0,
+            next_keyspace: next_keyspace.0,
             next_segment: core.next_segment.load(Ordering::Relaxed),
         }),
     }
@@ -400,17 +404,16 @@ fn undo(core: &Core, making: Making) {
     let allocator = core.pages.allocator();
     allocator.captured_failed(making.captured);
     core.log.abandon_list();
-    let inner_list = making.list;
-    let appended: Vec<Block> =
-        making.appended.iter().map(|block| Block::new(block.first, block.pages)).collect();
-    let _ = inner_list;
+    for block in making.listed {
+        allocator.dereference(block);
+    }
+    for block in making.delisted {
+        allocator.reference(block);
+    }
     if core.has_stopped() {
         return;
     }
-    for block in appended {
-        allocator.dereference(block);
-        core.pages.free(block);
-    }
+    free_log_blocks(core, &making.appended);
     for block in making.own_blocks {
         core.pages.free(block);
     }
