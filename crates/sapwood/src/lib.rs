@@ -23,6 +23,6 @@ macro_rules! floors {
     )*};
 }
 
-floors! { sync, storage, segment }
+floors! { sync, storage, page, segment, state }
 
 pub use error::{Corruption, Error, Result, Structure};

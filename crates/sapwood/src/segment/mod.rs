@@ -7,7 +7,9 @@
 //! *Format*: docs/format.md, section 4.
 
 mod bytes;
+pub mod descriptor;
 pub mod filter;
+pub mod key_range;
 pub mod overflow_reference;
 pub mod parent;
 pub mod range_tombstone;
