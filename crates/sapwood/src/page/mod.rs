@@ -4,8 +4,8 @@
 //! stamp and checksum, withholds the reserved bytes of each page, and caches verified nodes.
 //!
 //! *Assumes*: of the medium, what `docs/format.md` section 0 says; of the bytes, nothing.
-//! *Guarantees*: a node that is read is the one that its reference names, or there is an error; no page has two
-//! owners. It never asks what a snapshot holds: higher floors decide, and call `free`.
+//! *Guarantees*: a node that is read is the one that its reference names, or there is an error; no
+//! page has two owners. It never asks what a snapshot holds: higher floors decide, and call `free`.
 //! *Format*: `docs/format.md` sections 1 to 3.
 //! *Threads*: everything is shared; see [`manager`].
 
@@ -46,9 +46,9 @@ pub use compress::Codec;
 pub use counters::PageCounters;
 pub use file_header::{HeaderSlot, SlotProblem, StateLocation};
 pub use frame::Frame;
-pub use layout::Layout;
+pub use layout::{Layout, NODE_CONTENT_BYTES_MAX, NODE_HEADER_BYTES};
 pub use manager::{OpenedState, PageManager, PageOptions};
-pub use node_header::{NodeHeader, NodeKind};
+pub use node_header::{FLAG_NUMBERS, FLAG_WIDE_SLOTS, NodeHeader, NodeKind};
 pub use node_image::NodeSpec;
 pub use node_ref::NodeRef;
 pub use node_writer::{NodeWriter, Written};

@@ -1,7 +1,8 @@
 //! Writes the nodes of a merge or a flush, one behind the other.
 //!
-//! *Guarantees*: W1: a block is asked for only when there is a node to put into it. W2: dropped without
-//! `finish`, the writer has given back every page that it took. W3: one call writes 256 KiB at most.
+//! *Guarantees*: W1: a block is asked for only when there is a node to put into it. W2: dropped
+//! without `finish`, the writer has given back every page that it took. W3: one call writes 256 KiB
+//! at most.
 //! *Threads*: one at a time.
 
 use crate::error::Result;
@@ -13,6 +14,7 @@ use super::block_list::BlockList;
 use super::budget::{Charge, MemoryPart};
 use super::compress::{CODEC_PLAIN, Codec};
 use super::frame::Frame;
+use super::layout::Layout;
 use super::layout::NODE_HEADER_BYTES;
 use super::manager::{PageManager, WRITE_BYTES_MAX, write_in_steps};
 use super::node_image::{ContentLengths, NodeSpec, append_node, choose_stored};
@@ -58,6 +60,11 @@ pub struct NodeWriter {
 }
 
 impl NodeWriter {
+    /// The layout of the file that it writes to.
+    pub fn layout(&self) -> &Layout {
+        self.manager.layout()
+    }
+
     /// A writer that expects to fill about `size_hint_pages`.
     pub fn new(manager: Arc<PageManager>, size_hint_pages: u64) -> NodeWriter {
         let charge = manager.budget().charge(MemoryPart::MergeBuffers, 0);
@@ -74,9 +81,9 @@ impl NodeWriter {
         }
     }
 
-    /// Compresses a content on trial and returns the length that it would be stored with: that of the
-    /// content itself unless compression saves a page. An `append` of the same content that follows
-    /// does not compress it again.
+    /// Compresses a content on trial and returns the length that it would be stored with: that of
+    /// the content itself unless compression saves a page. An `append` of the same content that
+    /// follows does not compress it again.
     pub fn compress_candidate(&mut self, spec: &NodeSpec, content: &[u8]) -> Result<usize> {
         let candidate = &mut self.candidate;
         candidate.valid = false;
@@ -94,8 +101,8 @@ impl NodeWriter {
         self.manager.layout().node_pages(stored_bytes)
     }
 
-    /// Writes a node, compressed when that saves a page. With `insert_into_cache` it can be read at once;
-    /// any other only after `finish`.
+    /// Writes a node, compressed when that saves a page. With `insert_into_cache` it can be read at
+    /// once; any other only after `finish`.
     pub fn append(
         &mut self,
         spec: &NodeSpec,

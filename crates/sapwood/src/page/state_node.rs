@@ -72,15 +72,13 @@ pub fn read_state(layout: &Layout, storage: &dyn Storage, slot: &HeaderSlot) -> 
     read_stream(layout, storage, blocks, 0, &mut head)?;
     let (header, own_checksum) = NodeHeader::decode(&head)?;
     let expected = (NodeKind::State, first, stamp, length, 0);
-    let found =
-        (header.kind, header.page, header.stamp, header.stored_bytes, header.codec_id());
+    let found = (header.kind, header.page, header.stamp, header.stored_bytes, header.codec_id());
     if found != expected {
         return Err(damaged("the node is another one than the slot names".into()));
     }
     let mut state = vec![0; length as usize];
     read_stream(layout, storage, blocks, NODE_HEADER_BYTES as u64, &mut state)?;
-    if crc32fast::hash(&state) != checksum
-        || node_checksum(layout, &header, &state) != own_checksum
+    if crc32fast::hash(&state) != checksum || node_checksum(layout, &header, &state) != own_checksum
     {
         return Err(damaged("wrong checksum".into()));
     }

@@ -1,7 +1,8 @@
 //! Streams over blocks: the usable bytes of their pages, one after another.
 //!
 //! *Assumes*: a block that is written to belongs to the caller.
-//! *Guarantees*: reserved bytes are written as zeros only; one call of the storage for each run of pages.
+//! *Guarantees*: reserved bytes are written as zeros only; one call of the storage for each run of
+//! pages.
 //! *Format*: `docs/format.md` section 1.
 
 use crate::error::{Error, Result};
@@ -122,7 +123,9 @@ pub fn read_stream(
     };
     let mut rest = buffer;
     for piece in pieces {
-        let Some((mut target, later)) = rest.split_at_mut_checked(piece.length) else { break };
+        let Some((mut target, later)) = rest.split_at_mut_checked(piece.length) else {
+            break;
+        };
         rest = later;
         if layout.reserved_bytes == 0 {
             let at = file_offset(layout, piece.block, piece.from);
@@ -132,7 +135,9 @@ pub fn read_stream(
         let mut from = piece.from;
         while !target.is_empty() {
             let length = target.len().min(GATHER_BYTES_MAX);
-            let Some((now, later)) = target.split_at_mut_checked(length) else { break };
+            let Some((now, later)) = target.split_at_mut_checked(length) else {
+                break;
+            };
             let at = file_offset(layout, piece.block, from);
             let end = file_offset(layout, piece.block, from + length as u64 - 1) + 1;
             let mut image = vec![0; (end - at) as usize];
@@ -153,7 +158,9 @@ fn gather(layout: &Layout, from: u64, mut image: &[u8], mut target: &mut [u8]) {
         let Some((now, later)) = std::mem::take(&mut target).split_at_mut_checked(length) else {
             return;
         };
-        let Some(source) = image.get(..length) else { return };
+        let Some(source) = image.get(..length) else {
+            return;
+        };
         now.copy_from_slice(source);
         image = image.get(length + usize::from(layout.reserved_bytes)..).unwrap_or_default();
         room = layout.usable_bytes();

@@ -1,21 +1,29 @@
 //! Floor 3: segments, the immutable B-trees that hold what was flushed and merged.
 //!
-//! The codecs below turn bytes into nodes and back, with search: [`sorted_block`] is the one layout of
-//! leaves and of the tail of parents, [`parent`] names children, [`filter`], [`overflow_reference`]
-//! and [`range_tombstone`] are what stands beside or inside entries.
+//! The codecs below turn bytes into nodes and back, with search: [`sorted_block`] is the one layout
+//! of leaves and of the tail of parents, [`parent`] names children, [`filter`],
+//! [`overflow_reference`] and [`range_tombstone`] are what stands beside or inside entries.
 //!
 //! *Format*: docs/format.md, section 4.
 
 mod bytes;
+pub mod coverage;
 pub mod descriptor;
 pub mod filter;
 pub mod key_range;
+pub mod leaf_writer;
+pub mod merge_cursor;
+pub mod node;
 pub mod overflow_reference;
 pub mod parent;
+pub mod parent_writer;
 pub mod range_tombstone;
+pub mod segment_cursor;
+pub mod segment_writer;
 pub mod separator;
 pub mod sorted_block;
 pub mod sorted_block_builder;
+pub mod tree_edit;
 
 use std::fmt;
 

@@ -1,22 +1,21 @@
 //! Range tombstones: the value of their entries, and the algebra of fragments that merges use.
 //!
-//! A fragment is a range with the numbers of the tombstones that cover all of it. The fragments of one
-//! source are disjoint and ascend; a sweep over several sources cuts them where any begins or ends.
+//! A fragment is a range with the numbers of the tombstones that cover all of it. The fragments of
+//! one source are disjoint and ascend; a sweep over several sources cuts them where any begins or
+//! ends.
 //!
 //! *Assumes*: the fragments of each source ascend and do not overlap (a wrong source gives a wrong
 //! answer, never a panic or an endless loop).
 //!
 //! *Format*: docs/format.md, section 4.3.
 
-#![cfg_attr(
-    not(test),
-    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
-)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 use std::cmp::Ordering;
 
 use super::BlockProblem;
 use super::bytes::{Reader, put_varint};
+use super::sorted_block::SortedBlock;
 
 #[cfg(test)]
 mod tests;
@@ -37,20 +36,11 @@ pub fn encode_value(
     out.extend_from_slice(end);
     match base_number {
         Some(base_number) => {
-            assert!(
-                !numbers.is_empty(),
-                "a fragment with numbers has at least one"
-            );
-            assert!(
-                numbers.is_sorted_by(|a, b| a > b),
-                "a fragment's numbers descend"
-            );
+            assert!(!numbers.is_empty(), "a fragment with numbers has at least one");
+            assert!(numbers.is_sorted_by(|a, b| a > b), "a fragment's numbers descend");
             put_varint(out, numbers.len() as u64);
             for number in numbers {
-                assert!(
-                    *number >= base_number,
-                    "a fragment's number is below the base number"
-                );
+                assert!(*number >= base_number, "a fragment's number is below the base number");
                 put_varint(out, number.saturating_sub(base_number));
             }
         }
@@ -88,25 +78,13 @@ impl<'a> RangeValue<'a> {
         };
         let Some(base_number) = base_number else {
             reader.finish()?;
-            return Ok(RangeValue {
-                end,
-                numbers: reader,
-                number_count: 0,
-                base_number: 0,
-            });
+            return Ok(RangeValue { end, numbers: reader, number_count: 0, base_number: 0 });
         };
         let number_count = reader.varint_length()?;
         if number_count == 0 || number_count > reader.rest().len() {
-            return Err(BlockProblem(
-                "the count of a range tombstone's numbers is impossible",
-            ));
+            return Err(BlockProblem("the count of a range tombstone's numbers is impossible"));
         }
-        let range = RangeValue {
-            end,
-            numbers: reader,
-            number_count,
-            base_number,
-        };
+        let range = RangeValue { end, numbers: reader, number_count, base_number };
         let mut before = None;
         for _ in 0..number_count {
             let delta = reader.varint()?;
@@ -122,8 +100,8 @@ impl<'a> RangeValue<'a> {
         Ok(range)
     }
 
-    /// The numbers of the tombstones that cover the range, the highest first; none where entries carry
-    /// no numbers.
+    /// The numbers of the tombstones that cover the range, the highest first; none where entries
+    /// carry no numbers.
     pub fn numbers(&self) -> impl Iterator<Item = u64> + use<'a> {
         let mut reader = self.numbers;
         let base_number = self.base_number;
@@ -137,6 +115,31 @@ impl<'a> RangeValue<'a> {
     pub fn newest_at(&self, number: u64) -> Option<u64> {
         self.numbers().find(|n| *n <= number)
     }
+}
+
+/// Checks the values of a leaf of a ranges tree, whose entries have been checked already: each
+/// range covers something, none begins before the end of the one before, and numbers agree.
+pub fn check_leaf(block: &SortedBlock<'_>) -> Result<(), BlockProblem> {
+    let base_number = block.is_numbered().then_some(block.base_number());
+    let mut end_before: Option<Option<&[u8]>> = None;
+    for index in 0..block.len() {
+        let entry = block.entry(index)?;
+        let range = RangeValue::decode(entry.value, base_number)?;
+        if block.is_numbered() && range.numbers().next() != Some(entry.number) {
+            return Err(BlockProblem("a range tombstone's entry lacks its highest number"));
+        }
+        if let Some(end) = range.end
+            && block.compare_key(index, end)?.is_ge()
+        {
+            return Err(BlockProblem("a range tombstone covers nothing"));
+        }
+        match end_before.replace(range.end) {
+            Some(Some(end)) if block.compare_key(index, end)?.is_ge() => {}
+            None => {}
+            _ => return Err(BlockProblem("range tombstones overlap")),
+        }
+    }
+    Ok(())
 }
 
 /// A range of keys that is covered as a whole by the same tombstones.
@@ -158,9 +161,7 @@ impl Fragment {
 
     /// True when it covers no key at all.
     pub fn is_empty(&self) -> bool {
-        self.end
-            .as_deref()
-            .is_some_and(|end| end <= self.start.as_slice())
+        self.end.as_deref().is_some_and(|end| end <= self.start.as_slice())
     }
 }
 
@@ -178,11 +179,7 @@ pub fn compare_ends(a: Option<&[u8]>, b: Option<&[u8]>) -> Ordering {
 pub fn clip(fragment: &Fragment, start: &[u8], end: Option<&[u8]>) -> Option<Fragment> {
     let start = fragment.start.as_slice().max(start);
     let own_end = fragment.end.as_deref();
-    let end = if compare_ends(own_end, end).is_le() {
-        own_end
-    } else {
-        end
-    };
+    let end = if compare_ends(own_end, end).is_le() { own_end } else { end };
     if end.is_some_and(|end| end <= start) {
         return None;
     }
@@ -203,8 +200,8 @@ pub struct Cover<'a> {
 }
 
 /// Walks over the fragments of several sources, the newest source first, and calls `visit` for each
-/// longest stretch that the same fragments cover, ascending, with those fragments by rank. Stretches
-/// that nothing covers are left out.
+/// longest stretch that the same fragments cover, ascending, with those fragments by rank.
+/// Stretches that nothing covers are left out.
 pub fn sweep<'a>(
     sources: &[&'a [Fragment]],
     mut visit: impl FnMut(&'a [u8], Option<&'a [u8]>, &[Cover<'a>]),
@@ -243,11 +240,8 @@ pub fn sweep<'a>(
             }
             continue;
         };
-        let end = if compare_ends(next_start, nearest_end).is_lt() {
-            next_start
-        } else {
-            nearest_end
-        };
+        let end =
+            if compare_ends(next_start, nearest_end).is_lt() { next_start } else { nearest_end };
         visit(start, end, &covers);
         match end {
             Some(end) => position = Some(end),

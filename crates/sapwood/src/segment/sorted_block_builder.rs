@@ -1,11 +1,12 @@
 //! Builds sorted blocks from entries that come in order.
 //!
-//! Keys and values are copied once into a buffer that is reused; the common prefix is cut when a block
-//! is finished, since only then the last key is known. The first entries can be finished alone, and
-//! the others stay for the next block.
+//! Keys and values are copied once into a buffer that is reused; the common prefix is cut when a
+//! block is finished, since only then the last key is known. The first entries can be finished
+//! alone, and the others stay for the next block.
 //!
 //! *Assumes*: entries come in the block's order (a program error otherwise, which panics).
-//! *Guarantees*: what it writes passes [`SortedBlock::check`](super::sorted_block::SortedBlock::check).
+//! *Guarantees*: what it writes passes
+//! [`SortedBlock::check`](super::sorted_block::SortedBlock::check).
 //!
 //! *Format*: docs/format.md, section 4.1. *Threads*: one owner.
 
@@ -62,7 +63,8 @@ pub struct SortedBlockBuilder {
 }
 
 impl SortedBlockBuilder {
-    /// A builder of blocks whose entries carry numbers, none below `base_number`; or of blocks without.
+    /// A builder of blocks whose entries carry numbers, none below `base_number`; or of blocks
+    /// without.
     pub fn new(numbered: bool, base_number: u64) -> SortedBlockBuilder {
         SortedBlockBuilder {
             numbered,
@@ -136,41 +138,18 @@ impl SortedBlockBuilder {
         &self.buffer[start..start + entry.key_bytes as usize]
     }
 
-    /// Adds an entry. Its key must be above the last one, or equal with a lower number; `number` is 0
-    /// in a block without numbers; the value of a deletion is empty.
+    /// Adds an entry. Its key must be above the last one, or equal with a lower number; `number` is
+    /// 0 in a block without numbers; the value of a deletion is empty.
     pub fn push(&mut self, kind: EntryKind, key: &[u8], number: u64, value: &[u8]) {
+        assert!(key.len() <= COMPOSITE_KEY_BYTES_MAX, "a key is longer than keys may be");
+        assert!(self.pending.len() < BLOCK_ENTRIES_MAX, "a sorted block is full");
+        assert!(kind != EntryKind::Delete || value.is_empty(), "a deletion has no value");
         assert!(
-            key.len() <= COMPOSITE_KEY_BYTES_MAX,
-            "a key is longer than keys may be"
-        );
-        assert!(
-            self.pending.len() < BLOCK_ENTRIES_MAX,
-            "a sorted block is full"
-        );
-        assert!(
-            kind != EntryKind::Delete || value.is_empty(),
-            "a deletion has no value"
-        );
-        assert!(
-            if self.numbered {
-                number >= self.base_number
-            } else {
-                number == 0
-            },
+            if self.numbered { number >= self.base_number } else { number == 0 },
             "an entry's number is below the block's base number, or has no place"
         );
-        let delta = if self.numbered {
-            number - self.base_number
-        } else {
-            0
-        };
-        if let Some(last) = self.pending.last() {
-            let order = self.key_of(last).cmp(key).then(delta.cmp(&last.delta));
-            assert!(
-                order.is_lt(),
-                "entries of a sorted block must come in ascending order"
-            );
-        }
+        let delta = if self.numbered { number - self.base_number } else { 0 };
+        let prefix_bytes = self.extended_prefix(key, delta);
         let offset = self.buffer.len();
         let end = offset + key.len() + value.len();
         assert!(u32::try_from(end).is_ok(), "a sorted block exceeds 4 GiB");
@@ -184,36 +163,43 @@ impl SortedBlockBuilder {
             delta,
         };
         self.pending.push(entry);
-        let first = &self.buffer[..self.pending[0].key_bytes as usize];
-        add_to_sums(&mut self.sums, &entry, self.numbered, first, key);
+        add_to_sums(&mut self.sums, &entry, self.numbered, prefix_bytes);
     }
 
-    /// An upper bound of the bytes that `finish` would write, in O(1). It is exact when all keys have
-    /// four bytes or more beyond the common prefix and suffixes are shorter than 128 bytes; otherwise
-    /// at most five bytes an entry too high.
+    /// The length of the common prefix when `key` is added, which must lie behind the last entry.
+    fn extended_prefix(&self, key: &[u8], delta: u64) -> usize {
+        let Some(last) = self.pending.last() else {
+            return key.len();
+        };
+        let last_key = self.key_of(last);
+        let common = common_bytes(last_key, key);
+        let order = last_key[common..].first().cmp(&key[common..].first());
+        assert!(
+            order.then(delta.cmp(&last.delta)).is_lt(),
+            "entries of a sorted block must come in ascending order"
+        );
+        // Keys ascend, so what all share is the least that neighbours share.
+        self.sums.prefix_bytes.min(common)
+    }
+
+    /// An upper bound of the bytes that `finish` would write, in O(1). It is exact when all keys
+    /// have four bytes or more beyond the common prefix and suffixes are shorter than 128 bytes;
+    /// otherwise at most five bytes an entry too high.
     pub fn estimated_bytes(&self) -> usize {
-        if self.pending.is_empty() {
-            0
-        } else {
-            self.block_bytes(self.len(), &self.sums)
-        }
+        if self.pending.is_empty() { 0 } else { self.block_bytes(self.len(), &self.sums) }
     }
 
     /// The same for the first `count` entries alone, in O(`count`). `count` must not exceed `len`.
     pub fn estimated_bytes_of_first(&self, count: usize) -> usize {
-        if count == 0 {
-            0
-        } else {
-            self.block_bytes(count, &self.sum(&self.pending[..count]))
-        }
+        if count == 0 { 0 } else { self.block_bytes(count, &self.sum(&self.pending[..count])) }
     }
 
     fn sum(&self, entries: &[Pending]) -> Sums {
         let mut sums = Sums::default();
-        if let Some(first) = entries.first() {
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            let prefix_bytes = common_bytes(self.key_of(first), self.key_of(last));
             for entry in entries {
-                let (first, key) = (self.key_of(first), self.key_of(entry));
-                add_to_sums(&mut sums, entry, self.numbered, first, key);
+                add_to_sums(&mut sums, entry, self.numbered, prefix_bytes);
             }
         }
         sums
@@ -230,11 +216,7 @@ impl SortedBlockBuilder {
         let heap_bytes = sums.fixed_bytes + lengths + rests;
         let narrow =
             self.header_bytes() + count * (HEAD_BYTES + 2) + sums.prefix_bytes + heap_bytes;
-        if narrow > NARROW_BYTES_MAX {
-            narrow + count * 2
-        } else {
-            narrow
-        }
+        if narrow > NARROW_BYTES_MAX { narrow + count * 2 } else { narrow }
     }
 
     fn header_bytes(&self) -> usize {
@@ -246,24 +228,37 @@ impl SortedBlockBuilder {
         self.finish_first(self.len(), out)
     }
 
-    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and keeps
-    /// the others for the next block.
+    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and
+    /// keeps the others for the next block.
     pub fn finish_first(&mut self, count: usize, out: &mut Vec<u8>) -> BlockInfo {
         self.finish_first_behind(0, count, out)
     }
 
-    /// The same for a block that follows `lead_bytes` other bytes of its node's content, which count
-    /// when slots are made wide.
+    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and keeps
+    /// all of them: the caller may find that the block does not fit, and try with fewer.
+    pub fn write_first(&self, count: usize, out: &mut Vec<u8>) -> BlockInfo {
+        assert!(count > 0 && count <= self.len(), "a sorted block has at least one entry");
+        BlockInfo { wide: self.write_block(0, count, out), count }
+    }
+
+    /// Drops the first `count` entries, at most all.
+    pub fn discard_first(&mut self, count: usize) {
+        if count >= self.len() {
+            self.clear();
+        } else {
+            self.drop_first(count);
+        }
+    }
+
+    /// The same for a block that follows `lead_bytes` other bytes of its node's content, which
+    /// count when slots are made wide.
     pub(super) fn finish_first_behind(
         &mut self,
         lead_bytes: usize,
         count: usize,
         out: &mut Vec<u8>,
     ) -> BlockInfo {
-        assert!(
-            count > 0 && count <= self.len(),
-            "a sorted block has at least one entry"
-        );
+        assert!(count > 0 && count <= self.len(), "a sorted block has at least one entry");
         let wide = self.write_block(lead_bytes, count, out);
         if count == self.len() {
             self.clear();
@@ -358,11 +353,7 @@ impl SortedBlockBuilder {
 
 /// The bytes of an entry in the heap that do not depend on the prefix.
 fn fixed_bytes(entry: &Pending, numbered: bool) -> usize {
-    let number = if numbered {
-        varint_bytes(entry.delta)
-    } else {
-        0
-    };
+    let number = if numbered { varint_bytes(entry.delta) } else { 0 };
     let value = match entry.kind {
         EntryKind::Delete => 0,
         _ => varint_bytes(u64::from(entry.value_bytes)) + entry.value_bytes as usize,
@@ -370,18 +361,15 @@ fn fixed_bytes(entry: &Pending, numbered: bool) -> usize {
     1 + number + value
 }
 
-fn add_to_sums(sums: &mut Sums, entry: &Pending, numbered: bool, first: &[u8], key: &[u8]) {
-    // Keys ascend, so what first and last share is shared by all.
-    if sums.key_bytes_least == 0 && sums.fixed_bytes == 0 {
-        sums.prefix_bytes = key.len();
-        sums.key_bytes_least = key.len();
-    } else {
-        let bound = sums.prefix_bytes.min(key.len());
-        sums.prefix_bytes = common_bytes(&first[..bound], &key[..bound]);
-    }
-    sums.key_bytes += key.len();
-    sums.key_bytes_least = sums.key_bytes_least.min(key.len());
-    sums.key_bytes_most = sums.key_bytes_most.max(key.len());
+/// Adds an entry to the sums; `prefix_bytes` is what it shares with all before it.
+fn add_to_sums(sums: &mut Sums, entry: &Pending, numbered: bool, prefix_bytes: usize) {
+    let key_bytes = entry.key_bytes as usize;
+    // Kinds count as fixed bytes, so that there are none before the first entry only.
+    let least = if sums.fixed_bytes == 0 { key_bytes } else { sums.key_bytes_least };
+    sums.prefix_bytes = prefix_bytes;
+    sums.key_bytes += key_bytes;
+    sums.key_bytes_least = least.min(key_bytes);
+    sums.key_bytes_most = sums.key_bytes_most.max(key_bytes);
     sums.fixed_bytes += fixed_bytes(entry, numbered);
 }
 
@@ -389,18 +377,9 @@ fn add_to_sums(sums: &mut Sums, entry: &Pending, numbered: bool, first: &[u8], k
 pub(super) fn common_bytes(a: &[u8], b: &[u8]) -> usize {
     let (chunks_a, _) = a.as_chunks::<8>();
     let (chunks_b, _) = b.as_chunks::<8>();
-    let equal_chunks = chunks_a
-        .iter()
-        .zip(chunks_b)
-        .take_while(|(x, y)| x == y)
-        .count();
+    let equal_chunks = chunks_a.iter().zip(chunks_b).take_while(|(x, y)| x == y).count();
     let start = equal_chunks * 8;
-    start
-        + a[start..]
-            .iter()
-            .zip(&b[start..])
-            .take_while(|(x, y)| x == y)
-            .count()
+    start + a[start..].iter().zip(&b[start..]).take_while(|(x, y)| x == y).count()
 }
 
 #[cfg(test)]

@@ -10,19 +10,13 @@ fn pairs() -> impl Strategy<Value = Pairs> {
     let key = prop_oneof![vec(0_u8..3, 0..9), vec(Just(1), 0..300)];
     let value = prop_oneof![8 => vec(any::<u8>(), 0..20), 1 => Just(vec![3; 30_000])];
     (vec(any::<u8>(), 0..9), btree_map(key, value, 1..40)).prop_map(|(prefix, pairs)| {
-        pairs
-            .into_iter()
-            .map(|(key, value)| ([&prefix[..], &key].concat(), value))
-            .collect()
+        pairs.into_iter().map(|(key, value)| ([&prefix[..], &key].concat(), value)).collect()
     })
 }
 
 fn read_all(content: &[u8], wide: bool) -> Pairs {
     let block = SortedBlock::parse(content, false, wide).unwrap();
-    assert_eq!(
-        block.check(KindSet::POINTS, COMPOSITE_KEY_BYTES_MAX),
-        Ok(())
-    );
+    assert_eq!(block.check(KindSet::POINTS, COMPOSITE_KEY_BYTES_MAX), Ok(()));
     let mut key = Vec::new();
     let pair = |index| {
         block.copy_key(index, &mut key).unwrap();
@@ -31,8 +25,8 @@ fn read_all(content: &[u8], wide: bool) -> Pairs {
     (0..block.len()).map(pair).collect()
 }
 
-/// Entries whose suffix is shorter than a head, or longer than a length byte tells, may be estimated
-/// too high.
+/// Entries whose suffix is shorter than a head, or longer than a length byte tells, may be
+/// estimated too high.
 const SLACK_BYTES_PER_ENTRY: usize = 5;
 
 proptest! {
@@ -41,7 +35,8 @@ proptest! {
         let mut builder = SortedBlockBuilder::new(false, 0);
         for (key, value) in &pairs {
             builder.push(EntryKind::Put, key, 0, value);
-            prop_assert_eq!(builder.estimated_bytes(), builder.estimated_bytes_of_first(builder.len()));
+            let of_all = builder.estimated_bytes_of_first(builder.len());
+            prop_assert_eq!(builder.estimated_bytes(), of_all);
         }
         let estimate = builder.estimated_bytes();
         let mut out = Vec::new();
@@ -74,6 +69,7 @@ proptest! {
         builder.push(EntryKind::Put, &last, 0, b"last");
         prop_assert_eq!(builder.last_key(), Some(&last[..]));
         let estimate = builder.estimated_bytes();
+        prop_assert_eq!(estimate, builder.estimated_bytes_of_first(builder.len()));
         let mut second = Vec::new();
         let info = builder.finish(&mut second);
         prop_assert!(second.len() <= estimate);
@@ -96,10 +92,7 @@ fn the_longest_keys_and_most_entries_fit() {
     let mut out = Vec::new();
     assert!(!builder.finish(&mut out).wide);
     let block = SortedBlock::parse(&out, true, false).unwrap();
-    assert_eq!(
-        block.check(KindSet::POINTS, COMPOSITE_KEY_BYTES_MAX),
-        Ok(())
-    );
+    assert_eq!(block.check(KindSet::POINTS, COMPOSITE_KEY_BYTES_MAX), Ok(()));
     assert_eq!(block.prefix().len(), COMPOSITE_KEY_BYTES_MAX - 1);
     assert_eq!(block.entry(3).unwrap().number, u64::MAX);
 
