@@ -31,13 +31,6 @@ pub struct CommitNumbers {
     pub next_keyspace: AtomicU32,
 }
 
-/// Numbers that the install lock guards.
-#[derive(Debug)]
-pub struct InstallOrder {
-    /// The epoch of the next state: not always one more, since an open after a crash skips some.
-    pub next_epoch: Epoch,
-}
-
 /// Counts of what went on, for statistics and tests.
 #[derive(Debug, Default)]
 pub struct CoreCounters {
@@ -76,7 +69,10 @@ pub struct Core {
     /// What it guards.
     pub numbers: CommitNumbers,
     /// Held while a state is built and swapped in.
-    pub install_order: OrderedMutex<InstallOrder>,
+    pub install_order: OrderedMutex<()>,
+    /// The epoch of the next state: not always one more, since an open after a crash skips some. It changes
+    /// only under the install lock.
+    pub next_epoch: AtomicU64,
     /// The number of the next segment.
     pub next_segment: AtomicU64,
     /// Visibility.
@@ -135,10 +131,8 @@ impl Core {
             catalogue: ArcSwap::from_pointee(parts.catalogue),
             commit_order: OrderedMutex::new(LockRank::COMMIT_ORDER, ()),
             numbers: parts.numbers,
-            install_order: OrderedMutex::new(
-                LockRank::INSTALL,
-                InstallOrder { next_epoch: parts.next_epoch },
-            ),
+            install_order: OrderedMutex::new(LockRank::INSTALL, ()),
+            next_epoch: AtomicU64::new(parts.next_epoch.0),
             next_segment: AtomicU64::new(parts.next_segment),
             publisher: Publisher::new(parts.visible),
             held: parts.held,

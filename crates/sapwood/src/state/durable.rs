@@ -347,7 +347,7 @@ fn next_limits(core: &Core) -> Limits {
     let (sequence, keyspace) = core.commit_numbers();
     Limits {
         sequence: sequence.0.saturating_add(LIMIT_AHEAD),
-        epoch: core.state().epoch.0.saturating_add(LIMIT_AHEAD),
+        epoch: core.next_epoch.load(Ordering::Relaxed).saturating_add(LIMIT_AHEAD),
         keyspace: keyspace.0.saturating_add(KEYSPACE_LIMIT_AHEAD),
         segment: core.next_segment.load(Ordering::Relaxed).saturating_add(LIMIT_AHEAD),
     }

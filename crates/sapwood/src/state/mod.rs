@@ -3,6 +3,23 @@
 //!
 //! docs/architecture.md, sections 3, 5, 6 and 7, has the invariants that are cited here by number.
 
+pub mod apply;
 pub mod catalogue;
+pub mod core;
+pub mod create;
+pub mod dead_list;
+pub mod durable;
+pub mod log_named;
+pub mod lookup;
 pub mod manifest;
+pub mod open_transactions;
+pub mod publish;
+pub mod recovery;
+pub mod snapshot;
+pub mod sources;
 pub mod state;
+pub mod view;
+
+pub use self::core::Core;
+pub use self::snapshot::{ReadPoint, SnapshotHold};
+pub use self::state::{Contents, Cut, Levels, State};

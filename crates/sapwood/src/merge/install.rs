@@ -1,0 +1,478 @@
+//! Puts what a step made into the next state: one install at a time, in memory.
+//!
+//! *Assumes*: I3: reservations exclude each other, so the separators that a step was planned with still exist.
+//! *Guarantees*: I1, E1; after an error nothing has changed and every block of the step is free again.
+//! *Threads*: under the install lock; readers and commits go on, and see the next view at once.
+
+use crate::error::{Error, Result};
+use crate::page::{Block, NodeWriter};
+use crate::segment::coverage::newly_covered;
+use crate::segment::descriptor::{Bounds, Segment, SegmentFilter, TreeRoot};
+use crate::segment::key_range::{KeyRange, KeyRanges};
+use crate::segment::parent_writer::{Lowest, ParentEntry};
+use crate::segment::range_tombstone::Fragment;
+use crate::segment::tree_edit::{TreeChange, TreeEdit};
+use crate::state::catalogue::Catalogue;
+use crate::state::dead_list::Dead;
+use crate::state::open_transactions::FlushRecord;
+use crate::state::view::{MemtableSlot, View};
+use crate::state::{Contents, Core, Cut, Levels, State};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, OnceLock};
+use crate::types::{Epoch, KeyspaceNumber};
+
+use super::ranges::{read_fragments, write_ranges_tree};
+
+/// Which segment an edit changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// One that is in the state.
+    Existing(u64),
+    /// A new one, of that number, first in the top level of those above the last.
+    NewAbove(u64),
+    /// A new one, of that number, the one of the last level.
+    NewLast(u64),
+}
+
+/// "The lowest parents between these separators are replaced by these."
+#[derive(Debug)]
+pub struct LevelEdit {
+    /// The keyspace.
+    pub keyspace: KeyspaceNumber,
+    /// The segment.
+    pub destination: Destination,
+    /// The seed of its filters, when it is new.
+    pub filter_seed: u64,
+    /// The separators of the lowest parents that are replaced lie in here; all of them when the tree is
+    /// replaced whole.
+    pub replaced: KeyRange,
+    /// The tree is replaced whole.
+    pub whole: bool,
+    /// What comes in their place.
+    pub lowest: Lowest,
+    /// Range tombstones to add, in order, cut to the step's range, without numbers.
+    pub fragments: Vec<Fragment>,
+    /// Where the new keys lie.
+    pub bounds: Option<Bounds>,
+}
+
+/// All that a step changes.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// Blocks that the step wrote: free again when the install fails.
+    pub written: Vec<Block>,
+    /// Blocks that were there before and come into the state now: overflow values that commits wrote.
+    pub adopted: Vec<Block>,
+    /// What dies, apart from upper parents of edited trees and nodes of promoted ranges.
+    pub died: Vec<Dead>,
+    /// A new young segment.
+    pub young: Option<Segment>,
+    /// Edits of levels.
+    pub edits: Vec<LevelEdit>,
+    /// What has moved out of segments, in the keys of their trees.
+    pub promoted: Vec<(u64, KeyRange)>,
+    /// The memtable that was flushed, with its cut.
+    pub flushed: Option<(Arc<MemtableSlot>, Cut)>,
+    /// The runs of the flush that went to the last level.
+    pub runs: Vec<(KeyspaceNumber, KeyRange)>,
+    /// A dropped keyspace whose levels leave.
+    pub dropped: Option<KeyspaceNumber>,
+}
+
+/// The next state in the making.
+struct Making<'a> {
+    core: &'a Core,
+    contents: Contents,
+    /// Blocks that the next state has and the present one has not.
+    born: Vec<Block>,
+    /// Those of them that the install itself has allotted.
+    made: Vec<Block>,
+    died: Vec<Dead>,
+    /// What dies of young segments, by segment.
+    died_young: Vec<(u64, Vec<Dead>)>,
+}
+
+/// Installs a change; returns the new state.
+///
+/// # Errors
+/// When no page can be had, or a parent cannot be read. The step's blocks are free then, and it can be made
+/// again.
+pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
+    core.collect_released();
+    let order = core.install_order.lock();
+    if let Err(error) = core.check_writable() {
+        drop(order);
+        return Err(error);
+    }
+    let epoch = Epoch(core.next_epoch.load(Ordering::Relaxed));
+    let base = core.state();
+    let mut contents = (**base).clone();
+    contents.epoch = epoch;
+    let mut making = Making {
+        core,
+        contents,
+        born: Vec::new(),
+        made: Vec::new(),
+        died: std::mem::take(&mut change.died),
+        died_young: Vec::new(),
+    };
+    if let Err(error) = making.apply(&mut change, epoch) {
+        for block in making.made.iter().chain(&change.written) {
+            core.pages.free(*block);
+        }
+        return Err(error);
+    }
+    making.born.extend(change.written.iter().chain(&change.adopted));
+    core.next_epoch.store(epoch.0 + 1, Ordering::Relaxed);
+    let state = making.swap_in(&base, &change, epoch);
+    drop(order);
+    drop(base);
+    core.collect_released();
+    core.charge_memtables();
+    Ok(state)
+}
+
+impl Making<'_> {
+    fn apply(&mut self, change: &mut Change, epoch: Epoch) -> Result<()> {
+        for edit in std::mem::take(&mut change.edits) {
+            self.edit(edit, epoch)?;
+        }
+        for (number, range) in &change.promoted {
+            self.promote(*number, range)?;
+        }
+        if let Some(young) = change.young.take() {
+            self.contents.young.insert(0, Arc::new(born_at(young, epoch)));
+        }
+        if let Some((slot, cut)) = &change.flushed {
+            let mut catalogue: Catalogue = (*self.contents.catalogue).clone();
+            for catalogue_change in slot.catalogue_changes.lock().iter() {
+                catalogue.apply(catalogue_change);
+            }
+            self.contents.catalogue = Arc::new(catalogue);
+            self.contents.cut = *cut;
+        }
+        if let Some(keyspace) = change.dropped {
+            self.drop_levels(keyspace)?;
+        }
+        self.contents.levels.retain(|_, levels| !levels.is_empty());
+        self.forget_dropped_keyspaces();
+        Ok(())
+    }
+
+    /// A dropped keyspace of which nothing is left needs no entry any more.
+    fn forget_dropped_keyspaces(&mut self) {
+        let contents = &self.contents;
+        let gone: Vec<KeyspaceNumber> = contents
+            .catalogue
+            .iter()
+            .filter(|(number, entry)| entry.dropped && contents.segments_of(*number).next().is_none())
+            .map(|(number, _)| number)
+            .collect();
+        if !gone.is_empty() {
+            let mut catalogue: Catalogue = (*self.contents.catalogue).clone();
+            for number in gone {
+                catalogue.remove(number);
+            }
+            self.contents.catalogue = Arc::new(catalogue);
+        }
+    }
+
+    fn edit(&mut self, edit: LevelEdit, epoch: Epoch) -> Result<()> {
+        let keyspace = edit.keyspace;
+        let mut levels: Levels =
+            self.contents.levels_of(keyspace).map(|levels| (**levels).clone()).unwrap_or_default();
+        let number = place_destination(&mut levels, &edit);
+        let slot = levels.levels.iter_mut().flatten().find(|segment| segment.number == number);
+        let Some(slot) = slot else {
+            return Err(mismatch(epoch, "the destination of a promotion is gone"));
+        };
+        let mut segment: Segment = (**slot).clone();
+        let tree = TreeEdit::new(&self.core.pages, keyspace, epoch);
+        let change = match (&segment.points, edit.whole) {
+            (Some(root), false) => {
+                let (start, end) = (&edit.replaced.start, edit.replaced.end.as_deref());
+                tree.replace(root, start, end, parents_of(edit.lowest))?
+            }
+            _ => tree.build(edit.lowest)?,
+        };
+        segment.points = self.take_tree_change(change);
+        if !edit.fragments.is_empty() {
+            self.add_fragments(&mut segment, keyspace, &edit.fragments, epoch)?;
+        }
+        segment.bounds = match (segment.bounds.take(), edit.bounds) {
+            (Some(old), Some(new)) => Some(old.union(&new)),
+            (old, new) => old.or(new),
+        };
+        let empty = segment.points.is_none() && segment.ranges.is_none();
+        *slot = Arc::new(segment);
+        if empty {
+            remove_segment(&mut levels, number);
+        }
+        self.contents.levels.insert(keyspace, Arc::new(levels));
+        Ok(())
+    }
+
+    fn take_tree_change(&mut self, change: TreeChange) -> Option<TreeRoot> {
+        self.died.extend(change.died.iter().map(|(block, birth)| dead(*block, *birth)));
+        self.born.extend_from_slice(&change.born);
+        self.made.extend_from_slice(&change.born);
+        change.root
+    }
+
+    /// Adds range tombstones to a segment of a level, against its ranges tree of this moment (G3).
+    fn add_fragments(
+        &mut self,
+        segment: &mut Segment,
+        keyspace: KeyspaceNumber,
+        fragments: &[Fragment],
+        epoch: Epoch,
+    ) -> Result<()> {
+        let pages = &self.core.pages;
+        let old = match &segment.ranges {
+            Some(root) => {
+                let fragments = read_fragments(pages, root, keyspace, None)?;
+                self.die_whole(root, keyspace)?;
+                fragments
+            }
+            None => Vec::new(),
+        };
+        let all = crate::segment::range_tombstone::union_ranges(&[fragments, &old]);
+        let mut nodes = NodeWriter::new(pages.clone(), 1);
+        let leaf_bytes = self.core.options.leaf_pages_bytes() as usize;
+        let lowest = write_ranges_tree(&mut nodes, keyspace, None, leaf_bytes, &all)?;
+        let written = nodes.finish()?;
+        self.born.extend_from_slice(&written.blocks);
+        self.made.extend_from_slice(&written.blocks);
+        let change = TreeEdit::new(pages, keyspace, epoch).build(lowest)?;
+        segment.ranges = self.take_tree_change(change);
+        Ok(())
+    }
+
+    /// All nodes of a tree die.
+    fn die_whole(&mut self, root: &TreeRoot, keyspace: KeyspaceNumber) -> Result<()> {
+        let all: KeyRanges = [KeyRange::all()].into_iter().collect();
+        let none = KeyRanges::new();
+        let died = newly_covered(&self.core.pages, keyspace, root, &none, &all)?;
+        self.died.extend(died.iter().map(|(block, birth)| dead(*block, *birth)));
+        Ok(())
+    }
+
+    /// Notes that a range has moved out of a segment; what lay in it alone dies.
+    fn promote(&mut self, number: u64, range: &KeyRange) -> Result<()> {
+        let young = self.contents.young.iter().position(|segment| segment.number == number);
+        let keyspace = match young {
+            Some(_) => KeyspaceNumber::MANY,
+            None => self.keyspace_of(number)?,
+        };
+        let Some(segment) = self.find(number) else {
+            return Err(mismatch(self.contents.epoch, "the source of a promotion is gone"));
+        };
+        let mut promoted = (*segment.promoted).clone();
+        promoted.insert(range.clone());
+        let mut died = Vec::new();
+        let pages = &self.core.pages;
+        if let Some(root) = &segment.points {
+            died.extend(newly_covered(pages, keyspace, root, &segment.promoted, &promoted)?);
+        }
+        let gone = promoted.covers(&KeyRange::all());
+        if gone {
+            // Range tombstones reach over the borders of leaves, so their tree goes as one.
+            let all: KeyRanges = [KeyRange::all()].into_iter().collect();
+            if let Some(root) = &segment.ranges {
+                died.extend(newly_covered(pages, keyspace, root, &KeyRanges::new(), &all)?);
+            }
+            let birth = segment.points.iter().chain(&segment.ranges).map(|root| root.birth).min();
+            let birth = birth.unwrap_or(Epoch(0));
+            died.extend(segment.filter.nodes.iter().map(|node| (node.block(), birth)));
+        }
+        let died: Vec<Dead> = died.iter().map(|(block, birth)| dead(*block, *birth)).collect();
+        match young {
+            Some(_) => self.died_young.push((number, died)),
+            None => self.died.extend(died),
+        }
+        let next = Segment { promoted: Arc::new(promoted), ..(*segment).clone() };
+        self.put(number, (!gone).then(|| Arc::new(next)));
+        Ok(())
+    }
+
+    fn find(&self, number: u64) -> Option<Arc<Segment>> {
+        let levels = self.contents.levels.values().flat_map(|levels| levels.iter());
+        self.contents.young.iter().chain(levels).find(|segment| segment.number == number).cloned()
+    }
+
+    fn keyspace_of(&self, number: u64) -> Result<KeyspaceNumber> {
+        let mut levels = self.contents.levels.iter();
+        levels
+            .find(|(_, levels)| levels.iter().any(|segment| segment.number == number))
+            .map(|(keyspace, _)| *keyspace)
+            .ok_or_else(|| mismatch(self.contents.epoch, "the source of a promotion is gone"))
+    }
+
+    /// Puts another value in a segment's place, or takes it out.
+    fn put(&mut self, number: u64, segment: Option<Arc<Segment>>) {
+        if let Some(index) = self.contents.young.iter().position(|young| young.number == number) {
+            match segment {
+                Some(segment) => self.contents.young[index] = segment,
+                None => {
+                    self.contents.young.remove(index);
+                }
+            }
+            return;
+        }
+        let Ok(keyspace) = self.keyspace_of(number) else { return };
+        let Some(levels) = self.contents.levels.get(&keyspace) else { return };
+        let mut levels: Levels = (**levels).clone();
+        match segment {
+            Some(segment) => {
+                let slot = levels.levels.iter_mut().flatten().find(|s| s.number == number);
+                if let Some(slot) = slot {
+                    *slot = segment;
+                }
+            }
+            None => remove_segment(&mut levels, number),
+        }
+        self.contents.levels.insert(keyspace, Arc::new(levels));
+    }
+
+    /// The levels of a dropped keyspace leave, with all that they hold (G7).
+    fn drop_levels(&mut self, keyspace: KeyspaceNumber) -> Result<()> {
+        let Some(levels) = self.contents.levels.remove(&keyspace) else { return Ok(()) };
+        for segment in levels.iter() {
+            for root in segment.points.iter() {
+                let values = super::overflow_walk::overflow_blocks(&self.core.pages, root, keyspace, &segment.promoted)?;
+                self.died.extend(values);
+            }
+            let all: KeyRanges = [KeyRange::all()].into_iter().collect();
+            for root in segment.points.iter() {
+                let died =
+                    newly_covered(&self.core.pages, keyspace, root, &segment.promoted, &all)?;
+                self.died.extend(died.iter().map(|(block, birth)| dead(*block, *birth)));
+            }
+            if let Some(root) = &segment.ranges {
+                self.die_whole(root, keyspace)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything that cannot fail: the dead find their lists, the maps their bits, the view is swapped.
+    fn swap_in(self, base: &Arc<State>, change: &Change, epoch: Epoch) -> Arc<State> {
+        let Making { core, contents, born, died, died_young, .. } = self;
+        let allocator = core.pages.allocator();
+        for block in &born {
+            allocator.reference(*block);
+        }
+        let mut dead: Vec<Dead> = died;
+        // A value that never was in a state was never referenced by one.
+        for block in dead.iter().filter(|dead| dead.birth.0 != 0).map(|dead| dead.block) {
+            allocator.dereference(block);
+        }
+        for (segment, died) in died_young {
+            for dead in &died {
+                allocator.dereference(dead.block);
+            }
+            if !core.transactions.hold(segment, &died, epoch) {
+                dead.extend(died);
+            }
+        }
+        let state = State::new(contents, core.held.releases());
+        core.held.replaced(base.epoch, dead);
+        if let Some((slot, cut)) = &change.flushed {
+            core.transactions.flushed(FlushRecord {
+                last: cut.sequence,
+                young: state.young.first().filter(|_| state.young.len() > base.young.len()).cloned(),
+                runs: change.runs.clone(),
+            });
+            slot.home.move_to(state.clone());
+        }
+        core.change_view(|view| View {
+            active: view.active.clone(),
+            sealed: match &change.flushed {
+                None => view.sealed.clone(),
+                Some((slot, _)) => {
+                    let others = view.sealed.iter().filter(|other| !Arc::ptr_eq(other, slot));
+                    others.cloned().collect()
+                }
+            },
+            state: state.clone(),
+        });
+        state
+    }
+}
+
+fn dead(block: Block, birth: Epoch) -> Dead {
+    Dead { block, birth }
+}
+
+fn mismatch(epoch: Epoch, detail: &str) -> Error {
+    Error::MergeMismatch { epoch, detail: detail.to_owned() }
+}
+
+/// A segment whose trees were written before the epoch was known.
+fn born_at(segment: Segment, epoch: Epoch) -> Segment {
+    let birth = |root: Option<TreeRoot>| root.map(|root| TreeRoot { birth: epoch, ..root });
+    Segment { points: birth(segment.points), ranges: birth(segment.ranges), ..segment }
+}
+
+fn parents_of(lowest: Lowest) -> Vec<ParentEntry> {
+    match lowest {
+        Lowest::Parents(parents) => parents,
+        // A stretch of a tree is made of parents, whatever their number of children.
+        Lowest::Leaf(_) => unreachable!("a lone leaf is made for a whole tree only"),
+    }
+}
+
+/// The number of the segment that an edit changes; a new one is put in its place.
+fn place_destination(levels: &mut Levels, edit: &LevelEdit) -> u64 {
+    let new = |number| {
+        Arc::new(Segment {
+            number,
+            points: None,
+            ranges: None,
+            filter: SegmentFilter {
+                seed: edit.filter_seed,
+                nodes: Vec::new(),
+                lines: Arc::new(OnceLock::new()),
+            },
+            bounds: None,
+            sequences: None,
+            promoted: Arc::new(KeyRanges::new()),
+            keyspaces: Arc::new(Vec::new()),
+        })
+    };
+    let present =
+        |levels: &Levels, number| levels.iter().any(|segment| segment.number == number);
+    match edit.destination {
+        Destination::Existing(number) => number,
+        Destination::NewLast(number) => {
+            if !present(levels, number) {
+                match levels.levels.last_mut() {
+                    Some(last) => last.push(new(number)),
+                    None => levels.levels.push(vec![new(number)]),
+                }
+            }
+            number
+        }
+        Destination::NewAbove(number) => {
+            if !present(levels, number) {
+                if levels.levels.len() < 2 {
+                    levels.levels.insert(0, Vec::new());
+                }
+                if let Some(first) = levels.levels.first_mut() {
+                    first.insert(0, new(number));
+                }
+            }
+            number
+        }
+    }
+}
+
+/// Takes a segment out; levels above the last that are empty go too.
+fn remove_segment(levels: &mut Levels, number: u64) {
+    for level in &mut levels.levels {
+        level.retain(|segment| segment.number != number);
+    }
+    let last = levels.levels.pop();
+    levels.levels.retain(|level| !level.is_empty());
+    levels.levels.extend(last);
+}

@@ -1,0 +1,106 @@
+//! The overflow values of a whole tree, found through parents and sidecars: leaves are read only where a
+//! promoted range ends inside one, or where a tree is one leaf.
+
+use crate::error::Result;
+use crate::page::{Block, NodeKind, NodeRef, PageManager};
+use crate::segment::coverage::child_range;
+use crate::segment::descriptor::TreeRoot;
+use crate::segment::key_range::{KeyRange, KeyRanges};
+use crate::segment::node::{Caching, TreeKind, read_leaf, read_parent};
+use crate::segment::overflow_reference::{OverflowList, OverflowReference};
+use crate::segment::sorted_block::EntryKind;
+use crate::state::dead_list::Dead;
+use crate::types::{Epoch, KeyspaceNumber, PageNumber};
+
+struct Walk<'a> {
+    pages: &'a PageManager,
+    keyspace: KeyspaceNumber,
+    promoted: &'a KeyRanges,
+    found: Vec<Dead>,
+}
+
+/// The blocks of all overflow values of a level's tree outside `promoted`, with their births.
+///
+/// # Errors
+/// When a node cannot be read.
+pub fn overflow_blocks(
+    pages: &PageManager,
+    root: &TreeRoot,
+    keyspace: KeyspaceNumber,
+    promoted: &KeyRanges,
+) -> Result<Vec<Dead>> {
+    let mut walk = Walk { pages, keyspace, promoted, found: Vec::new() };
+    walk.visit(&root.reference, root.height, root.birth, &KeyRange::all())?;
+    Ok(walk.found)
+}
+
+impl Walk<'_> {
+    fn visit(
+        &mut self,
+        reference: &NodeRef,
+        height: u8,
+        birth: Epoch,
+        range: &KeyRange,
+    ) -> Result<()> {
+        if self.promoted.covers(range) {
+            return Ok(());
+        }
+        if height == 0 {
+            return self.read_leaf(reference, birth);
+        }
+        let node = read_parent(self.pages, reference, self.keyspace, height)?;
+        let parent = node.view();
+        let mut listed = Vec::new();
+        if height == 1 {
+            let lists = parent.overflow_lists();
+            for index in 0..lists.len() {
+                let list = lists.get(index).map_err(|p| node.damage(p))?;
+                let frame = self.pages.read_node(&list, NodeKind::OverflowList)?;
+                for item in OverflowList::new(frame.content()) {
+                    listed.push(item.map_err(|p| node.damage(p))?);
+                }
+            }
+        }
+        for index in 0..parent.len() {
+            let child = parent.child(index).map_err(|p| node.damage(p))?;
+            if !child.has_overflow() {
+                continue;
+            }
+            let child_birth = child.birth.unwrap_or(birth);
+            let below = child_range(&node, index, range)?;
+            if height > 1 || self.promoted.overlaps(&below) {
+                self.visit(&child.reference, height - 1, child_birth, &below)?;
+                continue;
+            }
+            for item in listed.iter().filter(|item| item.child_index as usize == index) {
+                self.push(&item.blocks, item.birth, child_birth);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_leaf(&mut self, reference: &NodeRef, birth: Epoch) -> Result<()> {
+        let (keyspace, kind) = (self.keyspace, TreeKind::Points);
+        let leaf = read_leaf(self.pages, reference, keyspace, kind, Caching::Pass)?;
+        let block = leaf.view();
+        let mut key = Vec::new();
+        for index in 0..block.len() {
+            let entry = block.entry(index).map_err(|p| leaf.damage(p))?;
+            if entry.kind != EntryKind::PutOverflow {
+                continue;
+            }
+            block.copy_key(index, &mut key).map_err(|p| leaf.damage(p))?;
+            if !self.promoted.contains(&key) {
+                let value = OverflowReference::decode(entry.value).map_err(|p| leaf.damage(p))?;
+                self.push(&value.blocks, value.birth, birth);
+            }
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, blocks: &[(PageNumber, u32)], birth: Epoch, leaf_birth: Epoch) {
+        let birth = if birth.0 == 0 { leaf_birth } else { birth };
+        let dead = |(first, pages): &(PageNumber, u32)| Dead { block: Block::new(*first, *pages), birth };
+        self.found.extend(blocks.iter().map(dead));
+    }
+}

@@ -1,0 +1,104 @@
+//! Puts the operations of a commit into a memtable: the same for a commit and for its replay.
+//!
+//! *Assumes*: the operations are normalised: a range tombstone never covers a put of its own commit that
+//! should stay, since both carry one number and a range tombstone hides only lower ones.
+//! *Threads*: under the commit order's lock, or alone at open.
+
+use super::catalogue::{Catalogue, CatalogueChange};
+use super::manifest::decode_settings;
+use super::view::MemtableSlot;
+use crate::error::{Result, Structure};
+use crate::log::operation::{LogOperation, Operations};
+use crate::memtable::Operation;
+use crate::page::Block;
+use crate::segment::overflow_reference::OverflowReference;
+use crate::types::SequenceNumber;
+
+/// What a commit's operations did besides entries.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// The overflow values that they name.
+    pub named: Vec<OverflowReference>,
+    /// Changes of the catalogue.
+    pub changes: Vec<CatalogueChange>,
+}
+
+impl Applied {
+    /// The blocks of the named values.
+    pub fn named_blocks(&self) -> Vec<Block> {
+        let blocks = self.named.iter().flat_map(|reference| &reference.blocks);
+        blocks.map(|(first, pages)| Block::new(*first, *pages)).collect()
+    }
+}
+
+/// What operations name and change, without putting them anywhere.
+///
+/// # Errors
+/// `Corruption` when they cannot be decoded.
+pub fn inspect(operations: Operations<'_>) -> Result<Applied> {
+    let mut applied = Applied::default();
+    for operation in operations {
+        match operation? {
+            LogOperation::PutOverflow { reference, .. } => {
+                let reference = OverflowReference::decode(reference)
+                    .map_err(|problem| problem.corruption(Structure::Log))?;
+                applied.named.push(reference);
+            }
+            LogOperation::CreateKeyspace { keyspace, name, options } => {
+                let settings = decode_settings(options)?;
+                applied.changes.push(CatalogueChange::Create(keyspace, name.to_owned(), settings));
+            }
+            LogOperation::DropKeyspace { keyspace } => {
+                applied.changes.push(CatalogueChange::Drop(keyspace));
+            }
+            LogOperation::RenameKeyspace { keyspace, name } => {
+                applied.changes.push(CatalogueChange::Rename(keyspace, name.to_owned()));
+            }
+            LogOperation::Put { .. }
+            | LogOperation::Delete { .. }
+            | LogOperation::DeleteRange { .. } => {}
+        }
+    }
+    Ok(applied)
+}
+
+/// Inserts operations into a memtable under one number, and notes their changes of the catalogue.
+///
+/// # Errors
+/// `Corruption` when they cannot be decoded; what [`inspect`] has seen can.
+pub fn insert(
+    slot: &MemtableSlot,
+    catalogue: &mut Catalogue,
+    number: SequenceNumber,
+    operations: Operations<'_>,
+    changes: &[CatalogueChange],
+) -> Result<()> {
+    let table = &slot.table;
+    for operation in operations {
+        match operation? {
+            LogOperation::Put { keyspace, key, value } => {
+                table.insert(keyspace, key, number, Operation::Put(value));
+            }
+            LogOperation::Delete { keyspace, key } => {
+                table.insert(keyspace, key, number, Operation::Delete);
+            }
+            LogOperation::PutOverflow { keyspace, key, reference } => {
+                table.insert(keyspace, key, number, Operation::PutOverflow(reference));
+            }
+            LogOperation::DeleteRange { keyspace, start, end } => {
+                table.insert_range_delete(keyspace, start, end, number);
+            }
+            LogOperation::DropKeyspace { keyspace } => {
+                table.insert_range_delete(keyspace, &[], None, number);
+            }
+            LogOperation::CreateKeyspace { .. } | LogOperation::RenameKeyspace { .. } => {}
+        }
+    }
+    if !changes.is_empty() {
+        for change in changes {
+            catalogue.apply(change);
+        }
+        slot.catalogue_changes.lock().extend_from_slice(changes);
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! Makes a new database in an empty file.
+//!
+//! *Guarantees*: a crash before the first header slot is on disk leaves a file that counts as new.
+//! *Format*: docs/format.md, section 2.
+
+use super::catalogue::Catalogue;
+use super::core::{CommitNumbers, Core, CoreParts};
+use super::dead_list::HeldStates;
+use super::durable::{
+    Durable, DurableInner, KEYSPACE_LIMIT_AHEAD, LIMIT_AHEAD, LOG_BLOCK_BYTES, Limits, STAMP_LIMIT_AHEAD,
+    log_block_pages,
+};
+use super::log_named::LogNamed;
+use super::manifest::{self, Counters, LogSection, Manifest};
+use super::state::{Contents, Cut, State};
+use super::view::{MemtableSlot, View};
+use crate::error::{Error, Result};
+use crate::log::ring::{Ring, RingList};
+use crate::log::stream::{BlockStream, LogBlock, prepare_blocks};
+use crate::log::writer::{LogStart, LogWriter};
+use crate::memtable::{ChunkPool, Memtable};
+use crate::options::Options;
+use crate::page::file_header::write_slot;
+use crate::page::{
+    Block, HeaderSlot, Layout, MemoryBudget, PageManager, PageOptions, StateLocation,
+};
+use crate::storage::Storage;
+use crate::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{Arc, Clock, Random};
+use crate::types::{Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
+
+/// Makes a database in `storage`, which is empty.
+///
+/// # Errors
+/// When the options do not fit, or the file cannot be written.
+pub(crate) fn create(storage: Arc<dyn Storage>, options: Options, clock: Clock) -> Result<Arc<Core>> {
+    let mut identity = [0; 16];
+    Random::from_entropy().fill(&mut identity);
+    let layout =
+        Layout::new(options.page_size, options.reserved_bytes, options.region_bytes, identity)?;
+    let budget = Arc::new(MemoryBudget::new(options.memory_budget));
+    let page_options = PageOptions {
+        storage: storage.clone(),
+        layout,
+        budget: budget.clone(),
+        max_file_bytes: options.max_file_bytes,
+    };
+    let pages = PageManager::create(page_options, STAMP_LIMIT_AHEAD)?;
+    let stream =
+        BlockStream::new(storage.clone(), layout.page_size, layout.usable_bytes() as u32);
+    let blocks = allocate_log(&pages, options.log_bytes_min)?;
+    prepare_blocks(&stream, &blocks)?;
+    let list = RingList { start: LogPosition(0), blocks: blocks.clone() };
+    let ring = Ring::new(&list, stream.usable_bytes())?;
+    let log = LogWriter::open(stream, ring, layout.seed(), LogStart::empty(LogPosition(0)));
+
+    let contents = Contents { epoch: Epoch(1), ..Contents::default() };
+    let held = HeldStates::new(&budget);
+    let state = State::new(contents.clone(), held.releases());
+    let limits = Limits {
+        sequence: LIMIT_AHEAD,
+        epoch: LIMIT_AHEAD,
+        keyspace: KEYSPACE_LIMIT_AHEAD,
+        segment: LIMIT_AHEAD,
+    };
+    let file_pages = write_first_state(&pages, contents, limits, &list)?;
+    let _ = file_pages;
+    log.record_state(Epoch(1), 1)?;
+    storage
+        .sync_directory()
+        .map_err(|error| Error::io("syncing the directory", storage.name(), error))?;
+    let pool = Arc::new(ChunkPool::new((options.memory_budget / 8) as usize));
+    let active = MemtableSlot::new(Memtable::new(pool.clone()), Cut::default());
+    let durable = DurableInner {
+        generation: 1,
+        state: Some(state.clone()),
+        own_blocks: Vec::new(),
+        opened: None,
+        limits,
+        log_blocks: blocks,
+    };
+    Ok(Core::new(CoreParts {
+        pages,
+        log,
+        clock,
+        options,
+        view: View { active, sealed: Vec::new(), state },
+        catalogue: Catalogue::default(),
+        numbers: CommitNumbers {
+            next_sequence: AtomicU64::new(1),
+            next_keyspace: AtomicU32::new(1),
+        },
+        next_epoch: Epoch(2),
+        next_segment: 1,
+        visible: SequenceNumber(0),
+        held,
+        log_named: LogNamed::default(),
+        durable: Durable::new(durable),
+        pool,
+    }))
+}
+
+/// The number of the first keyspace: 0 is none.
+pub const FIRST_KEYSPACE: KeyspaceNumber = KeyspaceNumber(1);
+
+fn allocate_log(pages: &PageManager, bytes: u64) -> Result<Vec<LogBlock>> {
+    let layout = pages.layout();
+    let block_pages = log_block_pages(layout.page_size);
+    // With fewer than two blocks the log could not be reused in parts.
+    let count = bytes.min(1 << 32).div_ceil(LOG_BLOCK_BYTES).max(4);
+    let mut blocks = Vec::new();
+    for _ in 0..count {
+        let block = pages.allocator().allocate(block_pages, 0)?;
+        pages.allocator().reference(block);
+        blocks.push(LogBlock { first: block.first, pages: block.pages });
+    }
+    Ok(blocks)
+}
+
+/// Writes maps, state and slot of generation 1.
+fn write_first_state(
+    pages: &PageManager,
+    contents: Contents,
+    limits: Limits,
+    list: &RingList,
+) -> Result<u64> {
+    let storage = pages.storage();
+    let captured = pages.allocator().capture(&[]);
+    let regions = pages.allocator().write_captured(&captured)?;
+    let file_pages = captured.file_pages();
+    let manifest = Manifest {
+        counters: Counters {
+            sequence_limit: limits.sequence,
+            epoch_limit: limits.epoch,
+            stamp_limit: STAMP_LIMIT_AHEAD,
+            keyspace_limit: limits.keyspace,
+            segment_limit: limits.segment,
+            clean: None,
+        },
+        log: LogSection {
+            durable: LogPosition(0),
+            first_position: list.start,
+            blocks: list.blocks.iter().map(|b| Block::new(b.first, b.pages)).collect(),
+        },
+        regions,
+        file_pages,
+        contents,
+    };
+    let encoded = manifest::encode(&manifest);
+    let location = StateLocation::Inline(encoded);
+    let slot = HeaderSlot::new(pages.layout(), 1, Epoch(1), file_pages, location);
+    storage
+        .sync_data()
+        .map_err(|error| Error::io("syncing the file", storage.name(), error))?;
+    write_slot(&**storage, &slot)?;
+    pages.allocator().captured_durable(captured);
+    Ok(file_pages)
+}

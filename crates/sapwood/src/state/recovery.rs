@@ -1,0 +1,343 @@
+//! Finds the newest durable state in a file and replays the log behind its cut.
+//!
+//! *Guarantees*: nothing is written, so recovery can be interrupted anywhere and begun again with the same
+//! result. Everything that was read is checked; damage is an error that names its place.
+//! *Format*: docs/format.md, sections 2, 5 and 6.
+//! *Threads*: one, before anything else runs.
+
+use std::path::PathBuf;
+
+use super::apply;
+use super::catalogue::Catalogue;
+use super::core::{CommitNumbers, Core, CoreParts};
+use super::dead_list::HeldStates;
+use super::durable::{Durable, DurableInner, Limits, OpenedSlot, STAMP_LIMIT_AHEAD};
+use super::log_named::LogNamed;
+use super::manifest::{self, Manifest};
+use super::state::{Cut, State};
+use super::view::{MemtableSlot, View};
+use crate::error::{Corruption, Error, Result, Structure};
+use crate::log::operation::operations;
+use crate::log::reader::{ReplayEnd, ReplayStart, Visit, replay};
+use crate::log::record::{Record, RecordKind};
+use crate::log::ring::{Ring, RingList};
+use crate::log::stream::{BlockStream, LogBlock};
+use crate::log::writer::{LogStart, LogWriter};
+use crate::memtable::{ChunkPool, Memtable};
+use crate::options::Options;
+use crate::page::file_header::{newest_first, read_slots};
+use crate::page::state_node::read_state;
+use crate::page::{
+    Block, HeaderSlot, Layout, MemoryBudget, OpenedState, PageManager, PageOptions, StateLocation,
+};
+use crate::segment::overflow::verify_value;
+use crate::storage::Storage;
+use crate::sync::atomic::{AtomicU32, AtomicU64};
+use crate::sync::{Arc, Clock};
+use crate::types::{Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
+
+/// A durable state as it was read.
+#[derive(Debug)]
+pub struct ReadState {
+    /// The slot that names it.
+    pub slot: HeaderSlot,
+    /// The sizes that the slot gives.
+    pub layout: Layout,
+    /// What it says.
+    pub manifest: Manifest,
+}
+
+/// Reads the newest durable state that can be read.
+///
+/// # Errors
+/// `NotADatabase`, `UnsupportedVersion`, `UnknownFeature`, or the damage of the newest state when the one before
+/// cannot be read either.
+pub fn read_newest_state(storage: &dyn Storage, read_only: bool) -> Result<ReadState> {
+    let mut first_error = None;
+    for slot in newest_first(read_slots(storage)?, &storage.name())? {
+        match read_slot_state(storage, slot, read_only) {
+            Ok(found) => return Ok(found),
+            Err(error @ Error::Corruption(_)) => {
+                tracing::warn!(%error, "a durable state cannot be read");
+                first_error.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(first_error.unwrap_or_else(|| Error::NotADatabase(PathBuf::from(storage.name()))))
+}
+
+fn read_slot_state(storage: &dyn Storage, slot: HeaderSlot, read_only: bool) -> Result<ReadState> {
+    slot.check_features(&storage.name(), read_only)?;
+    let layout = slot.layout()?;
+    let length = storage
+        .length()
+        .map_err(|error| Error::io("asking for the length", storage.name(), error))?;
+    slot.check_length(length)?;
+    let file_pages = length / u64::from(layout.page_size);
+    let encoded = read_state(&layout, storage, &slot)?;
+    let manifest = manifest::decode(&encoded, file_pages)?;
+    Ok(ReadState { slot, layout, manifest })
+}
+
+/// Opens the database in `storage`.
+///
+/// # Errors
+/// As [`read_newest_state`]; and damage of a free map or of the log.
+pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) -> Result<Arc<Core>> {
+    let read = read_newest_state(&*storage, options.read_only)?;
+    let budget = Arc::new(MemoryBudget::new(options.memory_budget));
+    let pages = open_pages(&storage, &read, &budget, &options)?;
+    let own_blocks = own_blocks(&read.slot);
+    for block in &own_blocks {
+        // They are this state's own and no part of what the next one references.
+        pages.check_block(*block).map_err(|detail| Corruption::new(Structure::State, detail))?;
+        if !pages.allocator().is_referenced(*block) {
+            let detail = "its free map does not know the state's own blocks";
+            return Err(Corruption::new(Structure::FreeMap, detail).at_page(block.first).into());
+        }
+        pages.allocator().dereference(*block);
+    }
+    let stream = BlockStream::new(
+        storage.clone(),
+        read.layout.page_size,
+        read.layout.usable_bytes() as u32,
+    );
+    let pool = Arc::new(ChunkPool::new((options.memory_budget / 8) as usize));
+    let cut = read.manifest.contents.cut;
+    let mut replayed = Replayed {
+        pages: &pages,
+        pool: &pool,
+        bytes_max: (options.memory_budget / 4) as usize,
+        catalogue: (*read.manifest.contents.catalogue).clone(),
+        slots: vec![MemtableSlot::new(Memtable::new(pool.clone()), cut)],
+        log_named: LogNamed::default(),
+        last: cut,
+        durable: read.manifest.log.durable,
+        keyspace_most: KeyspaceNumber(0),
+    };
+    let list = ring_list(&read.manifest);
+    let start = ReplayStart {
+        generation: read.slot.generation,
+        list: list.clone(),
+        cut: cut.position,
+        chain: cut.chain,
+        durable: read.manifest.log.durable,
+        sequence: cut.sequence,
+        seed: read.layout.seed(),
+    };
+    let end = replay(&stream, &start, &mut |record| replayed.visit(record))?;
+    let Replayed { catalogue, slots, log_named, last, keyspace_most, .. } = replayed;
+    Ok(assemble(Assembly {
+        read,
+        pages: pages.clone(),
+        pool: pool.clone(),
+        budget,
+        options,
+        clock,
+        own_blocks,
+        stream,
+        list,
+        end,
+        catalogue,
+        slots,
+        log_named,
+        last,
+        keyspace_most,
+    })?)
+}
+
+fn open_pages(
+    storage: &Arc<dyn Storage>,
+    read: &ReadState,
+    budget: &Arc<MemoryBudget>,
+    options: &Options,
+) -> Result<Arc<PageManager>> {
+    let length = storage
+        .length()
+        .map_err(|error| Error::io("asking for the length", storage.name(), error))?;
+    let counters = &read.manifest.counters;
+    let next_stamp = counters.clean.map_or(counters.stamp_limit, |clean| clean.next_stamp);
+    let page_options = PageOptions {
+        storage: storage.clone(),
+        layout: read.layout,
+        budget: budget.clone(),
+        max_file_bytes: options.max_file_bytes,
+    };
+    let opened = OpenedState {
+        // What a record names may lie behind what the state knew (D10).
+        file_pages: read.manifest.file_pages.max(length / u64::from(read.layout.page_size)),
+        regions: read.manifest.regions.clone(),
+        next_stamp,
+        stamp_limit: next_stamp.saturating_add(STAMP_LIMIT_AHEAD),
+    };
+    PageManager::open(page_options, &opened)
+}
+
+fn own_blocks(slot: &HeaderSlot) -> Vec<Block> {
+    match &slot.state {
+        StateLocation::Inline(_) => Vec::new(),
+        StateLocation::Blocks { blocks, .. } => blocks.clone(),
+    }
+}
+
+fn ring_list(manifest: &Manifest) -> RingList {
+    let blocks = manifest.log.blocks.iter();
+    RingList {
+        start: manifest.log.first_position,
+        blocks: blocks.map(|b| LogBlock { first: b.first, pages: b.pages }).collect(),
+    }
+}
+
+/// What replay has built so far.
+struct Replayed<'a> {
+    pages: &'a Arc<PageManager>,
+    pool: &'a Arc<ChunkPool>,
+    /// A memtable is sealed when it has grown to this.
+    bytes_max: usize,
+    catalogue: Catalogue,
+    /// Oldest first; the last one is active.
+    slots: Vec<Arc<MemtableSlot>>,
+    log_named: LogNamed,
+    /// Behind the last commit.
+    last: Cut,
+    /// Up to where the log is known to be on disk.
+    durable: LogPosition,
+    keyspace_most: KeyspaceNumber,
+}
+
+impl Replayed<'_> {
+    fn visit(&mut self, record: &Record<'_>) -> Result<Visit> {
+        self.durable = self.durable.max(record.durable);
+        match record.kind {
+            RecordKind::Commit => self.commit(record),
+            RecordKind::CommitByReference => {
+                let detail = "a commit by reference, which this library does not read";
+                Err(Corruption::new(Structure::Log, detail).into())
+            }
+            RecordKind::StateDurable | RecordKind::Padding | RecordKind::Opened => {
+                Ok(Visit::Continue)
+            }
+        }
+    }
+
+    fn commit(&mut self, record: &Record<'_>) -> Result<Visit> {
+        let applied = apply::inspect(operations(record.payload)?)?;
+        let named = applied.named_blocks();
+        // What was on disk before its record need not be read; the rest may have been lost with the power.
+        if !record.blocks_on_disk && record.end > self.durable {
+            for reference in &applied.named {
+                if verify_value(self.pages, KeyspaceNumber::MANY, reference).is_err() {
+                    return Ok(Visit::EndsLog);
+                }
+            }
+        }
+        for block in &named {
+            self.pages.allocator().claim(*block)?;
+        }
+        self.log_named.add(record.end, &named);
+        for change in &applied.changes {
+            if let super::catalogue::CatalogueChange::Create(number, ..) = change {
+                self.keyspace_most = self.keyspace_most.max(*number);
+            }
+        }
+        let slot = match self.slots.last() {
+            Some(slot) if slot.table.bytes() < self.bytes_max => slot.clone(),
+            _ => self.seal(),
+        };
+        let operations = operations(record.payload)?;
+        apply::insert(&slot, &mut self.catalogue, record.sequence, operations, &applied.changes)?;
+        self.last =
+            Cut { sequence: record.sequence, position: record.end, chain: record.crc };
+        Ok(Visit::Continue)
+    }
+
+    fn seal(&mut self) -> Arc<MemtableSlot> {
+        if let Some(full) = self.slots.last() {
+            // Never set before: only here, once for each.
+            let _ = full.cut.set(self.last);
+        }
+        let slot = MemtableSlot::new(Memtable::new(self.pool.clone()), self.last);
+        self.slots.push(slot.clone());
+        slot
+    }
+}
+
+/// Everything that an open has gathered.
+struct Assembly {
+    read: ReadState,
+    pages: Arc<PageManager>,
+    pool: Arc<ChunkPool>,
+    budget: Arc<MemoryBudget>,
+    options: Options,
+    clock: Clock,
+    own_blocks: Vec<Block>,
+    stream: BlockStream,
+    list: RingList,
+    end: ReplayEnd,
+    catalogue: Catalogue,
+    slots: Vec<Arc<MemtableSlot>>,
+    log_named: LogNamed,
+    last: Cut,
+    keyspace_most: KeyspaceNumber,
+}
+
+fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
+    let Assembly { read, pages, end, mut slots, last, .. } = assembly;
+    let counters = read.manifest.counters;
+    let clean = counters.clean;
+    let held = HeldStates::new(&assembly.budget);
+    let epoch = read.manifest.contents.epoch;
+    let state = State::new(read.manifest.contents, held.releases());
+    let ring = Ring::new(&assembly.list, assembly.stream.usable_bytes())?;
+    let state_is_recorded = end.state_is_recorded;
+    let log =
+        LogWriter::open(assembly.stream, ring, read.layout.seed(), LogStart::after_replay(end));
+    // D8: at the limit, or exactly on after a clean close, and behind everything replayed.
+    let next_sequence = clean
+        .map_or(counters.sequence_limit, |clean| clean.last_sequence.saturating_add(1))
+        .max(last.sequence.0.saturating_add(1))
+        .max(1);
+    let next_keyspace = clean
+        .map_or(counters.keyspace_limit, |clean| clean.next_keyspace)
+        .max(assembly.keyspace_most.0.saturating_add(1));
+    let next_segment = clean.map_or(counters.segment_limit, |clean| clean.next_segment);
+    let next_epoch = if clean.is_some() { epoch.next() } else { Epoch(counters.epoch_limit) };
+    let active = slots.pop().unwrap_or_else(|| {
+        MemtableSlot::new(Memtable::new(assembly.pool.clone()), last)
+    });
+    slots.reverse();
+    let durable = DurableInner {
+        generation: read.slot.generation,
+        state: Some(state.clone()),
+        own_blocks: assembly.own_blocks,
+        limits: Limits {
+            sequence: counters.sequence_limit,
+            epoch: counters.epoch_limit,
+            keyspace: counters.keyspace_limit,
+            segment: counters.segment_limit,
+        },
+        opened: Some(OpenedSlot { epoch: read.slot.epoch, slot: read.slot, state_is_recorded }),
+        log_blocks: assembly.list.blocks,
+    };
+    let visible = last.sequence.max(SequenceNumber(next_sequence.saturating_sub(1)));
+    Ok(Core::new(CoreParts {
+        pages,
+        log,
+        clock: assembly.clock,
+        options: assembly.options,
+        view: View { active, sealed: slots, state },
+        catalogue: assembly.catalogue,
+        numbers: CommitNumbers {
+            next_sequence: AtomicU64::new(next_sequence),
+            next_keyspace: AtomicU32::new(next_keyspace),
+        },
+        next_epoch,
+        next_segment,
+        visible,
+        held,
+        log_named: assembly.log_named,
+        durable: Durable::new(durable),
+        pool: assembly.pool,
+    }))
+}
