@@ -17,7 +17,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use input::{Input, Parsed, Problem};
+// Replay of the log uses the decoders.
+#[allow(unused_imports)]
 pub use segment::{decode_segment, encode_segment};
+#[allow(unused_imports)]
 pub use settings::{decode_settings, encode_settings};
 
 use super::catalogue::{Catalogue, KeyspaceEntry};
@@ -367,7 +370,9 @@ fn read_young(input: &mut Input<'_>) -> Parsed<Vec<Arc<Segment>>> {
         return Err(Problem(format!("{} young segments are too many", segments.len())));
     }
     match segments.iter().find(|segment| !segment.is_young()) {
-        Some(segment) => Err(Problem(format!("segment {} has no sequence numbers", segment.number))),
+        Some(segment) => {
+            Err(Problem(format!("segment {} has no sequence numbers", segment.number)))
+        }
         None => Ok(segments),
     }
 }
