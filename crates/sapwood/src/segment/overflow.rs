@@ -1,8 +1,8 @@
 //! Values that lie in blocks of their own: writing, reading by chunks, checking.
 //!
 //! *Assumes*: a reference comes from a verified node or record; what it says is not trusted.
-//! *Guarantees*: no byte of a value is handed out whose chunk does not match the table, nor a table
-//! that does not match the reference. No more is read or allotted than the blocks and chunks justify.
+//! *Guarantees*: no byte of a value is handed out whose chunk does not match the table, or whose
+//! table does not match the reference. No more is read or allotted than blocks and chunks justify.
 //! *Format*: docs/format.md, section 4.5. *Threads*: any; a reader is one thread's.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
@@ -44,9 +44,9 @@ fn head_bytes(length: u64) -> u64 {
     table.saturating_add(NODE_HEADER_BYTES as u64)
 }
 
-/// True when a value of `value_bytes` bytes is better kept in blocks of its own: when that wastes at
-/// most an eighth of its length, and always from [`OVERFLOW_BYTES_ALWAYS`] on. Of a page `usable_bytes` are
-/// used.
+/// True when a value of `value_bytes` bytes is better kept in blocks of its own, of whose pages
+/// `usable_bytes` are used each: when that wastes at most an eighth of its length, and always from
+/// [`OVERFLOW_BYTES_ALWAYS`] on.
 pub fn wants_overflow(value_bytes: usize, usable_bytes: usize) -> bool {
     let length = value_bytes as u64;
     let usable = usable_bytes.max(1) as u64;
@@ -199,8 +199,8 @@ impl<'a> StreamOut<'a> {
     }
 }
 
-/// Writes a value into blocks of its own; the caller syncs. The reference has no birth yet. After an
-/// error no block is kept.
+/// Writes a value into blocks of its own; the caller syncs. The reference has no birth yet. After
+/// an error no block is kept.
 ///
 /// # Errors
 /// When no pages can be had, or a write fails.

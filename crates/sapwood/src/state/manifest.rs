@@ -1,9 +1,9 @@
 //! A durable state as bytes.
 //!
 //! *Assumes*: nothing of bytes that are decoded; whoever reads them has checked their checksum.
-//! *Guarantees*: what was encoded comes back equal. Decoding reads nothing beyond the end, allocates
-//! no more than a small multiple of its input, and checks all that the types promise: order of
-//! numbers and ranges, pages inside the file, sums that fit 64 bits.
+//! *Guarantees*: what was encoded comes back equal. Decoding reads nothing beyond the end,
+//! allocates no more than a small multiple of its input, and checks all that the types promise:
+//! order of numbers and ranges, pages inside the file, sums that fit 64 bits.
 //! *Format*: docs/format.md, section 6. *Threads*: none.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]

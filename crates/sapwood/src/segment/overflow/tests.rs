@@ -265,7 +265,8 @@ fn references_that_do_not_fit_what_lies_there_are_damage() {
         damage(file.read(&reference)).detail
     };
     let beyond = file.pages.allocator().file_pages();
-    let cases: [(&str, &dyn Fn(&mut OverflowReference)); 11] = [
+    type Change<'a> = &'a dyn Fn(&mut OverflowReference);
+    let cases: [(&str, Change<'_>); 11] = [
         ("do not fit", &|r| r.length = u64::MAX),
         ("do not fit", &|r| r.table_offset = u64::MAX),
         ("do not fit", &|r| r.length = 1 << 40),

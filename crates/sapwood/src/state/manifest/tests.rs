@@ -492,7 +492,8 @@ fn segments_must_be_where_they_belong() {
     refused(levels(young), "keyspace 1: segment 3 is a young one");
     refused(levels(|levels| levels.truncate(1)), "more than one segment");
     refused(levels(|levels| levels.resize(65, Vec::new())), "65 levels are too many");
-    let crowd = vec![Arc::new(young_sample()); YOUNG_COUNT_MAX + 1];
+    let young = Arc::new(young_sample());
+    let crowd = std::iter::repeat_n(young, YOUNG_COUNT_MAX + 1).collect();
     refused(|m| m.contents.young = crowd, "4097 young segments are too many");
     refused(|m| m.log.first_position = LogPosition(801), "its cut is 800");
 }
