@@ -14,6 +14,7 @@ pub mod key_range;
 pub mod leaf_writer;
 pub mod merge_cursor;
 pub mod node;
+pub mod overflow;
 pub mod overflow_reference;
 pub mod parent;
 pub mod parent_writer;

@@ -1,9 +1,9 @@
 //! A durable state as bytes.
 //!
 //! *Assumes*: nothing of bytes that are decoded; whoever reads them has checked their checksum.
-//! *Guarantees*: what was encoded comes back equal. Decoding reads nothing beyond the end, allocates
-//! no more than a small multiple of its input, and checks all that the types promise: order of
-//! numbers and ranges, pages inside the file, sums that fit 64 bits.
+//! *Guarantees*: what was encoded comes back equal. Decoding reads nothing beyond the end,
+//! allocates no more than a small multiple of its input, and checks all that the types promise:
+//! order of numbers and ranges, pages inside the file, sums that fit 64 bits.
 //! *Format*: docs/format.md, section 6. *Threads*: none.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
@@ -17,7 +17,10 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use input::{Input, Parsed, Problem};
+// Replay of the log uses the decoders.
+#[allow(unused_imports)]
 pub use segment::{decode_segment, encode_segment};
+#[allow(unused_imports)]
 pub use settings::{decode_settings, encode_settings};
 
 use super::catalogue::{Catalogue, KeyspaceEntry};
@@ -367,7 +370,9 @@ fn read_young(input: &mut Input<'_>) -> Parsed<Vec<Arc<Segment>>> {
         return Err(Problem(format!("{} young segments are too many", segments.len())));
     }
     match segments.iter().find(|segment| !segment.is_young()) {
-        Some(segment) => Err(Problem(format!("segment {} has no sequence numbers", segment.number))),
+        Some(segment) => {
+            Err(Problem(format!("segment {} has no sequence numbers", segment.number)))
+        }
         None => Ok(segments),
     }
 }

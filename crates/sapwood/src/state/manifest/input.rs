@@ -117,7 +117,9 @@ impl<'a> Input<'a> {
             return Ok(());
         }
         let count = self.page_count;
-        Err(Problem(format!("{what} reaches from page {first} to {end} in a file of {count} pages")))
+        Err(Problem(format!(
+            "{what} reaches from page {first} to {end} in a file of {count} pages"
+        )))
     }
 
     pub(super) fn node(&mut self, what: &str) -> Parsed<NodeRef> {

@@ -230,9 +230,11 @@ pub(super) fn check_sums<'a>(segments: impl Iterator<Item = &'a Segment>) -> Par
         let fits = trees.fold(true, |fits, tree| {
             fits & add(&mut entries, tree.entries) & add(&mut pages, tree.pages)
         });
-        let fits = segment.filter.nodes.iter().fold(fits, |fits, node| {
-            fits & add(&mut pages, u64::from(node.pages))
-        });
+        let fits = segment
+            .filter
+            .nodes
+            .iter()
+            .fold(fits, |fits, node| fits & add(&mut pages, u64::from(node.pages)));
         let fits = segment.keyspaces.iter().fold(fits, |fits, share| {
             fits & add(&mut bytes, share.bytes) & add(&mut share_entries, share.entries)
         });
