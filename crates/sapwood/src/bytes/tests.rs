@@ -59,8 +59,9 @@ fn clones_of_a_large_value_share_its_bytes_and_the_last_one_gives_them_away() {
     let address = value.as_ptr();
     let clone = value.clone();
     assert_eq!(clone.as_ptr(), address);
-    assert_ne!(value.into_vec().as_ptr(), address);
-    assert_eq!(clone.into_vec().as_ptr(), address);
+    let (copied, given_away) = (value.into_vec(), clone.into_vec());
+    assert_ne!(copied.as_ptr(), address);
+    assert_eq!(given_away.as_ptr(), address);
 }
 
 #[test]
