@@ -129,13 +129,15 @@ impl KeyspaceWrites {
     }
 
     /// The first entry at or behind the bound.
-    pub(super) fn first_from(&self, from: Bound<&[u8]>) -> Option<(&Box<[u8]>, &PendingWrite)> {
-        self.points.range::<[u8], _>((from, Bound::Unbounded)).next()
+    pub(super) fn first_from(&self, from: Bound<&[u8]>) -> Option<(&[u8], &PendingWrite)> {
+        let mut found = self.points.range::<[u8], _>((from, Bound::Unbounded));
+        found.next().map(|(key, write)| (&**key, write))
     }
 
     /// The last entry at or before the bound.
-    pub(super) fn last_to(&self, to: Bound<&[u8]>) -> Option<(&Box<[u8]>, &PendingWrite)> {
-        self.points.range::<[u8], _>((Bound::Unbounded, to)).next_back()
+    pub(super) fn last_to(&self, to: Bound<&[u8]>) -> Option<(&[u8], &PendingWrite)> {
+        let mut found = self.points.range::<[u8], _>((Bound::Unbounded, to));
+        found.next_back().map(|(key, write)| (&**key, write))
     }
 
     fn read(&self, key: &[u8]) -> Option<PendingRead<'_>> {

@@ -34,7 +34,7 @@ struct Position {
 }
 
 impl Position {
-    fn stand_on(&mut self, found: Option<(&Box<[u8]>, &PendingWrite)>) {
+    fn stand_on(&mut self, found: Option<(&[u8], &PendingWrite)>) {
         self.key.clear();
         self.entry = found.map(|(key, write)| {
             self.key.extend_from_slice(key);

@@ -10,7 +10,7 @@
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds};
 
 use crate::segment::key_range::{KeyRange, compare_ends, is_before_end};
 
@@ -56,9 +56,10 @@ pub struct RangeSet {
 }
 
 /// The range as trees of boxed keys take it. It must not be empty.
-pub(super) fn bounds(range: &KeyRange) -> (Bound<Box<[u8]>>, Bound<Box<[u8]>>) {
-    let end = range.end.as_deref().map_or(Bound::Unbounded, |end| Bound::Excluded(end.into()));
-    (Bound::Included(range.start.as_slice().into()), end)
+pub(super) fn bounds(range: &KeyRange) -> impl RangeBounds<Box<[u8]>> + use<> {
+    let boxed = |key: &[u8]| Box::<[u8]>::from(key);
+    let end = range.end.as_deref().map_or(Bound::Unbounded, |end| Bound::Excluded(boxed(end)));
+    (Bound::Included(boxed(&range.start)), end)
 }
 
 fn bytes_of(range: &KeyRange) -> usize {

@@ -131,7 +131,7 @@ fn a_set_without_budget_covers_whole_keyspaces_and_no_others() {
 }
 
 #[test]
-fn many_keys_in_random_order_stay_in_the_budget_and_join_in_few_passes() {
+fn many_keys_in_random_order_stay_in_the_budget_without_joining_far_too_much() {
     let mut random = crate::sync::Random::from_seed(7);
     let mut set = ReadSet::new(100_000);
     let mut read = BTreeSet::new();
