@@ -100,7 +100,12 @@ proptest! {
                     Operation::DeleteRange(range.clone())
                 }
                 PendingOperation::Put { key, value } => Operation::Put(key[0], value.to_vec()),
-                PendingOperation::Delete { key } => Operation::Delete(key[0]),
+                PendingOperation::Delete { key } => {
+                    let mut ranges = writes.touched_ranges();
+                    let said_twice = ranges.any(|(n, range)| n == keyspace && range.contains(key));
+                    prop_assert!(!said_twice, "a point delete lies in a range delete");
+                    Operation::Delete(key[0])
+                }
             };
             apply_to_model(&mut result, &(keyspace, operation));
         }
