@@ -154,3 +154,65 @@ fn names_a_page_twice(blocks: &[LogBlock]) -> bool {
     let ends = sorted.iter().map(|block| block.first.0.saturating_add(u64::from(block.pages)));
     ends.zip(sorted.iter().skip(1)).any(|(end, next)| end > next.first.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::PageNumber;
+    use proptest::prelude::*;
+
+    const USABLE: u64 = 1000;
+
+    fn ring(start: u64, sizes: &[u32]) -> Ring {
+        let blocks = sizes
+            .iter()
+            .enumerate()
+            .map(|(index, &pages)| LogBlock { first: PageNumber(index as u64 * 100), pages });
+        let list = RingList { start: LogPosition(start), blocks: blocks.collect() };
+        Ring::new(&list, USABLE).unwrap()
+    }
+
+    /// The page in which a position lies, and the offset there, found byte by byte.
+    fn page_of(ring: &Ring, position: u64) -> Option<(u64, u64)> {
+        let (block, offset) = ring.locate(LogPosition(position))?;
+        assert!(offset < u64::from(block.pages) * USABLE);
+        Some((block.first.0 + offset / USABLE, offset % USABLE))
+    }
+
+    proptest! {
+        #[test]
+        fn the_next_list_agrees_with_the_present_one_and_names_each_block_once(
+            start in 0u64..100,
+            sizes in prop::collection::vec(1u32..6, 1..7),
+            cut_part in 0u64..1000,
+            reached_part in 0u64..1000,
+            drop_count in 0usize..8,
+            append in 0u32..3,
+        ) {
+            let ring = ring(start * 8, &sizes);
+            let length = ring.available(ring.start_position()) / 8;
+            let cut = LogPosition(start * 8 + length * cut_part / 1000 * 8);
+            let reached = LogPosition(cut.0 + (ring.available(cut) / 8) * reached_part / 1000 * 8);
+            let new = (append > 0).then_some(LogBlock { first: PageNumber(5000), pages: append });
+            let next = ring.next_list(cut, new.as_slice(), drop_count, reached);
+            // Every block is somewhere, and nowhere twice.
+            let mut named = next.list.blocks.clone();
+            named.extend(&next.dropped);
+            named.sort_by_key(|block| block.first);
+            let mut all = ring.list().blocks;
+            all.extend(new);
+            prop_assert_eq!(named, all);
+            prop_assert!(next.dropped.len() <= drop_count);
+            // What lies between the cut and what was reached stays where it is.
+            prop_assert!(next.agree_until >= reached && next.agree_until <= ring.end_position());
+            let after = Ring::new(&next.list, USABLE).unwrap();
+            prop_assert!(after.start_position() <= cut);
+            let (first, last) = (cut.0, next.agree_until.0);
+            for position in (first..last).step_by(500).chain([last - 1]) {
+                prop_assert_eq!(page_of(&ring, position), page_of(&after, position));
+            }
+            prop_assert!(page_of(&after, after.end_position().0).is_none());
+            prop_assert!(page_of(&after, after.start_position().0.wrapping_sub(1)).is_none());
+        }
+    }
+}

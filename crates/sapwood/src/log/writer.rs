@@ -3,11 +3,11 @@
 //! *Assumes*: records are appended in the commit order; the caller makes a durable state when the
 //! log is full. *Guarantees*: L1, L2, L3, L5 of [`super`].
 //! *Format*: section 5.
-//! *Threads*: any thread calls anything. One lock guards the buffer and the positions; no I/O happens
+//! *Threads*: any thread calls anything. One lock (rank "log writer") guards the buffer and the positions; no I/O happens
 //! under it. At most one thread writes and at most one syncs; whoever needs a sync and finds none
 //! under way leads one for everything that was appended until then, the others wait for it.
 //!
-//! Three positions: `durable <= written <= end`. In memory are the bytes from `written` on, and those
+//! Three positions (in [`super::buffer`]): `durable <= written <= end`. In memory are the bytes from `written` on, and those
 //! from `durable` on while they are at most 1 MiB. After an open, what was replayed behind `durable`
 //! counts as not yet written, so that the first write or sync takes it along: it may lie in the
 //! system's cache only, or a write-back of it may have failed unseen.
@@ -26,58 +26,21 @@
 use std::collections::VecDeque;
 
 use crate::error::{Error, Result};
-use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
+use crate::sync::{Arc, Condvar, LockRank, OrderedGuard, OrderedMutex};
 use crate::types::{Epoch, LogPosition, SequenceNumber};
 
+use super::buffer::RESERVE_BYTES;
+pub use super::buffer::{AppendError, Appended, LogCounters, LogFull};
+use super::buffer::{Buffer, Chunk, Plan, Sealed, ordinary_limit};
 use super::reader::ReplayEnd;
 use super::record::{
-    HEADER_BYTES, NamedBlocks, RecordHead, RecordKind, STATE_DURABLE_BYTES, encode_record,
-    malformed, record_bytes, state_durable_payload,
+    HEADER_BYTES, NamedBlocks, RecordKind, STATE_DURABLE_BYTES, malformed, state_durable_payload,
 };
 use super::ring::{NextList, Ring, RingList};
 use super::stream::{BlockStream, LogBlock};
 
-/// The longest stretch that one data-synced write covers, and what stays in memory for it, in bytes.
-pub const DIRECT_BYTES_MAX: u64 = 1 << 20;
-/// The room that ordinary records leave, in bytes: a state's record and one padding.
-pub const RESERVE_BYTES: u64 = 64 + HEADER_BYTES as u64;
 /// How far ahead of the last record a block must lie to be dropped, in bytes.
 const DROP_DISTANCE_BYTES: u64 = 64 * 1024;
-
-/// A record is in the buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appended {
-    /// Where it begins.
-    pub position: LogPosition,
-    /// Where it ends: what [`LogWriter::write_to`] and [`LogWriter::sync_to`] are asked for.
-    pub end: LogPosition,
-    /// True when so much is buffered that somebody must now write it, whatever the durability.
-    pub buffer_is_full: bool,
-}
-
-/// The log has no room for a record: a durable state makes some, or brings more blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogFull {
-    /// The room that is missing to begin with nothing, in bytes.
-    pub needed: u64,
-    /// The room that there is, in bytes.
-    pub available: u64,
-}
-
-/// Why nothing was appended.
-#[derive(Debug)]
-pub enum AppendError {
-    /// There is no room.
-    Full(LogFull),
-    /// The log has stopped, or the record can never be written.
-    Failed(Error),
-}
-
-impl From<Error> for AppendError {
-    fn from(error: Error) -> AppendError {
-        AppendError::Failed(error)
-    }
-}
 
 /// Where a writer begins.
 #[derive(Clone, Debug)]
@@ -134,79 +97,12 @@ pub struct Positions {
     pub durable: LogPosition,
 }
 
-/// What the log has done since it was opened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LogCounters {
-    /// Records appended.
-    pub records: u64,
-    /// Their bytes.
-    pub record_bytes: u64,
-    /// Bytes handed to the storage, those that were written again included.
-    pub written_bytes: u64,
-    /// Syncs by a data-synced write.
-    pub direct_syncs: u64,
-    /// Syncs by a data sync of the file.
-    pub full_syncs: u64,
-    /// Records that syncs covered; by the number of syncs, the average group.
-    pub synced_records: u64,
-    /// The largest group that one sync covered.
-    pub largest_group: u64,
-}
-
-/// A run of the log's bytes that does not change any more.
-#[derive(Debug)]
-struct Chunk {
-    start: u64,
-    bytes: Vec<u8>,
-}
-
-impl Chunk {
-    fn end(&self) -> u64 {
-        self.start + self.bytes.len() as u64
-    }
-}
-
-/// What is to become of the list of blocks.
-#[derive(Debug)]
-enum Plan {
-    /// The list of the last durable state is in force, and a record on disk says so.
-    InForce,
-    /// A new list was given out. `recorded` is the end of the record that names its state.
-    Planned { ring: Arc<Ring>, agree_until: u64, dropped: Vec<LogBlock>, recorded: Option<u64> },
-}
-
-#[derive(Debug)]
-struct Inner {
-    ring: Arc<Ring>,
-    plan: Plan,
-    /// Ordinary records end here at the latest.
-    limit: u64,
-    /// Chunks without gaps up to the start of `active`; borders lie at `written` and `durable`.
-    chunks: VecDeque<Arc<Chunk>>,
-    active: Vec<u8>,
-    /// Memory to be used for the next `active`.
-    spare: Vec<u8>,
-    end: u64,
-    written: u64,
-    durable: u64,
-    /// The crc field of the last record.
-    chain: u32,
-    /// Up to here records may name blocks that only a data sync of the file makes durable.
-    unsynced_blocks_until: u64,
-    /// Records of a lost time that are to be erased before anything is written.
-    stale: Vec<LogPosition>,
-    writing: bool,
-    syncing: bool,
-    stopped: Option<Arc<Error>>,
-    counters: LogCounters,
-}
-
 /// The one writer of a log.
 #[derive(Debug)]
 pub struct LogWriter {
     stream: BlockStream,
     seed: u32,
-    inner: Mutex<Inner>,
+    inner: OrderedMutex<Buffer>,
     /// Told whenever `writing`, `syncing`, `written`, `durable` or `stopped` changes.
     changed: Condvar,
 }
@@ -225,7 +121,7 @@ impl LogWriter {
             (Plan::Planned { ring, agree_until: agree_until.0, dropped, recorded: None }, 0)
         };
         let tail = Arc::new(Chunk { start: durable, bytes: start.tail });
-        let inner = Inner {
+        let inner = Buffer {
             ring,
             plan,
             limit,
@@ -244,15 +140,21 @@ impl LogWriter {
             stopped: None,
             counters: LogCounters::default(),
         };
-        LogWriter { stream, seed, inner: Mutex::new(inner), changed: Condvar::new() }
+        LogWriter {
+            stream,
+            seed,
+            inner: OrderedMutex::new(LockRank::LOG_WRITER, inner),
+            changed: Condvar::new(),
+        }
     }
 
     /// Erases the records of a lost time, writes again what was replayed without being known to be
-    /// on disk, and syncs the file. An open calls it; else the first write or sync does the same.
+    /// on disk, and syncs the file, unless there is nothing of either. An open calls it; else the
+    /// first write or sync does the same.
     pub fn make_tail_durable(&self) -> Result<()> {
         let mut inner = self.inner.lock();
         while inner.writing {
-            self.changed.wait(&mut inner);
+            inner.wait(&self.changed);
         }
         inner.check()?;
         inner.writing = true;
@@ -291,7 +193,7 @@ impl LogWriter {
             if !inner.writing {
                 break;
             }
-            self.changed.wait(&mut inner);
+            inner.wait(&self.changed);
         }
         inner.writing = true;
         let inner = self.erase_stale(inner)?;
@@ -309,11 +211,11 @@ impl LogWriter {
             if !inner.syncing {
                 break;
             }
-            self.changed.wait(&mut inner);
+            inner.wait(&self.changed);
         }
         inner.syncing = true;
         while inner.writing {
-            self.changed.wait(&mut inner);
+            inner.wait(&self.changed);
         }
         if let Err(error) = inner.check() {
             inner.syncing = false;
@@ -412,6 +314,7 @@ impl LogWriter {
     pub fn abandon_list(&self) {
         let mut inner = self.inner.lock();
         assert!(matches!(inner.plan, Plan::Planned { recorded: None, .. }), "a list is planned");
+        assert_ne!(inner.limit, 0, "a state that was opened is durable already");
         inner.limit = ordinary_limit(&inner.ring);
         inner.plan = Plan::InForce;
     }
@@ -473,8 +376,8 @@ impl LogWriter {
     /// after this one. The caller has set `writing`.
     fn erase_stale<'a>(
         &'a self,
-        mut inner: MutexGuard<'a, Inner>,
-    ) -> Result<MutexGuard<'a, Inner>> {
+        mut inner: OrderedGuard<'a, Buffer>,
+    ) -> Result<OrderedGuard<'a, Buffer>> {
         if inner.stale.is_empty() {
             return Ok(inner);
         }
@@ -506,8 +409,8 @@ impl LogWriter {
     /// Gives the lock back, and up to where everything is written.
     fn write_rest<'a>(
         &'a self,
-        mut inner: MutexGuard<'a, Inner>,
-    ) -> Result<(MutexGuard<'a, Inner>, Sealed)> {
+        mut inner: OrderedGuard<'a, Buffer>,
+    ) -> Result<(OrderedGuard<'a, Buffer>, Sealed)> {
         inner.seal();
         let sealed = inner.sealed();
         let from = inner.written;
@@ -532,7 +435,7 @@ impl LogWriter {
     }
 
     /// One data-synced write from the durable position on. `writing` and `syncing` are set.
-    fn direct_sync(&self, inner: MutexGuard<'_, Inner>) -> Result<()> {
+    fn direct_sync(&self, inner: OrderedGuard<'_, Buffer>) -> Result<()> {
         let mut inner = inner;
         let sealed = inner.sealed();
         let from = inner.durable;
@@ -559,7 +462,7 @@ impl LogWriter {
     }
 
     /// Writes the rest and syncs the file. `writing` and `syncing` are set.
-    fn full_sync(&self, inner: MutexGuard<'_, Inner>) -> Result<()> {
+    fn full_sync(&self, inner: OrderedGuard<'_, Buffer>) -> Result<()> {
         let (inner, sealed) = match self.write_rest(inner) {
             Ok(written) => written,
             Err(error) => return Err(self.give_up_sync(error)),
@@ -574,7 +477,7 @@ impl LogWriter {
 
     fn end_sync(
         &self,
-        mut inner: MutexGuard<'_, Inner>,
+        mut inner: OrderedGuard<'_, Buffer>,
         sealed: Sealed,
         outcome: Result<()>,
     ) -> Result<()> {
@@ -609,118 +512,4 @@ impl LogWriter {
         }
         Ok(())
     }
-}
-
-/// How much had been appended at an instant.
-#[derive(Clone, Copy, Debug)]
-struct Sealed {
-    end: u64,
-    records: u64,
-}
-
-impl Inner {
-    fn check(&self) -> Result<()> {
-        match &self.stopped {
-            Some(cause) => Err(Error::Stopped(Arc::clone(cause))),
-            None => Ok(()),
-        }
-    }
-
-    fn stop(&mut self, cause: Arc<Error>) {
-        if self.stopped.is_none() {
-            self.stopped = Some(cause);
-        }
-    }
-
-    fn append(
-        &mut self,
-        seed: u32,
-        limit: u64,
-        kind: RecordKind,
-        sequence: SequenceNumber,
-        blocks: NamedBlocks,
-        parts: &[&[u8]],
-    ) -> std::result::Result<Appended, AppendError> {
-        self.check()?;
-        let payload_bytes = parts.iter().map(|part| part.len()).sum::<usize>();
-        let too_large = || {
-            let (bytes, limit) = (payload_bytes as u64, u64::from(u32::MAX) - RESERVE_BYTES);
-            AppendError::Failed(Error::TransactionTooLarge { bytes, limit })
-        };
-        let needed = u64::from(record_bytes(payload_bytes).ok_or_else(too_large)?);
-        let available = limit.saturating_sub(self.end);
-        if needed > available {
-            return Err(AppendError::Full(LogFull { needed, available }));
-        }
-        let position = LogPosition(self.end);
-        let durable = LogPosition(self.durable);
-        let head = RecordHead { position, chain: self.chain, kind, blocks, durable, sequence };
-        self.chain = encode_record(&mut self.active, seed, &head, parts).ok_or_else(too_large)?;
-        self.end += needed;
-        if blocks == NamedBlocks::Unsynced {
-            self.unsynced_blocks_until = self.end;
-        }
-        self.counters.records += 1;
-        self.counters.record_bytes += needed;
-        Ok(Appended {
-            position,
-            end: LogPosition(self.end),
-            buffer_is_full: self.end - self.written >= DIRECT_BYTES_MAX,
-        })
-    }
-
-    /// Turns what was appended into a chunk, so that it can be written while more is appended.
-    fn seal(&mut self) {
-        if self.active.is_empty() {
-            return;
-        }
-        let next = std::mem::take(&mut self.spare);
-        let bytes = std::mem::replace(&mut self.active, next);
-        let start = self.end - bytes.len() as u64;
-        self.chunks.push_back(Arc::new(Chunk { start, bytes }));
-    }
-
-    fn sealed(&self) -> Sealed {
-        Sealed { end: self.end, records: self.counters.records }
-    }
-
-    fn chunks_from(&self, position: u64) -> Vec<Arc<Chunk>> {
-        self.chunks.iter().filter(|chunk| chunk.start >= position).map(Arc::clone).collect()
-    }
-
-    /// True when a data-synced write of what is in memory makes everything durable.
-    fn direct_sync_will_do(&self) -> bool {
-        self.chunks.front().is_some_and(|first| first.start == self.durable)
-            && self.end - self.durable <= DIRECT_BYTES_MAX
-            && self.unsynced_blocks_until <= self.durable
-    }
-
-    fn was_written(&mut self, end: u64) {
-        self.written = self.written.max(end);
-        if self.end - self.durable > DIRECT_BYTES_MAX {
-            self.forget_until(self.written);
-        }
-    }
-
-    fn became_durable(&mut self, end: u64) {
-        self.durable = self.durable.max(end);
-        self.forget_until(self.durable);
-    }
-
-    fn forget_until(&mut self, position: u64) {
-        while self.chunks.front().is_some_and(|chunk| chunk.end() <= position) {
-            let chunk = self.chunks.pop_front().and_then(Arc::into_inner);
-            if let Some(Chunk { mut bytes, .. }) = chunk
-                && bytes.capacity() > self.spare.capacity()
-                && bytes.capacity() as u64 <= DIRECT_BYTES_MAX
-            {
-                bytes.clear();
-                self.spare = bytes;
-            }
-        }
-    }
-}
-
-fn ordinary_limit(ring: &Ring) -> u64 {
-    ring.end_position().0.saturating_sub(RESERVE_BYTES)
 }

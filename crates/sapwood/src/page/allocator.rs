@@ -2,16 +2,16 @@
 //! durable states.
 //!
 //! *Assumes*: higher floors decide what is needed; a block is freed when nothing holds it.
-//! *Guarantees*: A1: no page is given out twice, and no block crosses a region's border. A2: whatever is
-//! referenced is given. A3: header pages and homes are always used. A4: the home that the last
-//! durable state names is never written.
+//! *Guarantees*: A1: no page is given out twice, and no block crosses a region's border. A2:
+//! whatever is referenced is given. A3: header pages and homes are always used. A4: the home that
+//! the last durable state names is never written.
 //! *Format*: `docs/format.md` sections 2.2 and 6.6.
 //! *Threads*: any; one lock, held while the file grows, and for no other I/O.
 
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::storage::Storage;
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, OnceLock};
+use crate::sync::{Arc, LockRank, OnceLock, OrderedMutex};
 use crate::types::KeyspaceNumber;
 
 use super::block::Block;
@@ -23,8 +23,11 @@ use super::layout::Layout;
 use super::node_header::NodeKind;
 use super::node_image::{ContentLengths, NodeSpec, append_node, verify_node};
 use super::region_entry::RegionEntry;
-use super::regions::Regions;
+use super::regions::{Region, Regions};
 use super::stamps::StampCounter;
+
+/// Taken under the allocator's own lock; what it counts may shrink the cache.
+const CHARGE_RANK: LockRank = LockRank::new(65, "charge of the free maps");
 
 /// What the allocator is made of.
 #[derive(Clone, Debug)]
@@ -47,8 +50,8 @@ pub struct Allocator {
     layout: Layout,
     storage: Arc<dyn Storage>,
     stamps: Arc<StampCounter>,
-    regions: Mutex<Regions>,
-    charge: Mutex<Charge>,
+    regions: OrderedMutex<Regions>,
+    charge: OrderedMutex<Charge>,
     /// A copy of the number of pages, for checks without the lock.
     file_pages: AtomicU64,
     blocks_asked: AtomicU64,
@@ -112,14 +115,18 @@ impl CapturedMaps {
 }
 
 impl Allocator {
-    /// Reads the maps that a state names; what it references is given out already. `file_pages` may be more
-    /// than the state says, when the file has grown since.
+    /// Reads the maps that a state names; what it references is given out already. `file_pages` may
+    /// be more than the state says, when the file has grown since.
     pub fn open(
         parts: AllocatorParts,
         file_pages: u64,
         entries: &[RegionEntry],
     ) -> Result<Allocator> {
         let AllocatorParts { layout, storage, stamps, budget, max_file_bytes } = parts;
+        if file_pages < layout.first_allottable(0).0 {
+            let detail = format!("a file of {file_pages} pages has no room for its free map");
+            return Err(Corruption::new(Structure::FileHeader, detail).into());
+        }
         let max_pages = max_file_bytes.map(|bytes| bytes / u64::from(layout.page_size));
         let mut regions = Regions::new(layout, max_pages);
         for (entry, region_index) in entries.iter().zip(0..) {
@@ -141,8 +148,8 @@ impl Allocator {
             layout,
             storage,
             stamps,
-            regions: Mutex::new(regions),
-            charge: Mutex::new(charge),
+            regions: OrderedMutex::new(LockRank::PAGE_ALLOCATOR, regions),
+            charge: OrderedMutex::new(CHARGE_RANK, charge),
             file_pages,
             blocks_asked: AtomicU64::new(0),
             blocks_returned: AtomicU64::new(0),
@@ -159,8 +166,8 @@ impl Allocator {
         self.take(pages, pages, hint_pages)
     }
 
-    /// A block of at least `min_pages` and at most `wanted_pages`: the longest that free runs inside the file
-    /// give in steps of one half, else new pages at its end.
+    /// A block of at least `min_pages` and at most `wanted_pages`: the longest that free runs
+    /// inside the file give in steps of one half, else new pages at its end.
     pub fn allocate_block(&self, min_pages: u32, wanted_pages: u32) -> Result<Block> {
         self.take(min_pages, wanted_pages.max(min_pages), wanted_pages)
     }
@@ -275,8 +282,8 @@ impl Allocator {
         Ok(())
     }
 
-    /// Copies the maps that changed since the last capture, with the new state's own blocks set in the
-    /// copies. Those regions count as changed again at the next capture, since the running maps
+    /// Copies the maps that changed since the last capture, with the new state's own blocks set in
+    /// the copies. Those regions count as changed again at the next capture, since the running maps
     /// do not have these blocks. One capture at a time.
     pub fn capture(&self, extra: &[Block]) -> CapturedMaps {
         let mut regions = self.regions.lock();
@@ -310,8 +317,8 @@ impl Allocator {
         }
     }
 
-    /// Writes each captured map to the home that the last durable state does not name; the caller syncs.
-    /// Returns what the new state says of every region.
+    /// Writes each captured map to the home that the last durable state does not name; the caller
+    /// syncs. Returns what the new state says of every region.
     pub fn write_captured(&self, captured: &CapturedMaps) -> Result<Vec<RegionEntry>> {
         let mut entries = captured.entries.clone();
         let mut image = Vec::new();
@@ -373,9 +380,10 @@ impl Allocator {
         self.regions.lock().end_capture_failed(changed);
     }
 
-    /// Gives up the pages behind the last one given out, so that nothing is allotted there any more; returns
-    /// the file's new length in pages. `None` when there are none, or a capture is under way. The
-    /// file itself is cut by [`Allocator::cut_file`], once a durable state has this length.
+    /// Gives up the pages behind the last one given out, so that nothing is allotted there any
+    /// more; returns the file's new length in pages. `None` when there are none, or a capture is
+    /// under way. The file itself is cut by [`Allocator::cut_file`], once a durable state has this
+    /// length.
     pub fn shrink_to_used(&self) -> Option<u64> {
         let mut regions = self.regions.lock();
         let file_pages = regions.shrink_to_used()?;
@@ -396,20 +404,25 @@ impl Allocator {
         Ok(())
     }
 
-    /// Whether every page of the block is given out.
+    /// Whether the block can be one of this file and every page of it is given out. Numbers that
+    /// came from the file may be asked about.
     pub fn is_given(&self, block: Block) -> bool {
-        let mut all = true;
-        self.regions.lock().each_part(block, |region, first, pages| {
-            all &= region.given.all_set(first, pages);
-        });
-        all
+        self.all_set(block, |region| &region.given)
     }
 
-    /// Whether the running durable state references every page of the block.
+    /// The same of what the running durable state references.
     pub fn is_referenced(&self, block: Block) -> bool {
+        self.all_set(block, |region| &region.referenced)
+    }
+
+    fn all_set(&self, block: Block, map: impl Fn(&Region) -> &FreeMap) -> bool {
+        let mut regions = self.regions.lock();
+        if self.layout.check_block(block, regions.file_pages()).is_err() {
+            return false;
+        }
         let mut all = true;
-        self.regions.lock().each_part(block, |region, first, pages| {
-            all &= region.referenced.all_set(first, pages);
+        regions.each_part(block, |region, first, pages| {
+            all &= map(region).all_set(first, pages);
         });
         all
     }

@@ -1,25 +1,27 @@
 //! The cache of verified nodes.
 //!
-//! *Guarantees*: a frame is found only by page, stamp and checksum together; the bytes held stay within
-//! the capacity, one frame in each shard aside.
+//! *Guarantees*: a frame is found only by page, stamp and checksum together; the bytes held stay
+//! within the capacity. A frame that is larger than a shard's part of it is not kept.
 //! *Threads*: any. A hit costs one short lock of one shard and one clone of an `Arc`.
 //!
 //! Each shard is a queue that is walked as a clock: a frame enters unused, a hit marks it (up to
-//! `USES_MAX` times), and the hand gives a marked frame another round for each mark. A scan's frames
-//! are never marked and go first.
+//! `USES_MAX` times), and the hand gives a marked frame another round for each mark. A scan's
+//! frames are never marked and go first.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::PageNumber;
 
 use super::budget::{MemoryBudget, MemoryPart};
 use super::frame::Frame;
 use super::node_ref::NodeRef;
 
-const SHARDS: usize = 32;
+const SHARDS_MAX: u64 = 32;
+/// A shard for so much of the budget, so that the smallest caches hold large nodes too.
+const SHARD_BUDGET_BYTES: u64 = 1 << 20;
 const USES_MAX: u8 = 3;
 /// What a cached frame takes beside itself: map entry, queue entry, shared counts.
 const ENTRY_BYTES: u64 = 96;
@@ -112,7 +114,7 @@ impl Shard {
 /// The cache: see the module.
 #[derive(Debug)]
 pub struct Cache {
-    shards: [Mutex<Shard>; SHARDS],
+    shards: Box<[OrderedMutex<Shard>]>,
     capacity: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -122,8 +124,11 @@ pub struct Cache {
 impl Cache {
     /// An empty cache of the capacity that the budget leaves, which counts there.
     pub fn new(budget: Arc<MemoryBudget>) -> Cache {
+        let shard_count = (budget.total() / SHARD_BUDGET_BYTES).clamp(1, SHARDS_MAX);
         Cache {
-            shards: Default::default(),
+            shards: (0..shard_count)
+                .map(|_| OrderedMutex::new(LockRank::CACHE, Shard::default()))
+                .collect(),
             capacity: AtomicU64::new(budget.cache_capacity()),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
@@ -134,7 +139,7 @@ impl Cache {
     /// The frame of exactly this node, if it is here.
     pub fn get(&self, reference: &NodeRef) -> Option<Arc<Frame>> {
         let found = {
-            let mut shard = self.shard(reference.page.0).lock();
+            let mut shard = self.shard(reference.page.0)?.lock();
             shard.entries.get_mut(&reference.page.0).and_then(|entry| {
                 (entry.frame.reference() == *reference).then(|| {
                     entry.uses = (entry.uses + 1).min(USES_MAX);
@@ -150,9 +155,13 @@ impl Cache {
     /// Puts a frame in, in the place of any other of the same page.
     pub fn insert(&self, frame: Arc<Frame>) {
         let weight = frame.weight_bytes() as u64 + ENTRY_BYTES;
-        let capacity = self.capacity() / SHARDS as u64;
+        let capacity = self.shard_capacity();
+        if weight > capacity {
+            return self.remove(frame.page());
+        }
         let mut gone = Vec::new();
-        let mut shard = self.shard(frame.page().0).lock();
+        let Some(shard) = self.shard(frame.page().0) else { return };
+        let mut shard = shard.lock();
         let before = shard.used_bytes;
         // Room is made first, so that a new frame is not the first to go.
         shard.shrink(capacity.saturating_sub(weight), &mut gone);
@@ -165,7 +174,8 @@ impl Cache {
 
     /// Takes out whatever frame begins at this page.
     pub fn remove(&self, page: PageNumber) {
-        let mut shard = self.shard(page.0).lock();
+        let Some(shard) = self.shard(page.0) else { return };
+        let mut shard = shard.lock();
         let before = shard.used_bytes;
         let gone = shard.take(page.0);
         let after = shard.used_bytes;
@@ -188,7 +198,7 @@ impl Cache {
     pub fn set_capacity(&self, bytes: u64) {
         let before = self.capacity.swap(bytes, Ordering::Relaxed);
         if bytes < before {
-            self.shrink_all(bytes / SHARDS as u64);
+            self.shrink_all(self.shard_capacity());
         }
     }
 
@@ -208,7 +218,7 @@ impl Cache {
     }
 
     fn shrink_all(&self, shard_capacity: u64) {
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             let mut gone = Vec::new();
             let mut shard = shard.lock();
             let before = shard.used_bytes;
@@ -227,13 +237,17 @@ impl Cache {
         }
     }
 
-    fn shard(&self, page: u64) -> &Mutex<Shard> {
+    fn shard_capacity(&self) -> u64 {
+        self.capacity() / self.shards.len() as u64
+    }
+
+    /// There is a shard for every page.
+    fn shard(&self, page: u64) -> Option<&OrderedMutex<Shard>> {
         let mut hasher = PageHasher::default();
         hasher.write_u64(page);
         // The map's buckets go by other bits of the hash than the shards.
-        let shard_index = (hasher.finish() >> 32) as usize % SHARDS;
-        let [first, rest @ ..] = &self.shards;
-        rest.get(shard_index.wrapping_sub(1)).unwrap_or(first)
+        let shard_index = (hasher.finish() >> 32) as usize % self.shards.len();
+        self.shards.get(shard_index)
     }
 }
 

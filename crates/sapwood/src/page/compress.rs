@@ -26,8 +26,8 @@ pub const CODEC_PLAIN: u8 = 0;
 pub const CODEC_ZSTD: u8 = 1;
 
 impl Codec {
-    /// What levels are stored with unless their keyspace says otherwise: zstd at level 1 where it is built
-    /// in.
+    /// What levels are stored with unless their keyspace says otherwise: zstd at level 1 where it
+    /// is built in.
     pub fn default_for_levels() -> Codec {
         if cfg!(feature = "zstd") { Codec::Zstd { level: 1 } } else { Codec::Plain }
     }
@@ -208,8 +208,8 @@ mod tests {
         #[test]
         fn contents_come_back(raw in prop::collection::vec(0u8..4, 0..5000), level in 1i32..6) {
             let mut stored = vec![9, 9];
-            let codec = Codec::Zstd { level };
-            prop_assert!(compress(codec, &raw, &mut stored).unwrap());
+            let compressed = compress(Codec::Zstd { level }, &raw, &mut stored).unwrap();
+            prop_assert!(compressed);
             prop_assert_eq!(&stored[..2], &[9, 9]);
             prop_assert_eq!(decompress(CODEC_ZSTD, &stored[2..], raw.len()), Ok(raw.clone()));
             prop_assert!(decompress(CODEC_ZSTD, &stored[2..], raw.len() + 1).is_err());

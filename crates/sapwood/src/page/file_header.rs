@@ -1,8 +1,8 @@
 //! The two header slots at the start of the file, each a unit of its own.
 //!
 //! *Assumes*: nothing of the bytes.
-//! *Guarantees*: a slot that counts has mark, checksum, version, number and every field in range; writing
-//! one slot touches nothing of the other.
+//! *Guarantees*: a slot that counts has mark, checksum, version, number and every field in range;
+//! writing one slot touches nothing of the other.
 //! *Format*: `docs/format.md` section 2.1.
 
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
 //! The map of one region: one bit for each page.
 //!
-//! *Guarantees*: F1: a bit is set only when it was clear, and cleared only when it was set; anything else
-//! is a program error. F2: `used` is the number of set bits. F3: no run of clear bits is longer
-//! than `longest_free_bound`.
+//! *Guarantees*: F1: a bit is set only when it was clear, and cleared only when it was set;
+//! anything else is a program error. F2: `used` is the number of set bits. F3: no run of clear bits
+//! is longer than `longest_free_bound`.
 //! *Format*: `docs/format.md` section 2.2.
 
 use super::layout::{FREE_MAP_HEAD_BYTES, REGION_PAGES_MAX};
@@ -269,7 +269,9 @@ mod tests {
                 }
                 prop_assert_eq!(map.used() as usize, model.iter().filter(|&&bit| bit).count());
                 prop_assert_eq!(
-                    map.used_end() as usize, model.iter().rposition(|&bit| bit).map_or(0, |i| i + 1));
+                    map.used_end() as usize,
+                    model.iter().rposition(|&bit| bit).map_or(0, |index| index + 1),
+                );
                 let covered: u32 = map.used_runs().map(|(_, pages)| pages).sum();
                 prop_assert_eq!(covered, map.used());
                 let decoded = FreeMap::decode(&map.encode()).unwrap();

@@ -55,7 +55,7 @@ impl Layout {
                 format!("{page_size} is not a power of two from 1024 to 65536"),
             );
         }
-        if reserved_bytes % 8 != 0 || reserved_bytes > 256 {
+        if !reserved_bytes.is_multiple_of(8) || reserved_bytes > 256 {
             return invalid(
                 "reserved_bytes",
                 format!("{reserved_bytes} is not a multiple of 8 up to 256"),
@@ -126,6 +126,12 @@ impl Layout {
     /// The region that a page lies in.
     pub fn region_of(&self, page: PageNumber) -> u64 {
         page.0 / u64::from(self.region_pages())
+    }
+
+    /// How many regions a file of so many pages has, the last one perhaps incomplete: so many
+    /// entries a state must have.
+    pub fn region_count(&self, file_pages: u64) -> u64 {
+        file_pages.div_ceil(u64::from(self.region_pages()))
     }
 
     /// Where in its region a page lies.

@@ -1,15 +1,15 @@
 //! The page manager: what the floors above use of the file.
 //!
 //! *Assumes*: whoever frees a block knows that nothing holds it.
-//! *Guarantees*: M1: a node that is read has the place, stamp, checksum and kind that its reference says.
-//! M2: a node is found in memory only by all of these. M3: usable bytes only are used.
+//! *Guarantees*: M1: a node that is read has the place, stamp, checksum and kind that its reference
+//! says. M2: a node is found in memory only by all of these. M3: usable bytes only are used.
 //! *Format*: `docs/format.md` sections 1 to 3.
-//! *Threads*: any. Locks, none held while another is taken: the allocator's, those of the cache's shards,
-//! that of the unwritten nodes; `write_pass` is taken before any of them.
+//! *Threads*: any. Lock order: `write_pass`; then the allocator's or that of the unwritten nodes,
+//! never both; then one shard of the cache, which a charge to the budget may take under either.
 
 use crate::error::{Corruption, Error, Result};
 use crate::storage::Storage;
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::PageNumber;
 
 use super::allocator::{Allocator, AllocatorParts};
@@ -32,6 +32,9 @@ use super::unwritten::{Unwritten, UnwrittenNode};
 
 /// The most bytes that one call writes, so that a commit's write does not wait long behind it.
 pub const WRITE_BYTES_MAX: usize = 256 << 10;
+
+/// Held over a pass that writes the unwritten nodes, which gives blocks back at its end.
+const WRITE_PASS_RANK: LockRank = LockRank::new(58, "pass over unwritten nodes");
 
 /// What a page manager is made of.
 #[derive(Clone, Debug)]
@@ -69,7 +72,7 @@ pub struct PageManager {
     allocator: Allocator,
     cache: Arc<Cache>,
     unwritten: Unwritten,
-    write_pass: Mutex<()>,
+    write_pass: OrderedMutex<()>,
     counters: Counters,
 }
 
@@ -114,7 +117,7 @@ impl PageManager {
             allocator,
             cache,
             unwritten,
-            write_pass: Mutex::new(()),
+            write_pass: OrderedMutex::new(WRITE_PASS_RANK, ()),
             counters: Counters::default(),
         }))
     }
@@ -166,10 +169,11 @@ impl PageManager {
 
     /// The node that a reference names, from memory or from the file.
     pub fn read_node(&self, reference: &NodeRef, kind: NodeKind) -> Result<Arc<Frame>> {
-        if let Some(frame) = self.find_in_memory(reference, kind)? {
-            return Ok(frame);
-        }
-        let frame = Arc::new(self.read_from_file(reference, kind)?);
+        let frame = match self.find_in_memory(reference, kind)? {
+            Some((frame, true)) => return Ok(frame),
+            Some((frame, false)) => frame,
+            None => Arc::new(self.read_from_file(reference, kind)?),
+        };
         self.cache.insert(Arc::clone(&frame));
         Ok(frame)
     }
@@ -177,15 +181,23 @@ impl PageManager {
     /// The same without taking a place in the cache: for merges, which read each node once.
     pub fn read_node_uncached(&self, reference: &NodeRef, kind: NodeKind) -> Result<Arc<Frame>> {
         match self.find_in_memory(reference, kind)? {
-            Some(frame) => Ok(frame),
+            Some((frame, _)) => Ok(frame),
             None => Ok(Arc::new(self.read_from_file(reference, kind)?)),
         }
     }
 
-    fn find_in_memory(&self, reference: &NodeRef, kind: NodeKind) -> Result<Option<Arc<Frame>>> {
-        let found = self.cache.get(reference).or_else(|| self.unwritten.get(reference));
+    /// A node that is in memory, and whether it is in the cache.
+    fn find_in_memory(
+        &self,
+        reference: &NodeRef,
+        kind: NodeKind,
+    ) -> Result<Option<(Arc<Frame>, bool)>> {
+        let found = match self.cache.get(reference) {
+            Some(frame) => Some((frame, true)),
+            None => self.unwritten.get(reference).map(|frame| (frame, false)),
+        };
         match found {
-            Some(frame) if frame.header().kind != kind => {
+            Some((frame, _)) if frame.header().kind != kind => {
                 let detail = format!("it is a {}", frame.header().kind.structure());
                 let corruption = Corruption::new(kind.structure(), detail);
                 Err(corruption.at_page(reference.page).into())
@@ -224,8 +236,8 @@ impl PageManager {
         Ok(bytes)
     }
 
-    /// Keeps a node in memory, with a place in the file, until a durable state needs it written or it is
-    /// freed.
+    /// Keeps a node in memory, with a place in the file, until a durable state needs it written or
+    /// it is freed.
     pub fn put_unwritten(&self, spec: &NodeSpec, content: &[u8]) -> Result<NodeRef> {
         let mut scratch = Vec::new();
         let codec_id = choose_stored(&self.layout, spec.codec, content, &mut scratch)?;
@@ -237,7 +249,8 @@ impl PageManager {
         let mut image = Vec::new();
         let reference = append_node(&self.layout, &header, stored, &mut image);
         let frame = Arc::new(Frame::new(reference, header, content.to_vec(), 0));
-        self.unwritten.put(UnwrittenNode { frame, image: Arc::new(image) });
+        self.unwritten.put(UnwrittenNode { frame: Arc::clone(&frame), image: Arc::new(image) });
+        self.cache.insert(frame);
         Ok(reference)
     }
 
@@ -251,8 +264,8 @@ impl PageManager {
         self.unwritten.pages()
     }
 
-    /// Writes all nodes that were not written yet, and lets the cache have them; the caller syncs. Returns
-    /// how many there were. After an error all of them are still kept.
+    /// Writes all nodes that were not written yet, and forgets them but for the cache; the caller
+    /// syncs. Returns how many there were. After an error all of them are still kept.
     pub fn write_unwritten(&self) -> Result<u64> {
         let _one_pass = self.write_pass.lock();
         let nodes = self.unwritten.begin_writing();
@@ -265,9 +278,6 @@ impl PageManager {
             self.counters.node_written(node.frame.header().kind, node.image.len());
         }
         let written: &[UnwrittenNode] = if result.is_ok() { &nodes } else { &[] };
-        for node in written {
-            self.cache.insert(Arc::clone(&node.frame));
-        }
         for block in self.unwritten.end_writing(written) {
             self.free(block);
         }
@@ -288,7 +298,8 @@ impl PageManager {
         }
     }
 
-    /// Writes `bytes` at `offset` of the stream over `blocks`; with `sync` they are on disk afterwards.
+    /// Writes `bytes` at `offset` of the stream over `blocks`; with `sync` they are on disk
+    /// afterwards.
     pub fn write_stream(
         &self,
         blocks: &[Block],
@@ -300,8 +311,8 @@ impl PageManager {
         write_stream(&self.layout, &*self.storage, blocks, offset, bytes, sync)
     }
 
-    /// Fills `buffer` from `offset` of the stream over `blocks`. Blocks whose numbers came from the file are
-    /// checked with [`PageManager::check_block`] before.
+    /// Fills `buffer` from `offset` of the stream over `blocks`. Blocks whose numbers came from the
+    /// file are checked with [`PageManager::check_block`] before.
     pub fn read_stream(&self, blocks: &[Block], offset: u64, buffer: &mut [u8]) -> Result<()> {
         for block in blocks {
             if block.end().0 > self.layout.max_pages() {

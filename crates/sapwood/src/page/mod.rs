@@ -4,8 +4,8 @@
 //! stamp and checksum, withholds the reserved bytes of each page, and caches verified nodes.
 //!
 //! *Assumes*: of the medium, what `docs/format.md` section 0 says; of the bytes, nothing.
-//! *Guarantees*: a node that is read is the one that its reference names, or there is an error; no page has two
-//! owners. It never asks what a snapshot holds: higher floors decide, and call `free`.
+//! *Guarantees*: a node that is read is the one that its reference names, or there is an error; no
+//! page has two owners. It never asks what a snapshot holds: higher floors decide, and call `free`.
 //! *Format*: `docs/format.md` sections 1 to 3.
 //! *Threads*: everything is shared; see [`manager`].
 

@@ -1,8 +1,8 @@
 //! A node as it lies in its pages: made for writing, and verified after reading.
 //!
 //! *Assumes*: nothing of bytes that were read.
-//! *Guarantees*: a frame comes out only when place, stamp, checksum, kind, lengths and the zeros behind
-//! the content are right.
+//! *Guarantees*: a frame comes out only when place, stamp, checksum, kind, lengths and the zeros
+//! behind the content are right.
 //! *Format*: `docs/format.md` sections 1 (streams over pages) and 3.
 
 use crate::error::{Corruption, Error, Result};
@@ -201,7 +201,8 @@ pub fn verify_node(
     }
     if checksum != reference.checksum || header.stamp != reference.stamp {
         return Err(damaged(format!(
-            "another write of this place: stamp {} and checksum {checksum:#010x}, expected {} and {:#010x}",
+            "another write of this place: stamp {} and checksum {checksum:#010x}, expected {} \
+             and {:#010x}",
             header.stamp, reference.stamp, reference.checksum
         )));
     }

@@ -1,7 +1,8 @@
 //! Writes the nodes of a merge or a flush, one behind the other.
 //!
-//! *Guarantees*: W1: a block is asked for only when there is a node to put into it. W2: dropped without
-//! `finish`, the writer has given back every page that it took. W3: one call writes 256 KiB at most.
+//! *Guarantees*: W1: a block is asked for only when there is a node to put into it. W2: dropped
+//! without `finish`, the writer has given back every page that it took. W3: one call writes 256 KiB
+//! at most.
 //! *Threads*: one at a time.
 
 use crate::error::Result;
@@ -80,9 +81,9 @@ impl NodeWriter {
         }
     }
 
-    /// Compresses a content on trial and returns the length that it would be stored with: that of the
-    /// content itself unless compression saves a page. An `append` of the same content that follows
-    /// does not compress it again.
+    /// Compresses a content on trial and returns the length that it would be stored with: that of
+    /// the content itself unless compression saves a page. An `append` of the same content that
+    /// follows does not compress it again.
     pub fn compress_candidate(&mut self, spec: &NodeSpec, content: &[u8]) -> Result<usize> {
         let candidate = &mut self.candidate;
         candidate.valid = false;
@@ -100,8 +101,8 @@ impl NodeWriter {
         self.manager.layout().node_pages(stored_bytes)
     }
 
-    /// Writes a node, compressed when that saves a page. With `insert_into_cache` it can be read at once;
-    /// any other only after `finish`.
+    /// Writes a node, compressed when that saves a page. With `insert_into_cache` it can be read at
+    /// once; any other only after `finish`.
     pub fn append(
         &mut self,
         spec: &NodeSpec,

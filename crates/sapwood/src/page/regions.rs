@@ -50,8 +50,8 @@ pub(super) struct Regions {
     max_pages: u64,
     growth_bytes: u64,
     capturing: bool,
-    /// Homes of regions that were given up: the last durable state may name them still, so that a region
-    /// which comes back must not write there.
+    /// Homes of regions that were given up: the last durable state may name them still, so that a
+    /// region which comes back must not write there.
     retired: BTreeMap<u64, RegionEntry>,
 }
 
@@ -82,12 +82,12 @@ impl Regions {
         self.regions.push(Region { given, referenced, changed: false, entry, cursor });
     }
 
-    /// Sets the length after all regions of the state are in. What the file has beyond them is used as
-    /// far as it makes sense: a region needs both homes and a page.
+    /// Sets the length after all regions of the state are in. What the file has beyond them is used
+    /// as far as it makes sense: a region needs both homes.
     pub(super) fn set_opened_length(&mut self, file_pages: u64) {
         let known = self.regions.len() as u64;
         let last_index = file_pages.saturating_sub(1) / u64::from(self.layout.region_pages());
-        let whole = last_index < known || file_pages > self.layout.first_allottable(last_index).0;
+        let whole = last_index < known || file_pages >= self.layout.first_allottable(last_index).0;
         let usable = if whole { file_pages } else { self.layout.region_start(last_index).0 };
         self.extend_to(usable);
     }
@@ -127,8 +127,8 @@ impl Regions {
         rest.min(u64::from(self.layout.region_pages())) as u32
     }
 
-    /// Gives out free pages inside the file: from the lowest region that has a run of `hint_pages`, else
-    /// half of that, and so on down to `min_pages`; at most `most_pages` of the run.
+    /// Gives out free pages inside the file: from the lowest region that has a run of `hint_pages`,
+    /// else half of that, and so on down to `min_pages`; at most `most_pages` of the run.
     pub(super) fn take_free(
         &mut self,
         min_pages: u32,
@@ -172,8 +172,8 @@ impl Regions {
         self.take_free(min_pages, most_pages, most_pages)
     }
 
-    /// How far the file must grow so that its last region ends with a run of `min_pages` or more. `None`
-    /// when it may not.
+    /// How far the file must grow so that its last region ends with a run of `min_pages` or more.
+    /// `None` when it may not.
     pub(super) fn plan_growth(&mut self, min_pages: u32, wanted_pages: u32) -> Option<Growth> {
         let region_pages = u64::from(self.layout.region_pages());
         let last_index = (self.regions.len() as u64).saturating_sub(1);
@@ -231,7 +231,8 @@ impl Regions {
         self.capturing = true;
     }
 
-    /// Copies of the changed maps, those of `extra`'s regions included, which stay marked as changed.
+    /// Copies of the changed maps, those of `extra`'s regions included, which stay marked as
+    /// changed.
     pub(super) fn copy_changed(&mut self, extra: &[Block]) -> Vec<FreeMap> {
         let layout = self.layout;
         let mut copies = Vec::new();
@@ -246,7 +247,8 @@ impl Regions {
         copies
     }
 
-    /// What the last durable state says of each region, and the free pages that the running one has in it.
+    /// What the last durable state says of each region, and the free pages that the running one has
+    /// in it.
     pub(super) fn entries(&self) -> (Vec<Option<RegionEntry>>, Vec<u64>) {
         let entries = self.regions.iter().map(|region| region.entry).collect();
         let free =

@@ -1,7 +1,8 @@
 //! Streams over blocks: the usable bytes of their pages, one after another.
 //!
 //! *Assumes*: a block that is written to belongs to the caller.
-//! *Guarantees*: reserved bytes are written as zeros only; one call of the storage for each run of pages.
+//! *Guarantees*: reserved bytes are written as zeros only; one call of the storage for each run of
+//! pages.
 //! *Format*: `docs/format.md` section 1.
 
 use crate::error::{Error, Result};

@@ -1,17 +1,21 @@
-//! Nodes that live in memory until a durable state needs them on disk, or until they are freed before.
+//! Nodes that live in memory until a durable state needs them on disk, or until they are freed
+//! before.
 //!
-//! *Guarantees*: U1: the pages of a node are not given back while it is being written, so that the write
-//! never lands on what another owner has put there.
+//! *Guarantees*: U1: the pages of a node are not given back while it is being written, so that the
+//! write never lands on what another owner has put there.
 
 use std::collections::BTreeMap;
 
-use crate::sync::{Arc, Mutex};
+use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::PageNumber;
 
 use super::block::Block;
 use super::budget::{Charge, MemoryBudget, MemoryPart};
 use super::frame::Frame;
 use super::node_ref::NodeRef;
+
+/// Never held together with the allocator's lock; what it charges may shrink the cache.
+const UNWRITTEN_RANK: LockRank = LockRank::new(62, "unwritten nodes");
 
 /// One node: to be read from memory, and as it will lie in its pages.
 #[derive(Clone, Debug)]
@@ -32,18 +36,21 @@ struct Inner {
 
 #[derive(Debug)]
 pub(super) struct Unwritten {
-    inner: Mutex<Inner>,
+    inner: OrderedMutex<Inner>,
 }
 
 impl Unwritten {
     pub(super) fn new(budget: &Arc<MemoryBudget>) -> Unwritten {
         Unwritten {
-            inner: Mutex::new(Inner {
-                nodes: BTreeMap::new(),
-                writing: Vec::new(),
-                deferred: Vec::new(),
-                charge: budget.charge(MemoryPart::Other, 0),
-            }),
+            inner: OrderedMutex::new(
+                UNWRITTEN_RANK,
+                Inner {
+                    nodes: BTreeMap::new(),
+                    writing: Vec::new(),
+                    deferred: Vec::new(),
+                    charge: budget.charge(MemoryPart::Other, 0),
+                },
+            ),
         }
     }
 
@@ -64,7 +71,8 @@ impl Unwritten {
         self.inner.lock().nodes.len()
     }
 
-    /// Takes note that a pass writes all nodes now present, and returns them in the order of their pages.
+    /// Takes note that a pass writes all nodes now present, and returns them in the order of their
+    /// pages.
     pub(super) fn begin_writing(&self) -> Vec<UnwrittenNode> {
         let mut inner = self.inner.lock();
         assert!(inner.writing.is_empty(), "one write pass at a time");
@@ -91,8 +99,8 @@ impl Unwritten {
         std::mem::take(&mut inner.deferred)
     }
 
-    /// Forgets the nodes that begin in a block which is to be freed. False when the block must wait for
-    /// the end of a write pass; it is kept until then.
+    /// Forgets the nodes that begin in a block which is to be freed. False when the block must wait
+    /// for the end of a write pass; it is kept until then.
     pub(super) fn forget(&self, block: Block) -> bool {
         let mut inner = self.inner.lock();
         let pages: Vec<u64> =

@@ -156,7 +156,9 @@ mod tests {
         }
 
         #[test]
-        fn whatever_is_read_is_in_its_shortest_form(bytes in prop::collection::vec(any::<u8>(), 0..12)) {
+        fn whatever_is_read_is_in_its_shortest_form(
+            bytes in prop::collection::vec(any::<u8>(), 0..12),
+        ) {
             let mut reader = Reader::new(&bytes);
             if let Some(value) = reader.varint() {
                 let mut again = Vec::new();

@@ -1,8 +1,8 @@
-//! Filters that say of most absent keys that they are absent: blocked Bloom filters, whose lines of 64
-//! bytes each hold all bits of a key.
+//! Filters that say of most absent keys that they are absent: blocked Bloom filters, whose lines of
+//! 64 bytes each hold all bits of a key.
 //!
-//! *Guarantees*: a filter never denies a key that it was built from; the builder proves that before it
-//! hands the filter out. A filter of a wrong length denies nothing.
+//! *Guarantees*: a filter never denies a key that it was built from; the builder proves that before
+//! it hands the filter out. A filter of a wrong length denies nothing.
 //!
 //! *Format*: docs/format.md, section 4.4.
 

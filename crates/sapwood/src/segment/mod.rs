@@ -1,8 +1,8 @@
 //! Floor 3: segments, the immutable B-trees that hold what was flushed and merged.
 //!
-//! The codecs below turn bytes into nodes and back, with search: [`sorted_block`] is the one layout of
-//! leaves and of the tail of parents, [`parent`] names children, [`filter`], [`overflow_reference`]
-//! and [`range_tombstone`] are what stands beside or inside entries.
+//! The codecs below turn bytes into nodes and back, with search: [`sorted_block`] is the one layout
+//! of leaves and of the tail of parents, [`parent`] names children, [`filter`],
+//! [`overflow_reference`] and [`range_tombstone`] are what stands beside or inside entries.
 //!
 //! *Format*: docs/format.md, section 4.
 

@@ -1,4 +1,5 @@
-//! References to values that lie in blocks of their own, and the lists of them beside lowest parents.
+//! References to values that lie in blocks of their own, and the lists of them beside lowest
+//! parents.
 //!
 //! *Guarantees*: a decoded reference has blocks of at least one page, inside the largest file.
 //!

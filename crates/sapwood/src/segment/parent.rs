@@ -1,8 +1,8 @@
 //! Parents: the children of a part of the key space, and the sidecar of a lowest parent.
 //!
-//! *Assumes*: nothing about the bytes. *Guarantees*: [`ParentShape::parse`] checks counts against the
-//! length; [`Parent::check`] checks separators and every child. On a parent that was not checked every
-//! call returns an error or a wrong answer, and none panics.
+//! *Assumes*: nothing about the bytes. *Guarantees*: [`ParentShape::parse`] checks counts against
+//! the length; [`Parent::check`] checks separators and every child. On a parent that was not
+//! checked every call returns an error or a wrong answer, and none panics.
 //!
 //! *Format*: docs/format.md, section 4.2. *Threads*: views are plain borrowed values.
 
@@ -266,8 +266,8 @@ impl<'a> Parent<'a> {
         &self.block
     }
 
-    /// The child that holds `key`: the one with the last separator at or below it; the first when `key`
-    /// is below all.
+    /// The child that holds `key`: the one with the last separator at or below it; the first when
+    /// `key` is below all.
     #[inline]
     pub fn child_for(&self, key: &[u8]) -> usize {
         let (index, equal) = self.block.lower_bound(key);
@@ -493,7 +493,8 @@ impl ParentBuilder {
     /// Appends the parent's content to `out` and makes the builder empty. There must be a child.
     ///
     /// # Errors
-    /// When the nodes lie too far apart, or one is too long, for one parent: nothing is changed then.
+    /// When the nodes lie too far apart, or one is too long, for one parent: nothing is changed
+    /// then.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<BlockInfo, BlockProblem> {
         let references = self.pieces.iter().chain(&self.lists);
         let pages = || references.clone().map(|r| r.page.0).chain(self.child_pages.iter().copied());

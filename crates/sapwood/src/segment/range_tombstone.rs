@@ -1,7 +1,8 @@
 //! Range tombstones: the value of their entries, and the algebra of fragments that merges use.
 //!
-//! A fragment is a range with the numbers of the tombstones that cover all of it. The fragments of one
-//! source are disjoint and ascend; a sweep over several sources cuts them where any begins or ends.
+//! A fragment is a range with the numbers of the tombstones that cover all of it. The fragments of
+//! one source are disjoint and ascend; a sweep over several sources cuts them where any begins or
+//! ends.
 //!
 //! *Assumes*: the fragments of each source ascend and do not overlap (a wrong source gives a wrong
 //! answer, never a panic or an endless loop).
@@ -14,6 +15,7 @@ use std::cmp::Ordering;
 
 use super::BlockProblem;
 use super::bytes::{Reader, put_varint};
+use super::sorted_block::SortedBlock;
 
 #[cfg(test)]
 mod tests;
@@ -98,8 +100,8 @@ impl<'a> RangeValue<'a> {
         Ok(range)
     }
 
-    /// The numbers of the tombstones that cover the range, the highest first; none where entries carry
-    /// no numbers.
+    /// The numbers of the tombstones that cover the range, the highest first; none where entries
+    /// carry no numbers.
     pub fn numbers(&self) -> impl Iterator<Item = u64> + use<'a> {
         let mut reader = self.numbers;
         let base_number = self.base_number;
@@ -113,6 +115,31 @@ impl<'a> RangeValue<'a> {
     pub fn newest_at(&self, number: u64) -> Option<u64> {
         self.numbers().find(|n| *n <= number)
     }
+}
+
+/// Checks the values of a leaf of a ranges tree, whose entries have been checked already: each
+/// range covers something, none begins before the end of the one before, and numbers agree.
+pub fn check_leaf(block: &SortedBlock<'_>) -> Result<(), BlockProblem> {
+    let base_number = block.is_numbered().then_some(block.base_number());
+    let mut end_before: Option<Option<&[u8]>> = None;
+    for index in 0..block.len() {
+        let entry = block.entry(index)?;
+        let range = RangeValue::decode(entry.value, base_number)?;
+        if block.is_numbered() && range.numbers().next() != Some(entry.number) {
+            return Err(BlockProblem("a range tombstone's entry lacks its highest number"));
+        }
+        if let Some(end) = range.end
+            && block.compare_key(index, end)?.is_ge()
+        {
+            return Err(BlockProblem("a range tombstone covers nothing"));
+        }
+        match end_before.replace(range.end) {
+            Some(Some(end)) if block.compare_key(index, end)?.is_ge() => {}
+            None => {}
+            _ => return Err(BlockProblem("range tombstones overlap")),
+        }
+    }
+    Ok(())
 }
 
 /// A range of keys that is covered as a whole by the same tombstones.
@@ -173,8 +200,8 @@ pub struct Cover<'a> {
 }
 
 /// Walks over the fragments of several sources, the newest source first, and calls `visit` for each
-/// longest stretch that the same fragments cover, ascending, with those fragments by rank. Stretches
-/// that nothing covers are left out.
+/// longest stretch that the same fragments cover, ascending, with those fragments by rank.
+/// Stretches that nothing covers are left out.
 pub fn sweep<'a>(
     sources: &[&'a [Fragment]],
     mut visit: impl FnMut(&'a [u8], Option<&'a [u8]>, &[Cover<'a>]),

@@ -1,11 +1,12 @@
 //! Builds sorted blocks from entries that come in order.
 //!
-//! Keys and values are copied once into a buffer that is reused; the common prefix is cut when a block
-//! is finished, since only then the last key is known. The first entries can be finished alone, and
-//! the others stay for the next block.
+//! Keys and values are copied once into a buffer that is reused; the common prefix is cut when a
+//! block is finished, since only then the last key is known. The first entries can be finished
+//! alone, and the others stay for the next block.
 //!
 //! *Assumes*: entries come in the block's order (a program error otherwise, which panics).
-//! *Guarantees*: what it writes passes [`SortedBlock::check`](super::sorted_block::SortedBlock::check).
+//! *Guarantees*: what it writes passes
+//! [`SortedBlock::check`](super::sorted_block::SortedBlock::check).
 //!
 //! *Format*: docs/format.md, section 4.1. *Threads*: one owner.
 
@@ -62,7 +63,8 @@ pub struct SortedBlockBuilder {
 }
 
 impl SortedBlockBuilder {
-    /// A builder of blocks whose entries carry numbers, none below `base_number`; or of blocks without.
+    /// A builder of blocks whose entries carry numbers, none below `base_number`; or of blocks
+    /// without.
     pub fn new(numbered: bool, base_number: u64) -> SortedBlockBuilder {
         SortedBlockBuilder {
             numbered,
@@ -136,8 +138,8 @@ impl SortedBlockBuilder {
         &self.buffer[start..start + entry.key_bytes as usize]
     }
 
-    /// Adds an entry. Its key must be above the last one, or equal with a lower number; `number` is 0
-    /// in a block without numbers; the value of a deletion is empty.
+    /// Adds an entry. Its key must be above the last one, or equal with a lower number; `number` is
+    /// 0 in a block without numbers; the value of a deletion is empty.
     pub fn push(&mut self, kind: EntryKind, key: &[u8], number: u64, value: &[u8]) {
         assert!(key.len() <= COMPOSITE_KEY_BYTES_MAX, "a key is longer than keys may be");
         assert!(self.pending.len() < BLOCK_ENTRIES_MAX, "a sorted block is full");
@@ -147,10 +149,7 @@ impl SortedBlockBuilder {
             "an entry's number is below the block's base number, or has no place"
         );
         let delta = if self.numbered { number - self.base_number } else { 0 };
-        if let Some(last) = self.pending.last() {
-            let order = self.key_of(last).cmp(key).then(delta.cmp(&last.delta));
-            assert!(order.is_lt(), "entries of a sorted block must come in ascending order");
-        }
+        let prefix_bytes = self.extended_prefix(key, delta);
         let offset = self.buffer.len();
         let end = offset + key.len() + value.len();
         assert!(u32::try_from(end).is_ok(), "a sorted block exceeds 4 GiB");
@@ -164,13 +163,28 @@ impl SortedBlockBuilder {
             delta,
         };
         self.pending.push(entry);
-        let first = &self.buffer[..self.pending[0].key_bytes as usize];
-        add_to_sums(&mut self.sums, &entry, self.numbered, first, key);
+        add_to_sums(&mut self.sums, &entry, self.numbered, prefix_bytes);
     }
 
-    /// An upper bound of the bytes that `finish` would write, in O(1). It is exact when all keys have
-    /// four bytes or more beyond the common prefix and suffixes are shorter than 128 bytes; otherwise
-    /// at most five bytes an entry too high.
+    /// The length of the common prefix when `key` is added, which must lie behind the last entry.
+    fn extended_prefix(&self, key: &[u8], delta: u64) -> usize {
+        let Some(last) = self.pending.last() else {
+            return key.len();
+        };
+        let last_key = self.key_of(last);
+        let common = common_bytes(last_key, key);
+        let order = last_key[common..].first().cmp(&key[common..].first());
+        assert!(
+            order.then(delta.cmp(&last.delta)).is_lt(),
+            "entries of a sorted block must come in ascending order"
+        );
+        // Keys ascend, so what all share is the least that neighbours share.
+        self.sums.prefix_bytes.min(common)
+    }
+
+    /// An upper bound of the bytes that `finish` would write, in O(1). It is exact when all keys
+    /// have four bytes or more beyond the common prefix and suffixes are shorter than 128 bytes;
+    /// otherwise at most five bytes an entry too high.
     pub fn estimated_bytes(&self) -> usize {
         if self.pending.is_empty() { 0 } else { self.block_bytes(self.len(), &self.sums) }
     }
@@ -182,10 +196,10 @@ impl SortedBlockBuilder {
 
     fn sum(&self, entries: &[Pending]) -> Sums {
         let mut sums = Sums::default();
-        if let Some(first) = entries.first() {
+        if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+            let prefix_bytes = common_bytes(self.key_of(first), self.key_of(last));
             for entry in entries {
-                let (first, key) = (self.key_of(first), self.key_of(entry));
-                add_to_sums(&mut sums, entry, self.numbered, first, key);
+                add_to_sums(&mut sums, entry, self.numbered, prefix_bytes);
             }
         }
         sums
@@ -214,14 +228,14 @@ impl SortedBlockBuilder {
         self.finish_first(self.len(), out)
     }
 
-    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and keeps
-    /// the others for the next block.
+    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and
+    /// keeps the others for the next block.
     pub fn finish_first(&mut self, count: usize, out: &mut Vec<u8>) -> BlockInfo {
         self.finish_first_behind(0, count, out)
     }
 
-    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and keeps all
-    /// of them: the caller may find that the block does not fit, and try with fewer.
+    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and keeps
+    /// all of them: the caller may find that the block does not fit, and try with fewer.
     pub fn write_first(&self, count: usize, out: &mut Vec<u8>) -> BlockInfo {
         assert!(count > 0 && count <= self.len(), "a sorted block has at least one entry");
         BlockInfo { wide: self.write_block(0, count, out), count }
@@ -236,8 +250,8 @@ impl SortedBlockBuilder {
         }
     }
 
-    /// The same for a block that follows `lead_bytes` other bytes of its node's content, which count
-    /// when slots are made wide.
+    /// The same for a block that follows `lead_bytes` other bytes of its node's content, which
+    /// count when slots are made wide.
     pub(super) fn finish_first_behind(
         &mut self,
         lead_bytes: usize,
@@ -347,18 +361,15 @@ fn fixed_bytes(entry: &Pending, numbered: bool) -> usize {
     1 + number + value
 }
 
-fn add_to_sums(sums: &mut Sums, entry: &Pending, numbered: bool, first: &[u8], key: &[u8]) {
-    // Keys ascend, so what first and last share is shared by all.
-    if sums.key_bytes_least == 0 && sums.fixed_bytes == 0 {
-        sums.prefix_bytes = key.len();
-        sums.key_bytes_least = key.len();
-    } else {
-        let bound = sums.prefix_bytes.min(key.len());
-        sums.prefix_bytes = common_bytes(&first[..bound], &key[..bound]);
-    }
-    sums.key_bytes += key.len();
-    sums.key_bytes_least = sums.key_bytes_least.min(key.len());
-    sums.key_bytes_most = sums.key_bytes_most.max(key.len());
+/// Adds an entry to the sums; `prefix_bytes` is what it shares with all before it.
+fn add_to_sums(sums: &mut Sums, entry: &Pending, numbered: bool, prefix_bytes: usize) {
+    let key_bytes = entry.key_bytes as usize;
+    // Kinds count as fixed bytes, so that there are none before the first entry only.
+    let least = if sums.fixed_bytes == 0 { key_bytes } else { sums.key_bytes_least };
+    sums.prefix_bytes = prefix_bytes;
+    sums.key_bytes += key_bytes;
+    sums.key_bytes_least = least.min(key_bytes);
+    sums.key_bytes_most = sums.key_bytes_most.max(key_bytes);
     sums.fixed_bytes += fixed_bytes(entry, numbered);
 }
 

@@ -4,4 +4,5 @@
 //! docs/architecture.md, sections 3, 5, 6 and 7, has the invariants that are cited here by number.
 
 pub mod catalogue;
+pub mod manifest;
 pub mod state;

@@ -252,6 +252,29 @@ fn bytes_that_claim_to_be_records_everywhere_do_not_hold_replay_up() {
 }
 
 #[test]
+fn a_record_that_does_not_follow_the_one_before_it_is_a_break() {
+    for chain_is_right in [true, false] {
+        let mut bytes = vec![0; PAGE as usize];
+        let mut chain = 0;
+        for sequence in 1..=2 {
+            let head = RecordHead {
+                position: LogPosition(bytes.len() as u64 - u64::from(PAGE)),
+                chain: if chain_is_right { chain } else { 0 },
+                kind: RecordKind::Commit,
+                blocks: NamedBlocks::None,
+                durable: LogPosition(0),
+                sequence: SequenceNumber(sequence),
+            };
+            chain = encode_record(&mut bytes, SEED, &head, &[b"payload"]).unwrap();
+        }
+        bytes.resize(13 * PAGE as usize, 0);
+        let storage = TestStorage::holding(bytes);
+        let expected = if chain_is_right { 2 } else { 1 };
+        assert_eq!(sequences(&storage, &empty_image(BLOCKS)).len(), expected);
+    }
+}
+
+#[test]
 fn a_right_checksum_over_what_no_writer_writes_is_damage() {
     let (position, chain, durable) = (LogPosition(0), 0, LogPosition(0));
     let head = |kind, sequence| RecordHead {

@@ -248,16 +248,12 @@ impl Model {
     fn run(&mut self, action: &Action) {
         match *action {
             Action::Append(size, ask) => {
-                while !self.append(size, ask) {
-                    let end = self.commits.len();
-                    self.state((0, 0, 0), 0, Reach::Installed, Crash::No);
-                    if !self.append(size, ask) {
-                        self.state((0, 3, 0), 0, Reach::Installed, Crash::No);
-                    } else {
-                        assert!(self.commits.len() > end);
-                        break;
-                    }
-                }
+                let fits = self.append(size, ask)
+                    || (0..6).any(|grow| {
+                        self.state((0, grow, 0), 0, Reach::Installed, Crash::No);
+                        self.append(size, ask)
+                    });
+                assert!(fits, "durable states and new blocks make room");
             }
             Action::State { back, grow, drop, between, reach, crash } => {
                 self.state((back, grow, drop), between, reach, crash);
@@ -269,7 +265,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(250))]
+    #![proptest_config(ProptestConfig::with_cases(1500))]
 
     #[test]
     fn every_crash_replays_what_was_acknowledged_and_nothing_needed_is_overwritten(

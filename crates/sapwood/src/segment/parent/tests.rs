@@ -94,7 +94,8 @@ proptest! {
         for (references, expected) in
             [(parent.pieces(), &model.pieces), (parent.overflow_lists(), &model.lists)]
         {
-            let read: Result<Vec<_>, _> = (0..references.len()).map(|i| references.get(i)).collect();
+            let read: Result<Vec<_>, _> =
+                (0..references.len()).map(|i| references.get(i)).collect();
             prop_assert_eq!(read.as_ref(), Ok(expected));
             prop_assert!(references.get(expected.len()).is_err());
         }
@@ -111,7 +112,7 @@ proptest! {
             probes.push([&separator[..], &[0]].concat());
         }
         for probe in probes {
-            let at_or_below = model.children.keys().filter(|separator| **separator <= probe).count();
+            let at_or_below = model.children.keys().filter(|s| **s <= probe).count();
             prop_assert_eq!(parent.child_for(&probe), at_or_below.saturating_sub(1));
         }
     }

@@ -2,6 +2,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::segment::sorted_block::EntryKind;
+use crate::segment::sorted_block_builder::SortedBlockBuilder;
 
 /// Keys of the model: all strings of at most two letters, in order.
 fn all_keys() -> Vec<Vec<u8>> {
@@ -53,7 +55,7 @@ fn numbers_at(fragments: &[Fragment], key: &[u8]) -> Option<Vec<u64>> {
 }
 
 fn assert_canonical(fragments: &[Fragment]) {
-    assert!(fragments.iter().all(|f| !f.is_empty()));
+    assert!(fragments.iter().all(|f| !f.is_empty() && f.numbers.is_sorted_by(|a, b| a > b)));
     for pair in fragments.windows(2) {
         let end = pair[0].end.as_ref().expect("only the last has no end");
         assert!(*end <= pair[1].start);
@@ -181,4 +183,51 @@ fn values_against_the_rules_are_refused() {
         assert!(RangeValue::decode(value, base_number).is_err(), "{value:?}");
     }
     assert!(RangeValue::decode(&[0, 0, 2, 4, 3], Some(5)).is_ok());
+}
+
+/// A leaf of fragments, each with its first number as the entry's unless another is given.
+fn leaf(fragments: &[Fragment], entry_number: Option<u64>) -> Vec<u8> {
+    let numbered = fragments.iter().any(|fragment| !fragment.numbers.is_empty());
+    let mut builder = SortedBlockBuilder::new(numbered, 0);
+    for fragment in fragments {
+        let mut value = Vec::new();
+        let base_number = numbered.then_some(0);
+        encode_value(fragment.end.as_deref(), base_number, &fragment.numbers, &mut value);
+        let number = entry_number.or(fragment.numbers.first().copied()).unwrap_or(0);
+        builder.push(EntryKind::RangeDelete, &fragment.start, number, &value);
+    }
+    let mut content = Vec::new();
+    builder.finish(&mut content);
+    content
+}
+
+proptest! {
+    #[test]
+    fn a_leaf_of_disjoint_fragments_passes_its_check(
+        (numbered, fragments) in any::<bool>().prop_flat_map(|n| (Just(n), source(n))),
+    ) {
+        prop_assume!(!fragments.is_empty());
+        let content = leaf(&fragments, None);
+        let block = SortedBlock::parse(&content, numbered, false).unwrap();
+        prop_assert_eq!(check_leaf(&block), Ok(()));
+    }
+}
+
+#[test]
+fn a_leaf_of_wrong_fragments_fails_its_check() {
+    let fragment = |start: &[u8], end: Option<&[u8]>| Fragment {
+        start: start.to_vec(),
+        end: end.map(<[u8]>::to_vec),
+        numbers: vec![7, 3],
+    };
+    let problem = |fragments: &[Fragment], entry_number| {
+        let content = leaf(fragments, entry_number);
+        check_leaf(&SortedBlock::parse(&content, true, false).unwrap()).unwrap_err().0
+    };
+    let (ab, ac) = (fragment(b"a", Some(b"b")), fragment(b"a", Some(b"c")));
+    assert!(problem(&[ab], Some(6)).contains("highest number"));
+    assert!(problem(&[fragment(b"a", Some(b"a"))], None).contains("nothing"));
+    assert!(problem(&[fragment(b"b", Some(b"a"))], None).contains("nothing"));
+    assert!(problem(&[ac, fragment(b"b", None)], None).contains("overlap"));
+    assert!(problem(&[fragment(b"a", None), fragment(b"b", None)], None).contains("overlap"));
 }

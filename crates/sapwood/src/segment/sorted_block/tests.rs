@@ -119,7 +119,9 @@ proptest! {
     }
 
     #[test]
-    fn entries_of_two_blocks_compare_as_their_keys((numbered, a) in model(), (other, b) in model()) {
+    fn entries_of_two_blocks_compare_as_their_keys(
+        (numbered, a) in model(), (other, b) in model(),
+    ) {
         let ((content_a, wide_a), (content_b, wide_b)) = (build(numbered, &a), build(other, &b));
         let block_a = SortedBlock::parse(&content_a, numbered, wide_a).unwrap();
         let block_b = SortedBlock::parse(&content_b, other, wide_b).unwrap();

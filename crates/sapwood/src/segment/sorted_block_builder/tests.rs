@@ -25,8 +25,8 @@ fn read_all(content: &[u8], wide: bool) -> Pairs {
     (0..block.len()).map(pair).collect()
 }
 
-/// Entries whose suffix is shorter than a head, or longer than a length byte tells, may be estimated
-/// too high.
+/// Entries whose suffix is shorter than a head, or longer than a length byte tells, may be
+/// estimated too high.
 const SLACK_BYTES_PER_ENTRY: usize = 5;
 
 proptest! {
@@ -35,7 +35,8 @@ proptest! {
         let mut builder = SortedBlockBuilder::new(false, 0);
         for (key, value) in &pairs {
             builder.push(EntryKind::Put, key, 0, value);
-            prop_assert_eq!(builder.estimated_bytes(), builder.estimated_bytes_of_first(builder.len()));
+            let of_all = builder.estimated_bytes_of_first(builder.len());
+            prop_assert_eq!(builder.estimated_bytes(), of_all);
         }
         let estimate = builder.estimated_bytes();
         let mut out = Vec::new();
@@ -68,6 +69,7 @@ proptest! {
         builder.push(EntryKind::Put, &last, 0, b"last");
         prop_assert_eq!(builder.last_key(), Some(&last[..]));
         let estimate = builder.estimated_bytes();
+        prop_assert_eq!(estimate, builder.estimated_bytes_of_first(builder.len()));
         let mut second = Vec::new();
         let info = builder.finish(&mut second);
         prop_assert!(second.len() <= estimate);

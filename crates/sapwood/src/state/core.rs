@@ -1,0 +1,296 @@
+//! What all parts of an open database share.
+//!
+//! *Guarantees*: after [`Core::stop`] nothing is written, allotted or freed any more; reads go on (C4).
+//! *Threads*: any. The order in which locks may be taken is in docs/architecture.md, section 8; debug builds
+//! check it.
+
+use super::catalogue::Catalogue;
+use super::dead_list::{Dead, HeldStates};
+use super::durable::Durable;
+use super::log_named::LogNamed;
+use super::open_transactions::OpenTransactions;
+use super::publish::Publisher;
+use super::state::State;
+use super::view::{MemtableSlot, View};
+use crate::error::{Error, Result};
+use crate::log::writer::LogWriter;
+use crate::memtable::{ChunkPool, Memtable};
+use crate::options::Options;
+use crate::page::{Block, Charge, MemoryPart, PageManager};
+use crate::segment::descriptor::Segment;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::sync::{Arc, ArcSwap, Clock, LockRank, OrderedMutex};
+use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
+
+/// Numbers that commits give out. They change only under the commit order's lock.
+#[derive(Debug)]
+pub struct CommitNumbers {
+    /// The number of the next commit.
+    pub next_sequence: AtomicU64,
+    /// The number of the next keyspace.
+    pub next_keyspace: AtomicU32,
+}
+
+/// Numbers that the install lock guards.
+#[derive(Debug)]
+pub struct InstallOrder {
+    /// The epoch of the next state: not always one more, since an open after a crash skips some.
+    pub next_epoch: Epoch,
+}
+
+/// Counts of what went on, for statistics and tests.
+#[derive(Debug, Default)]
+pub struct CoreCounters {
+    /// Commits.
+    pub commits: AtomicU64,
+    /// Flushes installed.
+    pub flushes: AtomicU64,
+    /// Promotion steps installed.
+    pub promotions: AtomicU64,
+    /// States made durable.
+    pub durable_states: AtomicU64,
+    /// Bytes of keys and values committed.
+    pub user_bytes: AtomicU64,
+    /// Times that a writer had to wait for a step.
+    pub stalls: AtomicU64,
+    /// Time that writers were slowed, in microseconds.
+    pub slowed_microseconds: AtomicU64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Core {
+    /// The file.
+    pub pages: Arc<PageManager>,
+    /// The log.
+    pub log: LogWriter,
+    /// Time.
+    pub clock: Clock,
+    pub(crate) options: Options,
+    view: ArcSwap<View>,
+    view_swap: OrderedMutex<()>,
+    /// The keyspaces as of the newest commit.
+    pub catalogue: ArcSwap<Catalogue>,
+    /// Held while a commit gets its place in the order.
+    pub commit_order: OrderedMutex<()>,
+    /// What it guards.
+    pub numbers: CommitNumbers,
+    /// Held while a state is built and swapped in.
+    pub install_order: OrderedMutex<InstallOrder>,
+    /// The number of the next segment.
+    pub next_segment: AtomicU64,
+    /// Visibility.
+    pub publisher: Publisher,
+    /// Dead blocks.
+    pub held: HeldStates,
+    /// Blocks that the log names.
+    pub log_named: LogNamed,
+    /// Open transactions.
+    pub transactions: OpenTransactions,
+    /// The last durable state.
+    pub durable: Durable,
+    /// Recycled memory of memtables.
+    pub pool: Arc<ChunkPool>,
+    /// Counts.
+    pub counters: CoreCounters,
+    memtable_charge: OrderedMutex<Charge>,
+    stopped: OrderedMutex<Option<Arc<Error>>>,
+    is_stopped: AtomicBool,
+}
+
+/// The rank of the lock over the cause of a stop.
+const STOPPED: LockRank = LockRank::new(80, "cause of a stop");
+/// The rank of the lock over the memtables' charge.
+const MEMTABLE_CHARGE: LockRank = LockRank::new(66, "charge of memtables");
+
+/// What a core is made of: new or recovered.
+#[derive(Debug)]
+pub(crate) struct CoreParts {
+    pub pages: Arc<PageManager>,
+    pub log: LogWriter,
+    pub clock: Clock,
+    pub options: Options,
+    pub view: View,
+    pub catalogue: Catalogue,
+    pub numbers: CommitNumbers,
+    pub next_epoch: Epoch,
+    pub next_segment: u64,
+    pub visible: SequenceNumber,
+    pub held: HeldStates,
+    pub log_named: LogNamed,
+    pub durable: Durable,
+    pub pool: Arc<ChunkPool>,
+}
+
+impl Core {
+    pub(crate) fn new(parts: CoreParts) -> Arc<Core> {
+        let charge = parts.pages.budget().charge(MemoryPart::Memtables, 0);
+        Arc::new(Core {
+            pages: parts.pages,
+            log: parts.log,
+            clock: parts.clock,
+            options: parts.options,
+            view: ArcSwap::from_pointee(parts.view),
+            view_swap: OrderedMutex::new(LockRank::VIEW_SWAP, ()),
+            catalogue: ArcSwap::from_pointee(parts.catalogue),
+            commit_order: OrderedMutex::new(LockRank::COMMIT_ORDER, ()),
+            numbers: parts.numbers,
+            install_order: OrderedMutex::new(
+                LockRank::INSTALL,
+                InstallOrder { next_epoch: parts.next_epoch },
+            ),
+            next_segment: AtomicU64::new(parts.next_segment),
+            publisher: Publisher::new(parts.visible),
+            held: parts.held,
+            log_named: parts.log_named,
+            transactions: OpenTransactions::default(),
+            durable: parts.durable,
+            pool: parts.pool,
+            counters: CoreCounters::default(),
+            memtable_charge: OrderedMutex::new(MEMTABLE_CHARGE, charge),
+            stopped: OrderedMutex::new(STOPPED, None),
+            is_stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// The view of this moment.
+    pub fn view(&self) -> Arc<View> {
+        self.view.load_full()
+    }
+
+    /// The newest visible commit.
+    pub fn visible(&self) -> SequenceNumber {
+        self.publisher.visible()
+    }
+
+    /// Swaps in a view made from the present one.
+    pub fn change_view(&self, change: impl FnOnce(&View) -> View) {
+        let _swap = self.view_swap.lock();
+        let next = change(&self.view.load());
+        self.view.store(Arc::new(next));
+    }
+
+    /// Bytes that one memtable may take before it is sealed: a quarter of the budget.
+    pub fn memtable_bytes_max(&self) -> usize {
+        (self.options.memory_budget / 4) as usize
+    }
+
+    /// Bytes of all memtables that are not flushed.
+    pub fn memtable_bytes(&self) -> usize {
+        self.view().memtables().map(|slot| slot.table.bytes()).sum()
+    }
+
+    /// Tells the budget what the memtables take.
+    pub fn charge_memtables(&self) {
+        let bytes = (self.memtable_bytes() + self.pool.bytes()) as u64;
+        self.memtable_charge.lock().set(bytes);
+    }
+
+    /// The numbers of the next commit and of the next keyspace.
+    pub fn commit_numbers(&self) -> (SequenceNumber, KeyspaceNumber) {
+        let sequence = self.numbers.next_sequence.load(Ordering::Acquire);
+        let keyspace = self.numbers.next_keyspace.load(Ordering::Acquire);
+        (SequenceNumber(sequence), KeyspaceNumber(keyspace))
+    }
+
+    /// Seals the active memtable, unless it is empty. The commit order's lock is held.
+    pub fn seal(&self) {
+        let view = self.view();
+        if view.active.is_empty() {
+            return;
+        }
+        let (position, chain) = self.log.cut_here();
+        let sequence = SequenceNumber(self.commit_numbers().0.0 - 1);
+        let cut = super::state::Cut { sequence, position, chain };
+        let set = view.active.cut.set(cut);
+        assert!(set.is_ok(), "a memtable is sealed once");
+        let active = MemtableSlot::new(Memtable::new(self.pool.clone()), cut);
+        self.change_view(|view| {
+            let mut sealed = Vec::with_capacity(view.sealed.len() + 1);
+            sealed.push(view.active.clone());
+            sealed.extend_from_slice(&view.sealed);
+            View { active: active.clone(), sealed, state: view.state.clone() }
+        });
+    }
+
+    /// Stops all writing for good. The first cause is kept.
+    pub fn stop(&self, cause: &Error) -> Error {
+        let mut stopped = self.stopped.lock();
+        let first = stopped.get_or_insert_with(|| Arc::new(cause.clone())).clone();
+        self.is_stopped.store(true, Ordering::Release);
+        drop(stopped);
+        tracing::error!(%cause, "writing stopped");
+        self.publisher.stop(first.clone());
+        self.log.stop(first.clone());
+        Error::Stopped(first)
+    }
+
+    /// The error that writing gives, if it has stopped.
+    ///
+    /// # Errors
+    /// `Stopped`, `ReadOnly`.
+    pub fn check_writable(&self) -> Result<()> {
+        if self.options.read_only {
+            return Err(Error::ReadOnly);
+        }
+        if !self.is_stopped.load(Ordering::Acquire) {
+            return self.log.check().map_err(|error| self.stop(&error));
+        }
+        match &*self.stopped.lock() {
+            Some(cause) => Err(Error::Stopped(cause.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// True when writing has stopped.
+    pub fn has_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Acquire)
+    }
+
+    /// Gives a block back that no state needs; the log may still hold it.
+    pub fn free(&self, block: Block) {
+        // E4: what is on disk is not known, so nothing may be overwritten.
+        if !self.has_stopped() && self.log_named.may_free(block) {
+            self.pages.free(block);
+        }
+    }
+
+    /// Gives back what holds that have ended kept.
+    pub fn collect_released(&self) {
+        for block in self.held.collect() {
+            self.free(block);
+        }
+    }
+
+    /// Ends a transaction, and with it what was kept for its validation.
+    pub fn end_transaction(&self, name: u64) {
+        for (dead, death) in self.transactions.end(name) {
+            if let Some(block) = self.held.dispose(dead, death) {
+                self.free(block);
+            }
+        }
+    }
+
+    /// Puts blocks that died with the install of `death` where they belong.
+    pub fn dispose(&self, dead: Dead, death: Epoch) {
+        if let Some(block) = self.held.dispose(dead, death) {
+            self.free(block);
+        }
+    }
+
+    /// A number for a new segment.
+    pub fn new_segment_number(&self) -> u64 {
+        self.next_segment.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The current state.
+    pub fn state(&self) -> Arc<State> {
+        self.view().state.clone()
+    }
+
+    /// A segment of the current state by its number.
+    pub fn find_segment(state: &State, number: u64) -> Option<Arc<Segment>> {
+        let levels = state.levels.values().flat_map(|levels| levels.iter());
+        state.young.iter().chain(levels).find(|segment| segment.number == number).cloned()
+    }
+}

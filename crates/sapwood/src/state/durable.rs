@@ -1,0 +1,446 @@
+//! Makes a state durable: the seven steps of docs/architecture.md, section 6.
+//!
+//! *Guarantees*: D1: until "state n is durable" is in the log on disk, nothing that n or the state before it
+//! needs is reused. D5: the map that is written for n is what n references, n's own blocks, and the log list
+//! noted for n. D7: before the first write after an open, what was opened is made safe.
+//! *Threads*: one at a time; commits and merges go on meanwhile.
+
+use super::core::Core;
+use super::manifest::{self, Counters, ExactCounters, LogSection, Manifest};
+use super::state::State;
+use crate::error::{Error, Result};
+use crate::log::record::STATE_DURABLE_BYTES;
+use crate::log::ring::RingList;
+use crate::log::stream::{BlockStream, LogBlock, prepare_blocks};
+use crate::log::writer::AppendError;
+use crate::page::file_header::{INLINE_STATE_BYTES_MAX, write_slot};
+use crate::page::{Block, CapturedMaps, HeaderSlot, PageManager, StateLocation};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, LockRank, OrderedMutex};
+use crate::types::{Epoch, LogPosition};
+
+/// The rank of the lock: held across the I/O of a durable state, so nothing that commits wait for is above it.
+pub const DURABLE: LockRank = LockRank::new(5, "durable state");
+
+/// How far ahead of the counters the limits in the file lie.
+pub const LIMIT_AHEAD: u64 = 1 << 32;
+/// The same for write stamps, of which there are 2^32 before they begin again.
+pub const STAMP_LIMIT_AHEAD: u64 = 1 << 20;
+/// The same for keyspace numbers.
+pub const KEYSPACE_LIMIT_AHEAD: u32 = 1 << 12;
+
+/// The log's blocks have this many bytes, so that the log can grow, shrink and be reused in parts.
+pub const LOG_BLOCK_BYTES: u64 = 256 * 1024;
+
+/// The last durable state and what belongs to it.
+#[derive(Debug)]
+pub struct Durable {
+    inner: OrderedMutex<DurableInner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct DurableInner {
+    /// Of the slot that names the state.
+    pub generation: u64,
+    /// The state: a hold like any other.
+    pub state: Option<Arc<State>>,
+    /// The blocks of the encoded state.
+    pub own_blocks: Vec<Block>,
+    /// The slot as it was read at open, until it has been written again.
+    pub opened: Option<OpenedSlot>,
+    /// The limits in the file.
+    pub limits: Limits,
+    /// Blocks of the log, in the order of use of the last durable state.
+    pub log_blocks: Vec<LogBlock>,
+}
+
+/// What an open found.
+#[derive(Debug)]
+pub(crate) struct OpenedSlot {
+    pub slot: HeaderSlot,
+    pub epoch: Epoch,
+    pub state_is_recorded: bool,
+}
+
+/// The limits of numbers that the file promises not to have reached.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    pub sequence: u64,
+    pub epoch: u64,
+    pub keyspace: u32,
+    pub segment: u64,
+}
+
+/// What a durable state is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// The database goes on.
+    Running,
+    /// Nothing is written meanwhile: the log gives back what it does not need.
+    Idle,
+    /// The database closes: counters are exact.
+    Closing,
+}
+
+impl Durable {
+    pub(crate) fn new(inner: DurableInner) -> Durable {
+        Durable { inner: OrderedMutex::new(DURABLE, inner) }
+    }
+
+    /// True when the process has only read so far.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.inner.lock().opened.is_some()
+    }
+
+    /// The cut of the last durable state.
+    pub fn cut(&self) -> LogPosition {
+        self.inner.lock().state.as_ref().map_or(LogPosition(0), |state| state.cut.position)
+    }
+
+    /// The blocks of the log and of the encoded state.
+    pub fn own_blocks(&self) -> Vec<Block> {
+        let inner = self.inner.lock();
+        let log = inner.log_blocks.iter().map(|block| Block::new(block.first, block.pages));
+        inner.own_blocks.iter().copied().chain(log).collect()
+    }
+
+    /// The generation of the last durable state.
+    pub fn generation(&self) -> u64 {
+        self.inner.lock().generation
+    }
+}
+
+/// Prepares the file for the first write after an open (D7). Later calls do nothing.
+///
+/// # Errors
+/// When the file cannot be written: writing has stopped then.
+pub fn begin_writing(core: &Core) -> Result<()> {
+    core.check_writable()?;
+    let mut inner = core.durable.inner.lock();
+    let Some(opened) = &inner.opened else { return Ok(()) };
+    let storage = core.pages.storage();
+    let result = write_slot(&**storage, &opened.slot)
+        .and_then(|()| core.log.make_tail_durable())
+        .and_then(|()| sync_file(&core.pages))
+        .and_then(|()| match opened.state_is_recorded {
+            true => Ok(()),
+            false => core.log.record_state(opened.epoch, inner.generation).map(|_| ()),
+        });
+    result.map_err(|error| core.stop(&error))?;
+    inner.opened = None;
+    // Limits ahead of every number seen come with a state of their own.
+    make_durable_locked(core, &mut inner, Purpose::Running)
+}
+
+/// Makes the current state durable.
+///
+/// # Errors
+/// `NoSpace` when there is no room for the state, its maps or the log: nothing has changed then. After any
+/// other failed write or sync, writing has stopped.
+pub fn make_durable(core: &Core, purpose: Purpose) -> Result<()> {
+    begin_writing(core)?;
+    let mut inner = core.durable.inner.lock();
+    make_durable_locked(core, &mut inner, purpose)
+}
+
+fn sync_file(pages: &PageManager) -> Result<()> {
+    let storage = pages.storage();
+    storage.sync_data().map_err(|error| Error::io("syncing the file", storage.name(), error))
+}
+
+/// A state on its way to the disk.
+struct Making {
+    state: Arc<State>,
+    captured: CapturedMaps,
+    list: RingList,
+    own_blocks: Vec<Block>,
+    /// New blocks of the log.
+    appended: Vec<LogBlock>,
+    /// What the list has that the one before had not, and the other way round.
+    listed: Vec<Block>,
+    delisted: Vec<Block>,
+}
+
+fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) -> Result<()> {
+    core.check_writable()?;
+    let making = begin(core, inner, purpose)?;
+    let generation = inner.generation + 1;
+    let limits = next_limits(core);
+    let written = write(core, &making, generation, limits, purpose);
+    let (slot, log_written) = match written {
+        Ok(written) => written,
+        Err(error) => {
+            undo(core, making);
+            // A failed sync says that what is on disk is not known.
+            return Err(match &error {
+                Error::NoSpace { .. } => error,
+                _ => core.stop(&error),
+            });
+        }
+    };
+    core.log.note_file_synced(log_written);
+    let named = write_slot(&**core.pages.storage(), &slot)
+        .and_then(|()| core.log.record_state(slot.epoch, generation));
+    let dropped = named.map_err(|error| core.stop(&error))?;
+    finish(core, inner, making, generation, limits, dropped);
+    if purpose == Purpose::Closing {
+        // The same state in the other slot, so that damage to either loses nothing (D9).
+        let copy = HeaderSlot { generation: generation + 1, ..slot };
+        write_slot(&**core.pages.storage(), &copy).map_err(|error| core.stop(&error))?;
+        inner.generation += 1;
+    }
+    core.counters.durable_states.fetch_add(1, Ordering::Relaxed);
+    tracing::debug!(generation, epoch = %inner.state.as_ref().map_or(Epoch(0), |s| s.epoch), "state is durable");
+    Ok(())
+}
+
+/// Step 1: holds the current state, plans the log's next list, captures the maps.
+fn begin(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result<Making> {
+    let appended = new_log_blocks(core, inner, purpose)?;
+    let _install = core.install_order.lock();
+    let state = core.state();
+    let drop_count = log_blocks_to_drop(core, inner, &state, purpose);
+    let list = match core.log.plan_list(state.cut.position, &appended, drop_count) {
+        Ok(list) => list,
+        Err(error) => {
+            free_log_blocks(core, &appended);
+            return Err(match error {
+                AppendError::Failed(error) => core.stop(&error),
+                AppendError::Full(full) => Error::NoSpace {
+                    operation: format!("{} bytes of the log", full.needed),
+                    file: core.pages.storage().name(),
+                },
+            });
+        }
+    };
+    let estimate = encoded_bytes_bound(core, &state, &list);
+    let own_blocks = match allocate_state_blocks(core, estimate) {
+        Ok(blocks) => blocks,
+        Err(error) => {
+            core.log.abandon_list();
+            free_log_blocks(core, &appended);
+            return Err(error);
+        }
+    };
+    // The maps are to show the list of this state, not the one in force (D5).
+    let allocator = core.pages.allocator();
+    let (listed, delisted) = list_difference(inner, &list);
+    for block in &listed {
+        allocator.reference(*block);
+    }
+    for block in &delisted {
+        allocator.dereference(*block);
+    }
+    let captured = allocator.capture(&own_blocks);
+    Ok(Making { state, captured, list, own_blocks, appended, listed, delisted })
+}
+
+/// Blocks that a list has and the list of the last durable state has not, and the other way round.
+fn list_difference(inner: &DurableInner, list: &RingList) -> (Vec<Block>, Vec<Block>) {
+    let block = |block: &LogBlock| Block::new(block.first, block.pages);
+    let old: Vec<Block> = inner.log_blocks.iter().map(block).collect();
+    let new: Vec<Block> = list.blocks.iter().map(block).collect();
+    let added = new.iter().filter(|block| !old.contains(block)).copied().collect();
+    let removed = old.iter().filter(|block| !new.contains(block)).copied().collect();
+    (added, removed)
+}
+
+/// New blocks for the log, filled with zeros, when it is getting full.
+fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result<Vec<LogBlock>> {
+    let layout = core.pages.layout();
+    let stream = BlockStream::new(
+        core.pages.storage().clone(),
+        layout.page_size,
+        layout.usable_bytes() as u32,
+    );
+    let block_bytes = stream.usable_bytes() * u64::from(log_block_pages(layout.page_size));
+    let total: u64 = inner.log_blocks.iter().map(|b| u64::from(b.pages) * stream.usable_bytes()).sum();
+    let log_max = core.options.memory_budget / 2;
+    let wanted = match purpose {
+        // What is behind the cut comes back; grow when more than half of the log is in use.
+        Purpose::Running if core.log.available() < total / 2 && total < log_max => {
+            total.min(log_max - total).max(block_bytes)
+        }
+        // Room for the records of this state and the next one.
+        _ if core.log.available() < 4 * STATE_DURABLE_BYTES => block_bytes,
+        _ => 0,
+    };
+    let mut blocks = Vec::new();
+    // One durable state brings at most a step's worth, so that zeros are not written for long.
+    for _ in 0..wanted.min(core.options.step_bytes.max(block_bytes)).div_ceil(block_bytes) {
+        match core.pages.allocator().allocate(log_block_pages(layout.page_size), 0) {
+            Ok(block) => blocks.push(LogBlock { first: block.first, pages: block.pages }),
+            Err(error) if blocks.is_empty() && core.log.available() < 4 * STATE_DURABLE_BYTES => {
+                return Err(error);
+            }
+            // The log goes on with what it has.
+            Err(_) => break,
+        }
+    }
+    if let Err(error) = prepare_blocks(&stream, &blocks) {
+        free_log_blocks(core, &blocks);
+        return Err(error);
+    }
+    Ok(blocks)
+}
+
+/// Pages of one block of the log.
+pub(crate) fn log_block_pages(page_size: u32) -> u32 {
+    (LOG_BLOCK_BYTES / u64::from(page_size)).clamp(1, 64) as u32
+}
+
+fn log_blocks_to_drop(core: &Core, inner: &DurableInner, state: &State, purpose: Purpose) -> usize {
+    let page_size = core.pages.layout().page_size;
+    let least = (core.options.log_bytes_min / u64::from(page_size))
+        .div_ceil(u64::from(log_block_pages(page_size)))
+        .max(2) as usize;
+    let idle = purpose != Purpose::Running && core.log.positions().end == state.cut.position;
+    if idle { inner.log_blocks.len().saturating_sub(least) } else { 0 }
+}
+
+fn free_log_blocks(core: &Core, blocks: &[LogBlock]) {
+    for block in blocks {
+        core.pages.free(Block::new(block.first, block.pages));
+    }
+}
+
+fn allocate_state_blocks(core: &Core, bytes: usize) -> Result<Vec<Block>> {
+    if bytes <= INLINE_STATE_BYTES_MAX {
+        return Ok(Vec::new());
+    }
+    let pages = core.pages.layout().node_pages(bytes);
+    Ok(vec![core.pages.allocator().allocate(pages, 0)?])
+}
+
+/// A bound of the encoded length: the maps' entries are not known yet.
+fn encoded_bytes_bound(core: &Core, state: &State, list: &RingList) -> usize {
+    let manifest = Manifest {
+        contents: (**state).clone(),
+        counters: counters(core, next_limits(core), Purpose::Closing),
+        log: log_section(core, state, list),
+        regions: Vec::new(),
+        file_pages: u64::MAX >> 16,
+    };
+    // An entry is a home, two words and a varint; one region may still be added.
+    let regions = core.pages.allocator().stats().region_count as usize + 2;
+    manifest::encode(&manifest).len() + regions * 24 + 64
+}
+
+fn counters(core: &Core, limits: Limits, purpose: Purpose) -> Counters {
+    let (next_sequence, next_keyspace) = core.commit_numbers();
+    Counters {
+        sequence_limit: limits.sequence,
+        epoch_limit: limits.epoch,
+        stamp_limit: core.pages.stamp_counter() + STAMP_LIMIT_AHEAD,
+        keyspace_limit: limits.keyspace,
+        segment_limit: limits.segment,
+        clean: (purpose == Purpose::Closing).then(|| ExactCounters {
+            last_sequence: next_sequence.0 - 1,
+            next_stamp: core.pages.stamp_counter() + 1024,
+            next_keyspace: next_keyspace.0,
+            next_segment: core.next_segment.load(Ordering::Relaxed),
+        }),
+    }
+}
+
+fn next_limits(core: &Core) -> Limits {
+    let (sequence, keyspace) = core.commit_numbers();
+    Limits {
+        sequence: sequence.0.saturating_add(LIMIT_AHEAD),
+        epoch: core.state().epoch.0.saturating_add(LIMIT_AHEAD),
+        keyspace: keyspace.0.saturating_add(KEYSPACE_LIMIT_AHEAD),
+        segment: core.next_segment.load(Ordering::Relaxed).saturating_add(LIMIT_AHEAD),
+    }
+}
+
+fn log_section(core: &Core, state: &State, list: &RingList) -> LogSection {
+    LogSection {
+        durable: core.log.positions().durable.max(state.cut.position),
+        first_position: list.start,
+        blocks: list.blocks.iter().map(|block| Block::new(block.first, block.pages)).collect(),
+    }
+}
+
+/// Steps 3 and 4. Returns the slot to write, and how far the operating system had the log before the sync.
+fn write(
+    core: &Core,
+    making: &Making,
+    generation: u64,
+    limits: Limits,
+    purpose: Purpose,
+) -> Result<(HeaderSlot, LogPosition)> {
+    core.pages.write_unwritten()?;
+    let regions = core.pages.allocator().write_captured(&making.captured)?;
+    let counters = counters(core, limits, purpose);
+    let stamp_limit = counters.stamp_limit;
+    let manifest = Manifest {
+        contents: (**making.state).clone(),
+        counters,
+        log: log_section(core, &making.state, &making.list),
+        regions,
+        file_pages: making.captured.file_pages(),
+    };
+    let encoded = manifest::encode(&manifest);
+    let location = if making.own_blocks.is_empty() {
+        assert!(encoded.len() <= INLINE_STATE_BYTES_MAX, "the bound of the state's length is a bound");
+        StateLocation::Inline(encoded)
+    } else {
+        core.pages.write_state(&making.own_blocks, &encoded)?
+    };
+    let slot = HeaderSlot::new(
+        core.pages.layout(),
+        generation,
+        making.state.epoch,
+        making.captured.file_pages(),
+        location,
+    );
+    let log_written = core.log.positions().written;
+    sync_file(&core.pages)?;
+    core.pages.set_stamp_limit(stamp_limit);
+    Ok((slot, log_written))
+}
+
+fn undo(core: &Core, making: Making) {
+    let allocator = core.pages.allocator();
+    allocator.captured_failed(making.captured);
+    core.log.abandon_list();
+    for block in making.listed {
+        allocator.dereference(block);
+    }
+    for block in making.delisted {
+        allocator.reference(block);
+    }
+    if core.has_stopped() {
+        return;
+    }
+    free_log_blocks(core, &making.appended);
+    for block in making.own_blocks {
+        core.pages.free(block);
+    }
+}
+
+/// Step 7: what the state before needed alone is given back.
+fn finish(
+    core: &Core,
+    inner: &mut DurableInner,
+    making: Making,
+    generation: u64,
+    limits: Limits,
+    dropped: Vec<LogBlock>,
+) {
+    let cut = making.state.cut.position;
+    core.pages.allocator().captured_durable(making.captured);
+    inner.generation = generation;
+    inner.limits = limits;
+    inner.log_blocks = making.list.blocks;
+    let former_blocks = std::mem::replace(&mut inner.own_blocks, making.own_blocks);
+    inner.state = Some(making.state);
+    for block in former_blocks {
+        core.pages.free(block);
+    }
+    free_log_blocks(core, &dropped);
+    for block in core.log_named.passed(cut) {
+        core.pages.free(block);
+    }
+    core.collect_released();
+}

@@ -1,0 +1,109 @@
+//! Blocks that records of the log name: replay would read them.
+//!
+//! *Guarantees*: E3: a block that a record names is not free before the cut of a durable state has passed the
+//! record, whatever else has happened to it.
+//! *Threads*: any; one short lock.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::page::Block;
+use crate::sync::{LockRank, OrderedMutex};
+use crate::types::{LogPosition, PageNumber};
+
+/// The rank of the lock.
+pub const LOG_NAMED: LockRank = LockRank::new(46, "blocks that the log names");
+
+/// See the module.
+#[derive(Debug)]
+pub struct LogNamed {
+    named: OrderedMutex<Named>,
+}
+
+#[derive(Debug, Default)]
+struct Named {
+    /// By the end of the record.
+    records: BTreeMap<LogPosition, Vec<Block>>,
+    /// Whether the block is needed for nothing else any more.
+    blocks: HashMap<PageNumber, bool>,
+}
+
+impl Default for LogNamed {
+    fn default() -> LogNamed {
+        LogNamed { named: OrderedMutex::new(LOG_NAMED, Named::default()) }
+    }
+}
+
+impl LogNamed {
+    /// The record that ends at `end` names these blocks.
+    pub fn add(&self, end: LogPosition, blocks: &[Block]) {
+        if blocks.is_empty() {
+            return;
+        }
+        let mut named = self.named.lock();
+        for block in blocks {
+            let before = named.blocks.insert(block.first, false);
+            assert!(before.is_none(), "a block belongs to one record");
+        }
+        named.records.entry(end).or_default().extend_from_slice(blocks);
+    }
+
+    /// Asks whether a block that nothing else needs may be given back now; if not, it is given back by
+    /// [`LogNamed::passed`].
+    pub fn may_free(&self, block: Block) -> bool {
+        let mut named = self.named.lock();
+        match named.blocks.get_mut(&block.first) {
+            Some(dead) => {
+                *dead = true;
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// The cut of a durable state lies at `cut`: returns the blocks that nothing needs any more.
+    pub fn passed(&self, cut: LogPosition) -> Vec<Block> {
+        let mut named = self.named.lock();
+        let later = named.records.split_off(&LogPosition(cut.0.saturating_add(1)));
+        let passed = std::mem::replace(&mut named.records, later);
+        let mut free = Vec::new();
+        for block in passed.into_values().flatten() {
+            if named.blocks.remove(&block.first) == Some(true) {
+                free.push(block);
+            }
+        }
+        free
+    }
+
+    /// Every block that is held so, and nothing else needs.
+    pub fn dead_blocks(&self) -> Vec<Block> {
+        let named = self.named.lock();
+        let dead = |block: &&Block| named.blocks.get(&block.first) == Some(&true);
+        named.records.values().flatten().filter(dead).copied().collect()
+    }
+
+    /// Every block that is held so.
+    pub fn blocks(&self) -> Vec<Block> {
+        self.named.lock().records.values().flatten().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_free_only_when_it_is_dead_and_its_record_is_passed() {
+        let named = LogNamed::default();
+        let block = |n: u64| Block::new(PageNumber(n), 2);
+        named.add(LogPosition(100), &[block(10), block(20)]);
+        named.add(LogPosition(200), &[block(30)]);
+        assert!(named.may_free(block(40)), "never named");
+        assert!(!named.may_free(block(10)));
+        assert!(!named.may_free(block(30)));
+        assert_eq!(named.passed(LogPosition(99)), vec![]);
+        assert_eq!(named.passed(LogPosition(100)), vec![block(10)]);
+        assert!(named.may_free(block(20)), "its record is passed");
+        assert_eq!(named.dead_blocks(), vec![block(30)]);
+        assert_eq!(named.passed(LogPosition(500)), vec![block(30)]);
+    }
+}

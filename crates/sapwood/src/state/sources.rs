@@ -1,0 +1,205 @@
+//! The sources that a merging cursor joins for one keyspace: memtables and segments.
+//!
+//! *Guarantees*: in order of precedence, newest first.
+//! *Threads*: one owner each.
+
+use std::ops::Range;
+
+use super::snapshot::ReadPoint;
+use crate::error::Result;
+use crate::memtable::{Memtable, MemtableCursor, Operation};
+use crate::page::{Frame, PageManager};
+use crate::segment::key_range::KeyRange;
+use crate::segment::node::Caching;
+use crate::segment::segment_cursor::{Cover, SegmentSource, SortedSource};
+use crate::segment::sorted_block::EntryKind;
+use crate::sync::Arc;
+use crate::types::{KeyspaceNumber, SequenceNumber};
+
+/// A memtable as a reader of one keyspace sees it.
+#[derive(Debug)]
+pub struct MemtableSource {
+    table: Arc<Memtable>,
+    cursor: MemtableCursor,
+    keyspace: KeyspaceNumber,
+}
+
+impl MemtableSource {
+    /// A source over `table` for `keyspace`.
+    pub fn new(table: &Arc<Memtable>, keyspace: KeyspaceNumber) -> MemtableSource {
+        MemtableSource { cursor: table.cursor(), table: table.clone(), keyspace }
+    }
+}
+
+impl SortedSource for MemtableSource {
+    fn valid(&self) -> bool {
+        self.cursor.valid() && self.cursor.keyspace() == self.keyspace
+    }
+
+    fn key(&self) -> &[u8] {
+        self.cursor.key()
+    }
+
+    fn number(&self) -> u64 {
+        self.cursor.sequence().0
+    }
+
+    fn kind(&self) -> EntryKind {
+        match self.cursor.operation() {
+            Operation::Put(_) => EntryKind::Put,
+            Operation::PutOverflow(_) => EntryKind::PutOverflow,
+            Operation::Delete => EntryKind::Delete,
+        }
+    }
+
+    fn value(&self) -> &[u8] {
+        match self.cursor.operation() {
+            Operation::Put(value) | Operation::PutOverflow(value) => value,
+            Operation::Delete => &[],
+        }
+    }
+
+    fn value_frame(&self) -> Option<(&Arc<Frame>, Range<usize>)> {
+        None
+    }
+
+    fn next(&mut self) -> Result<()> {
+        self.cursor.next();
+        Ok(())
+    }
+
+    fn previous(&mut self) -> Result<()> {
+        self.cursor.previous();
+        Ok(())
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        self.cursor.seek(self.keyspace, key, SequenceNumber::MAX);
+        Ok(())
+    }
+
+    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
+        self.cursor.seek_before(self.keyspace, key, SequenceNumber::MAX);
+        Ok(())
+    }
+
+    fn seek_last(&mut self) -> Result<()> {
+        let next = KeyspaceNumber(self.keyspace.0.saturating_add(1));
+        self.cursor.seek_before(next, &[], SequenceNumber::MAX);
+        Ok(())
+    }
+
+    fn numbered(&self) -> bool {
+        true
+    }
+
+    fn has_ranges(&self) -> bool {
+        self.table.has_range_deletes()
+    }
+
+    fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>> {
+        let at = SequenceNumber(at);
+        let Some(number) = self.table.covering_range_delete(self.keyspace, key, at) else {
+            return Ok(None);
+        };
+        let end = key.iter().copied().chain([0]).collect::<Vec<u8>>();
+        let deletes = self.table.range_deletes();
+        let range = deletes
+            .overlapping(self.keyspace, key, Some(&end))
+            .next()
+            .map(|fragment| KeyRange::new(fragment.start(), fragment.end().map(<[u8]>::to_vec)));
+        let range = range.unwrap_or_else(|| KeyRange::new(key, Some(end)));
+        Ok(Some(Cover { range, number: number.0 }))
+    }
+}
+
+/// A memtable or a segment.
+#[derive(Debug)]
+pub enum Source {
+    /// A memtable.
+    Memtable(MemtableSource),
+    /// A segment.
+    Segment(Box<SegmentSource>),
+}
+
+/// The sources of one keyspace at a read point, newest first.
+pub fn sources(
+    pages: &Arc<PageManager>,
+    point: &ReadPoint,
+    keyspace: KeyspaceNumber,
+) -> Vec<Source> {
+    let memtables = point.memtables.iter().filter(|slot| !slot.table.is_empty());
+    let memtables =
+        memtables.map(|slot| Source::Memtable(MemtableSource::new(&slot.table, keyspace)));
+    let segments = point.state.segments_of(keyspace).map(|segment| {
+        Source::Segment(Box::new(SegmentSource::new(pages, segment, keyspace, Caching::Keep)))
+    });
+    memtables.chain(segments).collect()
+}
+
+macro_rules! each {
+    ($self:expr, $source:ident => $call:expr) => {
+        match $self {
+            Source::Memtable($source) => $call,
+            Source::Segment($source) => $call,
+        }
+    };
+}
+
+impl SortedSource for Source {
+    fn valid(&self) -> bool {
+        each!(self, source => source.valid())
+    }
+
+    fn key(&self) -> &[u8] {
+        each!(self, source => source.key())
+    }
+
+    fn number(&self) -> u64 {
+        each!(self, source => source.number())
+    }
+
+    fn kind(&self) -> EntryKind {
+        each!(self, source => source.kind())
+    }
+
+    fn value(&self) -> &[u8] {
+        each!(self, source => source.value())
+    }
+
+    fn value_frame(&self) -> Option<(&Arc<Frame>, Range<usize>)> {
+        each!(self, source => source.value_frame())
+    }
+
+    fn next(&mut self) -> Result<()> {
+        each!(self, source => source.next())
+    }
+
+    fn previous(&mut self) -> Result<()> {
+        each!(self, source => source.previous())
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        each!(self, source => source.seek(key))
+    }
+
+    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
+        each!(self, source => source.seek_before(key))
+    }
+
+    fn seek_last(&mut self) -> Result<()> {
+        each!(self, source => source.seek_last())
+    }
+
+    fn numbered(&self) -> bool {
+        each!(self, source => source.numbered())
+    }
+
+    fn has_ranges(&self) -> bool {
+        each!(self, source => source.has_ranges())
+    }
+
+    fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>> {
+        each!(self, source => source.cover(key, at))
+    }
+}

@@ -1,0 +1,153 @@
+//! What readers start from: the memtables and the current state, one immutable value swapped whole;
+//! and the homes that snapshots share.
+//!
+//! *Guarantees*: S1 to S3 of docs/architecture.md.
+//! *Threads*: readers load the view without a lock; a home's lock is held for a few instructions.
+
+use std::collections::BTreeMap;
+
+use super::catalogue::CatalogueChange;
+use super::state::{Cut, State};
+use crate::memtable::Memtable;
+use crate::sync::{Arc, LockRank, OnceLock, OrderedMutex};
+use crate::types::SequenceNumber;
+
+/// The memtables and the state of one moment.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Takes the writes.
+    pub active: Arc<MemtableSlot>,
+    /// Sealed and not flushed yet, newest first.
+    pub sealed: Vec<Arc<MemtableSlot>>,
+    /// The current state.
+    pub state: Arc<State>,
+}
+
+impl View {
+    /// All memtables, newest first.
+    pub fn memtables(&self) -> impl Iterator<Item = &Arc<MemtableSlot>> {
+        std::iter::once(&self.active).chain(&self.sealed)
+    }
+}
+
+/// A memtable with what belongs to it.
+#[derive(Debug)]
+pub struct MemtableSlot {
+    /// The versions.
+    pub table: Arc<Memtable>,
+    /// What its snapshots share.
+    pub home: Arc<Home>,
+    /// Changes of the catalogue that its commits made; in order.
+    pub catalogue_changes: OrderedMutex<Vec<CatalogueChange>>,
+    /// Set when it is sealed: the cut behind its last commit.
+    pub cut: OnceLock<Cut>,
+    /// Where the log stood when it began to take writes.
+    pub begin: Cut,
+}
+
+/// The rank of the locks of homes.
+pub const HOME: LockRank = LockRank::new(50, "snapshots of a memtable");
+/// The rank of the lock over a memtable's catalogue changes.
+pub const CATALOGUE_CHANGES: LockRank = LockRank::new(51, "catalogue changes of a memtable");
+
+impl MemtableSlot {
+    /// A slot for an empty memtable that takes writes behind `begin`.
+    pub fn new(table: Memtable, begin: Cut) -> Arc<MemtableSlot> {
+        Arc::new(MemtableSlot {
+            table: Arc::new(table),
+            home: Arc::new(Home::default()),
+            catalogue_changes: OrderedMutex::new(CATALOGUE_CHANGES, Vec::new()),
+            cut: OnceLock::new(),
+            begin,
+        })
+    }
+
+    /// True when it holds the commit of that number or an older one.
+    pub fn reaches(&self, number: SequenceNumber) -> bool {
+        self.table.first_sequence().is_some_and(|first| first <= number)
+    }
+
+    /// True when it holds nothing, not even a change of the catalogue.
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty() && self.catalogue_changes.lock().is_empty()
+    }
+}
+
+/// What all snapshots that belong to one memtable share.
+#[derive(Debug)]
+pub struct Home {
+    registered: OrderedMutex<Registered>,
+    /// The state that the memtable's flush installed; set before the view that has it is swapped in.
+    state: OnceLock<Arc<State>>,
+}
+
+#[derive(Debug, Default)]
+struct Registered {
+    /// How many snapshots have each number.
+    numbers: BTreeMap<SequenceNumber, usize>,
+    /// A flush has taken the numbers.
+    closed: bool,
+}
+
+impl Default for Home {
+    fn default() -> Home {
+        Home {
+            registered: OrderedMutex::new(HOME, Registered::default()),
+            state: OnceLock::new(),
+        }
+    }
+}
+
+impl Home {
+    /// Registers a snapshot's number. `last` is the memtable's last number: false when a flush may already
+    /// have dropped what the snapshot needs (S2).
+    pub fn register(&self, number: SequenceNumber, last: SequenceNumber) -> bool {
+        let mut registered = self.registered.lock();
+        if registered.closed && number < last {
+            return false;
+        }
+        *registered.numbers.entry(number).or_insert(0) += 1;
+        true
+    }
+
+    /// Registers one more snapshot of a number that is registered.
+    pub fn register_again(&self, number: SequenceNumber) {
+        *self.registered.lock().numbers.entry(number).or_insert(0) += 1;
+    }
+
+    /// Ends a registration.
+    pub fn unregister(&self, number: SequenceNumber) {
+        let mut registered = self.registered.lock();
+        if let Some(count) = registered.numbers.get_mut(&number) {
+            *count -= 1;
+            if *count == 0 {
+                registered.numbers.remove(&number);
+            }
+        }
+    }
+
+    /// Takes the registered numbers, ascending; from now on only numbers at or above the memtable's last
+    /// are registered.
+    pub fn close(&self) -> Vec<SequenceNumber> {
+        let mut registered = self.registered.lock();
+        registered.closed = true;
+        registered.numbers.keys().copied().collect()
+    }
+
+    /// Sets the state that holds exactly the commits up to the memtable's last (S1).
+    pub fn move_to(&self, state: Arc<State>) {
+        // Set once: a memtable is flushed once.
+        let set = self.state.set(state);
+        assert!(set.is_ok(), "a memtable is flushed once");
+    }
+
+    /// The state to read instead of the memtable, once it is flushed.
+    pub fn state(&self) -> Option<&Arc<State>> {
+        self.state.get()
+    }
+
+    /// True when some snapshot below `last` is registered: a run in final form would be seen by it.
+    pub fn has_numbers_below(&self, last: SequenceNumber) -> bool {
+        self.registered.lock().numbers.range(..last).next().is_some()
+    }
+}
