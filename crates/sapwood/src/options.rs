@@ -93,11 +93,7 @@ impl Compression {
 impl Default for Compression {
     /// Zstandard at level 1, or plain where the crate was built without it.
     fn default() -> Compression {
-        if cfg!(feature = "zstd") {
-            Compression::Zstd(1)
-        } else {
-            Compression::None
-        }
+        if cfg!(feature = "zstd") { Compression::Zstd(1) } else { Compression::None }
     }
 }
 
@@ -283,11 +279,9 @@ impl Options {
 
     fn validate_memory(&self) -> Result<()> {
         let budget = self.memory_budget;
-        check(
-            budget >= MEMORY_BUDGET_BYTES_MIN,
-            "memory_budget",
-            || format!("{budget} bytes are too few: at least {MEMORY_BUDGET_BYTES_MIN} are needed"),
-        )?;
+        check(budget >= MEMORY_BUDGET_BYTES_MIN, "memory_budget", || {
+            format!("{budget} bytes are too few: at least {MEMORY_BUDGET_BYTES_MIN} are needed")
+        })?;
         check(usize::try_from(budget).is_ok(), "memory_budget", || {
             format!("{budget} bytes are more than this system can address")
         })?;

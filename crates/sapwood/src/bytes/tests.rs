@@ -2,6 +2,9 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{BTreeSet, HashSet};
 
 use super::*;
+use crate::page::{Codec, Layout, MemoryBudget, NodeKind, NodeSpec, PageManager, PageOptions};
+use crate::storage::MemoryStorage;
+use crate::types::KeyspaceNumber;
 use proptest::prelude::*;
 
 fn hash_of(value: &(impl Hash + ?Sized)) -> u64 {
@@ -59,8 +62,9 @@ fn clones_of_a_large_value_share_its_bytes_and_the_last_one_gives_them_away() {
     let address = value.as_ptr();
     let clone = value.clone();
     assert_eq!(clone.as_ptr(), address);
-    assert_ne!(value.into_vec().as_ptr(), address);
-    assert_eq!(clone.into_vec().as_ptr(), address);
+    let (copied, given_away) = (value.into_vec(), clone.into_vec());
+    assert_ne!(copied.as_ptr(), address);
+    assert_eq!(given_away.as_ptr(), address);
 }
 
 #[test]
@@ -74,7 +78,9 @@ fn sets_of_keys_are_searched_with_plain_bytes() {
 #[test]
 fn keys_and_values_equal_text_and_arrays() {
     let (key, value) = (Key::from("ab"), Value::from(String::from("ab")));
-    assert!(key == "ab" && key == *b"ab" && key == b"ab" && key == String::from("ab"));
+    assert!(key == "ab" && key == *b"ab" && key == b"ab");
+    let text = String::from("ab");
+    assert!(key == text && text == value);
     assert!(value == "ab" && value == *b"ab" && value == b"ab" && *"ab" == value);
     assert!(key == b"ab"[..] && vec![b'a', b'b'] == key && key != "abc");
     assert!(Key::default().is_empty() && Value::default().is_empty());
@@ -87,4 +93,51 @@ fn debug_shows_escaped_bytes_and_cuts_what_is_long() {
     let exact = format!("b\"{}\"", "x".repeat(64));
     assert_eq!(format!("{:?}", Value::from("x".repeat(64))), exact);
     assert_eq!(format!("{:?}", Value::from("x".repeat(70))), format!("{exact}... (70 bytes)"));
+}
+
+/// A cached node with that content.
+fn frame(content: &[u8]) -> Arc<Frame> {
+    let layout = Layout::new(4096, 0, 1 << 20, [3; 16]).unwrap();
+    let options = PageOptions {
+        storage: Arc::new(MemoryStorage::new()),
+        layout,
+        budget: Arc::new(MemoryBudget::new(8 << 20)),
+        max_file_bytes: None,
+    };
+    let pages = PageManager::create(options, 1000).unwrap();
+    let spec = NodeSpec {
+        kind: NodeKind::Leaf,
+        height: 0,
+        flags: 0,
+        keyspace: KeyspaceNumber(1),
+        codec: Codec::Plain,
+    };
+    let reference = pages.put_unwritten(&spec, content).unwrap();
+    pages.read_node(&reference, NodeKind::Leaf).unwrap()
+}
+
+#[test]
+fn a_large_value_holds_its_frame_and_a_small_one_is_copied() {
+    let content: Vec<u8> = (0..4000u32).map(|i| i as u8).collect();
+    let frame = frame(&content);
+    let held_before = Arc::strong_count(&frame);
+    for range in [0..0, 5..27, 5..28, 100..1124] {
+        let value = Value::from_frame(Arc::clone(&frame), range.clone());
+        assert_eq!(value, content[range]);
+        assert_eq!(Arc::strong_count(&frame), held_before);
+    }
+    let value = Value::from_frame(Arc::clone(&frame), 100..1125);
+    let clone = value.clone();
+    assert_eq!(Arc::strong_count(&frame), held_before + 2);
+    assert_eq!(value.as_ptr(), frame.content()[100..].as_ptr());
+    drop(frame);
+    assert_eq!(clone, content[100..1125]);
+    assert_eq!(value.into_vec(), content[100..1125]);
+}
+
+#[test]
+#[should_panic(expected = "a value lies outside of its node")]
+fn a_value_outside_of_its_node_is_an_error_of_the_program() {
+    let frame = frame(&[1; 100]);
+    let _ = Value::from_frame(frame, 90..101);
 }

@@ -1,1 +1,18 @@
-//! Floor 6: transactions.
+//! Floor 6: what a transaction has written and read, until it commits.
+//!
+//! *Assumes*: one owner for each transaction; cursors of it may live in other threads.
+
+pub mod pending;
+pub mod pending_source;
+pub mod range_set;
+pub mod read_set;
+
+// The commit and the public face use the rest of them.
+#[allow(unused_imports)]
+pub use pending::{PendingOperation, PendingRead, PendingWrite, PendingWrites};
+#[allow(unused_imports)]
+pub use pending_source::PendingSource;
+#[allow(unused_imports)]
+pub use range_set::RangeSet;
+#[allow(unused_imports)]
+pub use read_set::ReadSet;

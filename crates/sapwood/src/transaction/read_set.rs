@@ -1,0 +1,315 @@
+//! What a serializable transaction has read: keys, present or absent, and ranges.
+//!
+//! *Guarantees*: whatever was added is covered for ever (R1). Beyond its budget the set covers more
+//! than was added: neighbours are joined into ranges that hold what lies between them too. So a
+//! conflict can be found where there is none, and none is missed.
+//!
+//! *Threads*: one owner.
+
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Peekable;
+use std::mem;
+
+use super::range_set::{RANGE_BYTES, RangeSet, bounds};
+use crate::segment::key_range::KeyRange;
+use crate::types::KeyspaceNumber;
+
+#[cfg(test)]
+mod tests;
+
+/// What a key takes beside its bytes: itself in a tree that is two thirds full, and the heap's own
+/// share.
+const KEY_BYTES: usize = size_of::<Box<[u8]>>() * 3 / 2 + 16;
+
+/// Common prefixes of neighbours that are longer count as this long.
+const COMMON_BYTES_MAX: usize = 255;
+
+/// See the module.
+#[derive(Debug)]
+pub struct ReadSet {
+    keyspaces: BTreeMap<KeyspaceNumber, KeyspaceReads>,
+    bytes: usize,
+    budget_bytes: usize,
+}
+
+/// What was read of one keyspace. No key lies in a range.
+#[derive(Debug, Default)]
+struct KeyspaceReads {
+    keys: BTreeSet<Box<[u8]>>,
+    key_bytes: usize,
+    ranges: RangeSet,
+}
+
+impl KeyspaceReads {
+    fn bytes(&self) -> usize {
+        self.key_bytes + self.ranges.bytes()
+    }
+
+    fn count(&self) -> usize {
+        self.keys.len() + self.ranges.len()
+    }
+
+    fn add_key(&mut self, key: &[u8]) {
+        if !self.keys.contains(key) && !self.ranges.contains(key) {
+            self.push_key(key.into());
+        }
+    }
+
+    fn push_key(&mut self, key: Box<[u8]>) {
+        self.key_bytes += KEY_BYTES + key.len();
+        self.keys.insert(key);
+    }
+
+    fn add_range(&mut self, range: &KeyRange) {
+        if self.ranges.covers(range) {
+            return;
+        }
+        let removed = self.keys.extract_if(bounds(range), |_| true);
+        self.key_bytes -= removed.map(|key| KEY_BYTES + key.len()).sum::<usize>();
+        self.ranges.insert(range.clone());
+    }
+
+    /// Joins about half of all neighbours, those first that have the longest prefixes in common:
+    /// what lies between them is likely to be the least.
+    fn join_neighbours(&mut self) {
+        let mut by_common = [0usize; COMMON_BYTES_MAX + 1];
+        let mut before: Option<Item<&Box<[u8]>, &KeyRange>> = None;
+        for item in InOrder::new(self.keys.iter(), self.ranges.iter()) {
+            if let Some(before) = before
+                && let Some(count) = by_common.get_mut(common_bytes(before.last(), item.start()))
+            {
+                *count += 1;
+            }
+            before = Some(item);
+        }
+        let mut joins = Joins::half_of(&by_common);
+
+        let old = mem::take(self);
+        let mut open: Option<Item<Box<[u8]>, KeyRange>> = None;
+        for item in InOrder::new(old.keys.into_iter(), old.ranges.into_ranges()) {
+            open = Some(match open.take() {
+                Some(before) if joins.wants(common_bytes(before.last(), item.start())) => {
+                    Item::Range(before.joined_with(item))
+                }
+                before => {
+                    self.close(before);
+                    item
+                }
+            });
+        }
+        self.close(open);
+    }
+
+    fn close(&mut self, item: Option<Item<Box<[u8]>, KeyRange>>) {
+        match item {
+            Some(Item::Key(key)) => self.push_key(key),
+            Some(Item::Range(range)) => self.ranges.insert(range),
+            None => {}
+        }
+    }
+}
+
+impl ReadSet {
+    /// Nothing was read. From `budget_bytes` on, neighbours are joined.
+    #[must_use]
+    pub fn new(budget_bytes: usize) -> ReadSet {
+        ReadSet { keyspaces: BTreeMap::new(), bytes: 0, budget_bytes }
+    }
+
+    /// A key was read, whether it was there or not. Complexity: O(log n), amortised.
+    pub fn add_key(&mut self, keyspace: KeyspaceNumber, key: &[u8]) {
+        self.change(keyspace, |reads| reads.add_key(key));
+    }
+
+    /// All keys of a range were read, whether there were any or not. Complexity: O(log n),
+    /// amortised, and what the range covers of what was added before.
+    pub fn add_range(&mut self, keyspace: KeyspaceNumber, range: &KeyRange) {
+        if !range.is_empty() {
+            self.change(keyspace, |reads| reads.add_range(range));
+        }
+    }
+
+    /// Adds to one keyspace, and keeps the sum below the budget.
+    fn change(&mut self, keyspace: KeyspaceNumber, add: impl FnOnce(&mut KeyspaceReads)) {
+        let reads = self.keyspaces.entry(keyspace).or_default();
+        self.bytes -= reads.bytes();
+        add(reads);
+        self.bytes += reads.bytes();
+        if self.bytes > self.budget_bytes {
+            self.shrink();
+        }
+    }
+
+    /// Joins until half of the budget is free again, so that the work is done once for many
+    /// additions. A keyspace of which nothing is left to join counts as read whole.
+    fn shrink(&mut self) {
+        while self.bytes > self.budget_bytes / 2 {
+            let largest = self.keyspaces.values_mut().max_by_key(|reads| reads.bytes());
+            let Some(reads) = largest.filter(|reads| reads.bytes() > RANGE_BYTES) else {
+                // None takes more than one that is read whole.
+                return;
+            };
+            self.bytes -= reads.bytes();
+            // Each turn leaves fewer keys and ranges, or makes one that takes no more than that.
+            if reads.count() > 1 {
+                reads.join_neighbours();
+            } else {
+                reads.add_range(&KeyRange::all());
+            }
+            self.bytes += reads.bytes();
+        }
+    }
+
+    /// How much memory the set takes; an estimate. Above the budget only where not even one range
+    /// for each keyspace fits it.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// True when nothing was read.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.keyspaces.is_empty()
+    }
+
+    /// The keys, by keyspace and key. No key lies in one of the ranges.
+    pub fn keys(&self) -> impl Iterator<Item = (KeyspaceNumber, &[u8])> {
+        self.keyspaces
+            .iter()
+            .flat_map(|(number, reads)| reads.keys.iter().map(|key| (*number, &**key)))
+    }
+
+    /// The ranges, by keyspace and key; they neither overlap nor touch.
+    pub fn ranges(&self) -> impl Iterator<Item = (KeyspaceNumber, &KeyRange)> {
+        self.keyspaces
+            .iter()
+            .flat_map(|(number, reads)| reads.ranges.iter().map(|range| (*number, range)))
+    }
+
+    /// The keyspaces that were read, in order.
+    pub fn keyspaces(&self) -> impl Iterator<Item = KeyspaceNumber> {
+        self.keyspaces.keys().copied()
+    }
+
+    /// True when the set covers `key`.
+    #[must_use]
+    pub fn contains(&self, keyspace: KeyspaceNumber, key: &[u8]) -> bool {
+        self.keyspaces
+            .get(&keyspace)
+            .is_some_and(|reads| reads.keys.contains(key) || reads.ranges.contains(key))
+    }
+}
+
+/// How many bytes two keys begin with in common, as far as it counts.
+fn common_bytes(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take(COMMON_BYTES_MAX).take_while(|(a, b)| a == b).count()
+}
+
+/// Which neighbours to join: all that have more than `above` bytes in common, and of those that have
+/// exactly as many, `share` out of `of`, spread evenly.
+#[derive(Debug)]
+struct Joins {
+    above: usize,
+    share: usize,
+    of: usize,
+    error: usize,
+}
+
+impl Joins {
+    /// About half of the pairs that were counted by how much they have in common, and at least one.
+    fn half_of(by_common: &[usize]) -> Joins {
+        let mut left = by_common.iter().sum::<usize>().div_ceil(2);
+        for (above, count) in by_common.iter().enumerate().rev() {
+            if left <= *count {
+                return Joins { above, share: left, of: *count, error: 0 };
+            }
+            left -= count;
+        }
+        Joins { above: 0, share: 1, of: 1, error: 0 }
+    }
+
+    fn wants(&mut self, common: usize) -> bool {
+        if common != self.above {
+            return common > self.above;
+        }
+        self.error += self.share;
+        let wanted = self.error >= self.of;
+        if wanted {
+            self.error -= self.of;
+        }
+        wanted
+    }
+}
+
+/// A key or a range, owned or borrowed.
+#[derive(Debug)]
+enum Item<K, R> {
+    Key(K),
+    Range(R),
+}
+
+impl<K: AsRef<[u8]>, R: Borrow<KeyRange>> Item<K, R> {
+    fn start(&self) -> &[u8] {
+        match self {
+            Item::Key(key) => key.as_ref(),
+            Item::Range(range) => &range.borrow().start,
+        }
+    }
+
+    /// The key, or where the range ends; empty for a range without end, since nothing comes behind.
+    fn last(&self) -> &[u8] {
+        match self {
+            Item::Key(key) => key.as_ref(),
+            Item::Range(range) => range.borrow().end.as_deref().unwrap_or_default(),
+        }
+    }
+}
+
+impl Item<Box<[u8]>, KeyRange> {
+    /// The range over both and what lies between; `next` lies behind.
+    fn joined_with(self, next: Self) -> KeyRange {
+        let start = match self {
+            Item::Key(key) => key.into_vec(),
+            Item::Range(range) => range.start,
+        };
+        let end = match next {
+            Item::Key(key) => Some([&*key, &[0]].concat()),
+            Item::Range(range) => range.end,
+        };
+        KeyRange { start, end }
+    }
+}
+
+/// Keys and ranges in one order.
+struct InOrder<K: Iterator, R: Iterator> {
+    keys: Peekable<K>,
+    ranges: Peekable<R>,
+}
+
+impl<K: Iterator, R: Iterator> InOrder<K, R> {
+    fn new(keys: K, ranges: R) -> InOrder<K, R> {
+        InOrder { keys: keys.peekable(), ranges: ranges.peekable() }
+    }
+}
+
+impl<K, R> Iterator for InOrder<K, R>
+where
+    K: Iterator<Item: AsRef<[u8]>>,
+    R: Iterator<Item: Borrow<KeyRange>>,
+{
+    type Item = Item<K::Item, R::Item>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let key_is_first = match (self.keys.peek(), self.ranges.peek()) {
+            (Some(key), Some(range)) => key.as_ref() < range.borrow().start.as_slice(),
+            (key, _) => key.is_some(),
+        };
+        if key_is_first {
+            self.keys.next().map(Item::Key)
+        } else {
+            self.ranges.next().map(Item::Range)
+        }
+    }
+}
