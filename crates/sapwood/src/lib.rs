@@ -29,6 +29,12 @@ pub mod memtable;
 mod memtable;
 #[cfg(feature = "internals")]
 #[allow(missing_docs)]
+pub mod merge;
+#[cfg(not(feature = "internals"))]
+#[allow(missing_docs, dead_code)]
+mod merge;
+#[cfg(feature = "internals")]
+#[allow(missing_docs)]
 pub mod page;
 #[cfg(not(feature = "internals"))]
 #[allow(missing_docs, dead_code)]

@@ -165,7 +165,9 @@ impl Making<'_> {
         let gone: Vec<KeyspaceNumber> = contents
             .catalogue
             .iter()
-            .filter(|(number, entry)| entry.dropped && contents.segments_of(*number).next().is_none())
+            .filter(|(number, entry)| {
+                entry.dropped && contents.segments_of(*number).next().is_none()
+            })
             .map(|(number, _)| number)
             .collect();
         if !gone.is_empty() {
@@ -339,7 +341,12 @@ impl Making<'_> {
         let Some(levels) = self.contents.levels.remove(&keyspace) else { return Ok(()) };
         for segment in levels.iter() {
             for root in segment.points.iter() {
-                let values = super::overflow_walk::overflow_blocks(&self.core.pages, root, keyspace, &segment.promoted)?;
+                let values = super::overflow_walk::overflow_blocks(
+                    &self.core.pages,
+                    root,
+                    keyspace,
+                    &segment.promoted,
+                )?;
                 self.died.extend(values);
             }
             let all: KeyRanges = [KeyRange::all()].into_iter().collect();
@@ -380,7 +387,11 @@ impl Making<'_> {
         if let Some((slot, cut)) = &change.flushed {
             core.transactions.flushed(FlushRecord {
                 last: cut.sequence,
-                young: state.young.first().filter(|_| state.young.len() > base.young.len()).cloned(),
+                young: state
+                    .young
+                    .first()
+                    .filter(|_| state.young.len() > base.young.len())
+                    .cloned(),
                 runs: change.runs.clone(),
             });
             slot.home.move_to(state.clone());
@@ -440,8 +451,7 @@ fn place_destination(levels: &mut Levels, edit: &LevelEdit) -> u64 {
             keyspaces: Arc::new(Vec::new()),
         })
     };
-    let present =
-        |levels: &Levels, number| levels.iter().any(|segment| segment.number == number);
+    let present = |levels: &Levels, number| levels.iter().any(|segment| segment.number == number);
     match edit.destination {
         Destination::Existing(number) => number,
         Destination::NewLast(number) => {

@@ -100,7 +100,8 @@ impl Walk<'_> {
 
     fn push(&mut self, blocks: &[(PageNumber, u32)], birth: Epoch, leaf_birth: Epoch) {
         let birth = if birth.0 == 0 { leaf_birth } else { birth };
-        let dead = |(first, pages): &(PageNumber, u32)| Dead { block: Block::new(*first, *pages), birth };
+        let dead =
+            |(first, pages): &(PageNumber, u32)| Dead { block: Block::new(*first, *pages), birth };
         self.found.extend(blocks.iter().map(dead));
     }
 }

@@ -40,7 +40,8 @@ pub fn read_fragments(
     let numbered = keyspace == KeyspaceNumber::MANY;
     let mut fragments = Vec::new();
     while cursor.valid() {
-        let behind = within.and_then(|range| range.end.as_deref()).is_some_and(|end| cursor.key() >= end);
+        let behind =
+            within.and_then(|range| range.end.as_deref()).is_some_and(|end| cursor.key() >= end);
         if behind {
             break;
         }

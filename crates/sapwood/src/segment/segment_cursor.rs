@@ -122,6 +122,11 @@ impl TreeCursor {
         self.entry.as_ref().map_or(0, |entry| entry.number)
     }
 
+    /// The number that numbers of the open leaf are relative to.
+    pub fn base_number(&self) -> u64 {
+        self.leaf.as_ref().map_or(0, |leaf| leaf.view().base_number())
+    }
+
     /// What the entry says.
     pub fn kind(&self) -> EntryKind {
         self.entry.as_ref().map_or(EntryKind::Delete, |entry| entry.kind)

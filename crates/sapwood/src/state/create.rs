@@ -7,8 +7,8 @@ use super::catalogue::Catalogue;
 use super::core::{CommitNumbers, Core, CoreParts};
 use super::dead_list::HeldStates;
 use super::durable::{
-    Durable, DurableInner, KEYSPACE_LIMIT_AHEAD, LIMIT_AHEAD, LOG_BLOCK_BYTES, Limits, STAMP_LIMIT_AHEAD,
-    log_block_pages,
+    Durable, DurableInner, KEYSPACE_LIMIT_AHEAD, LIMIT_AHEAD, LOG_BLOCK_BYTES, Limits,
+    STAMP_LIMIT_AHEAD, log_block_pages,
 };
 use super::log_named::LogNamed;
 use super::manifest::{self, Counters, LogSection, Manifest};
@@ -33,7 +33,11 @@ use crate::types::{Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
 ///
 /// # Errors
 /// When the options do not fit, or the file cannot be written.
-pub(crate) fn create(storage: Arc<dyn Storage>, options: Options, clock: Clock) -> Result<Arc<Core>> {
+pub(crate) fn create(
+    storage: Arc<dyn Storage>,
+    options: Options,
+    clock: Clock,
+) -> Result<Arc<Core>> {
     let mut identity = [0; 16];
     Random::from_entropy().fill(&mut identity);
     let layout =
@@ -46,8 +50,7 @@ pub(crate) fn create(storage: Arc<dyn Storage>, options: Options, clock: Clock) 
         max_file_bytes: options.max_file_bytes,
     };
     let pages = PageManager::create(page_options, STAMP_LIMIT_AHEAD)?;
-    let stream =
-        BlockStream::new(storage.clone(), layout.page_size, layout.usable_bytes() as u32);
+    let stream = BlockStream::new(storage.clone(), layout.page_size, layout.usable_bytes() as u32);
     let blocks = allocate_log(&pages, options.log_bytes_min)?;
     prepare_blocks(&stream, &blocks)?;
     let list = RingList { start: LogPosition(0), blocks: blocks.clone() };
@@ -149,9 +152,7 @@ fn write_first_state(
     let encoded = manifest::encode(&manifest);
     let location = StateLocation::Inline(encoded);
     let slot = HeaderSlot::new(pages.layout(), 1, Epoch(1), file_pages, location);
-    storage
-        .sync_data()
-        .map_err(|error| Error::io("syncing the file", storage.name(), error))?;
+    storage.sync_data().map_err(|error| Error::io("syncing the file", storage.name(), error))?;
     write_slot(&**storage, &slot)?;
     pages.allocator().captured_durable(captured);
     Ok(file_pages)

@@ -65,7 +65,8 @@ impl Held {
     }
 
     fn recharge(&mut self) {
-        let bytes = self.lists.values().map(|list| list.capacity() * size_of::<Dead>()).sum::<usize>();
+        let bytes =
+            self.lists.values().map(|list| list.capacity() * size_of::<Dead>()).sum::<usize>();
         self.charge.set(bytes as u64);
     }
 }

@@ -254,7 +254,8 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
         layout.usable_bytes() as u32,
     );
     let block_bytes = stream.usable_bytes() * u64::from(log_block_pages(layout.page_size));
-    let total: u64 = inner.log_blocks.iter().map(|b| u64::from(b.pages) * stream.usable_bytes()).sum();
+    let total: u64 =
+        inner.log_blocks.iter().map(|b| u64::from(b.pages) * stream.usable_bytes()).sum();
     let log_max = core.options.memory_budget / 2;
     let wanted = match purpose {
         // What is behind the cut comes back; grow when more than half of the log is in use.
@@ -382,7 +383,10 @@ fn write(
     };
     let encoded = manifest::encode(&manifest);
     let location = if making.own_blocks.is_empty() {
-        assert!(encoded.len() <= INLINE_STATE_BYTES_MAX, "the bound of the state's length is a bound");
+        assert!(
+            encoded.len() <= INLINE_STATE_BYTES_MAX,
+            "the bound of the state's length is a bound"
+        );
         StateLocation::Inline(encoded)
     } else {
         core.pages.write_state(&making.own_blocks, &encoded)?

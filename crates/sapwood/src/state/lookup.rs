@@ -122,7 +122,8 @@ fn ask_segment(
     };
     let block = leaf.view();
     for index in first..block.len() {
-        if index > first && block.compare_key(index, tree_key).map_err(|p| leaf.damage(p))?.is_ne() {
+        if index > first && block.compare_key(index, tree_key).map_err(|p| leaf.damage(p))?.is_ne()
+        {
             break;
         }
         let entry = block.entry(index).map_err(|p| leaf.damage(p))?;

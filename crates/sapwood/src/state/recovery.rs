@@ -98,11 +98,8 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
         }
         pages.allocator().dereference(*block);
     }
-    let stream = BlockStream::new(
-        storage.clone(),
-        read.layout.page_size,
-        read.layout.usable_bytes() as u32,
-    );
+    let stream =
+        BlockStream::new(storage.clone(), read.layout.page_size, read.layout.usable_bytes() as u32);
     let pool = Arc::new(ChunkPool::new((options.memory_budget / 8) as usize));
     let cut = read.manifest.contents.cut;
     let mut replayed = Replayed {
@@ -247,8 +244,7 @@ impl Replayed<'_> {
         };
         let operations = operations(record.payload)?;
         apply::insert(&slot, &mut self.catalogue, record.sequence, operations, &applied.changes)?;
-        self.last =
-            Cut { sequence: record.sequence, position: record.end, chain: record.crc };
+        self.last = Cut { sequence: record.sequence, position: record.end, chain: record.crc };
         Ok(Visit::Continue)
     }
 
@@ -303,9 +299,9 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         .max(assembly.keyspace_most.0.saturating_add(1));
     let next_segment = clean.map_or(counters.segment_limit, |clean| clean.next_segment);
     let next_epoch = if clean.is_some() { epoch.next() } else { Epoch(counters.epoch_limit) };
-    let active = slots.pop().unwrap_or_else(|| {
-        MemtableSlot::new(Memtable::new(assembly.pool.clone()), last)
-    });
+    let active = slots
+        .pop()
+        .unwrap_or_else(|| MemtableSlot::new(Memtable::new(assembly.pool.clone()), last));
     slots.reverse();
     let durable = DurableInner {
         generation: read.slot.generation,

@@ -82,11 +82,7 @@ impl SnapshotHold {
     pub fn read_point(&self, core: &Core) -> ReadPoint {
         let home = match &self.place {
             Place::State(state) => {
-                return ReadPoint {
-                    memtables: Vec::new(),
-                    state: state.clone(),
-                    at: self.number,
-                };
+                return ReadPoint { memtables: Vec::new(), state: state.clone(), at: self.number };
             }
             Place::Home(home) => home,
         };

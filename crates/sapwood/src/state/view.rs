@@ -91,10 +91,7 @@ struct Registered {
 
 impl Default for Home {
     fn default() -> Home {
-        Home {
-            registered: OrderedMutex::new(HOME, Registered::default()),
-            state: OnceLock::new(),
-        }
+        Home { registered: OrderedMutex::new(HOME, Registered::default()), state: OnceLock::new() }
     }
 }
 
