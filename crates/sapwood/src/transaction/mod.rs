@@ -9,6 +9,9 @@ pub mod range_set;
 pub mod read_set;
 pub mod validate;
 
+#[cfg(test)]
+mod tests;
+
 // The commit and the public face use the rest of them.
 #[allow(unused_imports)]
 pub use pending::{PendingOperation, PendingRead, PendingWrite, PendingWrites};
