@@ -6,3 +6,5 @@
 pub mod install;
 pub mod overflow_walk;
 pub mod ranges;
+pub mod step;
+pub mod worker;
