@@ -39,6 +39,8 @@ use crate::types::KeyspaceNumber;
 pub struct Batch {
     shared: Arc<Shared>,
     writes: PendingWrites,
+    /// Those that were written to, each once.
+    keyspaces: Vec<Keyspace>,
 }
 
 impl fmt::Debug for Batch {
@@ -59,7 +61,7 @@ pub(crate) fn check_size(core: &Core, writes: &PendingWrites) -> Result<()> {
 
 impl Batch {
     pub(crate) fn new(shared: &Arc<Shared>) -> Batch {
-        Batch { shared: shared.clone(), writes: PendingWrites::new() }
+        Batch { shared: shared.clone(), writes: PendingWrites::new(), keyspaces: Vec::new() }
     }
 
     fn write(
@@ -72,7 +74,11 @@ impl Batch {
             let number = keyspace.live_in(&self.shared, core)?;
             operation(writes, number);
             check_size(core, writes)
-        })
+        })?;
+        if !self.keyspaces.iter().any(|known| known.is_same(keyspace)) {
+            self.keyspaces.push(keyspace.clone());
+        }
+        Ok(())
     }
 
     /// Adds a put.
@@ -145,7 +151,15 @@ impl Batch {
     pub fn commit_with(self, durability: Durability) -> Result<()> {
         self.shared.change(|core| {
             check_size(core, &self.writes)?;
-            commit(core, &self.writes, &[], durability, None).map(drop)
+            match commit(core, &self.writes, durability, None) {
+                Err(error @ Error::KeyspaceDropped(_)) => {
+                    self.keyspaces
+                        .iter()
+                        .try_for_each(|k| k.live_in(&self.shared, core).map(drop))?;
+                    Err(error)
+                }
+                result => result.map(drop),
+            }
         })
     }
 }

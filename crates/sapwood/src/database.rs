@@ -145,8 +145,7 @@ impl Database {
                 found => break found?,
             }
             let created = self.shared().change(|core| {
-                core.check_writable()?;
-                create_keyspace(core, name, settings(&options))
+                create_keyspace(core, name, settings(&options), self.shared().durability)
             });
             match created {
                 // Somebody else was faster, and may drop it again.
@@ -210,7 +209,7 @@ impl Database {
     pub fn drop_keyspace(&self, name: &str) -> Result<()> {
         self.shared().change(|core| {
             let number = find(core, name)?;
-            as_unknown(name, drop_keyspace(core, number))
+            as_unknown(name, drop_keyspace(core, number, self.shared().durability))
         })
     }
 
@@ -234,7 +233,7 @@ impl Database {
     pub fn rename_keyspace(&self, old: &str, new: &str) -> Result<()> {
         self.shared().change(|core| {
             let number = find(core, old)?;
-            as_unknown(old, rename_keyspace(core, number, new))
+            as_unknown(old, rename_keyspace(core, number, new, self.shared().durability))
         })
     }
 
@@ -324,7 +323,7 @@ impl Database {
     /// # }
     /// ```
     pub fn sync(&self) -> Result<()> {
-        self.shared().change(step::sync)
+        self.shared().change(|core| step::sync(core))
     }
 
     /// Writes what is in memory to segments, and makes that state durable: an open after it has nothing to

@@ -61,11 +61,18 @@ impl fmt::Debug for Keyspace {
 }
 
 /// The value that a lookup found.
-pub(crate) fn value_of(shared: &Shared, core: &Core, found: Found) -> Result<Value> {
+pub(crate) fn value_of(
+    shared: &Shared,
+    core: &Core,
+    keyspace: KeyspaceNumber,
+    found: Found,
+) -> Result<Value> {
     Ok(match found {
         Found::Copied(bytes) => Value::from(bytes),
         Found::InFrame(frame, range) => Value::from_frame(frame, range),
-        Found::Overflow(reference) => Value::from(shared.read_overflow(core, &reference)?),
+        Found::Overflow(reference) => {
+            Value::from(shared.read_overflow(core, keyspace, &reference)?)
+        }
     })
 }
 
@@ -98,8 +105,17 @@ impl Keyspace {
     fn live(&self, core: &Core) -> Result<KeyspaceNumber> {
         match core.catalogue.load().get(self.handle.number) {
             Some(entry) if !entry.dropped => Ok(self.handle.number),
-            _ => Err(Error::KeyspaceDropped(self.handle.name.clone())),
+            _ => Err(self.dropped()),
         }
+    }
+
+    /// True for two handles that were opened as one keyspace.
+    pub(crate) fn is_same(&self, other: &Keyspace) -> bool {
+        self.handle.number == other.handle.number
+    }
+
+    fn dropped(&self) -> Error {
+        Error::KeyspaceDropped(self.handle.name.clone())
     }
 
     fn read<T>(&self, run: impl FnOnce(&Core, KeyspaceNumber) -> Result<T>) -> Result<T> {
@@ -122,7 +138,10 @@ impl Keyspace {
             let number = self.live(core)?;
             let mut writes = PendingWrites::new();
             operation(&mut writes, number);
-            commit(core, &writes, &[], shared.durability, None).map(drop)
+            match commit(core, &writes, shared.durability, None) {
+                Err(Error::KeyspaceDropped(_)) => Err(self.dropped()),
+                result => result.map(drop),
+            }
         })
     }
 
@@ -160,7 +179,7 @@ impl Keyspace {
         self.read(|core, number| {
             let point = ReadPoint::latest(core);
             let found = lookup::get(core, &point, number, key)?;
-            found.map(|found| value_of(&self.handle.shared, core, found)).transpose()
+            found.map(|found| value_of(&self.handle.shared, core, number, found)).transpose()
         })
     }
 

@@ -147,9 +147,10 @@ impl Scan {
     pub fn value(&self, ahead: &Ahead) -> Result<Value> {
         match ahead {
             Ahead::Value(value) => Ok(value.clone()),
-            Ahead::Overflow(reference) => {
-                self.shared.read(|core| self.shared.read_overflow(core, reference)).map(Value::from)
-            }
+            Ahead::Overflow(reference) => self
+                .shared
+                .read(|core| self.shared.read_overflow(core, self.keyspace, reference))
+                .map(Value::from),
         }
     }
 

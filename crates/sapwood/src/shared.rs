@@ -100,13 +100,18 @@ impl Shared {
     ///
     /// # Errors
     /// `ValueTooLarge`; or when it cannot be read or is damaged.
-    pub fn read_overflow(&self, core: &Core, reference: &OverflowReference) -> Result<Vec<u8>> {
+    pub fn read_overflow(
+        &self,
+        core: &Core,
+        keyspace: KeyspaceNumber,
+        reference: &OverflowReference,
+    ) -> Result<Vec<u8>> {
         let limit = self.value_bytes_max;
         if reference.length > limit {
             let length = reference.length;
             return Err(Error::ValueTooLarge { length, limit, instead: "get_stream" });
         }
-        OverflowReader::open(&*core.pages, KeyspaceNumber::MANY, reference)?.read_all(limit)
+        OverflowReader::open(&*core.pages, keyspace, reference)?.read_all(limit)
     }
 }
 

@@ -12,10 +12,10 @@ use crate::range::Range;
 use crate::scan::{Direction, Scan};
 use crate::segment::key_range::KeyRange;
 use crate::shared::{Shared, check_key};
-use crate::state::SnapshotHold;
-use crate::state::lookup;
+use crate::state::lookup::{self, Found};
+use crate::state::{Core, SnapshotHold};
 use crate::sync::Arc;
-use crate::types::SequenceNumber;
+use crate::types::{KeyspaceNumber, SequenceNumber};
 
 /// One instant of a whole database: it sees what was committed then, for ever.
 ///
@@ -69,14 +69,16 @@ impl Snapshot {
         &self,
         keyspace: &Keyspace,
         key: &[u8],
-        take: impl FnOnce(&crate::state::Core, lookup::Found) -> Result<T>,
+        take: impl FnOnce(&Core, KeyspaceNumber, Found) -> Result<T>,
     ) -> Result<Option<T>> {
         check_key(key)?;
         self.shared.read(|core| {
             let number = keyspace.number_in(&self.shared)?;
             // It is held until the value is read.
             let point = self.hold.read_point(core);
-            lookup::get(core, &point, number, key)?.map(|found| take(core, found)).transpose()
+            lookup::get(core, &point, number, key)?
+                .map(|found| take(core, number, found))
+                .transpose()
         })
     }
 
@@ -92,7 +94,9 @@ impl Snapshot {
     /// # Errors
     /// As [`Keyspace::get`], and [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace).
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        self.find(keyspace, key.as_ref(), |core, found| value_of(&self.shared, core, found))
+        self.find(keyspace, key.as_ref(), |core, number, found| {
+            value_of(&self.shared, core, number, found)
+        })
     }
 
     /// True when there is an entry with that key. A large value is not read.
@@ -100,7 +104,7 @@ impl Snapshot {
     /// # Errors
     /// As [`Snapshot::get`].
     pub fn contains(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.find(keyspace, key.as_ref(), |_, _| Ok(()))?.is_some())
+        Ok(self.find(keyspace, key.as_ref(), |_, _, _| Ok(()))?.is_some())
     }
 
     /// The entries of a range, in order, from both ends.

@@ -10,6 +10,7 @@ pub mod read_set;
 pub mod reads;
 #[allow(clippy::module_inception)]
 mod transaction;
+pub mod validate;
 
 // The commit and the public face use the rest of them.
 #[allow(unused_imports)]

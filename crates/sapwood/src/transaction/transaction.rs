@@ -3,9 +3,10 @@
 use std::fmt;
 use std::ops::RangeBounds;
 
-use super::commit::{Validation, commit};
+use super::commit::commit;
 use super::pending::{PendingRead, PendingWrites};
 use super::reads::Reads;
+use super::validate::Validation;
 use crate::batch::check_size;
 use crate::bytes::{Key, Value};
 use crate::cursor::Cursor;
@@ -117,7 +118,7 @@ impl Transaction {
         keyspace: &Keyspace,
         key: &[u8],
         own: impl FnOnce(&[u8]) -> T,
-        committed: impl FnOnce(&Core, Found) -> Result<T>,
+        committed: impl FnOnce(&Core, KeyspaceNumber, Found) -> Result<T>,
     ) -> Result<Option<T>> {
         check_key(key)?;
         self.shared.read(|core| {
@@ -132,7 +133,7 @@ impl Transaction {
             }
             let point = self.hold.read_point(core);
             let found = lookup::get(core, &point, number, key)?;
-            found.map(|found| committed(core, found)).transpose()
+            found.map(|found| committed(core, number, found)).transpose()
         })
     }
 
@@ -160,7 +161,7 @@ impl Transaction {
     /// # Errors
     /// As [`Keyspace::get`], and [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace).
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        let value = |core: &Core, found| value_of(&self.shared, core, found);
+        let value = |core: &Core, number, found| value_of(&self.shared, core, number, found);
         self.find(keyspace, key.as_ref(), |own| Value::from(own), value)
     }
 
@@ -169,7 +170,7 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::get`].
     pub fn contains(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.find(keyspace, key.as_ref(), |_| (), |_, _| Ok(()))?.is_some())
+        Ok(self.find(keyspace, key.as_ref(), |_| (), |_, _, _| Ok(()))?.is_some())
     }
 
     /// Puts a value under a key, in place of the one that it had.
@@ -316,7 +317,7 @@ impl Transaction {
             }
             let reads = self.reads.as_ref().map(|reads| reads.take());
             let validation = Validation { began: self.hold.number(), reads: reads.as_ref() };
-            commit(core, &self.writes, &[], durability, Some(validation)).map(drop)
+            commit(core, &self.writes, durability, Some(&validation)).map(drop)
         })
     }
 
