@@ -6,3 +6,4 @@
 pub mod install;
 pub mod overflow_walk;
 pub mod ranges;
+pub mod verify;
