@@ -16,7 +16,7 @@ use super::sorted_block::EntryKind;
 use crate::error::{Result, Structure};
 use crate::page::{Frame, PageManager};
 use crate::sync::Arc;
-use crate::types::KeyspaceNumber;
+use crate::types::{Epoch, KeyspaceNumber};
 
 /// A sorted sequence of versions of keys, newest version of a key first.
 pub trait SortedSource {
@@ -141,6 +141,19 @@ impl TreeCursor {
     pub fn value_frame(&self) -> Option<(&Arc<Frame>, Range<usize>)> {
         let (leaf, entry) = (self.leaf.as_ref()?, self.entry.as_ref()?);
         Some((leaf.frame(), entry.value.clone()))
+    }
+
+    /// The birth of the leaf that is open.
+    ///
+    /// # Errors
+    /// When a parent is damaged.
+    pub fn leaf_birth(&self) -> Result<Epoch> {
+        let mut birth = self.root.birth;
+        for (parent, index) in &self.path {
+            let child = parent.view().child(*index).map_err(|p| parent.damage(p))?;
+            birth = child.birth.unwrap_or(birth);
+        }
+        Ok(birth)
     }
 
     fn invalidate(&mut self) {
@@ -383,6 +396,14 @@ impl SegmentSource {
     /// The segment that it walks.
     pub fn segment(&self) -> &Arc<Segment> {
         &self.segment
+    }
+
+    /// The birth of the leaf that the source stands in.
+    ///
+    /// # Errors
+    /// When a parent is damaged.
+    pub fn leaf_birth(&self) -> Result<Epoch> {
+        self.points.as_ref().map_or(Ok(Epoch(0)), TreeCursor::leaf_birth)
     }
 
     fn lead_bytes(&self) -> usize {

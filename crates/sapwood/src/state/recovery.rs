@@ -315,6 +315,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         },
         opened: Some(OpenedSlot { epoch: read.slot.epoch, slot: read.slot, state_is_recorded }),
         log_blocks: assembly.list.blocks,
+        settled_at: None,
     };
     let visible = last.sequence.max(SequenceNumber(next_sequence.saturating_sub(1)));
     Ok(Core::new(CoreParts {

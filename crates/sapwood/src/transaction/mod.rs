@@ -2,10 +2,12 @@
 //!
 //! *Assumes*: one owner for each transaction; cursors of it may live in other threads.
 
+pub mod commit;
 pub mod pending;
 pub mod pending_source;
 pub mod range_set;
 pub mod read_set;
+pub mod validate;
 
 // The commit and the public face use the rest of them.
 #[allow(unused_imports)]

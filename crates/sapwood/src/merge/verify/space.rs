@@ -2,15 +2,20 @@
 //!
 //! *Guarantees*: what is reported of a database at work was so in every one of several looks.
 
+use std::time::Duration;
+
 use super::Activity;
 use super::problem::{Problem, Problems};
 use crate::error::Structure;
 use crate::page::{Block, BlockList};
 use crate::state::{Core, State};
-use crate::sync::{Arc, thread};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
 
 /// How often a database at work is looked at before a difference counts.
 const LOOKS: usize = 8;
+/// The pause between two looks. Together they are longer than most commits hold new blocks.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// What a durable state uses beside its segments.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -157,27 +162,42 @@ impl Look {
     }
 }
 
+/// True when no step is under way or waits to be gone on with.
+fn is_quiet(core: &Core) -> bool {
+    let background = &core.background;
+    let jobs = background.jobs.lock();
+    let flushing = jobs.flush.is_some() || jobs.flush_is_out;
+    drop(jobs);
+    !flushing
+        && background.reservations.is_empty()
+        && background.running.load(Ordering::Acquire) == 0
+}
+
 /// Checks that every given page has one owner, and every owned page is given. Returns the pages that
-/// are held for something else than the current state.
+/// are held for something else than the current state, and whether steps were under way.
 pub fn check_owners(
     core: &Core,
     activity: Activity,
     unowned_pages: &mut u64,
     problems: &mut Problems,
-) -> u64 {
+) -> (u64, bool) {
+    core.collect_released();
+    let mut quiet = is_quiet(core);
     let mut look = Look::take(core);
     for _ in 1..LOOKS {
         if look.is_clean() {
             break;
         }
-        thread::yield_now();
+        core.clock.sleep(PAUSE);
+        quiet &= is_quiet(core);
         look = look.and(&Look::take(core));
     }
+    quiet &= is_quiet(core);
     report(problems, &look.missing, "needed, but it may be given out again");
     report(problems, &look.double, "it has two owners");
     *unowned_pages = look.unowned.page_count();
-    if activity == Activity::Quiet {
+    if activity == Activity::Quiet || activity == Activity::Unknown && quiet {
         report(problems, &look.unowned, "leaked: given out, but owned by nothing");
     }
-    look.held_pages
+    (look.held_pages, activity != Activity::Quiet && !quiet)
 }

@@ -134,7 +134,7 @@ impl<'a> Walk<'a> {
             epoch: contents.epoch,
             pages_done: 0,
             pages_total: segments.map(|segment| segment.pages()).fold(0, u64::saturating_add),
-            values_name_keyspace: false,
+            values_name_keyspace: true,
         }
     }
 
