@@ -7,6 +7,9 @@ pub mod pending;
 pub mod pending_source;
 pub mod range_set;
 pub mod read_set;
+pub mod reads;
+#[allow(clippy::module_inception)]
+mod transaction;
 pub mod validate;
 
 // The commit and the public face use the rest of them.
@@ -18,3 +21,4 @@ pub use pending_source::PendingSource;
 pub use range_set::RangeSet;
 #[allow(unused_imports)]
 pub use read_set::ReadSet;
+pub use transaction::Transaction;
