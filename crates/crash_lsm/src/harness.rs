@@ -184,7 +184,7 @@ impl Run {
     fn live(&mut self, life: u64, left: Left) -> Result<Left, Failure> {
         self.setup = self.setup.redraw(&mut self.random);
         let crashing = Crashing::new(&left, &mut self.random, self.plan.faults && life > 0);
-        crashing.know(self.model.knowledge());
+        crashing.know(left.knowledge.after(left.ending));
         let mut driver = Driver::new(&crashing, self.setup);
         let mut step = 0;
         let outcome = driver.open_and_compare(&mut self.model, &left).and_then(|()| {

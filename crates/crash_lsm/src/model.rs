@@ -247,6 +247,16 @@ pub struct Knowledge {
 }
 
 impl Knowledge {
+    /// What is known when the next process begins, before it has looked at anything. (It may end
+    /// before it does, too.)
+    #[must_use]
+    pub fn after(self, ending: Option<Ending>) -> Knowledge {
+        match ending {
+            Some(Ending::PowerCut) => Knowledge { written: self.durable, ..self },
+            Some(Ending::Kill) | None => self,
+        }
+    }
+
     /// The prefixes that are right after an ending at that moment.
     #[must_use]
     pub fn allowed(&self, ending: Ending) -> std::ops::RangeInclusive<usize> {
