@@ -8,6 +8,7 @@
 //! that it is opened with. Tests of whole databases live in `tests/`, one binary a theme.
 
 pub mod access;
+pub mod fixtures;
 pub mod harness;
 pub mod kill;
 pub mod model;
