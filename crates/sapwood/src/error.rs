@@ -72,7 +72,12 @@ pub struct Corruption {
 impl Corruption {
     /// Damage in `structure`, with what was found.
     pub fn new(structure: Structure, detail: impl Into<String>) -> Corruption {
-        Corruption { structure, page: None, keyspace: None, detail: detail.into() }
+        Corruption {
+            structure,
+            page: None,
+            keyspace: None,
+            detail: detail.into(),
+        }
     }
 
     /// The same, with the page where it lies.
@@ -203,7 +208,9 @@ pub enum Error {
         instead: &'static str,
     },
     /// One transaction or batch holds more than fits.
-    #[error("a transaction of {bytes} bytes is too large: the limit is {limit}; split it, or raise the memory budget")]
+    #[error(
+        "a transaction of {bytes} bytes is too large: the limit is {limit}; split it, or raise the memory budget"
+    )]
     TransactionTooLarge {
         /// The size of the transaction's writes, in bytes.
         bytes: u64,
@@ -232,7 +239,9 @@ pub enum Error {
     #[error("cancelled")]
     Cancelled,
     /// A merge found that what it wrote does not add up, and stopped before installing it.
-    #[error("merging stopped at state {epoch}: {detail}; the data is unchanged, please report this")]
+    #[error(
+        "merging stopped at state {epoch}: {detail}; the data is unchanged, please report this"
+    )]
     MergeMismatch {
         /// The state that was being merged.
         epoch: Epoch,
@@ -249,7 +258,11 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Error::NoSpace { operation, file }
             }
-            _ => Error::Io { operation, file, source: Arc::new(source) },
+            _ => Error::Io {
+                operation,
+                file,
+                source: Arc::new(source),
+            },
         }
     }
 

@@ -23,6 +23,6 @@ macro_rules! floors {
     )*};
 }
 
-floors! { sync, storage }
+floors! { sync, storage, segment }
 
 pub use error::{Corruption, Error, Result, Structure};

@@ -1,11 +1,38 @@
 //! Floor 1: the file, behind a trait.
 //!
 //! *Assumes*: nothing of what the bytes mean.
-//! *Guarantees*: an acknowledged `sync_data` or `write_sync_at` is on disk as far as the platform can
-//! promise it; everything else may be lost, torn at 512 bytes or reordered by a crash.
+//! *Guarantees*: an acknowledged `sync_data` or `write_sync_at` is on disk as far as the platform
+//! can promise it; everything else may be lost, torn at 512 bytes or reordered by a crash.
+
+// The floors above open one kind; tests and tools are the only users of the others.
+#![allow(unused_imports)]
+
+mod file;
+mod memory;
+mod platform;
+mod simulated;
+mod sparse;
 
 use std::fmt::Debug;
 use std::io;
+
+pub use file::{FileOpenOptions, FileStorage};
+pub use memory::{Counters, MemoryStorage};
+pub use simulated::{
+    CrashPlan, FaultKind, Operation, OperationKind, SimulatedStorage, TraceEntry,
+};
+
+/// The end of `length` bytes at `offset`; an error where no file can have such bytes.
+fn end_of(offset: u64, length: u64) -> io::Result<u64> {
+    match offset.checked_add(length) {
+        // The system's offsets are signed.
+        Some(end) if i64::try_from(end).is_ok() => Ok(end),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{length} bytes at offset {offset} lie beyond the largest file"),
+        )),
+    }
+}
 
 /// What will be done with a part of the file, so that the system can prepare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +51,8 @@ pub enum Advice {
 pub trait Storage: Debug + Send + Sync + 'static {
     /// Fills `buffer` from `offset`; `UnexpectedEof` when the file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
-    /// Writes all of `bytes` at `offset`, growing the file where needed. Survives the process's death.
+    /// Writes all of `bytes` at `offset`, growing the file where needed. They survive the
+    /// process's death.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
     /// The same, and on disk when it returns; only these bytes are promised, no other dirty ones.
     fn write_sync_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;

@@ -1,0 +1,116 @@
+//! Which nodes of a segment die when a further range of it has been promoted.
+//!
+//! *Assumes*: nodes whose ranges lie in the ranges promoted before are dead already.
+//! *Guarantees*: each node is reported in exactly one step, the one after which no key of its own
+//! range is left; siblings that still hold keys are never reported.
+
+use super::descriptor::TreeRoot;
+use super::key_range::{KeyRange, KeyRanges};
+use super::node::{ParentNode, read_parent};
+use super::parent::{Below, Child};
+use crate::error::Result;
+use crate::page::{Block, NodeRef, PageManager};
+use crate::types::{Epoch, KeyspaceNumber};
+
+/// The search for one tree.
+#[derive(Debug)]
+struct Search<'a> {
+    pages: &'a PageManager,
+    keyspace: KeyspaceNumber,
+    numbered: bool,
+    before: &'a KeyRanges,
+    after: &'a KeyRanges,
+    died: Vec<(Block, Epoch)>,
+}
+
+/// The nodes of a tree whose ranges lie in `after` and not in `before`, with their births.
+///
+/// # Errors
+/// When a parent cannot be read.
+pub fn newly_covered(
+    pages: &PageManager,
+    keyspace: KeyspaceNumber,
+    numbered: bool,
+    root: &TreeRoot,
+    before: &KeyRanges,
+    after: &KeyRanges,
+) -> Result<Vec<(Block, Epoch)>> {
+    let mut search = Search { pages, keyspace, numbered, before, after, died: Vec::new() };
+    search.visit(&root.reference, root.height, root.birth, &KeyRange::all())?;
+    Ok(search.died)
+}
+
+/// The range of a parent's child: from its separator to the next one. Where entries carry numbers, older
+/// versions of the key that is the next separator may still lie in the child.
+pub fn child_range(node: &ParentNode, index: usize, numbered: bool, own: &KeyRange) -> Result<KeyRange> {
+    let parent = node.view();
+    let mut start = own.start.clone();
+    if index > 0 {
+        start.clear();
+        parent.separator(index, &mut start).map_err(|p| node.damage(p))?;
+    }
+    let mut end = own.end.clone();
+    if index + 1 < parent.len() {
+        let mut next = Vec::new();
+        parent.separator(index + 1, &mut next).map_err(|p| node.damage(p))?;
+        if numbered {
+            next.push(0);
+        }
+        end = Some(next);
+    }
+    Ok(KeyRange { start, end })
+}
+
+impl Search<'_> {
+    fn visit(
+        &mut self,
+        reference: &NodeRef,
+        height: u8,
+        birth: Epoch,
+        range: &KeyRange,
+    ) -> Result<()> {
+        if self.before.covers(range) || !self.after.overlaps(range) {
+            return Ok(());
+        }
+        let dies = self.after.covers(range);
+        if dies {
+            self.died.push((reference.block(), birth));
+        }
+        if height == 0 {
+            return Ok(());
+        }
+        let node = read_parent(self.pages, reference, self.keyspace, height)?;
+        if dies && height == 1 {
+            self.push_sidecar(&node, birth)?;
+        }
+        let count = node.view().len();
+        for index in 0..count {
+            let child: Child = node.view().child(index).map_err(|p| node.damage(p))?;
+            let child_range = child_range(&node, index, self.numbered, range)?;
+            let child_birth = child.birth.unwrap_or(birth);
+            debug_assert_eq!(matches!(child.below, Below::Leaf { .. }), height == 1);
+            self.visit(&child.reference.into(), height - 1, child_birth, &child_range)?;
+        }
+        Ok(())
+    }
+
+    fn push_sidecar(&mut self, node: &ParentNode, birth: Epoch) -> Result<()> {
+        push_sidecar_blocks(node, birth, &mut self.died)
+    }
+}
+
+/// Adds the blocks of a lowest parent's sidecar: they are born and die with the parent.
+pub fn push_sidecar_blocks(
+    node: &ParentNode,
+    birth: Epoch,
+    out: &mut Vec<(Block, Epoch)>,
+) -> Result<()> {
+    let parent = node.view();
+    for list in [parent.pieces(), parent.overflow_lists()] {
+        for index in 0..list.len() {
+            let reference: NodeRef = list.get(index).map_err(|p| node.damage(p))?.into();
+            out.push((reference.block(), birth));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! What a state knows of a segment: its trees, bounds, filter, and what has been promoted out of it.
+//!
+//! *Guarantees*: a [`Segment`] never changes; a state that differs in one has a new one.
+
+use crate::page::NodeRef;
+use crate::segment::filter::may_contain;
+use crate::segment::key_range::{KeyRange, KeyRanges};
+use crate::sync::{Arc, OnceLock};
+use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
+
+/// The most children of a lowest parent: its sidecar is rewritten when one leaf changes.
+pub const LEAVES_PER_LOWEST_PARENT_MAX: usize = 64;
+
+/// The root of one B-tree, with sums over all that it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeRoot {
+    /// Where the root lies and how it is recognised.
+    pub reference: NodeRef,
+    /// 0 when the root is a leaf.
+    pub height: u8,
+    /// The state that the root was born in.
+    pub birth: Epoch,
+    /// Entries, tombstones included.
+    pub entries: u64,
+    /// Point and range tombstones.
+    pub tombstones: u64,
+    /// Pages of all its nodes, sidecars and overflow values.
+    pub pages: u64,
+    /// Its leaves.
+    pub leaves: u64,
+}
+
+/// A filter over a whole young segment.
+#[derive(Clone, Debug)]
+pub struct SegmentFilter {
+    /// What the hashes are mixed with; the same for the leaves' filters of a level's segment.
+    pub seed: u64,
+    /// The nodes whose contents, put together, are its lines. Empty for a segment of a level.
+    pub nodes: Vec<NodeRef>,
+    /// The lines, once they were read.
+    pub lines: Arc<OnceLock<Vec<u8>>>,
+}
+
+impl SegmentFilter {
+    /// False when the key of this hash is certainly absent; `None` while the lines are not in memory.
+    pub fn may_contain(&self, hash: u64) -> Option<bool> {
+        self.lines.get().map(|lines| may_contain(lines, self.seed, hash))
+    }
+}
+
+impl PartialEq for SegmentFilter {
+    fn eq(&self, other: &SegmentFilter) -> bool {
+        self.seed == other.seed && self.nodes == other.nodes
+    }
+}
+
+/// The least and the greatest key of a segment, range tombstones included.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// No key lies below it.
+    pub least: Vec<u8>,
+    /// No key lies above it. For a range tombstone its end counts.
+    pub greatest: Vec<u8>,
+    /// A range tombstone reaches to the end of all keys, whatever `greatest` says.
+    pub open_end: bool,
+}
+
+impl Bounds {
+    /// True when a key of `range` may lie within.
+    pub fn overlaps(&self, range: &KeyRange) -> bool {
+        let after_end = range.end.as_ref().is_some_and(|end| *end <= self.least);
+        let before_start = !self.open_end && self.greatest < range.start;
+        !after_end && !before_start
+    }
+
+    /// The least bounds that hold both.
+    #[must_use]
+    pub fn union(&self, other: &Bounds) -> Bounds {
+        Bounds {
+            least: self.least.clone().min(other.least.clone()),
+            greatest: self.greatest.clone().max(other.greatest.clone()),
+            open_end: self.open_end || other.open_end,
+        }
+    }
+}
+
+/// What a young segment holds of one keyspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyspaceShare {
+    /// The keyspace.
+    pub keyspace: KeyspaceNumber,
+    /// Entries, range tombstones included.
+    pub entries: u64,
+    /// Bytes of keys and values, before compression.
+    pub bytes: u64,
+}
+
+/// One segment of a state.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    /// Names the segment for as long as it lives; never used again.
+    pub number: u64,
+    /// Puts and point tombstones.
+    pub points: Option<TreeRoot>,
+    /// Range tombstones.
+    pub ranges: Option<TreeRoot>,
+    /// The filter's kind, seed and, in young segments, its nodes.
+    pub filter: SegmentFilter,
+    /// Where its keys lie; `None` when unknown.
+    pub bounds: Option<Bounds>,
+    /// The first and the last sequence number: young segments only.
+    pub sequences: Option<(SequenceNumber, SequenceNumber)>,
+    /// What has moved to deeper levels: readers skip it here.
+    pub promoted: Arc<KeyRanges>,
+    /// Young segments only, by keyspace number.
+    pub keyspaces: Arc<Vec<KeyspaceShare>>,
+}
+
+impl Segment {
+    /// True for a segment that was flushed and not merged yet.
+    pub fn is_young(&self) -> bool {
+        self.sequences.is_some()
+    }
+
+    /// Pages of both trees and of the filter.
+    pub fn pages(&self) -> u64 {
+        let trees = self.points.iter().chain(&self.ranges).map(|tree| tree.pages).sum::<u64>();
+        trees + self.filter.nodes.iter().map(|node| u64::from(node.pages)).sum::<u64>()
+    }
+
+    /// Entries of both trees, those in promoted ranges included.
+    pub fn entries(&self) -> u64 {
+        self.points.iter().chain(&self.ranges).map(|tree| tree.entries).sum()
+    }
+
+    /// True when it may hold a key of `range` that readers must see here.
+    pub fn overlaps(&self, range: &KeyRange) -> bool {
+        self.bounds.as_ref().is_none_or(|bounds| bounds.overlaps(range))
+            && !self.promoted.covers(range)
+    }
+
+    /// What it holds of `keyspace`: young segments only.
+    pub fn share_of(&self, keyspace: KeyspaceNumber) -> Option<&KeyspaceShare> {
+        let index = self.keyspaces.binary_search_by_key(&keyspace, |share| share.keyspace).ok()?;
+        self.keyspaces.get(index)
+    }
+}
+
+/// The key under which a young segment keeps `key` of `keyspace`.
+pub fn composite_key(keyspace: KeyspaceNumber, key: &[u8], out: &mut Vec<u8>) {
+    out.clear();
+    out.extend_from_slice(&keyspace.0.to_be_bytes());
+    out.extend_from_slice(key);
+}
+
+/// The range of composite keys that holds `range` of `keyspace`.
+pub fn composite_range(keyspace: KeyspaceNumber, range: &KeyRange) -> KeyRange {
+    let mut start = Vec::with_capacity(4 + range.start.len());
+    composite_key(keyspace, &range.start, &mut start);
+    let mut end = Vec::new();
+    match &range.end {
+        Some(key) => composite_key(keyspace, key, &mut end),
+        // Number u32::MAX is never given to a keyspace.
+        None => end.extend_from_slice(&keyspace.0.saturating_add(1).to_be_bytes()),
+    }
+    KeyRange { start, end: Some(end) }
+}

@@ -1,0 +1,44 @@
+//! Floor 3: segments, the immutable B-trees that hold what was flushed and merged.
+//!
+//! The codecs below turn bytes into nodes and back, with search: [`sorted_block`] is the one layout of
+//! leaves and of the tail of parents, [`parent`] names children, [`filter`], [`overflow_reference`]
+//! and [`range_tombstone`] are what stands beside or inside entries.
+//!
+//! *Format*: docs/format.md, section 4.
+
+mod bytes;
+pub mod filter;
+pub mod overflow_reference;
+pub mod parent;
+pub mod range_tombstone;
+pub mod separator;
+pub mod sorted_block;
+pub mod sorted_block_builder;
+
+use std::fmt;
+
+use crate::error::{Corruption, Structure};
+
+/// The longest key, in bytes; composite keys of young segments have four more.
+pub const KEY_BYTES_MAX: usize = 16_384;
+
+/// The longest composite key, in bytes.
+pub const COMPOSITE_KEY_BYTES_MAX: usize = KEY_BYTES_MAX + 4;
+
+/// What is wrong with the bytes of a node. It does not know where the node lies: whoever read it
+/// adds that with [`BlockProblem::corruption`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockProblem(pub &'static str);
+
+impl BlockProblem {
+    /// The problem as damage in `structure`.
+    pub fn corruption(self, structure: Structure) -> Corruption {
+        Corruption::new(structure, self.0)
+    }
+}
+
+impl fmt::Display for BlockProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}

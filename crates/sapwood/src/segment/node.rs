@@ -1,0 +1,197 @@
+//! Leaves and parents as checked frames.
+//!
+//! *Assumes*: the page manager has verified identity and checksum.
+//! *Guarantees*: a frame that is handed out has been checked whole once: its order, kinds and lengths are
+//! right, so that search in it finds what is there.
+
+use super::parent::{Parent, ParentShape};
+use super::sorted_block::{BlockShape, KindSet, SortedBlock};
+use super::{BlockProblem, COMPOSITE_KEY_BYTES_MAX};
+use crate::error::{Corruption, Error, Result, Structure};
+use crate::page::{Frame, NodeKind, NodeRef, PageManager, flags};
+use crate::sync::Arc;
+use crate::types::KeyspaceNumber;
+
+/// Whether a read leaves its mark in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// What is read is kept.
+    Keep,
+    /// A hit is used, but what is read is not kept: for merges.
+    Pass,
+}
+
+/// What leaves of a tree hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TreeKind {
+    /// Puts and point tombstones.
+    Points,
+    /// Range tombstones.
+    Ranges,
+}
+
+impl TreeKind {
+    fn kinds(self) -> KindSet {
+        match self {
+            TreeKind::Points => KindSet::POINTS,
+            TreeKind::Ranges => KindSet::RANGES,
+        }
+    }
+}
+
+/// A leaf in memory.
+#[derive(Clone, Debug)]
+pub struct LeafNode {
+    frame: Arc<Frame>,
+    shape: BlockShape,
+}
+
+/// A parent in memory.
+#[derive(Clone, Debug)]
+pub struct ParentNode {
+    frame: Arc<Frame>,
+    shape: ParentShape,
+}
+
+fn damage(frame: &Frame, structure: Structure, problem: BlockProblem) -> Error {
+    let header = frame.header();
+    let corruption = problem.corruption(structure).at_page(header.page);
+    match header.keyspace {
+        KeyspaceNumber::MANY => corruption.into(),
+        keyspace => corruption.in_keyspace(keyspace).into(),
+    }
+}
+
+fn read(pages: &PageManager, reference: &NodeRef, kind: NodeKind, how: Caching) -> Result<Arc<Frame>> {
+    match how {
+        Caching::Keep => pages.read_node(reference, kind),
+        Caching::Pass => pages.read_node_uncached(reference, kind),
+    }
+}
+
+fn check_place(frame: &Frame, structure: Structure, keyspace: KeyspaceNumber, height: u8) -> Result<()> {
+    let header = frame.header();
+    if header.keyspace == keyspace && header.height == height {
+        return Ok(());
+    }
+    let found = format!(
+        "found height {} of keyspace {}, expected height {height} of keyspace {keyspace}",
+        header.height, header.keyspace
+    );
+    Err(Corruption::new(structure, found).at_page(header.page).into())
+}
+
+/// Reads a leaf of a tree of `keyspace`.
+///
+/// # Errors
+/// When it cannot be read or is damaged.
+pub fn read_leaf(
+    pages: &PageManager,
+    reference: &NodeRef,
+    keyspace: KeyspaceNumber,
+    kind: TreeKind,
+    how: Caching,
+) -> Result<LeafNode> {
+    let frame = read(pages, reference, NodeKind::Leaf, how)?;
+    let bits = frame.header().flags;
+    let shape = BlockShape::parse(
+        frame.content(),
+        bits & flags::NUMBERED != 0,
+        bits & flags::WIDE != 0,
+    )
+    .map_err(|problem| damage(&frame, Structure::Leaf, problem))?;
+    if !frame.is_checked() {
+        check_place(&frame, Structure::Leaf, keyspace, 0)?;
+        shape
+            .view(frame.content())
+            .check(kind.kinds(), COMPOSITE_KEY_BYTES_MAX)
+            .map_err(|problem| damage(&frame, Structure::Leaf, problem))?;
+        frame.set_checked();
+    }
+    Ok(LeafNode { frame, shape })
+}
+
+/// Reads a parent of a tree of `keyspace`.
+///
+/// # Errors
+/// When it cannot be read, is damaged, or has another height.
+pub fn read_parent(
+    pages: &PageManager,
+    reference: &NodeRef,
+    keyspace: KeyspaceNumber,
+    height: u8,
+) -> Result<ParentNode> {
+    let frame = pages.read_node(reference, NodeKind::Parent)?;
+    let wide = frame.header().flags & flags::WIDE != 0;
+    if !frame.is_checked() || frame.header().height != height {
+        check_place(&frame, Structure::Parent, keyspace, height)?;
+    }
+    let shape = ParentShape::parse(frame.content(), height, wide)
+        .map_err(|problem| damage(&frame, Structure::Parent, problem))?;
+    if !frame.is_checked() {
+        shape
+            .view(frame.content())
+            .check()
+            .map_err(|problem| damage(&frame, Structure::Parent, problem))?;
+        frame.set_checked();
+    }
+    Ok(ParentNode { frame, shape })
+}
+
+impl LeafNode {
+    /// Its entries.
+    pub fn view(&self) -> SortedBlock<'_> {
+        self.shape.view(self.frame.content())
+    }
+
+    /// The frame that holds it.
+    pub fn frame(&self) -> &Arc<Frame> {
+        &self.frame
+    }
+
+    /// A problem in it as an error that names its place.
+    pub fn damage(&self, problem: BlockProblem) -> Error {
+        damage(&self.frame, Structure::Leaf, problem)
+    }
+}
+
+impl ParentNode {
+    /// Its children.
+    pub fn view(&self) -> Parent<'_> {
+        self.shape.view(self.frame.content())
+    }
+
+    /// Its height, at least 1.
+    pub fn height(&self) -> u8 {
+        self.frame.header().height
+    }
+
+    /// What names it.
+    pub fn reference(&self) -> NodeRef {
+        self.frame.reference()
+    }
+
+    /// A problem in it as an error that names its place.
+    pub fn damage(&self, problem: BlockProblem) -> Error {
+        damage(&self.frame, Structure::Parent, problem)
+    }
+
+    /// The child that holds `key`. In a tree whose entries carry numbers, versions of one key may begin
+    /// in the child before the one whose separator the key equals: `numbered` asks for that one.
+    pub fn child_for(&self, key: &[u8], numbered: bool) -> Result<usize> {
+        let parent = self.view();
+        let mut index = parent.child_for(key);
+        while numbered && index > 0 {
+            match parent.compare_separator(index, key).map_err(|p| self.damage(p))? {
+                std::cmp::Ordering::Equal => index -= 1,
+                _ => break,
+            }
+        }
+        Ok(index)
+    }
+
+    /// The reference to a child.
+    pub fn child_reference(&self, index: usize) -> Result<NodeRef> {
+        Ok(self.view().child_reference(index).map_err(|p| self.damage(p))?.into())
+    }
+}

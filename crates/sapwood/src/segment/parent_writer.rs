@@ -1,0 +1,293 @@
+//! Gathers leaves under lowest parents, with their sidecars.
+//!
+//! *Assumes*: children come in key order; reused ones bring their filters and overflow lists along.
+//! *Guarantees*: no parent has more than 64 children or, with long separators, more bytes than it may;
+//! the last two share evenly, so that none is nearly empty beside a full one.
+//!
+//! *Format*: docs/format.md, sections 4.2 and 4.4. *Threads*: one owner.
+
+use super::descriptor::LEAVES_PER_LOWEST_PARENT_MAX;
+use super::filter::LINE_BYTES;
+use super::leaf_writer::LeafOverflow;
+use super::overflow_reference::OverflowListItem;
+use super::parent::{Below, Child, FilterSlot, ParentBuilder};
+use super::KEY_BYTES_MAX;
+use crate::error::{Result, Structure};
+use crate::page::{Codec, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter, flags};
+use crate::types::KeyspaceNumber;
+
+/// The separators of a parent take at most this much: four of the longest keys and some more.
+pub const SEPARATOR_BYTES_MAX: usize = 4 * (KEY_BYTES_MAX + 8) + 4096;
+
+/// Filter lines are checked in pieces of about this size.
+const PIECE_BYTES: usize = 4096;
+
+/// A leaf on its way under a lowest parent.
+#[derive(Clone, Debug)]
+pub struct LeafEntry {
+    /// At most the leaf's first key, above all keys before it.
+    pub separator: Vec<u8>,
+    /// What is said of it; its filter slot is given here.
+    pub child: Child,
+    /// Its filter's lines.
+    pub filter: Vec<u8>,
+    /// Its overflow values.
+    pub overflow: Vec<LeafOverflow>,
+}
+
+/// A parent, or a root, on its way under another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParentEntry {
+    /// At most its first key, above all keys before it.
+    pub separator: Vec<u8>,
+    /// What is said of it.
+    pub child: Child,
+}
+
+/// Cuts `count` children, whose separators take `bytes` together, into even groups of at most `count_max`
+/// children: the sizes of the groups.
+pub fn even_groups(count: usize, bytes: usize, count_max: usize) -> Vec<usize> {
+    let by_count = count.div_ceil(count_max);
+    let by_bytes = bytes.div_ceil(SEPARATOR_BYTES_MAX);
+    // A group of one child would be a parent with one child.
+    let groups = by_count.max(by_bytes).clamp(1, (count / 2).max(1));
+    (0..groups).map(|i| count * (i + 1) / groups - count * i / groups).collect()
+}
+
+/// Writes lowest parents.
+#[derive(Debug)]
+pub struct ParentWriter {
+    keyspace: KeyspaceNumber,
+    pending: Vec<LeafEntry>,
+    pending_bytes: usize,
+    written: Vec<ParentEntry>,
+    leaf_count: usize,
+}
+
+impl ParentWriter {
+    /// A writer of lowest parents whose nodes name `keyspace`.
+    pub fn new(keyspace: KeyspaceNumber) -> ParentWriter {
+        ParentWriter {
+            keyspace,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            written: Vec::new(),
+            leaf_count: 0,
+        }
+    }
+
+    /// The leaves given so far.
+    pub fn leaf_count(&self) -> usize {
+        self.leaf_count
+    }
+
+    /// Adds a leaf.
+    ///
+    /// # Errors
+    /// When a parent cannot be written.
+    pub fn push(&mut self, nodes: &mut NodeWriter, leaf: LeafEntry) -> Result<()> {
+        self.pending_bytes += leaf.separator.len();
+        self.pending.push(leaf);
+        self.leaf_count += 1;
+        let full = self.pending.len() >= 2 * LEAVES_PER_LOWEST_PARENT_MAX
+            || self.pending_bytes >= 2 * SEPARATOR_BYTES_MAX;
+        if full {
+            let groups =
+                even_groups(self.pending.len(), self.pending_bytes, LEAVES_PER_LOWEST_PARENT_MAX);
+            self.write_first(nodes, groups.first().copied().unwrap_or(1))?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is pending and returns all parents; or, when there was one leaf in all, that leaf.
+    ///
+    /// # Errors
+    /// When a parent cannot be written.
+    pub fn finish(mut self, nodes: &mut NodeWriter) -> Result<Lowest> {
+        if self.leaf_count == 1
+            && let Some(leaf) = self.pending.pop()
+        {
+            return Ok(Lowest::Leaf(leaf));
+        }
+        let groups =
+            even_groups(self.pending.len(), self.pending_bytes, LEAVES_PER_LOWEST_PARENT_MAX);
+        if !self.pending.is_empty() {
+            for group in groups {
+                self.write_first(nodes, group)?;
+            }
+        }
+        Ok(Lowest::Parents(self.written))
+    }
+
+    fn write_first(&mut self, nodes: &mut NodeWriter, count: usize) -> Result<()> {
+        let group: Vec<LeafEntry> = self.pending.drain(..count).collect();
+        self.pending_bytes -= group.iter().map(|leaf| leaf.separator.len()).sum::<usize>();
+        let parent = write_lowest_parent(nodes, self.keyspace, &group)?;
+        self.written.push(parent);
+        Ok(())
+    }
+}
+
+/// What a [`ParentWriter`] made.
+#[derive(Clone, Debug)]
+pub enum Lowest {
+    /// One leaf was given: it needs no parent.
+    Leaf(LeafEntry),
+    /// The lowest parents in order; empty when no leaf was given.
+    Parents(Vec<ParentEntry>),
+}
+
+/// Writes one lowest parent with its sidecar.
+///
+/// # Errors
+/// When a node cannot be written.
+pub fn write_lowest_parent(
+    nodes: &mut NodeWriter,
+    keyspace: KeyspaceNumber,
+    leaves: &[LeafEntry],
+) -> Result<ParentEntry> {
+    let mut builder = ParentBuilder::new(1);
+    let mut sidecar_pages = 0;
+    let slots = write_filter_pieces(nodes, keyspace, leaves, &mut builder, &mut sidecar_pages)?;
+    write_overflow_list(nodes, keyspace, leaves, &mut builder, &mut sidecar_pages)?;
+    for (leaf, slot) in leaves.iter().zip(slots) {
+        builder.push(&leaf.separator, &Child { filter: slot, ..leaf.child });
+    }
+    let mut content = Vec::new();
+    let info = builder.finish(&mut content).map_err(|p| p.corruption(Structure::Parent))?;
+    let spec = parent_spec(1, keyspace, info.wide);
+    let reference = nodes.append(&spec, &content)?;
+    let overflow_pages: u64 = leaves.iter().map(|leaf| overflow_pages(&leaf.child)).sum();
+    let leaf_pages: u64 = leaves.iter().map(|leaf| u64::from(leaf.child.reference.pages)).sum();
+    Ok(ParentEntry {
+        separator: leaves.first().map(|leaf| leaf.separator.clone()).unwrap_or_default(),
+        child: Child {
+            reference: reference.into(),
+            entries: leaves.iter().map(|leaf| leaf.child.entries).sum(),
+            tombstones: leaves.iter().map(|leaf| leaf.child.tombstones).sum(),
+            birth: None,
+            below: Below::Parent {
+                pages: leaf_pages + overflow_pages + sidecar_pages,
+                leaves: leaves.len() as u64,
+                overflow: overflow_pages > 0,
+            },
+            filter: None,
+            dictionary: None,
+        },
+    })
+}
+
+/// The pages of a leaf's overflow values.
+pub fn overflow_pages(child: &Child) -> u64 {
+    match child.below {
+        Below::Leaf { overflow_pages } => overflow_pages,
+        Below::Parent { .. } => 0,
+    }
+}
+
+/// How a parent's node is written.
+pub fn parent_spec(height: u8, keyspace: KeyspaceNumber, wide: bool) -> NodeSpec {
+    let bits = if wide { flags::WIDE } else { 0 };
+    NodeSpec { kind: NodeKind::Parent, height, flags: bits, keyspace, codec: Codec::Plain }
+}
+
+fn write_filter_pieces(
+    nodes: &mut NodeWriter,
+    keyspace: KeyspaceNumber,
+    leaves: &[LeafEntry],
+    builder: &mut ParentBuilder,
+    sidecar_pages: &mut u64,
+) -> Result<Vec<Option<FilterSlot>>> {
+    let layout = nodes.layout();
+    let pages = PIECE_BYTES.div_ceil(layout.page_size() as usize);
+    let piece_bytes_max = pages * layout.usable_bytes() - NODE_HEADER_BYTES;
+    let spec = NodeSpec {
+        kind: NodeKind::FilterPiece,
+        height: 0,
+        flags: 0,
+        keyspace,
+        codec: Codec::Plain,
+    };
+    let mut slots = Vec::with_capacity(leaves.len());
+    let mut piece: Vec<u8> = Vec::with_capacity(piece_bytes_max);
+    let mut piece_index = 0;
+    for leaf in leaves {
+        if leaf.filter.is_empty() {
+            slots.push(None);
+            continue;
+        }
+        if !piece.is_empty() && piece.len() + leaf.filter.len() > piece_bytes_max {
+            let reference = nodes.append(&spec, &piece)?;
+            *sidecar_pages += u64::from(reference.pages);
+            builder.push_piece(reference.into());
+            piece.clear();
+            piece_index += 1;
+        }
+        slots.push(Some(FilterSlot {
+            piece: piece_index,
+            first_line: (piece.len() / LINE_BYTES) as u32,
+            lines: (leaf.filter.len() / LINE_BYTES) as u32,
+        }));
+        piece.extend_from_slice(&leaf.filter);
+    }
+    if !piece.is_empty() {
+        let reference = nodes.append(&spec, &piece)?;
+        *sidecar_pages += u64::from(reference.pages);
+        builder.push_piece(reference.into());
+    }
+    Ok(slots)
+}
+
+fn write_overflow_list(
+    nodes: &mut NodeWriter,
+    keyspace: KeyspaceNumber,
+    leaves: &[LeafEntry],
+    builder: &mut ParentBuilder,
+    sidecar_pages: &mut u64,
+) -> Result<()> {
+    let mut content = Vec::new();
+    for (index, leaf) in leaves.iter().enumerate() {
+        for overflow in &leaf.overflow {
+            // A value born with its leaf keeps that meaning when the leaf is reused: the leaf's birth
+            // is then written in the parent.
+            let item = OverflowListItem {
+                child_index: index as u32,
+                birth: overflow.birth,
+                blocks: overflow.blocks.clone(),
+            };
+            item.encode(&mut content);
+        }
+    }
+    if content.is_empty() {
+        return Ok(());
+    }
+    let spec = NodeSpec {
+        kind: NodeKind::OverflowList,
+        height: 0,
+        flags: 0,
+        keyspace,
+        codec: Codec::Plain,
+    };
+    let reference = nodes.append(&spec, &content)?;
+    *sidecar_pages += u64::from(reference.pages);
+    builder.push_overflow_list(reference.into());
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_even_and_none_holds_one_child_or_too_many() {
+        for count in 1..400 {
+            for bytes in [0, SEPARATOR_BYTES_MAX, 3 * SEPARATOR_BYTES_MAX] {
+                let groups = even_groups(count, bytes, LEAVES_PER_LOWEST_PARENT_MAX);
+                assert_eq!(groups.iter().sum::<usize>(), count);
+                let (least, most) = (groups.iter().min().unwrap(), groups.iter().max().unwrap());
+                assert!(most - least <= 1 && *most <= LEAVES_PER_LOWEST_PARENT_MAX);
+                assert!(*least >= 2 || count == 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,558 @@
+//! Walks one tree, and one segment as readers see it.
+//!
+//! *Assumes*: the tree's blocks are held by whoever holds the state.
+//! *Guarantees*: entries come in the tree's order, in both directions; promoted ranges and other
+//! keyspaces are skipped. After an error the cursor is invalid.
+//!
+//! *Threads*: one owner; several cursors may walk one tree.
+
+use std::ops::Range;
+
+use super::descriptor::{Segment, TreeRoot, composite_key};
+use super::key_range::{KeyRange, is_before_end};
+use super::node::{Caching, LeafNode, ParentNode, TreeKind, read_leaf, read_parent};
+use super::range_tombstone::RangeValue;
+use super::sorted_block::EntryKind;
+use crate::error::{Result, Structure};
+use crate::page::{Frame, PageManager};
+use crate::sync::Arc;
+use crate::types::KeyspaceNumber;
+
+/// A sorted sequence of versions of keys, newest version of a key first.
+pub trait SortedSource {
+    /// True when the source stands on an entry.
+    fn valid(&self) -> bool;
+    /// The bare key; empty when not valid.
+    fn key(&self) -> &[u8];
+    /// The number; 0 where entries carry none.
+    fn number(&self) -> u64;
+    /// What the entry says.
+    fn kind(&self) -> EntryKind;
+    /// The entry's value.
+    fn value(&self) -> &[u8];
+    /// The frame that the value lies in and where, when it may be handed out without a copy.
+    fn value_frame(&self) -> Option<(&Arc<Frame>, Range<usize>)>;
+    /// To the next entry; invalid behind the last.
+    fn next(&mut self) -> Result<()>;
+    /// To the entry before; invalid before the first.
+    fn previous(&mut self) -> Result<()>;
+    /// To the newest version of the first key at or after `key`.
+    fn seek(&mut self, key: &[u8]) -> Result<()>;
+    /// To the last entry before every version of `key`.
+    fn seek_before(&mut self, key: &[u8]) -> Result<()>;
+    /// To the last entry.
+    fn seek_last(&mut self) -> Result<()>;
+    /// True when entries carry numbers, so that a key may have several versions.
+    fn numbered(&self) -> bool;
+    /// True when there are range tombstones.
+    fn has_ranges(&self) -> bool;
+    /// The range tombstone over `key` with the highest number at or below `at`.
+    fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>>;
+}
+
+/// A range tombstone that covers a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cover {
+    /// What it covers.
+    pub range: KeyRange,
+    /// Its number; 0 where entries carry none.
+    pub number: u64,
+}
+
+/// Walks all entries of one tree.
+#[derive(Debug)]
+pub struct TreeCursor {
+    pages: Arc<PageManager>,
+    root: TreeRoot,
+    keyspace: KeyspaceNumber,
+    kind: TreeKind,
+    numbered: bool,
+    caching: Caching,
+    /// From the root down: each parent with the index of the child that is open.
+    path: Vec<(ParentNode, usize)>,
+    leaf: Option<LeafNode>,
+    index: usize,
+    entry: Option<Position>,
+    key: Vec<u8>,
+}
+
+/// The entry that a cursor stands on.
+#[derive(Clone, Debug)]
+struct Position {
+    kind: EntryKind,
+    number: u64,
+    /// Where the value lies in the leaf's content.
+    value: Range<usize>,
+}
+
+impl TreeCursor {
+    /// A cursor that stands nowhere.
+    pub fn new(
+        pages: Arc<PageManager>,
+        root: TreeRoot,
+        keyspace: KeyspaceNumber,
+        kind: TreeKind,
+        numbered: bool,
+        caching: Caching,
+    ) -> TreeCursor {
+        TreeCursor {
+            pages,
+            root,
+            keyspace,
+            kind,
+            numbered,
+            caching,
+            path: Vec::new(),
+            leaf: None,
+            index: 0,
+            entry: None,
+            key: Vec::new(),
+        }
+    }
+
+    /// True when the cursor stands on an entry.
+    pub fn valid(&self) -> bool {
+        self.entry.is_some()
+    }
+
+    /// The key where it stands, as the tree has it.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// The number of the entry.
+    pub fn number(&self) -> u64 {
+        self.entry.as_ref().map_or(0, |entry| entry.number)
+    }
+
+    /// What the entry says.
+    pub fn kind(&self) -> EntryKind {
+        self.entry.as_ref().map_or(EntryKind::Delete, |entry| entry.kind)
+    }
+
+    /// The value of the entry.
+    pub fn value(&self) -> &[u8] {
+        self.value_frame().and_then(|(frame, range)| frame.content().get(range)).unwrap_or(&[])
+    }
+
+    /// The frame of the value, and where it lies in its content.
+    pub fn value_frame(&self) -> Option<(&Arc<Frame>, Range<usize>)> {
+        let (leaf, entry) = (self.leaf.as_ref()?, self.entry.as_ref()?);
+        Some((leaf.frame(), entry.value.clone()))
+    }
+
+    fn invalidate(&mut self) {
+        self.entry = None;
+        self.leaf = None;
+        self.path.clear();
+        self.key.clear();
+    }
+
+    /// Opens the child at `index` of the last parent of the path, and below it the edge that
+    /// `last` says; the leaf is open afterwards.
+    fn descend(&mut self, choose: impl Fn(&ParentNode) -> Result<usize>) -> Result<()> {
+        let (mut reference, mut height) = match self.path.last() {
+            None => (self.root.reference, self.root.height),
+            Some((parent, index)) => (parent.child_reference(*index)?, parent.height() - 1),
+        };
+        while height > 0 {
+            let parent = read_parent(&self.pages, &reference, self.keyspace, height)?;
+            let index = choose(&parent)?;
+            reference = parent.child_reference(index)?;
+            self.path.push((parent, index));
+            height -= 1;
+        }
+        let leaf = read_leaf(&self.pages, &reference, self.keyspace, self.kind, self.caching)?;
+        self.leaf = Some(leaf);
+        Ok(())
+    }
+
+    /// Reads the entry at `index` of the open leaf.
+    fn load(&mut self) -> Result<()> {
+        let Some(leaf) = &self.leaf else { return Ok(()) };
+        let block = leaf.view();
+        let entry = block.entry(self.index).map_err(|p| leaf.damage(p))?;
+        block.copy_key(self.index, &mut self.key).map_err(|p| leaf.damage(p))?;
+        // The value is a part of the content, so the distance of the two is its offset.
+        let start = entry.value.as_ptr().addr().wrapping_sub(leaf.frame().content().as_ptr().addr());
+        let start = if entry.value.is_empty() { 0 } else { start };
+        let value = start..start + entry.value.len();
+        self.entry = Some(Position { kind: entry.kind, number: entry.number, value });
+        Ok(())
+    }
+
+    /// Opens the neighbour of the open leaf; false when there is none.
+    fn open_neighbour(&mut self, forward: bool) -> Result<bool> {
+        while let Some((parent, index)) = self.path.last_mut() {
+            let moved = if forward {
+                (*index + 1 < parent.view().len()).then(|| *index + 1)
+            } else {
+                index.checked_sub(1)
+            };
+            match moved {
+                Some(next) => {
+                    *index = next;
+                    let edge = move |p: &ParentNode| Ok(if forward { 0 } else { p.view().len() - 1 });
+                    self.descend(edge)?;
+                    return Ok(true);
+                }
+                None => {
+                    self.path.pop();
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn leaf_len(&self) -> usize {
+        self.leaf.as_ref().map_or(0, |leaf| leaf.view().len())
+    }
+
+    /// Stands on the entry at `index`, or on the first of the next leaf.
+    fn settle_forward(&mut self) -> Result<()> {
+        if self.index < self.leaf_len() {
+            return self.load();
+        }
+        if self.open_neighbour(true)? {
+            self.index = 0;
+            return self.load();
+        }
+        self.invalidate();
+        Ok(())
+    }
+
+    /// Stands on the entry before `index`, or on the last of the leaf before.
+    fn settle_backward(&mut self) -> Result<()> {
+        if self.index > 0 {
+            self.index -= 1;
+            return self.load();
+        }
+        if self.open_neighbour(false)? {
+            self.index = self.leaf_len().saturating_sub(1);
+            return self.load();
+        }
+        self.invalidate();
+        Ok(())
+    }
+
+    fn guarded(&mut self, run: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let result = run(self);
+        if result.is_err() {
+            self.invalidate();
+        }
+        result
+    }
+
+    /// To the next entry.
+    ///
+    /// # Errors
+    /// When a node cannot be read.
+    pub fn next(&mut self) -> Result<()> {
+        if self.entry.is_none() {
+            return Ok(());
+        }
+        self.guarded(|this| {
+            this.index += 1;
+            this.settle_forward()
+        })
+    }
+
+    /// To the entry before.
+    ///
+    /// # Errors
+    /// When a node cannot be read.
+    pub fn previous(&mut self) -> Result<()> {
+        if self.entry.is_none() {
+            return Ok(());
+        }
+        self.guarded(Self::settle_backward)
+    }
+
+    /// To the first entry.
+    ///
+    /// # Errors
+    /// When a node cannot be read.
+    pub fn seek_first(&mut self) -> Result<()> {
+        self.guarded(|this| {
+            this.invalidate();
+            this.descend(|_| Ok(0))?;
+            this.index = 0;
+            this.settle_forward()
+        })
+    }
+
+    /// To the last entry.
+    ///
+    /// # Errors
+    /// When a node cannot be read.
+    pub fn seek_last(&mut self) -> Result<()> {
+        self.guarded(|this| {
+            this.invalidate();
+            this.descend(|parent| Ok(parent.view().len().saturating_sub(1)))?;
+            this.index = this.leaf_len();
+            this.settle_backward()
+        })
+    }
+
+    /// The lower bound of `key` in the open leaf, when the leaf certainly holds the place.
+    fn bound_in_open_leaf(&self, key: &[u8]) -> Option<usize> {
+        let block = self.leaf.as_ref()?.view();
+        let last = block.len().checked_sub(1)?;
+        let first_below = block.compare_key(0, key).ok()?.is_lt();
+        (first_below && block.compare_key(last, key).ok()?.is_ge()).then(|| block.lower_bound(key).0)
+    }
+
+    fn open_lower_bound(&mut self, key: &[u8]) -> Result<()> {
+        if let Some(index) = self.bound_in_open_leaf(key) {
+            self.index = index;
+            return Ok(());
+        }
+        self.path.clear();
+        self.leaf = None;
+        let numbered = self.numbered;
+        self.descend(|parent| parent.child_for(key, numbered))?;
+        self.index = self.leaf.as_ref().map_or(0, |leaf| leaf.view().lower_bound(key).0);
+        Ok(())
+    }
+
+    /// To the first entry at or after `key`: its newest version.
+    ///
+    /// # Errors
+    /// When a node cannot be read.
+    pub fn seek(&mut self, key: &[u8]) -> Result<()> {
+        self.guarded(|this| {
+            this.open_lower_bound(key)?;
+            this.settle_forward()
+        })
+    }
+
+    /// To the last entry before all versions of `key`.
+    ///
+    /// # Errors
+    /// When a node cannot be read.
+    pub fn seek_before(&mut self, key: &[u8]) -> Result<()> {
+        self.guarded(|this| {
+            this.open_lower_bound(key)?;
+            this.settle_backward()
+        })
+    }
+}
+
+/// One segment as a reader of one keyspace sees it.
+#[derive(Debug)]
+pub struct SegmentSource {
+    segment: Arc<Segment>,
+    /// The keyspace's number in young segments, where it leads each key.
+    lead: Option<KeyspaceNumber>,
+    points: Option<TreeCursor>,
+    ranges: Option<TreeCursor>,
+    scratch: Vec<u8>,
+}
+
+/// The bytes that lead a composite key.
+const LEAD_BYTES: usize = 4;
+
+impl SegmentSource {
+    /// A source over `segment` for `keyspace`.
+    pub fn new(
+        pages: &Arc<PageManager>,
+        segment: &Arc<Segment>,
+        keyspace: KeyspaceNumber,
+        caching: Caching,
+    ) -> SegmentSource {
+        let young = segment.is_young();
+        let node_keyspace = if young { KeyspaceNumber::MANY } else { keyspace };
+        let cursor = |root: &TreeRoot, kind| {
+            TreeCursor::new(pages.clone(), root.clone(), node_keyspace, kind, young, caching)
+        };
+        SegmentSource {
+            lead: young.then_some(keyspace),
+            points: segment.points.as_ref().map(|root| cursor(root, TreeKind::Points)),
+            ranges: segment.ranges.as_ref().map(|root| cursor(root, TreeKind::Ranges)),
+            segment: segment.clone(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The segment that it walks.
+    pub fn segment(&self) -> &Arc<Segment> {
+        &self.segment
+    }
+
+    fn lead_bytes(&self) -> usize {
+        if self.lead.is_some() { LEAD_BYTES } else { 0 }
+    }
+
+    /// `key` as the tree has it.
+    fn tree_key<'a>(lead: Option<KeyspaceNumber>, key: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        match lead {
+            None => key,
+            Some(keyspace) => {
+                composite_key(keyspace, key, scratch);
+                scratch
+            }
+        }
+    }
+
+    /// Leaves promoted ranges behind.
+    fn skip_promoted(&mut self, forward: bool) -> Result<()> {
+        if self.segment.promoted.is_empty() {
+            return Ok(());
+        }
+        let Some(points) = &mut self.points else { return Ok(()) };
+        while points.valid() {
+            let Some(range) = self.segment.promoted.containing(points.key()) else { break };
+            match (forward, &range.end) {
+                (true, Some(end)) => points.seek(end)?,
+                (true, None) => points.invalidate(),
+                (false, _) => points.seek_before(&range.start)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn in_keyspace(&self) -> bool {
+        let Some(points) = &self.points else { return false };
+        points.valid()
+            && self
+                .lead
+                .is_none_or(|keyspace| points.key().starts_with(&keyspace.0.to_be_bytes()))
+    }
+
+    /// The fragment of the ranges tree over a key as the tree has it.
+    fn fragment_over(&mut self, tree_key: &[u8], at: u64) -> Result<Option<Cover>> {
+        let Some(ranges) = &mut self.ranges else { return Ok(None) };
+        ranges.seek(tree_key)?;
+        if !ranges.valid() || ranges.key() != tree_key {
+            if ranges.valid() {
+                ranges.previous()?;
+            } else {
+                ranges.seek_last()?;
+            }
+        }
+        let young = self.lead.is_some();
+        if !ranges.valid() || ranges.key() > tree_key {
+            return Ok(None);
+        }
+        let Some(leaf) = &ranges.leaf else { return Ok(None) };
+        let base = leaf.view().base_number();
+        let value = RangeValue::decode(ranges.value(), young.then_some(base))
+            .map_err(|p| p.corruption(Structure::Leaf))?;
+        if !is_before_end(tree_key, value.end) {
+            return Ok(None);
+        }
+        let number = if young { value.newest_at(at) } else { Some(0) };
+        let range = KeyRange { start: ranges.key().to_vec(), end: value.end.map(<[u8]>::to_vec) };
+        // Where a part was promoted, what lies below may be newer than the fragment.
+        let range = match self.segment.promoted.is_empty() {
+            true => range,
+            false => {
+                let gaps = self.segment.promoted.gaps_in(&range);
+                gaps.into_iter().find(|gap| gap.contains(tree_key)).unwrap_or(range)
+            }
+        };
+        Ok(number.map(|number| Cover { range, number }))
+    }
+
+    /// Cuts the keyspace number off the ends of a range of a young segment.
+    fn bare_range(&self, range: KeyRange) -> KeyRange {
+        let Some(keyspace) = self.lead else { return range };
+        let lead = keyspace.0.to_be_bytes();
+        let start = range.start.strip_prefix(&lead).map(<[u8]>::to_vec).unwrap_or_default();
+        let end = range.end.as_deref().and_then(|end| end.strip_prefix(&lead)).map(<[u8]>::to_vec);
+        KeyRange { start, end }
+    }
+}
+
+impl SortedSource for SegmentSource {
+    fn valid(&self) -> bool {
+        self.in_keyspace()
+    }
+
+    fn key(&self) -> &[u8] {
+        let key = self.points.as_ref().map_or(&[][..], TreeCursor::key);
+        key.get(self.lead_bytes()..).unwrap_or_default()
+    }
+
+    fn number(&self) -> u64 {
+        self.points.as_ref().map_or(0, TreeCursor::number)
+    }
+
+    fn kind(&self) -> EntryKind {
+        self.points.as_ref().map_or(EntryKind::Delete, TreeCursor::kind)
+    }
+
+    fn value(&self) -> &[u8] {
+        self.points.as_ref().map_or(&[], TreeCursor::value)
+    }
+
+    fn value_frame(&self) -> Option<(&Arc<Frame>, Range<usize>)> {
+        self.points.as_ref()?.value_frame()
+    }
+
+    fn next(&mut self) -> Result<()> {
+        if let Some(points) = &mut self.points {
+            points.next()?;
+        }
+        self.skip_promoted(true)
+    }
+
+    fn previous(&mut self) -> Result<()> {
+        if let Some(points) = &mut self.points {
+            points.previous()?;
+        }
+        self.skip_promoted(false)
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        if let Some(points) = &mut self.points {
+            points.seek(Self::tree_key(self.lead, key, &mut self.scratch))?;
+        }
+        self.skip_promoted(true)
+    }
+
+    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
+        if let Some(points) = &mut self.points {
+            points.seek_before(Self::tree_key(self.lead, key, &mut self.scratch))?;
+        }
+        self.skip_promoted(false)
+    }
+
+    fn seek_last(&mut self) -> Result<()> {
+        if let Some(points) = &mut self.points {
+            match self.lead {
+                None => points.seek_last()?,
+                Some(keyspace) => points.seek_before(&keyspace.0.saturating_add(1).to_be_bytes())?,
+            }
+        }
+        self.skip_promoted(false)
+    }
+
+    fn numbered(&self) -> bool {
+        self.lead.is_some()
+    }
+
+    fn has_ranges(&self) -> bool {
+        self.ranges.is_some()
+    }
+
+    fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>> {
+        if self.ranges.is_none() {
+            return Ok(None);
+        }
+        let mut tree_key = std::mem::take(&mut self.scratch);
+        match self.lead {
+            Some(keyspace) => composite_key(keyspace, key, &mut tree_key),
+            None => {
+                tree_key.clear();
+                tree_key.extend_from_slice(key);
+            }
+        }
+        // What was promoted covers nothing here any more.
+        let promoted = self.segment.promoted.contains(&tree_key);
+        let found =
+            if promoted { Ok(None) } else { self.fragment_over(&tree_key, at) };
+        self.scratch = tree_key;
+        Ok(found?.map(|cover| Cover { range: self.bare_range(cover.range), ..cover }))
+    }
+}

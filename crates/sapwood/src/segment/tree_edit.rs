@@ -1,0 +1,273 @@
+//! Replaces lowest parents of a tree and rebuilds the path above them, in memory.
+//!
+//! *Assumes*: the replaced range begins and ends at separators of lowest parents.
+//! *Guarantees*: all leaves stay at one depth; no parent has one child (a root gives way to it); an
+//! upper parent under a third full takes a neighbour's children in. Nodes made here are unwritten.
+//!
+//! *Format*: docs/format.md, section 4.2. *Threads*: under the install lock, one tree at a time.
+
+use super::descriptor::TreeRoot;
+use super::key_range::is_before_end;
+use super::node::{ParentNode, read_parent};
+use super::parent::{Below, Child, ParentBuilder};
+use super::parent_writer::{Lowest, ParentEntry, even_groups, parent_spec};
+use crate::error::{Result, Structure};
+use crate::page::{Block, PageManager};
+use crate::types::{Epoch, KeyspaceNumber};
+
+/// The most children of an upper parent.
+pub const UPPER_CHILDREN_MAX: usize = 160;
+
+/// What an edit did to the upper parents of a tree. Leaves and lowest parents are the caller's.
+#[derive(Debug, Default)]
+pub struct TreeChange {
+    /// The new root; `None` when nothing is left.
+    pub root: Option<TreeRoot>,
+    /// Upper parents that the new tree does not use, with their births.
+    pub died: Vec<(Block, Epoch)>,
+    /// Upper parents that the new tree uses and the old one did not.
+    pub born: Vec<Block>,
+}
+
+/// Edits one tree at one install.
+#[derive(Debug)]
+pub struct TreeEdit<'a> {
+    pages: &'a PageManager,
+    keyspace: KeyspaceNumber,
+    /// The epoch of the install.
+    epoch: Epoch,
+    change: TreeChange,
+}
+
+impl<'a> TreeEdit<'a> {
+    /// An edit of a tree of `keyspace`, installed with `epoch`.
+    pub fn new(pages: &'a PageManager, keyspace: KeyspaceNumber, epoch: Epoch) -> TreeEdit<'a> {
+        TreeEdit { pages, keyspace, epoch, change: TreeChange::default() }
+    }
+
+    /// Makes a tree of what a step wrote.
+    ///
+    /// # Errors
+    /// When no page can be had for an upper parent.
+    pub fn build(self, lowest: Lowest) -> Result<TreeChange> {
+        match lowest {
+            Lowest::Leaf(leaf) => {
+                let child = Child { filter: None, ..leaf.child };
+                self.finish(vec![ParentEntry { separator: leaf.separator, child }], 0)
+            }
+            Lowest::Parents(parents) => self.finish(parents, 1),
+        }
+    }
+
+    /// Replaces the lowest parents of `root` whose separators lie from `start` to before `end`.
+    ///
+    /// # Errors
+    /// When an upper parent cannot be read, or no page can be had for one. What was allotted is then
+    /// given back.
+    pub fn replace(
+        mut self,
+        root: &TreeRoot,
+        start: &[u8],
+        end: Option<&[u8]>,
+        new: Vec<ParentEntry>,
+    ) -> Result<TreeChange> {
+        assert!(root.height >= 2, "a tree without upper parents is built anew");
+        let node = read_parent(self.pages, &root.reference, self.keyspace, root.height)?;
+        let result = self.edited_children(&node, root.birth, start, end, new);
+        let children = self.or_undo(result)?;
+        self.finish(children, root.height - 1)
+    }
+
+    fn or_undo<T>(&self, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            for block in &self.change.born {
+                self.pages.free(*block);
+            }
+        }
+        result
+    }
+
+    /// The children of a node after the edit; the node itself dies.
+    fn edited_children(
+        &mut self,
+        node: &ParentNode,
+        birth: Epoch,
+        start: &[u8],
+        end: Option<&[u8]>,
+        new: Vec<ParentEntry>,
+    ) -> Result<Vec<ParentEntry>> {
+        self.change.died.push((node.reference().block(), birth));
+        let mut children = entries_of(node, birth)?;
+        if node.height() == 2 {
+            let first = children.partition_point(|child| child.separator.as_slice() < start);
+            let last = children.partition_point(|child| is_before_end(&child.separator, end));
+            children.splice(first..last.max(first), new);
+            return Ok(children);
+        }
+        // The children that hold some of the range; the one before holds the start.
+        let after_start = children.partition_point(|child| child.separator.as_slice() <= start);
+        let mut first = after_start.saturating_sub(1);
+        let mut last = children.partition_point(|child| is_before_end(&child.separator, end));
+        last = last.max(first + 1);
+        let mut merged = Vec::new();
+        let mut new = Some(new);
+        for child in &children[first..last] {
+            let below = self.read_child(child, node.height() - 1)?;
+            // All new parents go to the first; the others only lose theirs.
+            let new = new.take().unwrap_or_default();
+            let child_birth = child.child.birth.unwrap_or(birth);
+            merged.extend(self.edited_children(&below, child_birth, start, end, new)?);
+        }
+        // Too few for a parent of their own: a neighbour's children come in.
+        if merged.len() * 3 < UPPER_CHILDREN_MAX && children.len() > last - first {
+            let neighbour = if last < children.len() { last } else { first - 1 };
+            let entry = &children[neighbour];
+            let below = self.read_child(entry, node.height() - 1)?;
+            let child_birth = entry.child.birth.unwrap_or(birth);
+            self.change.died.push((below.reference().block(), child_birth));
+            let theirs = entries_of(&below, child_birth)?;
+            if neighbour == last {
+                merged.extend(theirs);
+                last += 1;
+            } else {
+                merged.splice(0..0, theirs);
+                first -= 1;
+            }
+        }
+        let packed = self.pack(merged, node.height() - 1)?;
+        children.splice(first..last, packed);
+        Ok(children)
+    }
+
+    fn read_child(&self, entry: &ParentEntry, height: u8) -> Result<ParentNode> {
+        read_parent(self.pages, &entry.child.reference.into(), self.keyspace, height)
+    }
+
+    /// Puts children under as few upper parents of `height` as hold them.
+    fn pack(&mut self, children: Vec<ParentEntry>, height: u8) -> Result<Vec<ParentEntry>> {
+        if children.is_empty() {
+            return Ok(Vec::new());
+        }
+        let bytes = children.iter().map(|child| child.separator.len()).sum();
+        let mut rest = children.as_slice();
+        let mut parents = Vec::new();
+        for count in even_groups(children.len(), bytes, UPPER_CHILDREN_MAX) {
+            let (group, others) = rest.split_at(count);
+            parents.push(self.make_parent(group, height)?);
+            rest = others;
+        }
+        Ok(parents)
+    }
+
+    fn make_parent(&mut self, children: &[ParentEntry], height: u8) -> Result<ParentEntry> {
+        let mut builder = ParentBuilder::new(height);
+        for entry in children {
+            builder.push(&entry.separator, &entry.child);
+        }
+        let mut content = Vec::new();
+        let info = builder.finish(&mut content).map_err(|p| p.corruption(Structure::Parent))?;
+        let spec = parent_spec(height, self.keyspace, info.wide);
+        let reference = self.pages.put_unwritten(&spec, &content)?;
+        self.change.born.push(reference.block());
+        let sum = |part: fn(&Child) -> u64| children.iter().map(|entry| part(&entry.child)).sum();
+        Ok(ParentEntry {
+            separator: children.first().map(|entry| entry.separator.clone()).unwrap_or_default(),
+            child: Child {
+                reference: reference.into(),
+                entries: sum(|child| child.entries),
+                tombstones: sum(|child| child.tombstones),
+                birth: None,
+                below: Below::Parent {
+                    pages: sum(|child| u64::from(child.reference.pages) + pages_below(child)),
+                    leaves: sum(leaves_below),
+                    overflow: children.iter().any(|entry| entry.child.has_overflow()),
+                },
+                filter: None,
+                dictionary: None,
+            },
+        })
+    }
+
+    /// Builds the levels above `children`, which have `height`.
+    fn finish(mut self, mut children: Vec<ParentEntry>, mut height: u8) -> Result<TreeChange> {
+        while children.len() > 1 {
+            height += 1;
+            let result = self.pack(children, height);
+            children = self.or_undo(result)?;
+        }
+        match children.pop() {
+            None => Ok(self.change),
+            Some(root) => self.finish_with_root(root, height),
+        }
+    }
+
+    fn finish_with_root(mut self, mut root: ParentEntry, mut height: u8) -> Result<TreeChange> {
+        // A root with an only child gives way to it. Lowest parents never have one.
+        while height >= 2 {
+            let result = self.read_child(&root, height);
+            let node = self.or_undo(result)?;
+            if node.view().len() > 1 {
+                break;
+            }
+            let birth = root.child.birth.unwrap_or(self.epoch);
+            let block = node.reference().block();
+            match self.change.born.iter().position(|born| *born == block) {
+                Some(index) => {
+                    self.change.born.swap_remove(index);
+                    self.pages.free(block);
+                }
+                None => self.change.died.push((block, birth)),
+            }
+            let result = entries_of(&node, birth);
+            match self.or_undo(result)?.pop() {
+                Some(child) => root = child,
+                None => break,
+            }
+            height -= 1;
+        }
+        Ok(self.finish_at(root, height))
+    }
+
+    fn finish_at(mut self, root: ParentEntry, height: u8) -> TreeChange {
+        self.change.root = Some(TreeRoot {
+            reference: root.child.reference.into(),
+            height,
+            birth: root.child.birth.unwrap_or(self.epoch),
+            entries: root.child.entries,
+            tombstones: root.child.tombstones,
+            pages: u64::from(root.child.reference.pages) + pages_below(&root.child),
+            leaves: leaves_below(&root.child),
+        });
+        self.change
+    }
+}
+
+/// The pages of everything below a child, its overflow values included.
+pub fn pages_below(child: &Child) -> u64 {
+    match child.below {
+        Below::Leaf { overflow_pages } => overflow_pages,
+        Below::Parent { pages, .. } => pages,
+    }
+}
+
+/// The leaves below a child; a leaf counts itself.
+pub fn leaves_below(child: &Child) -> u64 {
+    match child.below {
+        Below::Leaf { .. } => 1,
+        Below::Parent { leaves, .. } => leaves,
+    }
+}
+
+/// The children of a parent born in `birth`, each with its own birth spelled out.
+pub fn entries_of(node: &ParentNode, birth: Epoch) -> Result<Vec<ParentEntry>> {
+    let parent = node.view();
+    let mut entries = Vec::with_capacity(parent.len());
+    for index in 0..parent.len() {
+        let mut separator = Vec::new();
+        parent.separator(index, &mut separator).map_err(|p| node.damage(p))?;
+        let mut child = parent.child(index).map_err(|p| node.damage(p))?;
+        child.birth = Some(child.birth.unwrap_or(birth));
+        entries.push(ParentEntry { separator, child });
+    }
+    Ok(entries)
+}
