@@ -59,13 +59,8 @@ fn compression(criterion: &mut Criterion) {
     let mut room = vec![0; 2 * LEAF_BYTES];
     let mut compressor = zstd::bulk::Compressor::new(1).expect("a zstd context");
     let mut decompressor = zstd::bulk::Decompressor::new().expect("a zstd context");
-    let packed = compressor
-        .compress(&block)
-        .expect("a block that zstd takes");
-    assert!(
-        packed.len() < block.len() * 2 / 3,
-        "the block is not half compressible"
-    );
+    let packed = compressor.compress(&block).expect("a block that zstd takes");
+    assert!(packed.len() < block.len() * 2 / 3, "the block is not half compressible");
 
     let mut group = criterion.benchmark_group("zstd level 1 of 8 KiB");
     group.throughput(Throughput::Bytes(LEAF_BYTES as u64));

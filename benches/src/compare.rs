@@ -60,18 +60,13 @@ impl Plan {
                     .iter()
                     .any(|&other| self.wants(other) && other.database() == load.database())
         };
-        ORDER
-            .into_iter()
-            .filter(|&workload| self.wants(workload) || reads_it(workload))
-            .collect()
+        ORDER.into_iter().filter(|&workload| self.wants(workload) || reads_it(workload)).collect()
     }
 }
 
 pub fn run(plan: &Plan) -> Outcome<Vec<Sample>> {
     fs::create_dir_all(&plan.dir)?;
-    let dir = tempfile::Builder::new()
-        .prefix("sapwood-benches-")
-        .tempdir_in(&plan.dir)?;
+    let dir = tempfile::Builder::new().prefix("sapwood-benches-").tempdir_in(&plan.dir)?;
     let mut samples = Vec::new();
     for round in 0..plan.rounds {
         let round_dir = dir.path().join(round.to_string());
@@ -105,22 +100,12 @@ fn collect(
     at: &Path,
 ) -> Outcome<()> {
     let mut push = |metric, figure| {
-        samples.push(Sample {
-            metric,
-            engine,
-            figure,
-        });
+        samples.push(Sample { metric, engine, figure });
     };
-    push(
-        Metric::Rate(workload),
-        measured.operations as f64 / measured.seconds,
-    );
+    push(Metric::Rate(workload), measured.operations as f64 / measured.seconds);
     if workload.is_load() {
         push(Metric::Settle(workload), measured.settle_seconds);
-        push(
-            Metric::DiskBytes(workload),
-            workload::disk_bytes(at)? as f64,
-        );
+        push(Metric::DiskBytes(workload), workload::disk_bytes(at)? as f64);
     }
     Ok(())
 }
@@ -130,13 +115,7 @@ fn run_child(plan: &Plan, engine: Name, workload: Workload, at: &Path) -> Outcom
         .map(|value| value.get_name().to_owned())
         .ok_or("a workload without a name")?;
     let output = Command::new(std::env::current_exe()?)
-        .args([
-            "one",
-            "--engine",
-            engine.text(),
-            "--workload",
-            &workload_name,
-        ])
+        .args(["one", "--engine", engine.text(), "--workload", &workload_name])
         .arg("--at")
         .arg(at)
         .args(["--pairs", &plan.sizes.pairs.to_string()])
@@ -157,19 +136,8 @@ mod tests {
     use super::*;
 
     fn plan(workloads: Vec<Workload>) -> Plan {
-        let sizes = Sizes {
-            pairs: 1,
-            reads: 1,
-            commits: 1,
-            memory_mib: 64,
-        };
-        Plan {
-            sizes,
-            engines: Vec::new(),
-            workloads,
-            rounds: 1,
-            dir: PathBuf::new(),
-        }
+        let sizes = Sizes { pairs: 1, reads: 1, commits: 1, memory_mib: 64 };
+        Plan { sizes, engines: Vec::new(), workloads, rounds: 1, dir: PathBuf::new() }
     }
 
     #[test]

@@ -93,11 +93,8 @@ fn main() -> ExitCode {
 }
 
 fn run_quick(quick: &Quick) -> Outcome<()> {
-    let engines = if quick.engines.is_empty() {
-        engines::compiled()
-    } else {
-        quick.engines.clone()
-    };
+    let engines =
+        if quick.engines.is_empty() { engines::compiled() } else { quick.engines.clone() };
     let plan = compare::Plan {
         sizes: quick.sizes.clone(),
         engines,

@@ -74,10 +74,7 @@ pub fn sum(bytes: &[u8]) -> u64 {
 
 /// The sum of all bytes of all keys and values of a database with `pair_count` pairs.
 pub fn sum_of_all(pair_count: u64) -> u64 {
-    (0..pair_count)
-        .map(present)
-        .map(|number| sum(&key(number)) + sum(&value(number)))
-        .sum()
+    (0..pair_count).map(present).map(|number| sum(&key(number)) + sum(&value(number))).sum()
 }
 
 #[cfg(test)]

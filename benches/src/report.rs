@@ -42,10 +42,7 @@ pub fn rows(samples: &[Sample], engines: &[Name]) -> Vec<Row> {
         Metric::Settle(_) => 1,
         Metric::DiskBytes(_) => 2,
     });
-    metrics
-        .into_iter()
-        .map(|metric| row(metric, samples, engines))
-        .collect()
+    metrics.into_iter().map(|metric| row(metric, samples, engines)).collect()
 }
 
 fn row(metric: Metric, samples: &[Sample], engines: &[Name]) -> Row {
@@ -61,43 +58,21 @@ fn row(metric: Metric, samples: &[Sample], engines: &[Name]) -> Row {
         figures.sort_by(f64::total_cmp);
         if let (Some(&least), Some(&greatest)) = (figures.first(), figures.last()) {
             let median = median(&figures);
-            cells.push(Cell {
-                engine,
-                median,
-                least,
-                greatest,
-                to_best_peer: None,
-            });
+            cells.push(Cell { engine, median, least, greatest, to_best_peer: None });
         }
     }
     if !matches!(metric, Metric::Settle(_)) {
         compare(&mut cells, more_is_better);
     }
-    Row {
-        name,
-        unit,
-        more_is_better,
-        cells,
-    }
+    Row { name, unit, more_is_better, cells }
 }
 
 fn compare(cells: &mut [Cell], more_is_better: bool) {
-    let peers = cells
-        .iter()
-        .filter(|cell| cell.engine != Name::Sapwood)
-        .map(|cell| cell.median);
-    let best = if more_is_better {
-        peers.reduce(f64::max)
-    } else {
-        peers.reduce(f64::min)
-    };
+    let peers = cells.iter().filter(|cell| cell.engine != Name::Sapwood).map(|cell| cell.median);
+    let best = if more_is_better { peers.reduce(f64::max) } else { peers.reduce(f64::min) };
     let Some(best) = best else { return };
     for cell in cells {
-        let ratio = if more_is_better {
-            cell.median / best
-        } else {
-            best / cell.median
-        };
+        let ratio = if more_is_better { cell.median / best } else { best / cell.median };
         cell.to_best_peer = Some(ratio);
     }
 }
@@ -105,11 +80,7 @@ fn compare(cells: &mut [Cell], more_is_better: bool) {
 /// The middle of sorted figures; the mean of the two in the middle when their number is even.
 fn median(sorted: &[f64]) -> f64 {
     let middle = sorted.len() / 2;
-    if sorted.len() % 2 == 1 {
-        sorted[middle]
-    } else {
-        (sorted[middle - 1] + sorted[middle]) / 2.0
-    }
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
 }
 
 pub fn json(plan: &Plan, rows: &[Row]) -> Outcome<String> {
@@ -119,11 +90,7 @@ pub fn json(plan: &Plan, rows: &[Row]) -> Outcome<String> {
         rounds: u32,
         rows: &'a [Row],
     }
-    let report = Report {
-        sizes: &plan.sizes,
-        rounds: plan.rounds,
-        rows,
-    };
+    let report = Report { sizes: &plan.sizes, rounds: plan.rounds, rows };
     Ok(serde_json::to_string_pretty(&report)?)
 }
 
@@ -157,8 +124,7 @@ fn line(row: &Row, engines: &[Name]) -> Vec<String> {
             Some(cell) => cells.extend([
                 short(cell.median),
                 format!("({}..{})", short(cell.least), short(cell.greatest)),
-                cell.to_best_peer
-                    .map_or_else(String::new, |ratio| format!("{ratio:.2}")),
+                cell.to_best_peer.map_or_else(String::new, |ratio| format!("{ratio:.2}")),
             ]),
             None => cells.extend(["-".to_owned(), String::new(), String::new()]),
         }
@@ -170,12 +136,7 @@ fn line(row: &Row, engines: &[Name]) -> Vec<String> {
 fn aligned(lines: &[Vec<String>]) -> String {
     let column_count = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
-        lines
-            .iter()
-            .filter_map(|line| line.get(column))
-            .map(String::len)
-            .max()
-            .unwrap_or(0)
+        lines.iter().filter_map(|line| line.get(column)).map(String::len).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..column_count).map(width).collect();
     let mut text = String::new();
@@ -214,14 +175,7 @@ mod tests {
     use crate::workload::Workload;
 
     fn samples(metric: Metric, engine: Name, figures: &[f64]) -> Vec<Sample> {
-        figures
-            .iter()
-            .map(|&figure| Sample {
-                metric,
-                engine,
-                figure,
-            })
-            .collect()
+        figures.iter().map(|&figure| Sample { metric, engine, figure }).collect()
     }
 
     #[test]
@@ -232,10 +186,7 @@ mod tests {
         all.extend(samples(metric, Name::Lmdb, &[400.0, 400.0]));
         let rows = rows(&all, &[Name::Sapwood, Name::Redb, Name::Lmdb]);
         let cells = &rows[0].cells;
-        assert_eq!(
-            (cells[0].least, cells[0].median, cells[0].greatest),
-            (100.0, 200.0, 300.0)
-        );
+        assert_eq!((cells[0].least, cells[0].median, cells[0].greatest), (100.0, 200.0, 300.0));
         assert_eq!(cells[0].to_best_peer, Some(0.5));
         assert_eq!(cells[1].to_best_peer, Some(0.125));
         assert_eq!(cells[2].to_best_peer, Some(1.0));
@@ -259,10 +210,7 @@ mod tests {
 
     #[test]
     fn columns_are_aligned() {
-        let lines = [
-            vec!["a".to_owned(), "10".to_owned()],
-            vec!["abc".to_owned(), "9".to_owned()],
-        ];
+        let lines = [vec!["a".to_owned(), "10".to_owned()], vec!["abc".to_owned(), "9".to_owned()]];
         assert_eq!(aligned(&lines), "a    10\nabc   9\n");
     }
 }

@@ -95,10 +95,7 @@ pub fn run_and_print(one: &One) -> Outcome<()> {
 }
 
 pub fn run(one: &One) -> Outcome<Measured> {
-    let settings = Settings {
-        memory_bytes: one.sizes.memory_mib << 20,
-        wish: one.workload.wish(),
-    };
+    let settings = Settings { memory_bytes: one.sizes.memory_mib << 20, wish: one.workload.wish() };
     let engine = engines::open(one.engine, &one.at, settings)?;
     let (operations, time) = measure(engine.as_ref(), one.workload, &one.sizes)?;
     let settling = Instant::now();
@@ -170,9 +167,7 @@ fn with_timed_sync<T>(engine: &dyn Engine, load: impl FnOnce() -> Outcome<T>) ->
         });
         let loaded = load();
         drop(stop);
-        syncing
-            .join()
-            .map_err(|_| "the syncing thread panicked")??;
+        syncing.join().map_err(|_| "the syncing thread panicked")??;
         loaded
     })
 }
@@ -201,9 +196,7 @@ fn commit_durably(
             })
             .collect();
         for thread in committing {
-            thread
-                .join()
-                .map_err(|_| "a committing thread panicked")??;
+            thread.join().map_err(|_| "a committing thread panicked")??;
         }
         Ok(())
     })?;
@@ -219,11 +212,7 @@ fn read(engine: &dyn Engine, sizes: &Sizes, present: bool) -> Outcome<(u64, Dura
     let start = Instant::now();
     for _ in 0..sizes.reads {
         let index = random.below(sizes.pairs);
-        let number = if present {
-            pairs::present(index)
-        } else {
-            pairs::absent(index)
-        };
+        let number = if present { pairs::present(index) } else { pairs::absent(index) };
         let found = reader.get(&pairs::key(number), &mut |value| {
             found_bytes += value.len() as u64;
         })?;
@@ -232,11 +221,7 @@ fn read(engine: &dyn Engine, sizes: &Sizes, present: bool) -> Outcome<(u64, Dura
     let time = start.elapsed();
     let expected = if present { sizes.reads } else { 0 };
     check("keys found", expected, found_count)?;
-    check(
-        "bytes found",
-        expected * pairs::VALUE_BYTES as u64,
-        found_bytes,
-    )?;
+    check("bytes found", expected * pairs::VALUE_BYTES as u64, found_bytes)?;
     Ok((sizes.reads, time))
 }
 
@@ -284,11 +269,7 @@ pub fn disk_bytes(dir: &Path) -> Outcome<u64> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let metadata = entry.metadata()?;
-        bytes += if metadata.is_dir() {
-            disk_bytes(&entry.path())?
-        } else {
-            allotted(&metadata)
-        };
+        bytes += if metadata.is_dir() { disk_bytes(&entry.path())? } else { allotted(&metadata) };
     }
     Ok(bytes)
 }
@@ -320,23 +301,13 @@ mod tests {
 
     #[test]
     fn every_engine_gives_the_right_answers_in_every_workload() {
-        let sizes = Sizes {
-            pairs: 2_500,
-            reads: 500,
-            commits: 20,
-            memory_mib: 64,
-        };
+        let sizes = Sizes { pairs: 2_500, reads: 500, commits: 20, memory_mib: 64 };
         for engine in engines::compiled() {
             let dir = tempfile::tempdir().unwrap();
             for workload in WORKLOADS {
                 let at = dir.path().join(workload.database());
                 std::fs::create_dir_all(&at).unwrap();
-                let one = One {
-                    engine,
-                    workload,
-                    at: at.clone(),
-                    sizes: sizes.clone(),
-                };
+                let one = One { engine, workload, at: at.clone(), sizes: sizes.clone() };
                 let measured = run(&one).unwrap();
                 assert!(measured.operations > 0, "{engine:?} {workload:?}");
                 assert!(measured.seconds > 0.0, "{engine:?} {workload:?}");

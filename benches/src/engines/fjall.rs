@@ -31,9 +31,7 @@ impl Adapter {
     pub fn open(dir: &Path, settings: Settings) -> Outcome<Adapter> {
         let write_buffer_bytes = (settings.memory_bytes / 4).min(WRITE_BUFFER_BYTES_MAX);
         let cache_bytes = settings.memory_bytes - 2 * write_buffer_bytes;
-        let database = Database::builder(dir.join("fjall"))
-            .cache_size(cache_bytes)
-            .open()?;
+        let database = Database::builder(dir.join("fjall")).cache_size(cache_bytes).open()?;
         let keyspace = database.keyspace("pairs", || {
             KeyspaceCreateOptions::default().max_memtable_size(write_buffer_bytes)
         })?;
@@ -41,11 +39,7 @@ impl Adapter {
             Wish::Buffered => PersistMode::Buffer,
             Wish::Durable => PersistMode::SyncData,
         };
-        Ok(Adapter {
-            database,
-            keyspace,
-            mode,
-        })
+        Ok(Adapter { database, keyspace, mode })
     }
 }
 
@@ -76,10 +70,7 @@ impl Engine for Adapter {
     }
 
     fn reader(&self) -> Outcome<Box<dyn Reader + '_>> {
-        Ok(Box::new(View {
-            snapshot: self.database.snapshot(),
-            keyspace: &self.keyspace,
-        }))
+        Ok(Box::new(View { snapshot: self.database.snapshot(), keyspace: &self.keyspace }))
     }
 
     fn close(self: Box<Self>) -> Outcome<()> {

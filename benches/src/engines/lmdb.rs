@@ -69,10 +69,7 @@ impl Engine for Adapter {
     }
 
     fn reader(&self) -> Outcome<Box<dyn Reader + '_>> {
-        Ok(Box::new(View {
-            transaction: self.env.read_txn()?,
-            pairs: self.pairs,
-        }))
+        Ok(Box::new(View { transaction: self.env.read_txn()?, pairs: self.pairs }))
     }
 
     fn close(self: Box<Self>) -> Outcome<()> {

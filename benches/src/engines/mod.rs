@@ -16,6 +16,8 @@ mod fjall;
 mod lmdb;
 #[cfg(feature = "redb")]
 mod redb;
+#[cfg(feature = "sapwood")]
+mod sapwood;
 
 /// The durability that a workload asks of every commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +89,7 @@ impl Name {
 /// The engines that this build contains.
 pub fn compiled() -> Vec<Name> {
     [
+        (Name::Sapwood, cfg!(feature = "sapwood")),
         (Name::Fjall, cfg!(feature = "fjall")),
         (Name::Redb, cfg!(feature = "redb")),
         (Name::Lmdb, cfg!(feature = "lmdb")),
@@ -99,6 +102,8 @@ pub fn compiled() -> Vec<Name> {
 /// Opens the database of an engine in the folder `dir`, which exists.
 pub fn open(name: Name, dir: &Path, settings: Settings) -> Outcome<Box<dyn Engine>> {
     match name {
+        #[cfg(feature = "sapwood")]
+        Name::Sapwood => Ok(Box::new(sapwood::Adapter::open(dir, settings)?)),
         #[cfg(feature = "fjall")]
         Name::Fjall => Ok(Box::new(fjall::Adapter::open(dir, settings)?)),
         #[cfg(feature = "redb")]

@@ -32,10 +32,7 @@ impl Adapter {
             Wish::Buffered => Durability::None,
             Wish::Durable => Durability::Immediate,
         };
-        let adapter = Adapter {
-            database,
-            durability,
-        };
+        let adapter = Adapter { database, durability };
         // Readers need the table to be there.
         adapter.commit_as(Durability::Immediate, &[])?;
         Ok(adapter)
@@ -64,9 +61,7 @@ impl Engine for Adapter {
     }
 
     fn reader(&self) -> Outcome<Box<dyn Reader + '_>> {
-        Ok(Box::new(View {
-            table: self.database.begin_read()?.open_table(PAIRS)?,
-        }))
+        Ok(Box::new(View { table: self.database.begin_read()?.open_table(PAIRS)? }))
     }
 
     fn close(self: Box<Self>) -> Outcome<()> {

@@ -29,11 +29,7 @@ impl Adapter {
             Wish::Buffered => Durability::Buffered,
             Wish::Durable => Durability::Sync,
         };
-        Ok(Adapter {
-            database,
-            keyspace,
-            durability,
-        })
+        Ok(Adapter { database, keyspace, durability })
     }
 }
 
@@ -59,10 +55,7 @@ impl Engine for Adapter {
     }
 
     fn reader(&self) -> Outcome<Box<dyn Reader + '_>> {
-        Ok(Box::new(View {
-            snapshot: self.database.snapshot()?,
-            keyspace: &self.keyspace,
-        }))
+        Ok(Box::new(View { snapshot: self.database.snapshot()?, keyspace: &self.keyspace }))
     }
 
     fn close(self: Box<Self>) -> Outcome<()> {
