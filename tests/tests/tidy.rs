@@ -26,12 +26,7 @@ use tree::Source;
 
 /// Fails with all findings at once, so that one run is enough to mend them.
 fn expect_none(findings: &[String]) {
-    assert!(
-        findings.is_empty(),
-        "{} findings:\n{}",
-        findings.len(),
-        findings.join("\n")
-    );
+    assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
 }
 
 fn in_every_file(rule: impl Fn(&Source) -> Vec<String>) -> Vec<String> {
@@ -39,10 +34,7 @@ fn in_every_file(rule: impl Fn(&Source) -> Vec<String>) -> Vec<String> {
 }
 
 fn in_the_engine(rule: impl Fn(&Source) -> Vec<String>) -> Vec<String> {
-    tree::rust_files(tree::ENGINE)
-        .iter()
-        .flat_map(rule)
-        .collect()
+    tree::rust_files(tree::ENGINE).iter().flat_map(rule).collect()
 }
 
 #[test]

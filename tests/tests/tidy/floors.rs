@@ -51,21 +51,14 @@ pub fn findings(source: &Source, exports: &Exports) -> Vec<String> {
         return Vec::new();
     };
     if rank(own).is_none() {
-        return vec![format!(
-            "{}: module {own} has no floor: give it one here",
-            source.path
-        )];
+        return vec![format!("{}: module {own} has no floor: give it one here", source.path)];
     }
     let mut findings = Vec::new();
     for named in paths::named(&source.code) {
         let Some(name) = root_name(&module, &named) else {
             continue;
         };
-        let target = exports
-            .0
-            .get(&name)
-            .filter(|_| rank(&name).is_none())
-            .unwrap_or(&name);
+        let target = exports.0.get(&name).filter(|_| rank(&name).is_none()).unwrap_or(&name);
         if let Some(fault) = fault(own, target) {
             findings.push(format!(
                 "{}:{}: {}: {fault}",
@@ -85,11 +78,7 @@ fn root_name(module: &[String], named: &Named) -> Option<String> {
     if first == "crate" {
         return named.parts.get(1).cloned();
     }
-    let up_count = named
-        .parts
-        .iter()
-        .take_while(|part| *part == "super")
-        .count();
+    let up_count = named.parts.iter().take_while(|part| *part == "super").count();
     if up_count == 0 || up_count < module.len() + named.inline_depth {
         return None;
     }
@@ -101,10 +90,7 @@ fn rank(module: &str) -> Option<Option<u8>> {
     if SIDE.contains(&module) {
         return Some(None);
     }
-    FLOORS
-        .iter()
-        .find(|(name, _)| *name == module)
-        .map(|(_, floor)| Some(*floor))
+    FLOORS.iter().find(|(name, _)| *name == module).map(|(_, floor)| Some(*floor))
 }
 
 fn fault(own: &str, target: &str) -> Option<String> {
@@ -119,9 +105,9 @@ fn fault(own: &str, target: &str) -> Option<String> {
         (Some(own_floor), Some(floor)) if own_floor > floor => None,
         (Some(PUBLIC_FACE), Some(PUBLIC_FACE)) => None,
         _ if NEIGHBOURS.contains(&(own, target)) => None,
-        (Some(own_floor), Some(floor)) if own_floor == floor => Some(format!(
-            "{own} and {target} share floor {floor} and may not import this way"
-        )),
+        (Some(own_floor), Some(floor)) if own_floor == floor => {
+            Some(format!("{own} and {target} share floor {floor} and may not import this way"))
+        }
         (Some(own_floor), Some(floor)) => Some(format!("floor {own_floor} imports floor {floor}")),
     }
 }
@@ -169,20 +155,11 @@ mod tests {
 
     #[test]
     fn modules_of_one_floor_keep_their_rules() {
-        assert_eq!(
-            fault_count("log/writer.rs", "use crate::memtable::Table;"),
-            1
-        );
-        assert_eq!(
-            fault_count("memtable/table.rs", "use crate::log::Record;"),
-            1
-        );
+        assert_eq!(fault_count("log/writer.rs", "use crate::memtable::Table;"), 1);
+        assert_eq!(fault_count("memtable/table.rs", "use crate::log::Record;"), 1);
         assert_eq!(fault_count("state/mod.rs", "use crate::merge::Plan;"), 1);
         assert_eq!(fault_count("merge/plan.rs", "use crate::state::State;"), 0);
-        assert_eq!(
-            fault_count("keyspace.rs", "use crate::database::Database;"),
-            0
-        );
+        assert_eq!(fault_count("keyspace.rs", "use crate::database::Database;"), 0);
     }
 
     #[test]

@@ -63,10 +63,7 @@ mod tests {
     fn a_long_function_is_found_by_its_name() {
         let findings = found(LINES_MAX - 1);
         assert_eq!(findings.len(), 1);
-        assert!(
-            findings[0].starts_with("a.rs:2: function a has 101 lines"),
-            "{findings:?}"
-        );
+        assert!(findings[0].starts_with("a.rs:2: function a has 101 lines"), "{findings:?}");
     }
 
     #[test]

@@ -9,8 +9,7 @@ pub struct Token<'a> {
 
 impl Token<'_> {
     pub fn is_word(&self) -> bool {
-        self.text
-            .starts_with(|c: char| c.is_alphanumeric() || c == '_')
+        self.text.starts_with(|c: char| c.is_alphanumeric() || c == '_')
     }
 }
 
@@ -31,10 +30,7 @@ pub fn code(text: &str) -> String {
         }
         at = end;
     }
-    out.lines()
-        .map(str::trim_end)
-        .collect::<Vec<_>>()
-        .join("\n")
+    out.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 /// The end of the comment or literal that begins at `at`; `at` where none does.
@@ -56,10 +52,7 @@ fn is_word_char(c: char) -> bool {
 }
 
 fn line_end(chars: &[char], from: usize) -> usize {
-    chars[from..]
-        .iter()
-        .position(|&c| c == '\n')
-        .map_or(chars.len(), |offset| from + offset)
+    chars[from..].iter().position(|&c| c == '\n').map_or(chars.len(), |offset| from + offset)
 }
 
 fn block_comment_end(chars: &[char], from: usize) -> usize {
@@ -92,9 +85,7 @@ fn string_end(chars: &[char], from: usize) -> usize {
 
 fn char_end(chars: &[char], from: usize) -> usize {
     let tail = chars.get(from..).unwrap_or_default();
-    tail.iter()
-        .position(|&c| c == '\'')
-        .map_or(chars.len(), |offset| from + offset + 1)
+    tail.iter().position(|&c| c == '\'').map_or(chars.len(), |offset| from + offset + 1)
 }
 
 fn raw_string_end(chars: &[char], from: usize) -> usize {
@@ -112,9 +103,7 @@ fn raw_string_end(chars: &[char], from: usize) -> usize {
         return from;
     }
     let close: Vec<char> = std::iter::once('"').chain(vec!['#'; hash_count]).collect();
-    let found = chars[at + 1..]
-        .windows(close.len())
-        .position(|window| window == close);
+    let found = chars[at + 1..].windows(close.len()).position(|window| window == close);
     found.map_or(chars.len(), |offset| at + 1 + offset + close.len())
 }
 
@@ -129,10 +118,7 @@ pub fn tokens(code: &str) -> Vec<Token<'_>> {
                 ':' if rest.starts_with("::") => 2,
                 c => c.len_utf8(),
             };
-            tokens.push(Token {
-                text: &rest[..bytes],
-                line: index + 1,
-            });
+            tokens.push(Token { text: &rest[..bytes], line: index + 1 });
             rest = rest[bytes..].trim_start();
         }
     }

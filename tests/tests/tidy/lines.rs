@@ -17,10 +17,7 @@ pub fn findings(source: &Source) -> Vec<String> {
     };
     let line_count = source.text.lines().count();
     if line_count > LINES_MAX {
-        find(
-            line_count,
-            &format!("more than {LINES_MAX} lines: split the file"),
-        );
+        find(line_count, &format!("more than {LINES_MAX} lines: split the file"));
     }
     let tests_from = source.tests_from();
     for (index, text) in source.text.split('\n').enumerate() {
@@ -41,10 +38,7 @@ pub fn findings(source: &Source) -> Vec<String> {
             find(line, "a character outside ASCII");
         }
         for marker in MARKERS.iter().filter(|marker| has_word(text, marker)) {
-            find(
-                line,
-                &format!("{marker}: do it, or write down where it will be done"),
-            );
+            find(line, &format!("{marker}: do it, or write down where it will be done"));
         }
     }
     for (index, code) in source.code.lines().enumerate() {
@@ -99,14 +93,8 @@ mod tests {
     #[test]
     fn clean_lines_pass() {
         let text = format!("// {}\nconst A: &str = \"todo!\";\n", "a".repeat(97));
-        assert_eq!(
-            found("crates/sapwood/src/a.rs", &text),
-            Vec::<String>::new()
-        );
-        assert_eq!(
-            found("crates/sapwood/src/a.rs", "const WXXXY: u8 = 1;\n").len(),
-            0
-        );
+        assert_eq!(found("crates/sapwood/src/a.rs", &text), Vec::<String>::new());
+        assert_eq!(found("crates/sapwood/src/a.rs", "const WXXXY: u8 = 1;\n").len(), 0);
     }
 
     #[test]

@@ -33,14 +33,8 @@ fn declarations(code: &str) -> Vec<String> {
         if token.text == "mod" && text(2) == ";" {
             names.push(text(1).to_owned());
         } else if token.text == FLOORS_MACRO && text(1) == "!" && text(2) == "{" {
-            let inside = tokens[at + 3..]
-                .iter()
-                .take_while(|token| token.text != "}");
-            names.extend(
-                inside
-                    .filter(|token| token.is_word())
-                    .map(|t| t.text.to_owned()),
-            );
+            let inside = tokens[at + 3..].iter().take_while(|token| token.text != "}");
+            names.extend(inside.filter(|token| token.is_word()).map(|t| t.text.to_owned()));
         }
     }
     names
@@ -52,20 +46,15 @@ mod tests {
 
     fn found(files: &[(&str, &str)]) -> Vec<String> {
         let path = |name: &str| format!("crates/sapwood/src/{name}");
-        let sources: Vec<Source> = files
-            .iter()
-            .map(|(name, text)| Source::new(&path(name), text))
-            .collect();
+        let sources: Vec<Source> =
+            files.iter().map(|(name, text)| Source::new(&path(name), text)).collect();
         findings(&sources)
     }
 
     #[test]
     fn a_file_that_no_module_declares_is_found() {
         let findings = found(&[
-            (
-                "lib.rs",
-                "mod error;\nmacro_rules! floors { }\nfloors! { page, log }",
-            ),
+            ("lib.rs", "mod error;\nmacro_rules! floors { }\nfloors! { page, log }"),
             ("error.rs", ""),
             ("page/mod.rs", "pub mod cache; // mod dead;"),
             ("page/cache.rs", "mod tests;"),

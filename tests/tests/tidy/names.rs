@@ -66,13 +66,7 @@ mod tests {
         assert_eq!(fault_count("sync/mod.rs", "use std::thread;"), 0);
         assert_eq!(fault_count("storage/file.rs", "use std::fs::File;"), 0);
         assert_eq!(fault_count("storage/file.rs", "use std::thread;"), 1);
-        assert_eq!(
-            fault_count(
-                "page/mod.rs",
-                "use std::sync::Arc; use std::time::Duration;"
-            ),
-            0
-        );
+        assert_eq!(fault_count("page/mod.rs", "use std::sync::Arc; use std::time::Duration;"), 0);
         let tests = "#[cfg(test)]\nmod tests {\n    use std::thread;\n}\n";
         assert_eq!(fault_count("page/mod.rs", tests), 0);
     }

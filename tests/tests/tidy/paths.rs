@@ -66,11 +66,7 @@ fn branch(
         }
         at += 1;
     }
-    found.push(Named {
-        parts,
-        line,
-        inline_depth,
-    });
+    found.push(Named { parts, line, inline_depth });
     at
 }
 
@@ -103,11 +99,5 @@ fn groups_are_taken_apart() {
 #[test]
 fn inline_modules_are_counted() {
     let found = named("mod a { use super::b; } fn c() { { super::d() } }");
-    assert_eq!(
-        found
-            .iter()
-            .map(|named| named.inline_depth)
-            .collect::<Vec<_>>(),
-        [1, 0]
-    );
+    assert_eq!(found.iter().map(|named| named.inline_depth).collect::<Vec<_>>(), [1, 0]);
 }

@@ -8,9 +8,7 @@ const HEADING: &str = "## 2. Routes";
 pub fn findings(page: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
     let paths = paths(page);
     if paths.is_empty() {
-        return vec![format!(
-            "docs/architecture.md: no route under the heading {HEADING:?}"
-        )];
+        return vec![format!("docs/architecture.md: no route under the heading {HEADING:?}")];
     }
     paths
         .into_iter()
@@ -47,15 +45,9 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named_once() {
-        let there = [
-            "crates/sapwood/src/database.rs",
-            "crates/sapwood/src/log/writer.rs",
-        ];
+        let there = ["crates/sapwood/src/database.rs", "crates/sapwood/src/log/writer.rs"];
         let findings = findings(PAGE, |path| there.contains(&path));
-        assert_eq!(
-            findings,
-            ["docs/architecture.md: the routes name gone, which does not exist"]
-        );
+        assert_eq!(findings, ["docs/architecture.md: the routes name gone, which does not exist"]);
     }
 
     #[test]

@@ -22,11 +22,7 @@ pub struct Source {
 
 impl Source {
     pub fn new(path: &str, text: &str) -> Source {
-        Source {
-            path: path.to_owned(),
-            text: text.to_owned(),
-            code: lexer::code(text),
-        }
+        Source { path: path.to_owned(), text: text.to_owned(), code: lexer::code(text) }
     }
 
     /// The first line, from 1, of the test module that ends the file; 1 in a file of tests.
@@ -48,10 +44,7 @@ impl Source {
         let inside = self.path.strip_prefix(ENGINE).unwrap_or(&self.path);
         let inside = inside.trim_start_matches('/').trim_end_matches(".rs");
         let mut parts: Vec<String> = inside.split('/').map(str::to_owned).collect();
-        if matches!(
-            parts.last().map(String::as_str),
-            Some("mod" | "lib" | "main")
-        ) {
+        if matches!(parts.last().map(String::as_str), Some("mod" | "lib" | "main")) {
             parts.pop();
         }
         parts
@@ -76,25 +69,15 @@ pub fn rust_files(folder: &str) -> Vec<Source> {
     let mut paths = Vec::new();
     walk(&root().join(folder), folder, &mut paths);
     paths.sort();
-    assert!(
-        !paths.is_empty(),
-        "no file of Rust in {folder}: this test would show nothing"
-    );
-    paths
-        .iter()
-        .map(|path| Source::new(path, &read(path)))
-        .collect()
+    assert!(!paths.is_empty(), "no file of Rust in {folder}: this test would show nothing");
+    paths.iter().map(|path| Source::new(path, &read(path))).collect()
 }
 
 fn walk(at: &Path, path: &str, paths: &mut Vec<String>) {
     let entries = fs::read_dir(at).unwrap_or_else(|error| unreadable(path, &error.to_string()));
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let below = if path.is_empty() {
-            name.clone()
-        } else {
-            format!("{path}/{name}")
-        };
+        let below = if path.is_empty() { name.clone() } else { format!("{path}/{name}") };
         if entry.path().is_dir() {
             if !SKIPPED.contains(&name.as_str()) {
                 walk(&entry.path(), &below, paths);
@@ -119,12 +102,6 @@ fn a_file_knows_its_module_and_where_its_tests_begin() {
 
     let text = "fn a() {}\n\n#[cfg(test)]\nmod tests {\n}\n";
     assert_eq!(Source::new("crates/sapwood/src/a.rs", text).tests_from(), 3);
-    assert_eq!(
-        Source::new("crates/sapwood/src/a/tests.rs", text).tests_from(),
-        1
-    );
-    assert_eq!(
-        Source::new("crates/sapwood/src/a.rs", "mod tests;").tests_from(),
-        usize::MAX
-    );
+    assert_eq!(Source::new("crates/sapwood/src/a/tests.rs", text).tests_from(), 1);
+    assert_eq!(Source::new("crates/sapwood/src/a.rs", "mod tests;").tests_from(), usize::MAX);
 }
