@@ -72,12 +72,7 @@ pub struct Corruption {
 impl Corruption {
     /// Damage in `structure`, with what was found.
     pub fn new(structure: Structure, detail: impl Into<String>) -> Corruption {
-        Corruption {
-            structure,
-            page: None,
-            keyspace: None,
-            detail: detail.into(),
-        }
+        Corruption { structure, page: None, keyspace: None, detail: detail.into() }
     }
 
     /// The same, with the page where it lies.
@@ -258,11 +253,7 @@ impl Error {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
                 Error::NoSpace { operation, file }
             }
-            _ => Error::Io {
-                operation,
-                file,
-                source: Arc::new(source),
-            },
+            _ => Error::Io { operation, file, source: Arc::new(source) },
         }
     }
 

@@ -9,20 +9,48 @@
 mod error;
 mod types;
 
-// Below the public face the items are public inside the crate; tools reach them by a feature.
-macro_rules! floors {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
-        #[cfg(feature = "internals")]
-        #[allow(missing_docs, unreachable_pub)]
-        $(#[$doc])*
-        pub mod $name;
-        #[cfg(not(feature = "internals"))]
-        #[allow(missing_docs, unreachable_pub, dead_code)]
-        $(#[$doc])*
-        mod $name;
-    )*};
-}
-
-floors! { sync, storage, segment }
+// Below the public face items are public inside the crate; tools reach them by a feature.
+#[cfg(feature = "internals")]
+#[allow(missing_docs)]
+pub mod log;
+#[cfg(not(feature = "internals"))]
+#[allow(missing_docs, dead_code)]
+mod log;
+#[cfg(feature = "internals")]
+#[allow(missing_docs)]
+pub mod memtable;
+#[cfg(not(feature = "internals"))]
+#[allow(missing_docs, dead_code)]
+mod memtable;
+#[cfg(feature = "internals")]
+#[allow(missing_docs)]
+pub mod page;
+#[cfg(not(feature = "internals"))]
+#[allow(missing_docs, dead_code)]
+mod page;
+#[cfg(feature = "internals")]
+#[allow(missing_docs)]
+pub mod segment;
+#[cfg(not(feature = "internals"))]
+#[allow(missing_docs, dead_code)]
+mod segment;
+#[cfg(feature = "internals")]
+#[allow(missing_docs)]
+pub mod state;
+#[cfg(not(feature = "internals"))]
+#[allow(missing_docs, dead_code)]
+mod state;
+#[cfg(feature = "internals")]
+#[allow(missing_docs)]
+pub mod storage;
+#[cfg(not(feature = "internals"))]
+#[allow(missing_docs, dead_code)]
+mod storage;
+#[cfg(feature = "internals")]
+#[allow(missing_docs)]
+pub mod sync;
+#[cfg(not(feature = "internals"))]
+#[allow(missing_docs, dead_code)]
+mod sync;
 
 pub use error::{Corruption, Error, Result, Structure};

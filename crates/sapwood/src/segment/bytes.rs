@@ -5,10 +5,7 @@
 //!
 //! *Format*: docs/format.md, section 1.
 
-#![cfg_attr(
-    not(test),
-    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
-)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 use super::BlockProblem;
 
@@ -121,11 +118,7 @@ impl<'a> Reader<'a> {
             }
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
-                return if byte == 0 && shift > 0 {
-                    Err(BAD_VARINT)
-                } else {
-                    Ok(value)
-                };
+                return if byte == 0 && shift > 0 { Err(BAD_VARINT) } else { Ok(value) };
             }
             shift = shift.saturating_add(7);
         }
@@ -153,11 +146,7 @@ impl<'a> Reader<'a> {
     /// Fails unless everything has been read.
     #[inline]
     pub fn finish(self) -> Result<(), BlockProblem> {
-        if self.rest.is_empty() {
-            Ok(())
-        } else {
-            Err(BlockProblem("bytes follow the last field"))
-        }
+        if self.rest.is_empty() { Ok(()) } else { Err(BlockProblem("bytes follow the last field")) }
     }
 }
 
@@ -184,9 +173,7 @@ mod tests {
 
     #[test]
     fn longer_forms_and_more_than_64_bits_are_refused() {
-        let eleven = [
-            0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
-        ];
+        let eleven = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
         for bad in [&[0x80, 0x00][..], &[0x81, 0x80, 0x00], &eleven, &[0xff; 12]] {
             assert!(Reader::new(bad).varint().is_err(), "{bad:?}");
         }

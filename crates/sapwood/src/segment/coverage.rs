@@ -17,7 +17,6 @@ use crate::types::{Epoch, KeyspaceNumber};
 struct Search<'a> {
     pages: &'a PageManager,
     keyspace: KeyspaceNumber,
-    numbered: bool,
     before: &'a KeyRanges,
     after: &'a KeyRanges,
     died: Vec<(Block, Epoch)>,
@@ -30,19 +29,17 @@ struct Search<'a> {
 pub fn newly_covered(
     pages: &PageManager,
     keyspace: KeyspaceNumber,
-    numbered: bool,
     root: &TreeRoot,
     before: &KeyRanges,
     after: &KeyRanges,
 ) -> Result<Vec<(Block, Epoch)>> {
-    let mut search = Search { pages, keyspace, numbered, before, after, died: Vec::new() };
+    let mut search = Search { pages, keyspace, before, after, died: Vec::new() };
     search.visit(&root.reference, root.height, root.birth, &KeyRange::all())?;
     Ok(search.died)
 }
 
-/// The range of a parent's child: from its separator to the next one. Where entries carry numbers, older
-/// versions of the key that is the next separator may still lie in the child.
-pub fn child_range(node: &ParentNode, index: usize, numbered: bool, own: &KeyRange) -> Result<KeyRange> {
+/// The range of a parent's child: from its separator to the next one.
+pub fn child_range(node: &ParentNode, index: usize, own: &KeyRange) -> Result<KeyRange> {
     let parent = node.view();
     let mut start = own.start.clone();
     if index > 0 {
@@ -53,9 +50,6 @@ pub fn child_range(node: &ParentNode, index: usize, numbered: bool, own: &KeyRan
     if index + 1 < parent.len() {
         let mut next = Vec::new();
         parent.separator(index + 1, &mut next).map_err(|p| node.damage(p))?;
-        if numbered {
-            next.push(0);
-        }
         end = Some(next);
     }
     Ok(KeyRange { start, end })
@@ -86,10 +80,10 @@ impl Search<'_> {
         let count = node.view().len();
         for index in 0..count {
             let child: Child = node.view().child(index).map_err(|p| node.damage(p))?;
-            let child_range = child_range(&node, index, self.numbered, range)?;
+            let child_range = child_range(&node, index, range)?;
             let child_birth = child.birth.unwrap_or(birth);
             debug_assert_eq!(matches!(child.below, Below::Leaf { .. }), height == 1);
-            self.visit(&child.reference.into(), height - 1, child_birth, &child_range)?;
+            self.visit(&child.reference, height - 1, child_birth, &child_range)?;
         }
         Ok(())
     }
@@ -108,7 +102,7 @@ pub fn push_sidecar_blocks(
     let parent = node.view();
     for list in [parent.pieces(), parent.overflow_lists()] {
         for index in 0..list.len() {
-            let reference: NodeRef = list.get(index).map_err(|p| node.damage(p))?.into();
+            let reference: NodeRef = list.get(index).map_err(|p| node.damage(p))?;
             out.push((reference.block(), birth));
         }
     }

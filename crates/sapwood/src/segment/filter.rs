@@ -42,10 +42,7 @@ impl Probe {
     pub fn new(segment_seed: u64, hash: u64) -> Probe {
         let mixed = (hash ^ segment_seed).wrapping_mul(0x9fb2_1c65_1e98_df25);
         let mixed = mixed ^ (mixed >> 32);
-        Probe {
-            line: (mixed >> 32) as u32,
-            bits: mixed.wrapping_mul(0xd6e8_feb8_6659_fd93),
-        }
+        Probe { line: (mixed >> 32) as u32, bits: mixed.wrapping_mul(0xd6e8_feb8_6659_fd93) }
     }
 
     /// The index of the key's line among `line_count` lines.
@@ -65,8 +62,7 @@ impl Probe {
     /// False when the key is not among those of the line.
     #[inline]
     pub fn is_in(self, line: &[u8; LINE_BYTES]) -> bool {
-        self.positions()
-            .all(|(byte, mask)| line.get(byte as usize).is_none_or(|b| b & mask != 0))
+        self.positions().all(|(byte, mask)| line.get(byte as usize).is_none_or(|b| b & mask != 0))
     }
 
     #[inline]
@@ -95,10 +91,7 @@ pub fn may_contain(lines: &[u8], segment_seed: u64, hash: u64) -> bool {
 
 /// The number of lines for `key_count` keys with `bits_per_key` bits each; at least one.
 pub fn lines_for(key_count: u64, bits_per_key: u8) -> u32 {
-    let lines = key_count
-        .saturating_mul(u64::from(bits_per_key))
-        .div_ceil(LINE_BITS)
-        .max(1);
+    let lines = key_count.saturating_mul(u64::from(bits_per_key)).div_ceil(LINE_BITS).max(1);
     u32::try_from(lines).unwrap_or(u32::MAX)
 }
 
@@ -173,10 +166,7 @@ pub fn build(
         }
     }
     let filter = out.get(start..).unwrap_or_default();
-    if hashes
-        .iter()
-        .all(|hash| may_contain(filter, segment_seed, *hash))
-    {
+    if hashes.iter().all(|hash| may_contain(filter, segment_seed, *hash)) {
         Ok(())
     } else {
         Err(BlockProblem("a filter denies a key that it was built from"))
@@ -242,10 +232,7 @@ mod tests {
                     .count();
             }
             let rate = passed as f64 / PROBES as f64;
-            assert!(
-                rate < 0.015,
-                "{rate} of absent keys pass with {keys} keys a filter"
-            );
+            assert!(rate < 0.015, "{rate} of absent keys pass with {keys} keys a filter");
             assert!(rate > 0.001, "{rate} is too good to be true");
         }
     }
@@ -269,9 +256,7 @@ mod tests {
     #[test]
     fn versions_of_a_key_that_follow_one_another_count_once() {
         let mut builder = FilterBuilder::new();
-        [7, 7, 8, 8, 8, 7]
-            .iter()
-            .for_each(|hash| builder.push(*hash));
+        [7, 7, 8, 8, 8, 7].iter().for_each(|hash| builder.push(*hash));
         assert_eq!(builder.len(), 3);
     }
 }

@@ -126,9 +126,7 @@ impl KeyRanges {
 
     /// The range that holds `key`, if one does.
     pub fn containing(&self, key: &[u8]) -> Option<&KeyRange> {
-        self.ranges
-            .get(self.first_ending_after(key))
-            .filter(|range| range.start.as_slice() <= key)
+        self.ranges.get(self.first_ending_after(key)).filter(|range| range.start.as_slice() <= key)
     }
 
     /// True when one of its ranges holds `key`.
@@ -152,12 +150,12 @@ impl KeyRanges {
             return;
         }
         // Ranges that end exactly at the new start touch it and are joined too.
-        let from = self.ranges.partition_point(|r| {
-            r.end.as_deref().is_some_and(|end| end < range.start.as_slice())
-        });
-        let to = self.ranges.partition_point(|r| {
-            range.end.as_deref().is_none_or(|end| r.start.as_slice() <= end)
-        });
+        let from = self
+            .ranges
+            .partition_point(|r| r.end.as_deref().is_some_and(|end| end < range.start.as_slice()));
+        let to = self
+            .ranges
+            .partition_point(|r| range.end.as_deref().is_none_or(|end| r.start.as_slice() <= end));
         let mut joined = range;
         for old in self.ranges.drain(from..to.max(from)) {
             joined.start = joined.start.min(old.start);

@@ -2,7 +2,9 @@
 //!
 //! *Assumes*: entries come in the order of a sorted block.
 //! *Guarantees*: each leaf but a lone one is at least about half full. The stored size is aimed at with
-//! the compression ratio of the leaves written before; a leaf that misses its pages is cut again.
+//! the compression ratio of the leaves written before; a leaf that misses its pages is cut again. The
+//! versions of one key stay in one leaf, however large it grows: so the range between two separators
+//! holds all versions of its keys.
 //!
 //! *Format*: docs/format.md, sections 3 and 4.1. *Threads*: one owner.
 
@@ -11,7 +13,9 @@ use super::parent::{Below, Child};
 use super::sorted_block::EntryKind;
 use super::sorted_block_builder::SortedBlockBuilder;
 use crate::error::Result;
-use crate::page::{Codec, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter, flags};
+use crate::page::{
+    Codec, FLAG_NUMBERS, FLAG_WIDE_SLOTS, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter,
+};
 use crate::types::{Epoch, KeyspaceNumber, PageNumber};
 
 /// The largest content of a leaf of several entries, in bytes: slots stay narrow.
@@ -89,8 +93,10 @@ pub struct LeafWriter {
 impl LeafWriter {
     /// A writer of leaves of one kind.
     pub fn new(options: LeafOptions) -> LeafWriter {
-        let builder =
-            SortedBlockBuilder::new(options.base_number.is_some(), options.base_number.unwrap_or(0));
+        let builder = SortedBlockBuilder::new(
+            options.base_number.is_some(),
+            options.base_number.unwrap_or(0),
+        );
         LeafWriter {
             options,
             builder,
@@ -125,7 +131,7 @@ impl LeafWriter {
     /// The stored content that fits into the pages of a leaf.
     fn stored_bytes_max(&self, nodes: &NodeWriter) -> usize {
         let layout = nodes.layout();
-        let pages = (self.options.leaf_bytes / layout.page_size() as usize).max(1);
+        let pages = (self.options.leaf_bytes / layout.page_size as usize).max(1);
         pages * layout.usable_bytes() - NODE_HEADER_BYTES
     }
 
@@ -151,7 +157,10 @@ impl LeafWriter {
         let aim = self.content_bytes_aim(nodes);
         if self.builder.estimated_bytes() >= aim * 2 {
             let count = self.count_for(aim);
-            self.write_first(nodes, count, aim, out)?;
+            // All that is pending may be versions of one key: then more must come first.
+            if count < self.builder.len() {
+                self.write_first(nodes, count, aim, out)?;
+            }
         }
         Ok(())
     }
@@ -189,7 +198,19 @@ impl LeafWriter {
                 too_many = middle;
             }
         }
-        fits
+        self.at_key_boundary(fits)
+    }
+
+    /// The nearest count at or below `count`, else above it, at which a key begins.
+    fn at_key_boundary(&self, count: usize) -> usize {
+        let begins = |at: usize| {
+            at == self.builder.len() || self.builder.key(at) != self.builder.key(at - 1)
+        };
+        if self.options.base_number.is_none() || begins(count) {
+            return count;
+        }
+        let below = (1..count).rev().find(|at| begins(*at));
+        below.or_else(|| (count..=self.builder.len()).find(|at| begins(*at))).unwrap_or(count)
     }
 
     /// Writes a leaf of the first entries: of `count` of them, or fewer where these do not fit.
@@ -207,7 +228,7 @@ impl LeafWriter {
             self.content.clear();
             let info = self.builder.write_first(count, &mut self.content);
             let spec = self.spec(info.wide);
-            let stored = nodes.candidate(&spec, &self.content)?;
+            let stored = nodes.compress_candidate(&spec, &self.content)?;
             let raw = self.content.len().max(1);
             let seen = stored * 1024 / raw;
             // Only leaves of some size tell a ratio.
@@ -220,10 +241,14 @@ impl LeafWriter {
             }
             self.ratio = self.ratio.max(seen);
             let fitting = count * stored_max / stored * AIM_THOUSANDTHS / 1000;
-            count = fitting.clamp(1, count - 1);
+            let fewer = self.at_key_boundary(fitting.clamp(1, count - 1));
+            if fewer >= count {
+                break info;
+            }
+            count = fewer;
         };
         let spec = self.spec(info.wide);
-        let reference = nodes.append_candidate(&spec, &self.content)?;
+        let reference = nodes.append(&spec, &self.content, false)?;
         let first_key = self.builder.key(0).to_vec();
         let last_key = self.builder.key(count - 1).to_vec();
         self.builder.discard_first(count);
@@ -231,7 +256,7 @@ impl LeafWriter {
         let tombstones = self.tombstones.drain(..count).filter(|is| *is).count() as u64;
         let pages = overflow.iter().flat_map(|o| &o.blocks).map(|b| u64::from(b.1)).sum();
         let child = Child {
-            reference: reference.into(),
+            reference,
             entries: count as u64,
             tombstones,
             birth: None,
@@ -256,10 +281,10 @@ impl LeafWriter {
     fn spec(&self, wide: bool) -> NodeSpec {
         let mut bits = 0;
         if self.options.base_number.is_some() {
-            bits |= flags::NUMBERED;
+            bits |= FLAG_NUMBERS;
         }
         if wide {
-            bits |= flags::WIDE;
+            bits |= FLAG_WIDE_SLOTS;
         }
         NodeSpec {
             kind: NodeKind::Leaf,

@@ -21,8 +21,10 @@ use crate::sync::Arc;
 pub fn key_head(key: &[u8]) -> u64 {
     match key.first_chunk::<8>() {
         Some(bytes) => u64::from_be_bytes(*bytes),
-        None => key.iter().fold(0, |head, byte| head << 8 | u64::from(*byte))
-            << (8 * (8 - key.len().min(8)) as u32 % 64),
+        None => {
+            key.iter().fold(0, |head, byte| head << 8 | u64::from(*byte))
+                << (8 * (8 - key.len().min(8)) as u32 % 64)
+        }
     }
 }
 
@@ -297,7 +299,8 @@ impl<S: SortedSource> MergeCursor<S> {
             self.key.extend_from_slice(self.sources[front].key());
             self.alone = alone.then_some(front);
             let found = self.newest_forward(front, alone)?;
-            let cover = self.hiding_cover(found.map(|index| (index, self.sources[index].number())))?;
+            let cover =
+                self.hiding_cover(found.map(|index| (index, self.sources[index].number())))?;
             if let Some((rank, cover)) = cover {
                 self.leave_key()?;
                 self.skip_covered(rank, &cover)?;
@@ -338,7 +341,9 @@ impl<S: SortedSource> MergeCursor<S> {
         if !self.any_ranges {
             return Ok(None);
         }
-        let Some((found, number)) = found else { return Ok(None) };
+        let Some((found, number)) = found else {
+            return Ok(None);
+        };
         for index in 0..=found {
             if !self.sources[index].has_ranges() {
                 continue;

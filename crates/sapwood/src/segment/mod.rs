@@ -7,13 +7,23 @@
 //! *Format*: docs/format.md, section 4.
 
 mod bytes;
+pub mod coverage;
+pub mod descriptor;
 pub mod filter;
+pub mod key_range;
+pub mod leaf_writer;
+pub mod merge_cursor;
+pub mod node;
 pub mod overflow_reference;
 pub mod parent;
+pub mod parent_writer;
 pub mod range_tombstone;
+pub mod segment_cursor;
+pub mod segment_writer;
 pub mod separator;
 pub mod sorted_block;
 pub mod sorted_block_builder;
+pub mod tree_edit;
 
 use std::fmt;
 

@@ -8,7 +8,7 @@ use super::parent::{Parent, ParentShape};
 use super::sorted_block::{BlockShape, KindSet, SortedBlock};
 use super::{BlockProblem, COMPOSITE_KEY_BYTES_MAX};
 use crate::error::{Corruption, Error, Result, Structure};
-use crate::page::{Frame, NodeKind, NodeRef, PageManager, flags};
+use crate::page::{FLAG_NUMBERS, FLAG_WIDE_SLOTS, Frame, NodeKind, NodeRef, PageManager};
 use crate::sync::Arc;
 use crate::types::KeyspaceNumber;
 
@@ -62,14 +62,24 @@ fn damage(frame: &Frame, structure: Structure, problem: BlockProblem) -> Error {
     }
 }
 
-fn read(pages: &PageManager, reference: &NodeRef, kind: NodeKind, how: Caching) -> Result<Arc<Frame>> {
+fn read(
+    pages: &PageManager,
+    reference: &NodeRef,
+    kind: NodeKind,
+    how: Caching,
+) -> Result<Arc<Frame>> {
     match how {
         Caching::Keep => pages.read_node(reference, kind),
         Caching::Pass => pages.read_node_uncached(reference, kind),
     }
 }
 
-fn check_place(frame: &Frame, structure: Structure, keyspace: KeyspaceNumber, height: u8) -> Result<()> {
+fn check_place(
+    frame: &Frame,
+    structure: Structure,
+    keyspace: KeyspaceNumber,
+    height: u8,
+) -> Result<()> {
     let header = frame.header();
     if header.keyspace == keyspace && header.height == height {
         return Ok(());
@@ -94,12 +104,9 @@ pub fn read_leaf(
 ) -> Result<LeafNode> {
     let frame = read(pages, reference, NodeKind::Leaf, how)?;
     let bits = frame.header().flags;
-    let shape = BlockShape::parse(
-        frame.content(),
-        bits & flags::NUMBERED != 0,
-        bits & flags::WIDE != 0,
-    )
-    .map_err(|problem| damage(&frame, Structure::Leaf, problem))?;
+    let shape =
+        BlockShape::parse(frame.content(), bits & FLAG_NUMBERS != 0, bits & FLAG_WIDE_SLOTS != 0)
+            .map_err(|problem| damage(&frame, Structure::Leaf, problem))?;
     if !frame.is_checked() {
         check_place(&frame, Structure::Leaf, keyspace, 0)?;
         shape
@@ -122,7 +129,7 @@ pub fn read_parent(
     height: u8,
 ) -> Result<ParentNode> {
     let frame = pages.read_node(reference, NodeKind::Parent)?;
-    let wide = frame.header().flags & flags::WIDE != 0;
+    let wide = frame.header().flags & FLAG_WIDE_SLOTS != 0;
     if !frame.is_checked() || frame.header().height != height {
         check_place(&frame, Structure::Parent, keyspace, height)?;
     }
@@ -176,22 +183,8 @@ impl ParentNode {
         damage(&self.frame, Structure::Parent, problem)
     }
 
-    /// The child that holds `key`. In a tree whose entries carry numbers, versions of one key may begin
-    /// in the child before the one whose separator the key equals: `numbered` asks for that one.
-    pub fn child_for(&self, key: &[u8], numbered: bool) -> Result<usize> {
-        let parent = self.view();
-        let mut index = parent.child_for(key);
-        while numbered && index > 0 {
-            match parent.compare_separator(index, key).map_err(|p| self.damage(p))? {
-                std::cmp::Ordering::Equal => index -= 1,
-                _ => break,
-            }
-        }
-        Ok(index)
-    }
-
     /// The reference to a child.
     pub fn child_reference(&self, index: usize) -> Result<NodeRef> {
-        Ok(self.view().child_reference(index).map_err(|p| self.damage(p))?.into())
+        self.view().child_reference(index).map_err(|p| self.damage(p))
     }
 }

@@ -4,10 +4,7 @@
 //!
 //! *Format*: docs/format.md, sections 4.4 (overflow list) and 4.5 (reference).
 
-#![cfg_attr(
-    not(test),
-    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
-)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 use super::BlockProblem;
 use super::bytes::{Reader, put_varint};
@@ -57,14 +54,7 @@ impl OverflowReference {
         let birth = Epoch(reader.varint()?);
         let blocks = read_blocks(&mut reader)?;
         reader.finish()?;
-        Ok(OverflowReference {
-            length,
-            stamp,
-            checksum,
-            table_offset,
-            birth,
-            blocks,
-        })
+        Ok(OverflowReference { length, stamp, checksum, table_offset, birth, blocks })
     }
 
     /// The length of the value at the start of a reference, without reading the rest.
@@ -74,10 +64,7 @@ impl OverflowReference {
 
     /// The number of pages in its blocks.
     pub fn pages(&self) -> u64 {
-        self.blocks
-            .iter()
-            .map(|(_, pages)| u64::from(*pages))
-            .fold(0, u64::saturating_add)
+        self.blocks.iter().map(|(_, pages)| u64::from(*pages)).fold(0, u64::saturating_add)
     }
 }
 
@@ -111,27 +98,18 @@ pub struct OverflowList<'a> {
 impl<'a> OverflowList<'a> {
     /// The items in `content`.
     pub fn new(content: &'a [u8]) -> OverflowList<'a> {
-        OverflowList {
-            reader: Reader::new(content),
-            child_index_least: 0,
-        }
+        OverflowList { reader: Reader::new(content), child_index_least: 0 }
     }
 
     fn read_item(&mut self) -> Result<OverflowListItem, BlockProblem> {
         let child_index = self.reader.varint_u32()?;
         if child_index < self.child_index_least {
-            return Err(BlockProblem(
-                "an overflow list is not in the order of leaves",
-            ));
+            return Err(BlockProblem("an overflow list is not in the order of leaves"));
         }
         self.child_index_least = child_index;
         let birth = Epoch(self.reader.varint()?);
         let blocks = read_blocks(&mut self.reader)?;
-        Ok(OverflowListItem {
-            child_index,
-            birth,
-            blocks,
-        })
+        Ok(OverflowListItem { child_index, birth, blocks })
     }
 }
 
@@ -162,18 +140,14 @@ fn read_blocks(reader: &mut Reader<'_>) -> Result<Vec<Block>, BlockProblem> {
     let count = reader.varint_length()?;
     // A block takes at least two bytes, so that the allocation stays within the input's size.
     if count == 0 || count > reader.rest().len() / 2 {
-        return Err(BlockProblem(
-            "the number of an overflow value's blocks is impossible",
-        ));
+        return Err(BlockProblem("the number of an overflow value's blocks is impossible"));
     }
     let mut blocks = Vec::with_capacity(count);
     for _ in 0..count {
         let page = reader.varint()?;
         let pages = reader.varint_u32()?;
         if pages == 0 || page.saturating_add(u64::from(pages)) > PAGES_MAX {
-            return Err(BlockProblem(
-                "an overflow value's block lies outside every file",
-            ));
+            return Err(BlockProblem("an overflow value's block lies outside every file"));
         }
         blocks.push((PageNumber(page), pages));
     }
@@ -196,14 +170,7 @@ mod tests {
         (any::<(u64, u32, u32, u64, u64)>(), blocks()).prop_map(
             |((length, stamp, checksum, table_offset, birth), blocks)| {
                 let birth = Epoch(birth);
-                OverflowReference {
-                    length,
-                    stamp,
-                    checksum,
-                    table_offset,
-                    birth,
-                    blocks,
-                }
+                OverflowReference { length, stamp, checksum, table_offset, birth, blocks }
             },
         )
     }
@@ -283,10 +250,7 @@ mod tests {
             (1, PAGES_MAX - 1, 2),
             (1, 5, 1 << 32),
         ] {
-            assert!(
-                decode(count, page, pages).is_err(),
-                "{count} {page} {pages}"
-            );
+            assert!(decode(count, page, pages).is_err(), "{count} {page} {pages}");
         }
     }
 
@@ -295,12 +259,7 @@ mod tests {
         let mut content = Vec::new();
         for child_index in [3, 2] {
             let blocks = vec![(PageNumber(1), 1)];
-            OverflowListItem {
-                child_index,
-                birth: Epoch(0),
-                blocks,
-            }
-            .encode(&mut content);
+            OverflowListItem { child_index, birth: Epoch(0), blocks }.encode(&mut content);
         }
         let read: Vec<_> = OverflowList::new(&content).collect();
         assert!(matches!(read[..], [Ok(_), Err(_)]));

@@ -6,10 +6,7 @@
 //!
 //! *Format*: docs/format.md, section 4.2. *Threads*: views are plain borrowed values.
 
-#![cfg_attr(
-    not(test),
-    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
-)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 use std::cmp::Ordering;
 
@@ -18,6 +15,7 @@ use super::overflow_reference::PAGES_MAX;
 use super::sorted_block::{BlockShape, EntryKind, KindSet, SortedBlock};
 use super::sorted_block_builder::{BlockInfo, SortedBlockBuilder};
 use super::{BlockProblem, COMPOSITE_KEY_BYTES_MAX};
+use crate::page::NodeRef;
 use crate::types::{Epoch, PageNumber};
 
 #[cfg(test)]
@@ -39,19 +37,6 @@ const FLAGS_KNOWN: u16 = FLAG_BIRTH | FLAG_FILTER | FLAG_DICTIONARY | FLAG_OVERF
 
 const TOO_FAR_APART: BlockProblem =
     BlockProblem("a parent's nodes lie more than 2^32 pages apart, or are too long");
-
-/// Where a node lies, and what makes sure that it is the one that was meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ChildReference {
-    /// The node's first page.
-    pub page: PageNumber,
-    /// The number of its pages.
-    pub pages: u32,
-    /// Its write stamp.
-    pub stamp: u32,
-    /// Its checksum.
-    pub checksum: u32,
-}
 
 /// A leaf's part of the filter pieces of its parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +72,7 @@ pub enum Below {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Child {
     /// Where it lies.
-    pub reference: ChildReference,
+    pub reference: NodeRef,
     /// The entries below it.
     pub entries: u64,
     /// The tombstones, of points and ranges, below it.
@@ -153,7 +138,7 @@ impl Child {
         let page_delta = reader.u32()?;
         let pages = reader.u16()?;
         let flags = reader.u16()?;
-        let reference = ChildReference {
+        let reference = NodeRef {
             page: page_at(base_page, page_delta, pages)?,
             pages: u32::from(pages),
             stamp: reader.u32()?,
@@ -164,22 +149,12 @@ impl Child {
         }
         let entries = reader.varint()?;
         let tombstones = reader.varint()?;
-        let birth = if flags & FLAG_BIRTH != 0 {
-            Some(Epoch(reader.varint()?))
-        } else {
-            None
-        };
+        let birth = if flags & FLAG_BIRTH != 0 { Some(Epoch(reader.varint()?)) } else { None };
         let overflow = flags & FLAG_OVERFLOW != 0;
         let below = if lowest {
-            Below::Leaf {
-                overflow_pages: reader.varint()?,
-            }
+            Below::Leaf { overflow_pages: reader.varint()? }
         } else {
-            Below::Parent {
-                pages: reader.varint()?,
-                leaves: reader.varint()?,
-                overflow,
-            }
+            Below::Parent { pages: reader.varint()?, leaves: reader.varint()?, overflow }
         };
         let filter = match flags & FLAG_FILTER {
             0 => None,
@@ -189,25 +164,11 @@ impl Child {
                 lines: reader.varint_u32()?,
             }),
         };
-        let dictionary = if flags & FLAG_DICTIONARY != 0 {
-            Some(reader.varint()?)
-        } else {
-            None
-        };
+        let dictionary = if flags & FLAG_DICTIONARY != 0 { Some(reader.varint()?) } else { None };
         reader.finish()?;
-        let child = Child {
-            reference,
-            entries,
-            tombstones,
-            birth,
-            below,
-            filter,
-            dictionary,
-        };
+        let child = Child { reference, entries, tombstones, birth, below, filter, dictionary };
         if child.has_overflow() != overflow {
-            return Err(BlockProblem(
-                "a leaf's overflow flag and its overflow pages differ",
-            ));
+            return Err(BlockProblem("a leaf's overflow flag and its overflow pages differ"));
         }
         Ok(child)
     }
@@ -218,9 +179,7 @@ impl Child {
 fn page_at(base_page: u64, delta: u32, pages: u16) -> Result<PageNumber, BlockProblem> {
     let page = base_page.saturating_add(u64::from(delta));
     if pages == 0 || page.saturating_add(u64::from(pages)) > PAGES_MAX {
-        return Err(BlockProblem(
-            "a node that a parent names lies outside every file",
-        ));
+        return Err(BlockProblem("a node that a parent names lies outside every file"));
     }
     Ok(PageNumber(page))
 }
@@ -252,13 +211,7 @@ impl ParentShape {
         let references = usize::from(piece_count).saturating_add(usize::from(list_count));
         reader.bytes(references.saturating_mul(SIDECAR_REFERENCE_BYTES))?;
         let block = BlockShape::parse(reader.rest(), false, wide)?;
-        Ok(ParentShape {
-            base_page,
-            piece_count,
-            list_count,
-            lowest,
-            block,
-        })
+        Ok(ParentShape { base_page, piece_count, list_count, lowest, block })
     }
 
     /// The parent in `content`, which must be the bytes that the shape was parsed from.
@@ -318,11 +271,7 @@ impl<'a> Parent<'a> {
     #[inline]
     pub fn child_for(&self, key: &[u8]) -> usize {
         let (index, equal) = self.block.lower_bound(key);
-        if equal {
-            index
-        } else {
-            index.saturating_sub(1)
-        }
+        if equal { index } else { index.saturating_sub(1) }
     }
 
     /// All that the parent says about a child.
@@ -336,10 +285,10 @@ impl<'a> Parent<'a> {
 
     /// Where a child lies, without the rest.
     #[inline]
-    pub fn child_reference(&self, index: usize) -> Result<ChildReference, BlockProblem> {
+    pub fn child_reference(&self, index: usize) -> Result<NodeRef, BlockProblem> {
         let mut reader = Reader::new(self.block.entry(index)?.value);
         let (delta, pages, _flags) = (reader.u32()?, reader.u16()?, reader.u16()?);
-        Ok(ChildReference {
+        Ok(NodeRef {
             page: page_at(self.base_page, delta, pages)?,
             pages: u32::from(pages),
             stamp: reader.u32()?,
@@ -359,24 +308,17 @@ impl<'a> Parent<'a> {
 
     /// The filter pieces of the sidecar.
     pub fn pieces(&self) -> SidecarReferences<'a> {
-        SidecarReferences {
-            base_page: self.base_page,
-            references: self.pieces,
-        }
+        SidecarReferences { base_page: self.base_page, references: self.pieces }
     }
 
     /// The overflow lists of the sidecar.
     pub fn overflow_lists(&self) -> SidecarReferences<'a> {
-        SidecarReferences {
-            base_page: self.base_page,
-            references: self.lists,
-        }
+        SidecarReferences { base_page: self.base_page, references: self.lists }
     }
 
     /// Checks the separators and their order, every child and the sidecar.
     pub fn check(&self) -> Result<(), BlockProblem> {
-        self.block
-            .check(KindSet::CHILDREN, COMPOSITE_KEY_BYTES_MAX)?;
+        self.block.check(KindSet::CHILDREN, COMPOSITE_KEY_BYTES_MAX)?;
         if self.lowest && self.len() > LOWEST_PARENT_CHILDREN_MAX {
             return Err(BlockProblem("a lowest parent has more than 64 children"));
         }
@@ -394,9 +336,7 @@ impl<'a> Parent<'a> {
                     return Err(BlockProblem("a parent has a filter of its own"));
                 }
                 Some(filter) if filter.piece as usize >= self.pieces.len() => {
-                    return Err(BlockProblem(
-                        "a leaf names a filter piece that is not there",
-                    ));
+                    return Err(BlockProblem("a leaf names a filter piece that is not there"));
                 }
                 Some(filter) if filter.lines == 0 => {
                     return Err(BlockProblem("a leaf's filter has no lines"));
@@ -404,15 +344,11 @@ impl<'a> Parent<'a> {
                 _ => {}
             }
             if child.has_overflow() && self.lowest && self.lists.is_empty() {
-                return Err(BlockProblem(
-                    "a leaf has overflow values, but its parent no list",
-                ));
+                return Err(BlockProblem("a leaf has overflow values, but its parent no list"));
             }
         }
         if page_least != self.base_page {
-            return Err(BlockProblem(
-                "a parent's base page is not the least that it refers to",
-            ));
+            return Err(BlockProblem("a parent's base page is not the least that it refers to"));
         }
         Ok(())
     }
@@ -437,19 +373,15 @@ impl SidecarReferences<'_> {
     }
 
     /// The reference at `index`.
-    pub fn get(&self, index: usize) -> Result<ChildReference, BlockProblem> {
-        let bytes = self
-            .references
-            .get(index)
-            .ok_or(BlockProblem("a sidecar index is too high"))?;
+    pub fn get(&self, index: usize) -> Result<NodeRef, BlockProblem> {
+        let bytes =
+            self.references.get(index).ok_or(BlockProblem("a sidecar index is too high"))?;
         let mut reader = Reader::new(bytes);
         let (delta, pages, zero) = (reader.u32()?, reader.u16()?, reader.u16()?);
         if zero != 0 {
-            return Err(BlockProblem(
-                "a sidecar reference has bits that must be zero",
-            ));
+            return Err(BlockProblem("a sidecar reference has bits that must be zero"));
         }
-        Ok(ChildReference {
+        Ok(NodeRef {
             page: page_at(self.base_page, delta, pages)?,
             pages: u32::from(pages),
             stamp: reader.u32()?,
@@ -464,8 +396,8 @@ pub struct ParentBuilder {
     height: u8,
     block: SortedBlockBuilder,
     child_pages: Vec<u64>,
-    pieces: Vec<ChildReference>,
-    lists: Vec<ChildReference>,
+    pieces: Vec<NodeRef>,
+    lists: Vec<NodeRef>,
     /// The longest of all nodes that are referred to, in pages.
     pages_most: u32,
     value: Vec<u8>,
@@ -510,10 +442,7 @@ impl ParentBuilder {
     pub fn push(&mut self, separator: &[u8], child: &Child) {
         let lowest = self.height == 1;
         let is_leaf = matches!(child.below, Below::Leaf { .. });
-        assert!(
-            lowest == is_leaf,
-            "a child's kind does not fit its parent's height"
-        );
+        assert!(lowest == is_leaf, "a child's kind does not fit its parent's height");
         assert!(lowest || child.filter.is_none(), "only leaves have filters");
         assert!(
             !lowest || self.len() < LOWEST_PARENT_CHILDREN_MAX,
@@ -527,7 +456,7 @@ impl ParentBuilder {
     }
 
     /// Adds a filter piece to the sidecar; returns its index.
-    pub fn push_piece(&mut self, piece: ChildReference) -> u32 {
+    pub fn push_piece(&mut self, piece: NodeRef) -> u32 {
         assert!(self.height == 1, "only lowest parents have a sidecar");
         self.pages_most = self.pages_most.max(piece.pages);
         self.pieces.push(piece);
@@ -535,7 +464,7 @@ impl ParentBuilder {
     }
 
     /// Adds an overflow list to the sidecar.
-    pub fn push_overflow_list(&mut self, list: ChildReference) {
+    pub fn push_overflow_list(&mut self, list: NodeRef) {
         assert!(self.height == 1, "only lowest parents have a sidecar");
         self.pages_most = self.pages_most.max(list.pages);
         self.lists.push(list);
@@ -567,18 +496,10 @@ impl ParentBuilder {
     /// When the nodes lie too far apart, or one is too long, for one parent: nothing is changed then.
     pub fn finish(&mut self, out: &mut Vec<u8>) -> Result<BlockInfo, BlockProblem> {
         let references = self.pieces.iter().chain(&self.lists);
-        let pages = || {
-            references
-                .clone()
-                .map(|r| r.page.0)
-                .chain(self.child_pages.iter().copied())
-        };
+        let pages = || references.clone().map(|r| r.page.0).chain(self.child_pages.iter().copied());
         let base_page = pages().min().unwrap_or(0);
         let span = pages().max().unwrap_or(0).saturating_sub(base_page);
-        let counts = (
-            u16::try_from(self.pieces.len()),
-            u16::try_from(self.lists.len()),
-        );
+        let counts = (u16::try_from(self.pieces.len()), u16::try_from(self.lists.len()));
         let (Ok(piece_count), Ok(list_count)) = counts else {
             return Err(TOO_FAR_APART);
         };
@@ -603,9 +524,7 @@ impl ParentBuilder {
             }
         }
         let lead_bytes = out.len().saturating_sub(start);
-        let info = self
-            .block
-            .finish_first_behind(lead_bytes, self.block.len(), out);
+        let info = self.block.finish_first_behind(lead_bytes, self.block.len(), out);
         self.clear();
         Ok(info)
     }

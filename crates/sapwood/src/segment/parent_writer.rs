@@ -6,14 +6,14 @@
 //!
 //! *Format*: docs/format.md, sections 4.2 and 4.4. *Threads*: one owner.
 
+use super::KEY_BYTES_MAX;
 use super::descriptor::LEAVES_PER_LOWEST_PARENT_MAX;
 use super::filter::LINE_BYTES;
 use super::leaf_writer::LeafOverflow;
 use super::overflow_reference::OverflowListItem;
 use super::parent::{Below, Child, FilterSlot, ParentBuilder};
-use super::KEY_BYTES_MAX;
 use crate::error::{Result, Structure};
-use crate::page::{Codec, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter, flags};
+use crate::page::{Codec, FLAG_WIDE_SLOTS, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter};
 use crate::types::KeyspaceNumber;
 
 /// The separators of a parent take at most this much: four of the longest keys and some more.
@@ -99,12 +99,14 @@ impl ParentWriter {
         Ok(())
     }
 
-    /// Writes what is pending and returns all parents; or, when there was one leaf in all, that leaf.
+    /// Writes what is pending and returns all parents; or, when there was one leaf in all and they are to
+    /// be the `whole` tree, that leaf.
     ///
     /// # Errors
     /// When a parent cannot be written.
-    pub fn finish(mut self, nodes: &mut NodeWriter) -> Result<Lowest> {
-        if self.leaf_count == 1
+    pub fn finish(mut self, nodes: &mut NodeWriter, whole: bool) -> Result<Lowest> {
+        if whole
+            && self.leaf_count == 1
             && let Some(leaf) = self.pending.pop()
         {
             return Ok(Lowest::Leaf(leaf));
@@ -156,13 +158,14 @@ pub fn write_lowest_parent(
     let mut content = Vec::new();
     let info = builder.finish(&mut content).map_err(|p| p.corruption(Structure::Parent))?;
     let spec = parent_spec(1, keyspace, info.wide);
-    let reference = nodes.append(&spec, &content)?;
+    // Parents are read soon: the next step and every lookup pass through them.
+    let reference = nodes.append(&spec, &content, true)?;
     let overflow_pages: u64 = leaves.iter().map(|leaf| overflow_pages(&leaf.child)).sum();
     let leaf_pages: u64 = leaves.iter().map(|leaf| u64::from(leaf.child.reference.pages)).sum();
     Ok(ParentEntry {
         separator: leaves.first().map(|leaf| leaf.separator.clone()).unwrap_or_default(),
         child: Child {
-            reference: reference.into(),
+            reference,
             entries: leaves.iter().map(|leaf| leaf.child.entries).sum(),
             tombstones: leaves.iter().map(|leaf| leaf.child.tombstones).sum(),
             birth: None,
@@ -187,7 +190,7 @@ pub fn overflow_pages(child: &Child) -> u64 {
 
 /// How a parent's node is written.
 pub fn parent_spec(height: u8, keyspace: KeyspaceNumber, wide: bool) -> NodeSpec {
-    let bits = if wide { flags::WIDE } else { 0 };
+    let bits = if wide { FLAG_WIDE_SLOTS } else { 0 };
     NodeSpec { kind: NodeKind::Parent, height, flags: bits, keyspace, codec: Codec::Plain }
 }
 
@@ -199,7 +202,7 @@ fn write_filter_pieces(
     sidecar_pages: &mut u64,
 ) -> Result<Vec<Option<FilterSlot>>> {
     let layout = nodes.layout();
-    let pages = PIECE_BYTES.div_ceil(layout.page_size() as usize);
+    let pages = PIECE_BYTES.div_ceil(layout.page_size as usize);
     let piece_bytes_max = pages * layout.usable_bytes() - NODE_HEADER_BYTES;
     let spec = NodeSpec {
         kind: NodeKind::FilterPiece,
@@ -217,9 +220,9 @@ fn write_filter_pieces(
             continue;
         }
         if !piece.is_empty() && piece.len() + leaf.filter.len() > piece_bytes_max {
-            let reference = nodes.append(&spec, &piece)?;
+            let reference = nodes.append(&spec, &piece, false)?;
             *sidecar_pages += u64::from(reference.pages);
-            builder.push_piece(reference.into());
+            builder.push_piece(reference);
             piece.clear();
             piece_index += 1;
         }
@@ -231,9 +234,9 @@ fn write_filter_pieces(
         piece.extend_from_slice(&leaf.filter);
     }
     if !piece.is_empty() {
-        let reference = nodes.append(&spec, &piece)?;
+        let reference = nodes.append(&spec, &piece, false)?;
         *sidecar_pages += u64::from(reference.pages);
-        builder.push_piece(reference.into());
+        builder.push_piece(reference);
     }
     Ok(slots)
 }
@@ -268,9 +271,9 @@ fn write_overflow_list(
         keyspace,
         codec: Codec::Plain,
     };
-    let reference = nodes.append(&spec, &content)?;
+    let reference = nodes.append(&spec, &content, false)?;
     *sidecar_pages += u64::from(reference.pages);
-    builder.push_overflow_list(reference.into());
+    builder.push_overflow_list(reference);
     Ok(())
 }
 

@@ -8,10 +8,7 @@
 //!
 //! *Format*: docs/format.md, section 4.3.
 
-#![cfg_attr(
-    not(test),
-    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
-)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 use std::cmp::Ordering;
 
@@ -37,20 +34,11 @@ pub fn encode_value(
     out.extend_from_slice(end);
     match base_number {
         Some(base_number) => {
-            assert!(
-                !numbers.is_empty(),
-                "a fragment with numbers has at least one"
-            );
-            assert!(
-                numbers.is_sorted_by(|a, b| a > b),
-                "a fragment's numbers descend"
-            );
+            assert!(!numbers.is_empty(), "a fragment with numbers has at least one");
+            assert!(numbers.is_sorted_by(|a, b| a > b), "a fragment's numbers descend");
             put_varint(out, numbers.len() as u64);
             for number in numbers {
-                assert!(
-                    *number >= base_number,
-                    "a fragment's number is below the base number"
-                );
+                assert!(*number >= base_number, "a fragment's number is below the base number");
                 put_varint(out, number.saturating_sub(base_number));
             }
         }
@@ -88,25 +76,13 @@ impl<'a> RangeValue<'a> {
         };
         let Some(base_number) = base_number else {
             reader.finish()?;
-            return Ok(RangeValue {
-                end,
-                numbers: reader,
-                number_count: 0,
-                base_number: 0,
-            });
+            return Ok(RangeValue { end, numbers: reader, number_count: 0, base_number: 0 });
         };
         let number_count = reader.varint_length()?;
         if number_count == 0 || number_count > reader.rest().len() {
-            return Err(BlockProblem(
-                "the count of a range tombstone's numbers is impossible",
-            ));
+            return Err(BlockProblem("the count of a range tombstone's numbers is impossible"));
         }
-        let range = RangeValue {
-            end,
-            numbers: reader,
-            number_count,
-            base_number,
-        };
+        let range = RangeValue { end, numbers: reader, number_count, base_number };
         let mut before = None;
         for _ in 0..number_count {
             let delta = reader.varint()?;
@@ -158,9 +134,7 @@ impl Fragment {
 
     /// True when it covers no key at all.
     pub fn is_empty(&self) -> bool {
-        self.end
-            .as_deref()
-            .is_some_and(|end| end <= self.start.as_slice())
+        self.end.as_deref().is_some_and(|end| end <= self.start.as_slice())
     }
 }
 
@@ -178,11 +152,7 @@ pub fn compare_ends(a: Option<&[u8]>, b: Option<&[u8]>) -> Ordering {
 pub fn clip(fragment: &Fragment, start: &[u8], end: Option<&[u8]>) -> Option<Fragment> {
     let start = fragment.start.as_slice().max(start);
     let own_end = fragment.end.as_deref();
-    let end = if compare_ends(own_end, end).is_le() {
-        own_end
-    } else {
-        end
-    };
+    let end = if compare_ends(own_end, end).is_le() { own_end } else { end };
     if end.is_some_and(|end| end <= start) {
         return None;
     }
@@ -243,11 +213,8 @@ pub fn sweep<'a>(
             }
             continue;
         };
-        let end = if compare_ends(next_start, nearest_end).is_lt() {
-            next_start
-        } else {
-            nearest_end
-        };
+        let end =
+            if compare_ends(next_start, nearest_end).is_lt() { next_start } else { nearest_end };
         visit(start, end, &covers);
         match end {
             Some(end) => position = Some(end),

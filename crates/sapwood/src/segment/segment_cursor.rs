@@ -66,7 +66,6 @@ pub struct TreeCursor {
     root: TreeRoot,
     keyspace: KeyspaceNumber,
     kind: TreeKind,
-    numbered: bool,
     caching: Caching,
     /// From the root down: each parent with the index of the child that is open.
     path: Vec<(ParentNode, usize)>,
@@ -92,7 +91,6 @@ impl TreeCursor {
         root: TreeRoot,
         keyspace: KeyspaceNumber,
         kind: TreeKind,
-        numbered: bool,
         caching: Caching,
     ) -> TreeCursor {
         TreeCursor {
@@ -100,7 +98,6 @@ impl TreeCursor {
             root,
             keyspace,
             kind,
-            numbered,
             caching,
             path: Vec::new(),
             leaf: None,
@@ -169,12 +166,15 @@ impl TreeCursor {
 
     /// Reads the entry at `index` of the open leaf.
     fn load(&mut self) -> Result<()> {
-        let Some(leaf) = &self.leaf else { return Ok(()) };
+        let Some(leaf) = &self.leaf else {
+            return Ok(());
+        };
         let block = leaf.view();
         let entry = block.entry(self.index).map_err(|p| leaf.damage(p))?;
         block.copy_key(self.index, &mut self.key).map_err(|p| leaf.damage(p))?;
         // The value is a part of the content, so the distance of the two is its offset.
-        let start = entry.value.as_ptr().addr().wrapping_sub(leaf.frame().content().as_ptr().addr());
+        let start =
+            entry.value.as_ptr().addr().wrapping_sub(leaf.frame().content().as_ptr().addr());
         let start = if entry.value.is_empty() { 0 } else { start };
         let value = start..start + entry.value.len();
         self.entry = Some(Position { kind: entry.kind, number: entry.number, value });
@@ -192,7 +192,8 @@ impl TreeCursor {
             match moved {
                 Some(next) => {
                     *index = next;
-                    let edge = move |p: &ParentNode| Ok(if forward { 0 } else { p.view().len() - 1 });
+                    let edge =
+                        move |p: &ParentNode| Ok(if forward { 0 } else { p.view().len() - 1 });
                     self.descend(edge)?;
                     return Ok(true);
                 }
@@ -298,8 +299,9 @@ impl TreeCursor {
     fn bound_in_open_leaf(&self, key: &[u8]) -> Option<usize> {
         let block = self.leaf.as_ref()?.view();
         let last = block.len().checked_sub(1)?;
-        let first_below = block.compare_key(0, key).ok()?.is_lt();
-        (first_below && block.compare_key(last, key).ok()?.is_ge()).then(|| block.lower_bound(key).0)
+        let first_not_above = block.compare_key(0, key).ok()?.is_le();
+        (first_not_above && block.compare_key(last, key).ok()?.is_ge())
+            .then(|| block.lower_bound(key).0)
     }
 
     fn open_lower_bound(&mut self, key: &[u8]) -> Result<()> {
@@ -309,8 +311,7 @@ impl TreeCursor {
         }
         self.path.clear();
         self.leaf = None;
-        let numbered = self.numbered;
-        self.descend(|parent| parent.child_for(key, numbered))?;
+        self.descend(|parent| Ok(parent.view().child_for(key)))?;
         self.index = self.leaf.as_ref().map_or(0, |leaf| leaf.view().lower_bound(key).0);
         Ok(())
     }
@@ -363,7 +364,7 @@ impl SegmentSource {
         let young = segment.is_young();
         let node_keyspace = if young { KeyspaceNumber::MANY } else { keyspace };
         let cursor = |root: &TreeRoot, kind| {
-            TreeCursor::new(pages.clone(), root.clone(), node_keyspace, kind, young, caching)
+            TreeCursor::new(pages.clone(), root.clone(), node_keyspace, kind, caching)
         };
         SegmentSource {
             lead: young.then_some(keyspace),
@@ -384,7 +385,11 @@ impl SegmentSource {
     }
 
     /// `key` as the tree has it.
-    fn tree_key<'a>(lead: Option<KeyspaceNumber>, key: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    fn tree_key<'a>(
+        lead: Option<KeyspaceNumber>,
+        key: &'a [u8],
+        scratch: &'a mut Vec<u8>,
+    ) -> &'a [u8] {
         match lead {
             None => key,
             Some(keyspace) => {
@@ -399,9 +404,13 @@ impl SegmentSource {
         if self.segment.promoted.is_empty() {
             return Ok(());
         }
-        let Some(points) = &mut self.points else { return Ok(()) };
+        let Some(points) = &mut self.points else {
+            return Ok(());
+        };
         while points.valid() {
-            let Some(range) = self.segment.promoted.containing(points.key()) else { break };
+            let Some(range) = self.segment.promoted.containing(points.key()) else {
+                break;
+            };
             match (forward, &range.end) {
                 (true, Some(end)) => points.seek(end)?,
                 (true, None) => points.invalidate(),
@@ -412,16 +421,18 @@ impl SegmentSource {
     }
 
     fn in_keyspace(&self) -> bool {
-        let Some(points) = &self.points else { return false };
+        let Some(points) = &self.points else {
+            return false;
+        };
         points.valid()
-            && self
-                .lead
-                .is_none_or(|keyspace| points.key().starts_with(&keyspace.0.to_be_bytes()))
+            && self.lead.is_none_or(|keyspace| points.key().starts_with(&keyspace.0.to_be_bytes()))
     }
 
     /// The fragment of the ranges tree over a key as the tree has it.
     fn fragment_over(&mut self, tree_key: &[u8], at: u64) -> Result<Option<Cover>> {
-        let Some(ranges) = &mut self.ranges else { return Ok(None) };
+        let Some(ranges) = &mut self.ranges else {
+            return Ok(None);
+        };
         ranges.seek(tree_key)?;
         if !ranges.valid() || ranges.key() != tree_key {
             if ranges.valid() {
@@ -434,7 +445,9 @@ impl SegmentSource {
         if !ranges.valid() || ranges.key() > tree_key {
             return Ok(None);
         }
-        let Some(leaf) = &ranges.leaf else { return Ok(None) };
+        let Some(leaf) = &ranges.leaf else {
+            return Ok(None);
+        };
         let base = leaf.view().base_number();
         let value = RangeValue::decode(ranges.value(), young.then_some(base))
             .map_err(|p| p.corruption(Structure::Leaf))?;
@@ -456,7 +469,9 @@ impl SegmentSource {
 
     /// Cuts the keyspace number off the ends of a range of a young segment.
     fn bare_range(&self, range: KeyRange) -> KeyRange {
-        let Some(keyspace) = self.lead else { return range };
+        let Some(keyspace) = self.lead else {
+            return range;
+        };
         let lead = keyspace.0.to_be_bytes();
         let start = range.start.strip_prefix(&lead).map(<[u8]>::to_vec).unwrap_or_default();
         let end = range.end.as_deref().and_then(|end| end.strip_prefix(&lead)).map(<[u8]>::to_vec);
@@ -522,7 +537,9 @@ impl SortedSource for SegmentSource {
         if let Some(points) = &mut self.points {
             match self.lead {
                 None => points.seek_last()?,
-                Some(keyspace) => points.seek_before(&keyspace.0.saturating_add(1).to_be_bytes())?,
+                Some(keyspace) => {
+                    points.seek_before(&keyspace.0.saturating_add(1).to_be_bytes())?
+                }
             }
         }
         self.skip_promoted(false)
@@ -550,8 +567,7 @@ impl SortedSource for SegmentSource {
         }
         // What was promoted covers nothing here any more.
         let promoted = self.segment.promoted.contains(&tree_key);
-        let found =
-            if promoted { Ok(None) } else { self.fragment_over(&tree_key, at) };
+        let found = if promoted { Ok(None) } else { self.fragment_over(&tree_key, at) };
         self.scratch = tree_key;
         Ok(found?.map(|cover| Cover { range: self.bare_range(cover.range), ..cover }))
     }

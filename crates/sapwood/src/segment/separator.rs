@@ -6,10 +6,7 @@ use super::sorted_block_builder::common_bytes;
 
 /// Puts into `out` the shortest key `s` with `left < s <= right`. `left` must be below `right`.
 pub fn shortest_separator(left: &[u8], right: &[u8], out: &mut Vec<u8>) {
-    debug_assert!(
-        left < right,
-        "only a lesser and a greater key can be separated"
-    );
+    debug_assert!(left < right, "only a lesser and a greater key can be separated");
     // Whatever is at most as long as the common start and at most `right` is at most `left`; one
     // byte more suffices.
     let bytes = common_bytes(left, right).saturating_add(1).min(right.len());

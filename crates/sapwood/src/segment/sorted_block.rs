@@ -6,10 +6,7 @@
 //!
 //! *Format*: docs/format.md, section 4.1. *Threads*: views are plain borrowed values.
 
-#![cfg_attr(
-    not(test),
-    deny(clippy::indexing_slicing, clippy::arithmetic_side_effects)
-)]
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 use std::cmp::Ordering;
 
@@ -119,18 +116,9 @@ impl BlockShape {
             .saturating_add(u64::from(prefix_bytes))
             .saturating_add(u64::from(heap_bytes));
         if reader.rest().len() as u64 != expected {
-            return Err(BlockProblem(
-                "the lengths of a sorted block do not add up to its content",
-            ));
+            return Err(BlockProblem("the lengths of a sorted block do not add up to its content"));
         }
-        Ok(BlockShape {
-            count,
-            prefix_bytes,
-            heap_bytes,
-            base_number,
-            numbered,
-            wide,
-        })
+        Ok(BlockShape { count, prefix_bytes, heap_bytes, base_number, numbered, wide })
     }
 
     /// The block in `content`, which must be the bytes that the shape was parsed from; over bytes of
@@ -251,9 +239,7 @@ impl<'a> SortedBlock<'a> {
             Err(Ordering::Less) => return (0, false),
             Err(_) => return (self.len(), false),
         };
-        let start = self
-            .heads
-            .partition_point(|head| u32::from_le_bytes(*head) < target.head);
+        let start = self.heads.partition_point(|head| u32::from_le_bytes(*head) < target.head);
         match self.heads.get(start) {
             Some(head) if u32::from_le_bytes(*head) == target.head => {
                 self.search_equal_heads(start, &target, number)
@@ -297,13 +283,8 @@ impl<'a> SortedBlock<'a> {
                 high = middle;
             }
         }
-        let equal = self
-            .heads
-            .get(low)
-            .is_some_and(|h| u32::from_le_bytes(*h) == target.head)
-            && self
-                .entry(low)
-                .is_ok_and(|entry| compare_tail(&entry, target).is_eq());
+        let equal = self.heads.get(low).is_some_and(|h| u32::from_le_bytes(*h) == target.head)
+            && self.entry(low).is_ok_and(|entry| compare_tail(&entry, target).is_eq());
         (low, equal)
     }
 
@@ -318,11 +299,7 @@ impl<'a> SortedBlock<'a> {
         match start.cmp(self.prefix) {
             Ordering::Equal => {
                 let (head, rest) = cut_head(suffix);
-                Ok(Target {
-                    head,
-                    rest,
-                    key_len: key.len(),
-                })
+                Ok(Target { head, rest, key_len: key.len() })
             }
             unequal => Err(unequal),
         }
@@ -336,11 +313,7 @@ impl<'a> SortedBlock<'a> {
     #[inline]
     fn slot(&self, index: usize) -> Option<usize> {
         if self.wide {
-            self.slots
-                .as_chunks::<4>()
-                .0
-                .get(index)
-                .map(|slot| u32::from_le_bytes(*slot) as usize)
+            self.slots.as_chunks::<4>().0.get(index).map(|slot| u32::from_le_bytes(*slot) as usize)
         } else {
             let slot = self.slots.as_chunks::<2>().0.get(index)?;
             Some(usize::from(u16::from_le_bytes(*slot)))
@@ -358,10 +331,7 @@ impl<'a> SortedBlock<'a> {
     fn entry_and_rest(&self, index: usize) -> Result<(Entry<'a>, &'a [u8]), BlockProblem> {
         let head = self.head(index).ok_or(OUT_OF_RANGE)?;
         let slot = self.slot(index).ok_or(OUT_OF_RANGE)?;
-        let heap = self
-            .heap
-            .get(slot..)
-            .ok_or(BlockProblem("a slot lies outside the heap"))?;
+        let heap = self.heap.get(slot..).ok_or(BlockProblem("a slot lies outside the heap"))?;
         let mut reader = Reader::new(heap);
         let kind =
             EntryKind::from_code(reader.u8()?).ok_or(BlockProblem("an entry's kind is unknown"))?;
@@ -373,25 +343,11 @@ impl<'a> SortedBlock<'a> {
         } else {
             0
         };
-        let value_bytes = if kind == EntryKind::Delete {
-            0
-        } else {
-            reader.varint_length()?
-        };
+        let value_bytes = if kind == EntryKind::Delete { 0 } else { reader.varint_length()? };
         let rest = reader.bytes(suffix_bytes.saturating_sub(HEAD_BYTES))?;
         let value = reader.bytes(value_bytes)?;
         let key_len = self.prefix.len().saturating_add(suffix_bytes);
-        Ok((
-            Entry {
-                kind,
-                number,
-                key_len,
-                head,
-                rest,
-                value,
-            },
-            reader.rest(),
-        ))
+        Ok((Entry { kind, number, key_len, head, rest, value }, reader.rest()))
     }
 
     /// Puts the key at `index` into `out`, whose former content is dropped.
@@ -409,10 +365,7 @@ impl<'a> SortedBlock<'a> {
     pub fn compare_key(&self, index: usize, key: &[u8]) -> Result<Ordering, BlockProblem> {
         let entry = self.entry(index)?;
         Ok(match self.cut_prefix(key) {
-            Ok(target) => entry
-                .head
-                .cmp(&target.head)
-                .then_with(|| compare_tail(&entry, &target)),
+            Ok(target) => entry.head.cmp(&target.head).then_with(|| compare_tail(&entry, &target)),
             Err(key_to_block) => key_to_block.reverse(),
         })
     }
@@ -432,26 +385,17 @@ impl<'a> SortedBlock<'a> {
                 .then_with(|| entry_a.key_len.cmp(&entry_b.key_len)));
         }
         let (head_a, head_b) = (entry_a.head.to_be_bytes(), entry_b.head.to_be_bytes());
-        let pieces_a = [
-            a.0.prefix,
-            head_a.get(..a.0.head_len(&entry_a)).unwrap_or_default(),
-            entry_a.rest,
-        ];
-        let pieces_b = [
-            b.0.prefix,
-            head_b.get(..b.0.head_len(&entry_b)).unwrap_or_default(),
-            entry_b.rest,
-        ];
+        let pieces_a =
+            [a.0.prefix, head_a.get(..a.0.head_len(&entry_a)).unwrap_or_default(), entry_a.rest];
+        let pieces_b =
+            [b.0.prefix, head_b.get(..b.0.head_len(&entry_b)).unwrap_or_default(), entry_b.rest];
         Ok(compare_pieces(pieces_a, pieces_b))
     }
 
     /// The number of bytes of the entry's key that lie in its head.
     #[inline]
     fn head_len(&self, entry: &Entry<'_>) -> usize {
-        entry
-            .key_len
-            .saturating_sub(self.prefix.len())
-            .min(HEAD_BYTES)
+        entry.key_len.saturating_sub(self.prefix.len()).min(HEAD_BYTES)
     }
 
     /// Checks every entry: kinds, lengths, order, and that the heap has neither gaps nor overlaps.
@@ -466,9 +410,7 @@ impl<'a> SortedBlock<'a> {
             let (entry, behind) = self.entry_and_rest(index)?;
             expected_slot = self.heap.len().saturating_sub(behind.len());
             if !kinds.contains(entry.kind) {
-                return Err(BlockProblem(
-                    "an entry's kind does not belong into this node",
-                ));
+                return Err(BlockProblem("an entry's kind does not belong into this node"));
             }
             if entry.key_len > key_bytes_max {
                 return Err(BlockProblem("a key is longer than keys may be"));
@@ -515,10 +457,7 @@ pub(super) fn cut_head(suffix: &[u8]) -> (u32, &[u8]) {
 /// equal ones the shorter key is the lesser.
 #[inline]
 fn compare_tail(entry: &Entry<'_>, target: &Target<'_>) -> Ordering {
-    entry
-        .rest
-        .cmp(target.rest)
-        .then_with(|| entry.key_len.cmp(&target.key_len))
+    entry.rest.cmp(target.rest).then_with(|| entry.key_len.cmp(&target.key_len))
 }
 
 /// Compares two byte strings that are each given in three pieces.

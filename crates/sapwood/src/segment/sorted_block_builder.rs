@@ -139,37 +139,17 @@ impl SortedBlockBuilder {
     /// Adds an entry. Its key must be above the last one, or equal with a lower number; `number` is 0
     /// in a block without numbers; the value of a deletion is empty.
     pub fn push(&mut self, kind: EntryKind, key: &[u8], number: u64, value: &[u8]) {
+        assert!(key.len() <= COMPOSITE_KEY_BYTES_MAX, "a key is longer than keys may be");
+        assert!(self.pending.len() < BLOCK_ENTRIES_MAX, "a sorted block is full");
+        assert!(kind != EntryKind::Delete || value.is_empty(), "a deletion has no value");
         assert!(
-            key.len() <= COMPOSITE_KEY_BYTES_MAX,
-            "a key is longer than keys may be"
-        );
-        assert!(
-            self.pending.len() < BLOCK_ENTRIES_MAX,
-            "a sorted block is full"
-        );
-        assert!(
-            kind != EntryKind::Delete || value.is_empty(),
-            "a deletion has no value"
-        );
-        assert!(
-            if self.numbered {
-                number >= self.base_number
-            } else {
-                number == 0
-            },
+            if self.numbered { number >= self.base_number } else { number == 0 },
             "an entry's number is below the block's base number, or has no place"
         );
-        let delta = if self.numbered {
-            number - self.base_number
-        } else {
-            0
-        };
+        let delta = if self.numbered { number - self.base_number } else { 0 };
         if let Some(last) = self.pending.last() {
             let order = self.key_of(last).cmp(key).then(delta.cmp(&last.delta));
-            assert!(
-                order.is_lt(),
-                "entries of a sorted block must come in ascending order"
-            );
+            assert!(order.is_lt(), "entries of a sorted block must come in ascending order");
         }
         let offset = self.buffer.len();
         let end = offset + key.len() + value.len();
@@ -192,20 +172,12 @@ impl SortedBlockBuilder {
     /// four bytes or more beyond the common prefix and suffixes are shorter than 128 bytes; otherwise
     /// at most five bytes an entry too high.
     pub fn estimated_bytes(&self) -> usize {
-        if self.pending.is_empty() {
-            0
-        } else {
-            self.block_bytes(self.len(), &self.sums)
-        }
+        if self.pending.is_empty() { 0 } else { self.block_bytes(self.len(), &self.sums) }
     }
 
     /// The same for the first `count` entries alone, in O(`count`). `count` must not exceed `len`.
     pub fn estimated_bytes_of_first(&self, count: usize) -> usize {
-        if count == 0 {
-            0
-        } else {
-            self.block_bytes(count, &self.sum(&self.pending[..count]))
-        }
+        if count == 0 { 0 } else { self.block_bytes(count, &self.sum(&self.pending[..count])) }
     }
 
     fn sum(&self, entries: &[Pending]) -> Sums {
@@ -230,11 +202,7 @@ impl SortedBlockBuilder {
         let heap_bytes = sums.fixed_bytes + lengths + rests;
         let narrow =
             self.header_bytes() + count * (HEAD_BYTES + 2) + sums.prefix_bytes + heap_bytes;
-        if narrow > NARROW_BYTES_MAX {
-            narrow + count * 2
-        } else {
-            narrow
-        }
+        if narrow > NARROW_BYTES_MAX { narrow + count * 2 } else { narrow }
     }
 
     fn header_bytes(&self) -> usize {
@@ -252,6 +220,22 @@ impl SortedBlockBuilder {
         self.finish_first_behind(0, count, out)
     }
 
+    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and keeps all
+    /// of them: the caller may find that the block does not fit, and try with fewer.
+    pub fn write_first(&self, count: usize, out: &mut Vec<u8>) -> BlockInfo {
+        assert!(count > 0 && count <= self.len(), "a sorted block has at least one entry");
+        BlockInfo { wide: self.write_block(0, count, out), count }
+    }
+
+    /// Drops the first `count` entries, at most all.
+    pub fn discard_first(&mut self, count: usize) {
+        if count >= self.len() {
+            self.clear();
+        } else {
+            self.drop_first(count);
+        }
+    }
+
     /// The same for a block that follows `lead_bytes` other bytes of its node's content, which count
     /// when slots are made wide.
     pub(super) fn finish_first_behind(
@@ -260,10 +244,7 @@ impl SortedBlockBuilder {
         count: usize,
         out: &mut Vec<u8>,
     ) -> BlockInfo {
-        assert!(
-            count > 0 && count <= self.len(),
-            "a sorted block has at least one entry"
-        );
+        assert!(count > 0 && count <= self.len(), "a sorted block has at least one entry");
         let wide = self.write_block(lead_bytes, count, out);
         if count == self.len() {
             self.clear();
@@ -358,11 +339,7 @@ impl SortedBlockBuilder {
 
 /// The bytes of an entry in the heap that do not depend on the prefix.
 fn fixed_bytes(entry: &Pending, numbered: bool) -> usize {
-    let number = if numbered {
-        varint_bytes(entry.delta)
-    } else {
-        0
-    };
+    let number = if numbered { varint_bytes(entry.delta) } else { 0 };
     let value = match entry.kind {
         EntryKind::Delete => 0,
         _ => varint_bytes(u64::from(entry.value_bytes)) + entry.value_bytes as usize,
@@ -389,18 +366,9 @@ fn add_to_sums(sums: &mut Sums, entry: &Pending, numbered: bool, first: &[u8], k
 pub(super) fn common_bytes(a: &[u8], b: &[u8]) -> usize {
     let (chunks_a, _) = a.as_chunks::<8>();
     let (chunks_b, _) = b.as_chunks::<8>();
-    let equal_chunks = chunks_a
-        .iter()
-        .zip(chunks_b)
-        .take_while(|(x, y)| x == y)
-        .count();
+    let equal_chunks = chunks_a.iter().zip(chunks_b).take_while(|(x, y)| x == y).count();
     let start = equal_chunks * 8;
-    start
-        + a[start..]
-            .iter()
-            .zip(&b[start..])
-            .take_while(|(x, y)| x == y)
-            .count()
+    start + a[start..].iter().zip(&b[start..]).take_while(|(x, y)| x == y).count()
 }
 
 #[cfg(test)]

@@ -140,7 +140,7 @@ impl<'a> TreeEdit<'a> {
     }
 
     fn read_child(&self, entry: &ParentEntry, height: u8) -> Result<ParentNode> {
-        read_parent(self.pages, &entry.child.reference.into(), self.keyspace, height)
+        read_parent(self.pages, &entry.child.reference, self.keyspace, height)
     }
 
     /// Puts children under as few upper parents of `height` as hold them.
@@ -173,7 +173,7 @@ impl<'a> TreeEdit<'a> {
         Ok(ParentEntry {
             separator: children.first().map(|entry| entry.separator.clone()).unwrap_or_default(),
             child: Child {
-                reference: reference.into(),
+                reference,
                 entries: sum(|child| child.entries),
                 tombstones: sum(|child| child.tombstones),
                 birth: None,
@@ -230,7 +230,7 @@ impl<'a> TreeEdit<'a> {
 
     fn finish_at(mut self, root: ParentEntry, height: u8) -> TreeChange {
         self.change.root = Some(TreeRoot {
-            reference: root.child.reference.into(),
+            reference: root.child.reference,
             height,
             birth: root.child.birth.unwrap_or(self.epoch),
             entries: root.child.entries,

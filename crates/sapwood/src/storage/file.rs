@@ -10,10 +10,16 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::platform::{self, DataSyncedWrite};
 use super::{Advice, Storage, end_of};
 use crate::error::{Error, Result};
+use crate::sync::Clock;
+
+/// How often the lock is asked for before the file counts as in use, and the pause between.
+const LOCK_ATTEMPTS: u32 = 6;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,23 +51,34 @@ impl FileStorage {
     pub fn open(path: impl AsRef<Path>, options: &FileOpenOptions) -> Result<(FileStorage, bool)> {
         let path = path.as_ref();
         let storage = FileStorage::open_unlocked(path, options)?;
-        let locked = if options.read_only {
-            storage.file.try_lock_shared()
-        } else {
-            storage.file.try_lock()
-        };
-        match locked {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Locked(path.to_owned())),
-            Err(TryLockError::Error(error)) => {
-                return Err(Error::io("locking the file", storage.name(), error));
-            }
-        }
+        storage.lock(options.read_only)?;
         let created = options.create && storage.writable && {
             let length = storage.length();
             length.map_err(|error| Error::io("reading the length", storage.name(), error))? == 0
         };
         Ok((storage, created))
+    }
+
+    /// Takes the lock, shared or exclusive.
+    ///
+    /// A process that another thread has just forked holds a copy of our own former lock until it
+    /// runs its program, so the lock is asked for a few times before the file counts as in use.
+    fn lock(&self, shared: bool) -> Result<()> {
+        let clock = Clock::real();
+        for attempt in 1.. {
+            let locked = if shared { self.file.try_lock_shared() } else { self.file.try_lock() };
+            match locked {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) if attempt < LOCK_ATTEMPTS => {
+                    clock.sleep(LOCK_PAUSE);
+                }
+                Err(TryLockError::WouldBlock) => return Err(Error::Locked(self.path.clone())),
+                Err(TryLockError::Error(error)) => {
+                    return Err(Error::io("locking the file", self.name(), error));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Opens the file for reading without any lock, so also while a database has it open. What is

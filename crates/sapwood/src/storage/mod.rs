@@ -18,9 +18,7 @@ use std::io;
 
 pub use file::{FileOpenOptions, FileStorage};
 pub use memory::{Counters, MemoryStorage};
-pub use simulated::{
-    CrashPlan, FaultKind, Operation, OperationKind, SimulatedStorage, TraceEntry,
-};
+pub use simulated::{CrashPlan, FaultKind, Operation, OperationKind, SimulatedStorage, TraceEntry};
 
 /// The end of `length` bytes at `offset`; an error where no file can have such bytes.
 fn end_of(offset: u64, length: u64) -> io::Result<u64> {

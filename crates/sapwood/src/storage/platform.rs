@@ -188,8 +188,7 @@ mod linux {
     fn write_data_synced(file: &File, mut offset: u64, mut bytes: &[u8]) -> Result<(), Errno> {
         while !bytes.is_empty() {
             let slices = [IoSlice::new(bytes)];
-            let count =
-                retry_on_intr(|| pwritev2(file, &slices, offset, ReadWriteFlags::DSYNC))?;
+            let count = retry_on_intr(|| pwritev2(file, &slices, offset, ReadWriteFlags::DSYNC))?;
             if count == 0 {
                 return Err(Errno::IO);
             }

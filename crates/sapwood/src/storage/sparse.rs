@@ -111,7 +111,9 @@ impl<const CHUNK: usize> SparseBytes<CHUNK> {
     }
 
     fn clear(&mut self, offset: u64, length: u64) {
-        let Some(end) = offset.checked_add(length).filter(|_| length > 0) else { return };
+        let Some(end) = offset.checked_add(length).filter(|_| length > 0) else {
+            return;
+        };
         // Only chunks that exist are visited: the range may be a large hole.
         let (first, last) = (offset / CHUNK as u64, (end - 1) / CHUNK as u64);
         let mut emptied = Vec::new();

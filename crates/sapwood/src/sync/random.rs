@@ -106,10 +106,7 @@ mod tests {
     fn xoshiro_gives_the_published_numbers() {
         let mut random = Random { state: [1, 2, 3, 4] };
         let drawn: Vec<u64> = (0..4).map(|_| random.next_u64()).collect();
-        assert_eq!(
-            drawn,
-            [41_943_041, 58_720_359, 3_588_806_011_781_223, 3_591_011_842_654_386]
-        );
+        assert_eq!(drawn, [41_943_041, 58_720_359, 3_588_806_011_781_223, 3_591_011_842_654_386]);
     }
 
     #[test]

@@ -7,57 +7,29 @@ type Children = std::collections::BTreeMap<Vec<u8>, Child>;
 
 const FIRST_PAGE: u64 = 1 << 40;
 
-fn reference() -> impl Strategy<Value = ChildReference> {
-    (
-        FIRST_PAGE..FIRST_PAGE + (1 << 32),
-        1_u32..=65_535,
-        any::<u32>(),
-        any::<u32>(),
+fn reference() -> impl Strategy<Value = NodeRef> {
+    (FIRST_PAGE..FIRST_PAGE + (1 << 32), 1_u32..=65_535, any::<u32>(), any::<u32>()).prop_map(
+        |(page, pages, stamp, checksum)| NodeRef { page: PageNumber(page), pages, stamp, checksum },
     )
-        .prop_map(|(page, pages, stamp, checksum)| ChildReference {
-            page: PageNumber(page),
-            pages,
-            stamp,
-            checksum,
-        })
 }
 
 fn child(lowest: bool, pieces: u32) -> impl Strategy<Value = Child> {
-    let numbers = (
-        any::<u64>(),
-        any::<u64>(),
-        any::<Option<u64>>(),
-        any::<Option<u64>>(),
-    );
+    let numbers = (any::<u64>(), any::<u64>(), any::<Option<u64>>(), any::<Option<u64>>());
     let filter = (any::<bool>(), any::<u32>(), 0..=u32::MAX - 1);
-    let below = (
-        prop_oneof![Just(0), any::<u64>()],
-        any::<u64>(),
-        any::<bool>(),
-    );
+    let below = (prop_oneof![Just(0), any::<u64>()], any::<u64>(), any::<bool>());
     (reference(), numbers, filter, below).prop_map(move |(reference, numbers, filter, below)| {
         let (entries, tombstones, birth, dictionary) = numbers;
         let (piece, lines) = (filter.1 % pieces.max(1), filter.2 + 1);
-        let slot = FilterSlot {
-            piece,
-            first_line: filter.1,
-            lines,
-        };
+        let slot = FilterSlot { piece, first_line: filter.1, lines };
         Child {
             reference,
             entries,
             tombstones,
             birth: birth.map(Epoch),
             below: if lowest {
-                Below::Leaf {
-                    overflow_pages: below.0,
-                }
+                Below::Leaf { overflow_pages: below.0 }
             } else {
-                Below::Parent {
-                    pages: below.0,
-                    leaves: below.1,
-                    overflow: below.2,
-                }
+                Below::Parent { pages: below.0, leaves: below.1, overflow: below.2 }
             },
             filter: (lowest && pieces > 0 && filter.0).then_some(slot),
             dictionary,
@@ -69,8 +41,8 @@ fn child(lowest: bool, pieces: u32) -> impl Strategy<Value = Child> {
 struct Model {
     height: u8,
     children: Children,
-    pieces: Vec<ChildReference>,
-    lists: Vec<ChildReference>,
+    pieces: Vec<NodeRef>,
+    lists: Vec<NodeRef>,
 }
 
 fn model() -> impl Strategy<Value = Model> {
@@ -94,14 +66,8 @@ fn build(model: &Model) -> (Vec<u8>, bool) {
     for (index, piece) in model.pieces.iter().enumerate() {
         assert_eq!(builder.push_piece(*piece), index as u32);
     }
-    model
-        .lists
-        .iter()
-        .for_each(|list| builder.push_overflow_list(*list));
-    model
-        .children
-        .iter()
-        .for_each(|(separator, child)| builder.push(separator, child));
+    model.lists.iter().for_each(|list| builder.push_overflow_list(*list));
+    model.children.iter().for_each(|(separator, child)| builder.push(separator, child));
     let estimate = builder.estimated_bytes();
     let mut content = Vec::new();
     let info = builder.finish(&mut content).unwrap();
@@ -172,18 +138,10 @@ fn use_all(content: &[u8], height: u8, wide: bool) -> bool {
 }
 
 fn small_model(height: u8) -> Model {
-    let reference = |n: u64| ChildReference {
-        page: PageNumber(70 + n),
-        pages: 2,
-        stamp: 7,
-        checksum: 0xdead_beef,
-    };
+    let reference =
+        |n: u64| NodeRef { page: PageNumber(70 + n), pages: 2, stamp: 7, checksum: 0xdead_beef };
     let lowest = height == 1;
-    let slot = FilterSlot {
-        piece: 0,
-        first_line: 3,
-        lines: 2,
-    };
+    let slot = FilterSlot { piece: 0, first_line: 3, lines: 2 };
     let child = |n: u64| Child {
         reference: reference(n),
         entries: 130,
@@ -192,11 +150,7 @@ fn small_model(height: u8) -> Model {
         below: if lowest {
             Below::Leaf { overflow_pages: n }
         } else {
-            Below::Parent {
-                pages: 400,
-                leaves: 64,
-                overflow: n == 2,
-            }
+            Below::Parent { pages: 400, leaves: 64, overflow: n == 2 }
         },
         filter: (lowest && n < 2).then_some(slot),
         dictionary: (n == 2).then_some(5),
@@ -204,11 +158,7 @@ fn small_model(height: u8) -> Model {
     let keys = [&b""[..], b"sepaaa", b"sepbbbbb"];
     Model {
         height,
-        children: keys
-            .iter()
-            .zip(0..)
-            .map(|(key, n)| (key.to_vec(), child(n)))
-            .collect(),
+        children: keys.iter().zip(0..).map(|(key, n)| (key.to_vec(), child(n))).collect(),
         pieces: if lowest { vec![reference(9)] } else { vec![] },
         lists: if lowest { vec![reference(8)] } else { vec![] },
     }
@@ -220,10 +170,7 @@ fn no_truncation_is_taken_for_a_parent() {
         let (content, wide) = build(&small_model(height));
         assert!(use_all(&content, height, wide));
         for end in 0..content.len() {
-            assert!(
-                Parent::parse(&content[..end], height, wide).is_err(),
-                "cut at {end}"
-            );
+            assert!(Parent::parse(&content[..end], height, wide).is_err(), "cut at {end}");
         }
     }
 }
@@ -243,10 +190,7 @@ fn flipped_bits_and_wrong_heights_never_panic() {
         assert!(Parent::parse(&content, 0, wide).is_err());
         use_all(&content, height, !wide);
     }
-    assert!(
-        noticed * 4 > all,
-        "only {noticed} of {all} flipped bits were noticed"
-    );
+    assert!(noticed * 4 > all, "only {noticed} of {all} flipped bits were noticed");
 }
 
 #[test]
@@ -278,35 +222,14 @@ fn check_refuses_what_a_parent_may_not_say() {
         let mut model = small_model(1);
         change(&mut model);
         let (content, wide) = build(&model);
-        Parent::parse(&content, 1, wide)
-            .unwrap()
-            .check()
-            .map_err(|problem| problem.0)
+        Parent::parse(&content, 1, wide).unwrap().check().map_err(|problem| problem.0)
     };
     assert_eq!(problem(&|_| {}), Ok(()));
-    let slot = |piece, lines| {
-        Some(FilterSlot {
-            piece,
-            first_line: 0,
-            lines,
-        })
-    };
+    let slot = |piece, lines| Some(FilterSlot { piece, first_line: 0, lines });
     let first = |model: &mut Model, filter| {
         model.children.get_mut(&b""[..]).unwrap().filter = filter;
     };
-    assert!(
-        problem(&|m| first(m, slot(1, 1)))
-            .unwrap_err()
-            .contains("not there")
-    );
-    assert!(
-        problem(&|m| first(m, slot(0, 0)))
-            .unwrap_err()
-            .contains("no lines")
-    );
-    assert!(
-        problem(&|m| m.lists.clear())
-            .unwrap_err()
-            .contains("no list")
-    );
+    assert!(problem(&|m| first(m, slot(1, 1))).unwrap_err().contains("not there"));
+    assert!(problem(&|m| first(m, slot(0, 0))).unwrap_err().contains("no lines"));
+    assert!(problem(&|m| m.lists.clear()).unwrap_err().contains("no list"));
 }

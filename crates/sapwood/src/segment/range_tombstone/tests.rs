@@ -20,12 +20,8 @@ fn bounded_key() -> impl Strategy<Value = Vec<u8>> {
 /// Disjoint ascending fragments, of which some touch.
 fn source(numbered: bool) -> impl Strategy<Value = Vec<Fragment>> {
     let numbers = vec(0_u64..8, 1..4);
-    (
-        vec(bounded_key(), 0..9),
-        vec((any::<bool>(), numbers), 9),
-        any::<bool>(),
-    )
-        .prop_map(move |(mut keys, covers, open)| {
+    (vec(bounded_key(), 0..9), vec((any::<bool>(), numbers), 9), any::<bool>()).prop_map(
+        move |(mut keys, covers, open)| {
             keys.sort();
             keys.dedup();
             let mut fragments = Vec::new();
@@ -37,14 +33,11 @@ fn source(numbered: bool) -> impl Strategy<Value = Vec<Fragment>> {
                 numbers.sort_by(|a, b| b.cmp(a));
                 numbers.dedup();
                 let numbers = if numbered { numbers } else { Vec::new() };
-                fragments.push(Fragment {
-                    start: keys[index].clone(),
-                    end,
-                    numbers,
-                });
+                fragments.push(Fragment { start: keys[index].clone(), end, numbers });
             }
             fragments
-        })
+        },
+    )
 }
 
 fn sources(numbered: bool) -> impl Strategy<Value = Vec<Vec<Fragment>>> {
@@ -183,12 +176,7 @@ fn values_against_the_rules_are_refused() {
         (&[0, 0, 2, 3, 3], Some(5)),
         (&[0, 0, 2, 3, 4], Some(5)),
         (&[0, 0, 1, 1], Some(u64::MAX)),
-        (
-            &[
-                0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 1,
-            ],
-            Some(5),
-        ),
+        (&[0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 1], Some(5)),
     ] {
         assert!(RangeValue::decode(value, base_number).is_err(), "{value:?}");
     }

@@ -23,11 +23,7 @@ fn key() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn kind() -> impl Strategy<Value = EntryKind> {
-    prop_oneof![
-        Just(EntryKind::Put),
-        Just(EntryKind::Delete),
-        Just(EntryKind::PutOverflow)
-    ]
+    prop_oneof![Just(EntryKind::Put), Just(EntryKind::Delete), Just(EntryKind::PutOverflow)]
 }
 
 fn model() -> impl Strategy<Value = (bool, Model)> {
@@ -152,40 +148,20 @@ fn use_all(content: &[u8], numbered: bool, wide: bool) -> bool {
         let _ = block.compare_key(index, b"prefix-bb");
         let _ = SortedBlock::compare_entries((&block, index), (&block, block.len() / 2));
     }
-    for probe in [
-        &b""[..],
-        b"prefix",
-        b"prefix-",
-        b"prefix-b",
-        b"prefix-bbbbb",
-        b"prefix-z",
-        b"q",
-    ] {
+    for probe in [&b""[..], b"prefix", b"prefix-", b"prefix-b", b"prefix-bbbbb", b"prefix-z", b"q"]
+    {
         assert!(block.lower_bound(probe).0 <= block.len());
         assert!(block.lower_bound_at(probe, BASE + 5).0 <= block.len());
     }
-    block
-        .check(KindSet::POINTS, COMPOSITE_KEY_BYTES_MAX)
-        .is_ok()
+    block.check(KindSet::POINTS, COMPOSITE_KEY_BYTES_MAX).is_ok()
 }
 
 fn small_model(numbered: bool) -> Model {
-    let keys = [
-        "prefix-",
-        "prefix-a",
-        "prefix-bbbb",
-        "prefix-bbbbb",
-        "prefix-bbbbcc",
-        "prefix-z",
-    ];
+    let keys = ["prefix-", "prefix-a", "prefix-bbbb", "prefix-bbbbb", "prefix-bbbbcc", "prefix-z"];
     let mut model = Model::new();
     for (index, key) in keys.iter().enumerate() {
         for version in 0..if numbered { 2 } else { 1 } {
-            let number = if numbered {
-                BASE + index as u64 * 50 + version
-            } else {
-                0
-            };
+            let number = if numbered { BASE + index as u64 * 50 + version } else { 0 };
             let entry = match index % 3 {
                 0 => (EntryKind::Delete, Vec::new()),
                 1 => (EntryKind::Put, vec![index as u8; index * 50]),
@@ -203,10 +179,7 @@ fn no_truncation_is_taken_for_a_block() {
         let (content, wide) = build(numbered, &small_model(numbered));
         assert!(use_all(&content, numbered, wide));
         for end in 0..content.len() {
-            assert!(
-                SortedBlock::parse(&content[..end], numbered, wide).is_err(),
-                "cut at {end}"
-            );
+            assert!(SortedBlock::parse(&content[..end], numbered, wide).is_err(), "cut at {end}");
         }
         let longer = [&content[..], &[0]].concat();
         assert!(SortedBlock::parse(&longer, numbered, wide).is_err());
@@ -256,15 +229,9 @@ fn by_hand(entries: &[(u32, u16, &[u8])], heap_bytes: usize) -> Vec<u8> {
     let mut content = (entries.len() as u16).to_le_bytes().to_vec();
     content.extend_from_slice(&[0, 0]);
     content.extend_from_slice(&(heap_bytes as u32).to_le_bytes());
-    entries
-        .iter()
-        .for_each(|(head, _, _)| content.extend_from_slice(&head.to_le_bytes()));
-    entries
-        .iter()
-        .for_each(|(_, slot, _)| content.extend_from_slice(&slot.to_le_bytes()));
-    entries
-        .iter()
-        .for_each(|(_, _, bytes)| content.extend_from_slice(bytes));
+    entries.iter().for_each(|(head, _, _)| content.extend_from_slice(&head.to_le_bytes()));
+    entries.iter().for_each(|(_, slot, _)| content.extend_from_slice(&slot.to_le_bytes()));
+    entries.iter().for_each(|(_, _, bytes)| content.extend_from_slice(bytes));
     content
 }
 
@@ -274,9 +241,7 @@ fn check_names_each_kind_of_damage() {
         let heap_bytes = entries.iter().map(|(_, _, bytes)| bytes.len()).sum();
         let content = by_hand(entries, heap_bytes);
         let block = SortedBlock::parse(&content, false, false).unwrap();
-        block
-            .check(KindSet::POINTS, key_bytes_max)
-            .map_err(|problem| problem.0)
+        block.check(KindSet::POINTS, key_bytes_max).map_err(|problem| problem.0)
     };
     let (a, b) = (0x6100_0000, 0x6200_0000);
     assert_eq!(check(&[(a, 0, &[2, 1]), (b, 2, &[1, 1, 1, 9])], 8), Ok(()));
@@ -301,18 +266,9 @@ fn check_names_each_kind_of_damage() {
 
 #[test]
 fn keys_that_differ_by_trailing_zeros_are_told_apart() {
-    let keys: [&[u8]; 7] = [
-        b"",
-        b"\0",
-        b"\0\0",
-        b"\0\0\0\0",
-        b"\0\0\0\0\0",
-        b"a",
-        b"a\0",
-    ];
+    let keys: [&[u8]; 7] = [b"", b"\0", b"\0\0", b"\0\0\0\0", b"\0\0\0\0\0", b"a", b"a\0"];
     let mut builder = SortedBlockBuilder::new(false, 0);
-    keys.iter()
-        .for_each(|key| builder.push(EntryKind::Put, key, 0, b"v"));
+    keys.iter().for_each(|key| builder.push(EntryKind::Put, key, 0, b"v"));
     let mut content = Vec::new();
     builder.finish(&mut content);
     let block = SortedBlock::parse(&content, false, false).unwrap();

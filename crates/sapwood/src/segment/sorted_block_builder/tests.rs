@@ -10,19 +10,13 @@ fn pairs() -> impl Strategy<Value = Pairs> {
     let key = prop_oneof![vec(0_u8..3, 0..9), vec(Just(1), 0..300)];
     let value = prop_oneof![8 => vec(any::<u8>(), 0..20), 1 => Just(vec![3; 30_000])];
     (vec(any::<u8>(), 0..9), btree_map(key, value, 1..40)).prop_map(|(prefix, pairs)| {
-        pairs
-            .into_iter()
-            .map(|(key, value)| ([&prefix[..], &key].concat(), value))
-            .collect()
+        pairs.into_iter().map(|(key, value)| ([&prefix[..], &key].concat(), value)).collect()
     })
 }
 
 fn read_all(content: &[u8], wide: bool) -> Pairs {
     let block = SortedBlock::parse(content, false, wide).unwrap();
-    assert_eq!(
-        block.check(KindSet::POINTS, COMPOSITE_KEY_BYTES_MAX),
-        Ok(())
-    );
+    assert_eq!(block.check(KindSet::POINTS, COMPOSITE_KEY_BYTES_MAX), Ok(()));
     let mut key = Vec::new();
     let pair = |index| {
         block.copy_key(index, &mut key).unwrap();
@@ -96,10 +90,7 @@ fn the_longest_keys_and_most_entries_fit() {
     let mut out = Vec::new();
     assert!(!builder.finish(&mut out).wide);
     let block = SortedBlock::parse(&out, true, false).unwrap();
-    assert_eq!(
-        block.check(KindSet::POINTS, COMPOSITE_KEY_BYTES_MAX),
-        Ok(())
-    );
+    assert_eq!(block.check(KindSet::POINTS, COMPOSITE_KEY_BYTES_MAX), Ok(()));
     assert_eq!(block.prefix().len(), COMPOSITE_KEY_BYTES_MAX - 1);
     assert_eq!(block.entry(3).unwrap().number, u64::MAX);
 

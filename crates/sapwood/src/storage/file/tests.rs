@@ -313,7 +313,9 @@ fn second_process_is_refused() {
 /// The other half of the test above; on its own it does nothing.
 #[test]
 fn open_as_a_second_process() {
-    let Some(path) = std::env::var_os(CHILD_PATH) else { return };
+    let Some(path) = std::env::var_os(CHILD_PATH) else {
+        return;
+    };
     match FileStorage::open(path, &EXISTING) {
         Ok(_) => println!("opened in the child"),
         Err(error) => println!("{error}"),

@@ -31,7 +31,10 @@ pub(super) struct Disk {
 /// A change that a crash may lose.
 #[derive(Clone, Debug)]
 enum Change {
-    Write { offset: u64, bytes: Arc<[u8]> },
+    Write {
+        offset: u64,
+        bytes: Arc<[u8]>,
+    },
     /// What of this range lies before the end becomes zeros.
     Zero(Range<u64>),
     SetLength(u64),

@@ -1,0 +1,309 @@
+//! Replay: finding the records behind a state's cut, and where the log ends.
+//!
+//! *Assumes*: nothing of what the list's blocks hold. *Guarantees*: L4 of [`super`]; two replays
+//! without a write between them end at the same place; at most one record and 256 KiB are in memory
+//! besides the stretch that may not be on disk; hostile bytes cost time in proportion to the list.
+//! *Format*: section 5. *Threads*: the one that opens the database.
+
+use crate::error::{Corruption, Result, Structure};
+use crate::types::{Epoch, LogPosition, SequenceNumber};
+
+use super::record::{ALIGNMENT, HEADER_BYTES, RawHeader, Record, RecordKind};
+use super::ring::{Ring, RingList};
+use super::stream::BlockStream;
+
+/// How much is read in one call, in bytes.
+const PIECE_BYTES: usize = 256 * 1024;
+/// How often over the bytes behind a break may claim to be records before that counts as damage.
+const CLAIMED_LAPS_MAX: u64 = 8;
+
+/// Where replay begins: what a state says of the log.
+#[derive(Clone, Debug)]
+pub struct ReplayStart {
+    /// The state's generation.
+    pub generation: u64,
+    /// The log's blocks.
+    pub list: RingList,
+    /// The end of the last record that the state's segments hold.
+    pub cut: LogPosition,
+    /// That record's crc field.
+    pub chain: u32,
+    /// Up to where the state knew the log to be on disk.
+    pub durable: LogPosition,
+    /// The sequence number of the last commit before the cut.
+    pub sequence: SequenceNumber,
+    /// What checksums start from.
+    pub seed: u32,
+}
+
+/// What whoever is shown a record says to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// It was applied.
+    Continue,
+    /// Blocks that it names are not what it says, so the log ends before it.
+    EndsLog,
+}
+
+/// Where a replay ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayEnd {
+    /// The end of the last good record.
+    pub position: LogPosition,
+    /// That record's crc field.
+    pub chain: u32,
+    /// The highest position known to be on disk.
+    pub durable: LogPosition,
+    /// The bytes from there to `position`.
+    pub tail: Vec<u8>,
+    /// The last state that a record named: epoch and generation.
+    pub last_state_durable: Option<(Epoch, u64)>,
+    /// True when that is the state that was replayed.
+    pub state_is_recorded: bool,
+    /// Where records lie behind the end, as after a crash. The writer erases them before it goes on.
+    pub stale: Vec<LogPosition>,
+}
+
+/// Shows every record behind the cut to `visitor`, in order.
+///
+/// # Errors
+/// `Corruption` when the log breaks before the highest position known to be on disk, when a record
+/// names a later state as durable than the one that is replayed, or when a record with a right
+/// checksum cannot be decoded; whatever `visitor` and the storage give.
+pub fn replay(
+    stream: &BlockStream,
+    start: &ReplayStart,
+    visitor: &mut dyn FnMut(&Record<'_>) -> Result<Visit>,
+) -> Result<ReplayEnd> {
+    let ring = Ring::new(&start.list, stream.usable_bytes())?;
+    let aligned = start.cut.0.is_multiple_of(ALIGNMENT as u64);
+    if !aligned || start.cut < ring.start_position() || start.cut > ring.end_position() {
+        let detail = format!("the log's cut {} does not lie in its blocks", start.cut);
+        return Err(Corruption::new(Structure::State, detail).into());
+    }
+    let mut replay = Replay {
+        window: Window { stream, ring: &ring, start: start.cut.0, bytes: Vec::new() },
+        seed: start.seed,
+        generation: start.generation,
+        position: start.cut.0,
+        chain: start.chain,
+        sequence: start.sequence,
+        tail: Tail {
+            start: start.cut.0,
+            durable: start.durable.0.max(start.cut.0),
+            bytes: Vec::new(),
+        },
+        last_state_durable: None,
+    };
+    while replay.step(visitor)? {}
+    replay.end()
+}
+
+struct Replay<'a> {
+    window: Window<'a>,
+    seed: u32,
+    generation: u64,
+    /// The end of the last good record.
+    position: u64,
+    chain: u32,
+    sequence: SequenceNumber,
+    tail: Tail,
+    last_state_durable: Option<(Epoch, u64)>,
+}
+
+impl Replay<'_> {
+    /// Follows the chain by one record; false at a break.
+    fn step(&mut self, visitor: &mut dyn FnMut(&Record<'_>) -> Result<Visit>) -> Result<bool> {
+        let Some((header, bytes)) = self.window.record_at(self.position, self.seed)? else {
+            return Ok(false);
+        };
+        if header.chain != self.chain || !header.may_follow(self.sequence) {
+            return Ok(false);
+        }
+        let record = Record::decode(&header, bytes)?;
+        if record.kind == RecordKind::StateDurable {
+            let named = record.state_durable()?;
+            if named.1 > self.generation {
+                let detail = format!(
+                    "generation {} can be read, but the log says that {} was durable",
+                    self.generation, named.1
+                );
+                return Err(Corruption::new(Structure::State, detail).into());
+            }
+            self.last_state_durable = Some(named);
+        }
+        if record.kind != RecordKind::Padding && visitor(&record)? == Visit::EndsLog {
+            return Ok(false);
+        }
+        if record.kind.is_commit() {
+            self.sequence = record.sequence;
+        }
+        self.tail.bytes.extend_from_slice(bytes);
+        self.tail.known_durable(record.durable.0);
+        self.position = record.end.0;
+        self.chain = record.crc;
+        Ok(true)
+    }
+
+    fn end(mut self) -> Result<ReplayEnd> {
+        let (stale, durable_behind) = self.records_behind()?;
+        self.tail.known_durable(durable_behind);
+        if self.tail.durable > self.position {
+            let (ring, known) = (self.window.ring, self.tail.durable);
+            let detail = format!(
+                "no record follows at position {}, but up to {known} it was on disk",
+                self.position
+            );
+            let mut damage = Corruption::new(Structure::Log, detail);
+            if let Some((block, offset)) = ring.locate(LogPosition(self.position)) {
+                damage = damage.at_page(self.window.stream.page_at(block, offset));
+            }
+            return Err(damage.into());
+        }
+        Ok(ReplayEnd {
+            position: LogPosition(self.position),
+            chain: self.chain,
+            durable: LogPosition(self.tail.durable),
+            tail: self.tail.bytes,
+            last_state_durable: self.last_state_durable,
+            state_is_recorded: self.last_state_durable.is_some_and(|(_, g)| g == self.generation),
+            stale,
+        })
+    }
+
+    /// Looks for records with a right checksum at or behind the break: where they are, and the
+    /// highest position that they knew to be on disk.
+    fn records_behind(&mut self) -> Result<(Vec<LogPosition>, u64)> {
+        let (mut found, mut durable) = (Vec::new(), 0);
+        let mut position = self.position;
+        let left = self.window.left(position);
+        let mut budget = left.saturating_mul(CLAIMED_LAPS_MAX);
+        while let Some(candidate) = self.window.candidate_from(position)? {
+            position = candidate + ALIGNMENT as u64;
+            let claimed = self.window.claimed_bytes(candidate)?;
+            budget = match budget.checked_sub(claimed) {
+                Some(rest) => rest,
+                None => {
+                    let detail =
+                        format!("behind position {candidate} more claims to be records than fits");
+                    return Err(Corruption::new(Structure::Log, detail).into());
+                }
+            };
+            if let Some((header, _)) = self.window.record_at(candidate, self.seed)? {
+                found.push(LogPosition(candidate));
+                durable = durable.max(header.durable.0);
+                position = candidate + u64::from(header.length);
+            }
+        }
+        Ok((found, durable))
+    }
+}
+
+/// The bytes of good records that may not be on disk.
+struct Tail {
+    start: u64,
+    durable: u64,
+    /// From `start` to the end of the last good record.
+    bytes: Vec<u8>,
+}
+
+impl Tail {
+    fn known_durable(&mut self, durable: u64) {
+        self.durable = self.durable.max(durable);
+        let known = (self.durable - self.start).min(self.bytes.len() as u64);
+        self.bytes.drain(..known as usize);
+        self.start += known;
+    }
+}
+
+/// A stretch of the log in memory.
+struct Window<'a> {
+    stream: &'a BlockStream,
+    ring: &'a Ring,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    fn left(&self, position: u64) -> u64 {
+        self.ring.available(LogPosition(position))
+    }
+
+    /// The bytes from `position` to where the window ends, at least `count`; `None` when the list
+    /// ends before. `position` never falls below one that was asked for with a break between.
+    fn fill(&mut self, position: u64, count: usize) -> Result<Option<&[u8]>> {
+        if (count as u64) > self.left(position) {
+            return Ok(None);
+        }
+        if position < self.start || position > self.start + self.bytes.len() as u64 {
+            self.bytes.clear();
+            self.start = position;
+        }
+        if position + count as u64 > self.start + self.bytes.len() as u64 {
+            self.bytes.drain(..(position - self.start) as usize);
+            self.start = position;
+            while self.bytes.len() < count {
+                self.read_piece()?;
+            }
+        }
+        Ok(self.bytes.get((position - self.start) as usize..))
+    }
+
+    /// Reads on by a piece, so that memory grows only with what the file really holds.
+    fn read_piece(&mut self) -> Result<()> {
+        let held = self.bytes.len();
+        let end = LogPosition(self.start + held as u64);
+        let Some((block, offset, run)) = self.ring.run_at(end) else {
+            return Err(
+                Corruption::new(Structure::Log, format!("no block holds position {end}")).into()
+            );
+        };
+        self.bytes.resize(held + run.min(PIECE_BYTES as u64) as usize, 0);
+        let target = self.bytes.get_mut(held..).unwrap_or_default();
+        let outcome = self.stream.read(block, offset, target);
+        if outcome.is_err() {
+            self.bytes.truncate(held);
+        }
+        outcome
+    }
+
+    fn header_at(&mut self, position: u64) -> Result<Option<RawHeader>> {
+        let left = self.left(position);
+        let header = self.fill(position, HEADER_BYTES)?.and_then(RawHeader::read);
+        Ok(header.filter(|header| header.may_lie_at(LogPosition(position), left)))
+    }
+
+    /// The record at `position`, when there is one with right length, position and checksum.
+    fn record_at(&mut self, position: u64, seed: u32) -> Result<Option<(RawHeader, &[u8])>> {
+        let Some(header) = self.header_at(position)? else {
+            return Ok(None);
+        };
+        let length = header.length as usize;
+        let bytes = self.fill(position, length)?.and_then(|bytes| bytes.get(..length));
+        Ok(bytes.filter(|bytes| header.is_right_for(seed, bytes)).map(|bytes| (header, bytes)))
+    }
+
+    /// How many bytes the header at `position` claims.
+    fn claimed_bytes(&mut self, position: u64) -> Result<u64> {
+        Ok(self.header_at(position)?.map_or(0, |header| u64::from(header.length)))
+    }
+
+    /// The first place from `position` on where a record's position field would be right.
+    fn candidate_from(&mut self, mut position: u64) -> Result<Option<u64>> {
+        loop {
+            let Some(bytes) = self.fill(position, HEADER_BYTES)? else {
+                return Ok(None);
+            };
+            let words = bytes.get(8..).unwrap_or_default().chunks_exact(8);
+            let mut place = position;
+            for word in words {
+                if Some(place) == word.first_chunk().map(|word| u64::from_le_bytes(*word)) {
+                    return Ok(Some(place));
+                }
+                place += ALIGNMENT as u64;
+            }
+            // Never back: at least four words fit behind the first one.
+            position = place;
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Many committers at once.
+
+use std::thread;
+
+use super::*;
+use crate::error::Error;
+use crate::sync::{Mutex, channel};
+
+#[test]
+fn committers_that_wait_share_one_sync() {
+    let (storage, image, writer) = new_log(&[block(1, 64)], PAGE);
+    let (begun, has_begun) = channel::unbounded();
+    let (go, may_go) = channel::unbounded();
+    storage.set_gate(begun, may_go);
+    let before = storage.sync_counts().0;
+    thread::scope(|scope| {
+        let first = commit(&writer, 1, 10);
+        let writer = &writer;
+        scope.spawn(move || writer.sync_to(first.end).unwrap());
+        has_begun.recv().unwrap();
+        // While the first sync is under way others append without waiting for it.
+        let ends = (2..=9).map(|sequence| commit(writer, sequence, 10).end).collect::<Vec<_>>();
+        assert_eq!(writer.positions().durable, first.position);
+        for end in ends {
+            scope.spawn(move || writer.sync_to(end).unwrap());
+        }
+        go.send(()).unwrap();
+        has_begun.recv().unwrap();
+        go.send(()).unwrap();
+    });
+    assert_eq!(storage.sync_counts().0 - before, 2);
+    assert_eq!(writer.counters().largest_group, 8);
+    assert_eq!(sequences(&storage.harshest_power_cut(), &image), (1..=9).collect::<Vec<_>>());
+}
+
+#[test]
+fn whoever_waits_for_a_sync_that_fails_learns_the_cause() {
+    let (storage, _, writer) = new_log(&[block(1, 64)], PAGE);
+    let (begun, has_begun) = channel::unbounded();
+    let (go, may_go) = channel::unbounded();
+    storage.set_gate(begun, may_go);
+    storage.fail_sync_after(0);
+    let failures = Mutex::new(0);
+    thread::scope(|scope| {
+        for sequence in 1..=4 {
+            let end = commit(&writer, sequence, 10).end;
+            let (writer, failures) = (&writer, &failures);
+            scope.spawn(move || match writer.sync_to(end) {
+                Err(Error::Stopped(cause)) if matches!(*cause, Error::Io { .. }) => {
+                    *failures.lock() += 1;
+                }
+                other => panic!("{other:?}"),
+            });
+        }
+        has_begun.recv().unwrap();
+        go.send(()).unwrap();
+    });
+    assert_eq!(*failures.lock(), 4);
+}
+
+#[test]
+fn buffered_commits_go_on_beside_a_data_sync_and_are_not_counted_as_synced() {
+    let (storage, image, writer) = new_log(&[block(1, 4096)], PAGE);
+    let (begun, has_begun) = channel::unbounded();
+    let (go, may_go) = channel::unbounded();
+    storage.set_gate(begun, may_go);
+    thread::scope(|scope| {
+        let first = commit(&writer, 1, 2_000_000);
+        let writer = &writer;
+        let leader = scope.spawn(move || writer.sync_to(first.end).unwrap());
+        has_begun.recv().unwrap();
+        let second = commit(writer, 2, 10);
+        writer.write_to(second.end).unwrap();
+        assert_eq!(writer.positions().written, second.end);
+        go.send(()).unwrap();
+        leader.join().unwrap();
+        assert_eq!(writer.positions().durable, first.end);
+        scope.spawn(move || writer.sync_to(second.end).unwrap());
+        has_begun.recv().unwrap();
+        go.send(()).unwrap();
+    });
+    assert_eq!(sequences(&storage.harshest_power_cut(), &image), [1, 2]);
+}
+
+#[test]
+fn threads_of_every_durability_leave_one_order_and_lose_no_sync() {
+    let (storage, image, writer) = new_log(&[block(1, 700), block(900, 700)], PAGE);
+    let order = Mutex::new(0u64);
+    let synced = Mutex::new(0u64);
+    thread::scope(|scope| {
+        for thread in 0..4 {
+            let (writer, order, synced) = (&writer, &order, &synced);
+            scope.spawn(move || {
+                for round in 0..400 {
+                    let (sequence, end) = {
+                        let mut last = order.lock();
+                        *last += 1;
+                        (*last, commit(writer, *last, 300 + round % 50).end)
+                    };
+                    match (round + thread) % 3 {
+                        0 => writer.sync_to(end).unwrap(),
+                        1 => writer.write_to(end).unwrap(),
+                        _ => {}
+                    }
+                    if (round + thread) % 3 == 0 {
+                        let mut synced = synced.lock();
+                        *synced = (*synced).max(sequence);
+                    }
+                }
+            });
+        }
+    });
+    let found = sequences(&storage.harshest_power_cut(), &image);
+    assert!(found.len() as u64 >= *synced.lock());
+    assert_eq!(found, (1..=found.len() as u64).collect::<Vec<_>>());
+    let counters = writer.counters();
+    assert_eq!(counters.records, 1601);
+    assert!(counters.synced_records >= *synced.lock());
+}

@@ -1,0 +1,726 @@
+//! Appending records, and making them durable for many committers at once.
+//!
+//! *Assumes*: records are appended in the commit order; the caller makes a durable state when the
+//! log is full. *Guarantees*: L1, L2, L3, L5 of [`super`].
+//! *Format*: section 5.
+//! *Threads*: any thread calls anything. One lock guards the buffer and the positions; no I/O happens
+//! under it. At most one thread writes and at most one syncs; whoever needs a sync and finds none
+//! under way leads one for everything that was appended until then, the others wait for it.
+//!
+//! Three positions: `durable <= written <= end`. In memory are the bytes from `written` on, and those
+//! from `durable` on while they are at most 1 MiB. After an open, what was replayed behind `durable`
+//! counts as not yet written, so that the first write or sync takes it along: it may lie in the
+//! system's cache only, or a write-back of it may have failed unseen.
+//!
+//! The list of blocks changes so:
+//!
+//! ```text
+//! in force --plan_list--> planned --append_state_durable, sync--> recorded --install_list--> in force
+//!     ^                      |
+//!     +------abandon_list----+
+//! ```
+//!
+//! While a list is planned, ordinary records stay inside what both lists have in common, less the
+//! reserve for the record that names the state.
+
+use std::collections::VecDeque;
+
+use crate::error::{Error, Result};
+use crate::sync::{Arc, Condvar, Mutex, MutexGuard};
+use crate::types::{Epoch, LogPosition, SequenceNumber};
+
+use super::reader::ReplayEnd;
+use super::record::{
+    HEADER_BYTES, NamedBlocks, RecordHead, RecordKind, STATE_DURABLE_BYTES, encode_record,
+    malformed, record_bytes, state_durable_payload,
+};
+use super::ring::{NextList, Ring, RingList};
+use super::stream::{BlockStream, LogBlock};
+
+/// The longest stretch that one data-synced write covers, and what stays in memory for it, in bytes.
+pub const DIRECT_BYTES_MAX: u64 = 1 << 20;
+/// The room that ordinary records leave, in bytes: a state's record and one padding.
+pub const RESERVE_BYTES: u64 = 64 + HEADER_BYTES as u64;
+/// How far ahead of the last record a block must lie to be dropped, in bytes.
+const DROP_DISTANCE_BYTES: u64 = 64 * 1024;
+
+/// A record is in the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Where it begins.
+    pub position: LogPosition,
+    /// Where it ends: what [`LogWriter::write_to`] and [`LogWriter::sync_to`] are asked for.
+    pub end: LogPosition,
+    /// True when so much is buffered that somebody must now write it, whatever the durability.
+    pub buffer_is_full: bool,
+}
+
+/// The log has no room for a record: a durable state makes some, or brings more blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogFull {
+    /// The room that is missing to begin with nothing, in bytes.
+    pub needed: u64,
+    /// The room that there is, in bytes.
+    pub available: u64,
+}
+
+/// Why nothing was appended.
+#[derive(Debug)]
+pub enum AppendError {
+    /// There is no room.
+    Full(LogFull),
+    /// The log has stopped, or the record can never be written.
+    Failed(Error),
+}
+
+impl From<Error> for AppendError {
+    fn from(error: Error) -> AppendError {
+        AppendError::Failed(error)
+    }
+}
+
+/// Where a writer begins.
+#[derive(Clone, Debug)]
+pub struct LogStart {
+    /// The end of the last record.
+    pub position: LogPosition,
+    /// The crc field of the last record.
+    pub chain: u32,
+    /// Up to where the log is known to be on disk.
+    pub durable: LogPosition,
+    /// The bytes from `durable` to `position`.
+    pub tail: Vec<u8>,
+    /// Where records of a lost time lie behind `position`.
+    pub stale: Vec<LogPosition>,
+    /// True when a record names the state whose list is used. When not, that record must come before
+    /// any other, since only for it there is room for sure.
+    pub state_is_recorded: bool,
+}
+
+impl LogStart {
+    /// Begins where a replay ended.
+    pub fn after_replay(end: ReplayEnd) -> LogStart {
+        LogStart {
+            position: end.position,
+            chain: end.chain,
+            durable: end.durable,
+            tail: end.tail,
+            stale: end.stale,
+            state_is_recorded: end.state_is_recorded,
+        }
+    }
+
+    /// Begins a log that has no records.
+    pub fn empty(position: LogPosition) -> LogStart {
+        LogStart {
+            position,
+            chain: 0,
+            durable: position,
+            tail: Vec::new(),
+            stale: Vec::new(),
+            state_is_recorded: false,
+        }
+    }
+}
+
+/// How far the log has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Positions {
+    /// The end of the last record appended.
+    pub end: LogPosition,
+    /// What the operating system has.
+    pub written: LogPosition,
+    /// What is known to be on disk.
+    pub durable: LogPosition,
+}
+
+/// What the log has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogCounters {
+    /// Records appended.
+    pub records: u64,
+    /// Their bytes.
+    pub record_bytes: u64,
+    /// Bytes handed to the storage, those that were written again included.
+    pub written_bytes: u64,
+    /// Syncs by a data-synced write.
+    pub direct_syncs: u64,
+    /// Syncs by a data sync of the file.
+    pub full_syncs: u64,
+    /// Records that syncs covered; by the number of syncs, the average group.
+    pub synced_records: u64,
+    /// The largest group that one sync covered.
+    pub largest_group: u64,
+}
+
+/// A run of the log's bytes that does not change any more.
+#[derive(Debug)]
+struct Chunk {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Chunk {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+}
+
+/// What is to become of the list of blocks.
+#[derive(Debug)]
+enum Plan {
+    /// The list of the last durable state is in force, and a record on disk says so.
+    InForce,
+    /// A new list was given out. `recorded` is the end of the record that names its state.
+    Planned { ring: Arc<Ring>, agree_until: u64, dropped: Vec<LogBlock>, recorded: Option<u64> },
+}
+
+#[derive(Debug)]
+struct Inner {
+    ring: Arc<Ring>,
+    plan: Plan,
+    /// Ordinary records end here at the latest.
+    limit: u64,
+    /// Chunks without gaps up to the start of `active`; borders lie at `written` and `durable`.
+    chunks: VecDeque<Arc<Chunk>>,
+    active: Vec<u8>,
+    /// Memory to be used for the next `active`.
+    spare: Vec<u8>,
+    end: u64,
+    written: u64,
+    durable: u64,
+    /// The crc field of the last record.
+    chain: u32,
+    /// Up to here records may name blocks that only a data sync of the file makes durable.
+    unsynced_blocks_until: u64,
+    /// Records of a lost time that are to be erased before anything is written.
+    stale: Vec<LogPosition>,
+    writing: bool,
+    syncing: bool,
+    stopped: Option<Arc<Error>>,
+    counters: LogCounters,
+}
+
+/// The one writer of a log.
+#[derive(Debug)]
+pub struct LogWriter {
+    stream: BlockStream,
+    seed: u32,
+    inner: Mutex<Inner>,
+    /// Told whenever `writing`, `syncing`, `written`, `durable` or `stopped` changes.
+    changed: Condvar,
+}
+
+impl LogWriter {
+    /// Goes on at `start`. `ring` is the list of the state that was opened.
+    pub fn open(stream: BlockStream, ring: Ring, seed: u32, start: LogStart) -> LogWriter {
+        let (durable, end) = (start.durable.0, start.position.0);
+        assert_eq!(durable + start.tail.len() as u64, end, "the tail fills what may be lost");
+        let ring = Arc::new(ring);
+        let (plan, limit) = if start.state_is_recorded {
+            (Plan::InForce, ordinary_limit(&ring))
+        } else {
+            let agree_until = ring.end_position();
+            let (ring, dropped) = (Arc::clone(&ring), Vec::new());
+            (Plan::Planned { ring, agree_until: agree_until.0, dropped, recorded: None }, 0)
+        };
+        let tail = Arc::new(Chunk { start: durable, bytes: start.tail });
+        let inner = Inner {
+            ring,
+            plan,
+            limit,
+            chunks: VecDeque::from_iter((durable < end).then_some(tail)),
+            active: Vec::new(),
+            spare: Vec::new(),
+            end,
+            written: durable,
+            durable,
+            chain: start.chain,
+            // Nobody knows what the records of the tail named.
+            unsynced_blocks_until: end,
+            stale: start.stale,
+            writing: false,
+            syncing: false,
+            stopped: None,
+            counters: LogCounters::default(),
+        };
+        LogWriter { stream, seed, inner: Mutex::new(inner), changed: Condvar::new() }
+    }
+
+    /// Erases the records of a lost time, writes again what was replayed without being known to be
+    /// on disk, and syncs the file. An open calls it; else the first write or sync does the same.
+    pub fn make_tail_durable(&self) -> Result<()> {
+        let mut inner = self.inner.lock();
+        while inner.writing {
+            self.changed.wait(&mut inner);
+        }
+        inner.check()?;
+        inner.writing = true;
+        let mut inner = self.erase_stale(inner)?;
+        inner.writing = false;
+        self.changed.notify_all();
+        let end = LogPosition(inner.end);
+        drop(inner);
+        self.sync_to(end)
+    }
+
+    /// Puts a record into the buffer. Called in the commit order. No I/O.
+    ///
+    /// The payload is `parts`, one after the other.
+    pub fn append(
+        &self,
+        kind: RecordKind,
+        sequence: SequenceNumber,
+        blocks: NamedBlocks,
+        parts: &[&[u8]],
+    ) -> std::result::Result<Appended, AppendError> {
+        debug_assert_eq!(kind.is_commit(), sequence.0 != 0, "commits have numbers");
+        let mut inner = self.inner.lock();
+        let limit = inner.limit;
+        inner.append(self.seed, limit, kind, sequence, blocks, parts)
+    }
+
+    /// Hands everything up to `end` to the operating system: it survives the process's death.
+    pub fn write_to(&self, end: LogPosition) -> Result<()> {
+        let mut inner = self.inner.lock();
+        loop {
+            inner.check()?;
+            if inner.written >= end.0 {
+                return Ok(());
+            }
+            if !inner.writing {
+                break;
+            }
+            self.changed.wait(&mut inner);
+        }
+        inner.writing = true;
+        let inner = self.erase_stale(inner)?;
+        self.write_rest(inner).map(|_| ())
+    }
+
+    /// Makes everything up to `end` durable, together with whoever else waits for that.
+    pub fn sync_to(&self, end: LogPosition) -> Result<()> {
+        let mut inner = self.inner.lock();
+        loop {
+            inner.check()?;
+            if inner.durable >= end.0 {
+                return Ok(());
+            }
+            if !inner.syncing {
+                break;
+            }
+            self.changed.wait(&mut inner);
+        }
+        inner.syncing = true;
+        while inner.writing {
+            self.changed.wait(&mut inner);
+        }
+        if let Err(error) = inner.check() {
+            inner.syncing = false;
+            return Err(error);
+        }
+        inner.writing = true;
+        let mut inner = match self.erase_stale(inner) {
+            Ok(inner) => inner,
+            Err(error) => return Err(self.give_up_sync(error)),
+        };
+        inner.seal();
+        if inner.direct_sync_will_do() { self.direct_sync(inner) } else { self.full_sync(inner) }
+    }
+
+    /// Says that a data sync of the file succeeded that began when the operating system had
+    /// everything up to `written` (from [`LogWriter::positions`]).
+    pub fn note_file_synced(&self, written: LogPosition) {
+        let mut inner = self.inner.lock();
+        assert!(written.0 <= inner.written, "only what was written can have been synced");
+        inner.became_durable(written.0);
+        self.changed.notify_all();
+    }
+
+    /// Writes nothing more, because something failed elsewhere in the file.
+    pub fn stop(&self, cause: Arc<Error>) {
+        self.inner.lock().stop(cause);
+        self.changed.notify_all();
+    }
+
+    /// The failure that stopped the log, if one did.
+    pub fn check(&self) -> Result<()> {
+        self.inner.lock().check()
+    }
+
+    /// How far the log has come.
+    pub fn positions(&self) -> Positions {
+        let inner = self.inner.lock();
+        Positions {
+            end: LogPosition(inner.end),
+            written: LogPosition(inner.written),
+            durable: LogPosition(inner.durable),
+        }
+    }
+
+    /// The end of the last record and its crc field: what a state with its cut here names.
+    pub fn cut_here(&self) -> (LogPosition, u32) {
+        let inner = self.inner.lock();
+        (LogPosition(inner.end), inner.chain)
+    }
+
+    /// The room that ordinary records have left, in bytes.
+    pub fn available(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.limit.saturating_sub(inner.end)
+    }
+
+    /// What the log has done since it was opened.
+    pub fn counters(&self) -> LogCounters {
+        self.inner.lock().counters
+    }
+
+    /// Makes the list for a durable state with this cut: `append` are new blocks, filled with
+    /// zeros; `drop_count` blocks are to be given back, passed ones first, then such as lie well
+    /// ahead of the last record. From here on records stay where both lists agree.
+    ///
+    /// # Errors
+    /// `Full` when the next list would have no room for the records of this state and the one
+    /// after it: `append` must bring blocks. `Failed` when the log has stopped.
+    pub fn plan_list(
+        &self,
+        cut: LogPosition,
+        append: &[LogBlock],
+        drop_count: usize,
+    ) -> std::result::Result<RingList, AppendError> {
+        let mut inner = self.inner.lock();
+        inner.check()?;
+        assert!(matches!(inner.plan, Plan::InForce), "one list at a time is planned");
+        assert!(cut.0 <= inner.end, "a cut lies at the end of a record");
+        let unreached = LogPosition(inner.end.saturating_add(DROP_DISTANCE_BYTES));
+        let next = inner.ring.next_list(cut, append, drop_count, unreached);
+        let NextList { list, agree_until, dropped } = next;
+        let ring = Arc::new(Ring::new(&list, self.stream.usable_bytes())?);
+        let agree_until = agree_until.0;
+        // Behind this state's record there must be room for the next one's.
+        let next_end = ring.end_position().0.saturating_sub(STATE_DURABLE_BYTES);
+        let limit = agree_until.min(next_end).saturating_sub(RESERVE_BYTES);
+        if inner.end > limit {
+            return Err(AppendError::Full(LogFull { needed: inner.end - limit, available: 0 }));
+        }
+        inner.limit = limit;
+        inner.plan = Plan::Planned { ring, agree_until, dropped, recorded: None };
+        Ok(list)
+    }
+
+    /// Gives a planned list up: its state has not become durable and never will.
+    pub fn abandon_list(&self) {
+        let mut inner = self.inner.lock();
+        assert!(matches!(inner.plan, Plan::Planned { recorded: None, .. }), "a list is planned");
+        inner.limit = ordinary_limit(&inner.ring);
+        inner.plan = Plan::InForce;
+    }
+
+    /// Appends the record that names the state with the planned list, after its slot is on disk.
+    pub fn append_state_durable(
+        &self,
+        epoch: Epoch,
+        generation: u64,
+    ) -> std::result::Result<Appended, AppendError> {
+        let mut inner = self.inner.lock();
+        let limit = match &inner.plan {
+            Plan::Planned { agree_until, recorded: None, .. } => *agree_until,
+            _ => return Err(malformed(LogPosition(inner.end), "no state is planned").into()),
+        };
+        let payload = state_durable_payload(epoch, generation);
+        let (kind, none) = (RecordKind::StateDurable, SequenceNumber(0));
+        let appended =
+            inner.append(self.seed, limit, kind, none, NamedBlocks::None, &[&payload])?;
+        if let Plan::Planned { recorded, .. } = &mut inner.plan {
+            *recorded = Some(appended.end.0);
+        }
+        Ok(appended)
+    }
+
+    /// Puts the planned list in force, once the record that names its state is durable. Gives the
+    /// blocks that were dropped: they are free now.
+    pub fn install_list(&self) -> Vec<LogBlock> {
+        let mut inner = self.inner.lock();
+        let durable = inner.durable;
+        match std::mem::replace(&mut inner.plan, Plan::InForce) {
+            Plan::Planned { ring, dropped, recorded: Some(end), .. } if end <= durable => {
+                inner.limit = ordinary_limit(&ring);
+                inner.ring = ring;
+                dropped
+            }
+            _ => unreachable!("a list comes into force when a durable record names its state"),
+        }
+    }
+
+    /// The three steps that follow when a state's slot is on disk: names it in the log, makes that
+    /// durable, and puts its list in force. Gives the blocks that are free now.
+    pub fn record_state(&self, epoch: Epoch, generation: u64) -> Result<Vec<LogBlock>> {
+        let appended = match self.append_state_durable(epoch, generation) {
+            Ok(appended) => appended,
+            Err(AppendError::Failed(error)) => return Err(error),
+            Err(AppendError::Full(_)) => {
+                let end = self.positions().end;
+                return Err(malformed(end, "the list has no room to name its state"));
+            }
+        };
+        self.sync_to(appended.end)?;
+        Ok(self.install_list())
+    }
+
+    /// Erases records of a lost time, and has that on disk before anything else is written. Else one
+    /// of them could follow a new record that happens to be the very one that it followed, as the
+    /// record that names a state may be: it would be back after the next open, and was not there
+    /// after this one. The caller has set `writing`.
+    fn erase_stale<'a>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner>,
+    ) -> Result<MutexGuard<'a, Inner>> {
+        if inner.stale.is_empty() {
+            return Ok(inner);
+        }
+        let stale = std::mem::take(&mut inner.stale);
+        let ring = Arc::clone(&inner.ring);
+        drop(inner);
+        let erase = |position: &LogPosition| self.put(&ring, position.0, &[0; HEADER_BYTES], false);
+        let outcome = stale.iter().try_for_each(erase).and_then(|()| self.stream.sync_data());
+        let mut inner = self.inner.lock();
+        if let Err(error) = outcome {
+            inner.stop(Arc::new(error));
+        }
+        if let Err(error) = inner.check() {
+            inner.writing = false;
+            self.changed.notify_all();
+            return Err(error);
+        }
+        Ok(inner)
+    }
+
+    /// Lets others see that this thread's sync has failed.
+    fn give_up_sync(&self, error: Error) -> Error {
+        self.inner.lock().syncing = false;
+        self.changed.notify_all();
+        error
+    }
+
+    /// Writes what the operating system does not have yet. The caller has set `writing`.
+    /// Gives the lock back, and up to where everything is written.
+    fn write_rest<'a>(
+        &'a self,
+        mut inner: MutexGuard<'a, Inner>,
+    ) -> Result<(MutexGuard<'a, Inner>, Sealed)> {
+        inner.seal();
+        let sealed = inner.sealed();
+        let from = inner.written;
+        let chunks = inner.chunks_from(from);
+        let ring = Arc::clone(&inner.ring);
+        drop(inner);
+        let outcome =
+            chunks.iter().try_for_each(|chunk| self.put(&ring, chunk.start, &chunk.bytes, false));
+        drop(chunks);
+        let mut inner = self.inner.lock();
+        inner.writing = false;
+        match outcome {
+            Ok(()) => {
+                inner.counters.written_bytes += sealed.end - from;
+                inner.was_written(sealed.end);
+            }
+            Err(error) => inner.stop(Arc::new(error)),
+        }
+        self.changed.notify_all();
+        inner.check()?;
+        Ok((inner, sealed))
+    }
+
+    /// One data-synced write from the durable position on. `writing` and `syncing` are set.
+    fn direct_sync(&self, inner: MutexGuard<'_, Inner>) -> Result<()> {
+        let mut inner = inner;
+        let sealed = inner.sealed();
+        let from = inner.durable;
+        let chunks = inner.chunks_from(from);
+        let ring = Arc::clone(&inner.ring);
+        drop(inner);
+        let outcome = match &chunks[..] {
+            [] => Ok(()),
+            [chunk] => self.put(&ring, chunk.start, &chunk.bytes, true),
+            [first, ..] => {
+                let parts = chunks.iter().map(|chunk| &chunk.bytes[..]).collect::<Vec<_>>();
+                self.put(&ring, first.start, &parts.concat(), true)
+            }
+        };
+        drop(chunks);
+        inner = self.inner.lock();
+        inner.writing = false;
+        if outcome.is_ok() {
+            inner.counters.direct_syncs += 1;
+            inner.counters.written_bytes += sealed.end - from;
+            inner.was_written(sealed.end);
+        }
+        self.end_sync(inner, sealed, outcome)
+    }
+
+    /// Writes the rest and syncs the file. `writing` and `syncing` are set.
+    fn full_sync(&self, inner: MutexGuard<'_, Inner>) -> Result<()> {
+        let (inner, sealed) = match self.write_rest(inner) {
+            Ok(written) => written,
+            Err(error) => return Err(self.give_up_sync(error)),
+        };
+        // Others may write on meanwhile: what they write is simply not counted.
+        drop(inner);
+        let outcome = self.stream.sync_data();
+        let mut inner = self.inner.lock();
+        inner.counters.full_syncs += u64::from(outcome.is_ok());
+        self.end_sync(inner, sealed, outcome)
+    }
+
+    fn end_sync(
+        &self,
+        mut inner: MutexGuard<'_, Inner>,
+        sealed: Sealed,
+        outcome: Result<()>,
+    ) -> Result<()> {
+        inner.syncing = false;
+        match outcome {
+            Ok(()) => {
+                inner.became_durable(sealed.end);
+                let group = sealed.records.saturating_sub(inner.counters.synced_records);
+                inner.counters.synced_records += group;
+                inner.counters.largest_group = inner.counters.largest_group.max(group);
+            }
+            Err(error) => inner.stop(Arc::new(error)),
+        }
+        self.changed.notify_all();
+        inner.check()
+    }
+
+    /// Writes bytes of the log, block by block.
+    fn put(&self, ring: &Ring, start: u64, mut bytes: &[u8], sync: bool) -> Result<()> {
+        let mut position = LogPosition(start);
+        while !bytes.is_empty() {
+            let (block, offset, room) =
+                ring.run_at(position).ok_or_else(|| malformed(position, "no block holds it"))?;
+            let (part, rest) = bytes.split_at(room.min(bytes.len() as u64) as usize);
+            if sync {
+                self.stream.write_sync(block, offset, part)?;
+            } else {
+                self.stream.write(block, offset, part)?;
+            }
+            position.0 += part.len() as u64;
+            bytes = rest;
+        }
+        Ok(())
+    }
+}
+
+/// How much had been appended at an instant.
+#[derive(Clone, Copy, Debug)]
+struct Sealed {
+    end: u64,
+    records: u64,
+}
+
+impl Inner {
+    fn check(&self) -> Result<()> {
+        match &self.stopped {
+            Some(cause) => Err(Error::Stopped(Arc::clone(cause))),
+            None => Ok(()),
+        }
+    }
+
+    fn stop(&mut self, cause: Arc<Error>) {
+        if self.stopped.is_none() {
+            self.stopped = Some(cause);
+        }
+    }
+
+    fn append(
+        &mut self,
+        seed: u32,
+        limit: u64,
+        kind: RecordKind,
+        sequence: SequenceNumber,
+        blocks: NamedBlocks,
+        parts: &[&[u8]],
+    ) -> std::result::Result<Appended, AppendError> {
+        self.check()?;
+        let payload_bytes = parts.iter().map(|part| part.len()).sum::<usize>();
+        let too_large = || {
+            let (bytes, limit) = (payload_bytes as u64, u64::from(u32::MAX) - RESERVE_BYTES);
+            AppendError::Failed(Error::TransactionTooLarge { bytes, limit })
+        };
+        let needed = u64::from(record_bytes(payload_bytes).ok_or_else(too_large)?);
+        let available = limit.saturating_sub(self.end);
+        if needed > available {
+            return Err(AppendError::Full(LogFull { needed, available }));
+        }
+        let position = LogPosition(self.end);
+        let durable = LogPosition(self.durable);
+        let head = RecordHead { position, chain: self.chain, kind, blocks, durable, sequence };
+        self.chain = encode_record(&mut self.active, seed, &head, parts).ok_or_else(too_large)?;
+        self.end += needed;
+        if blocks == NamedBlocks::Unsynced {
+            self.unsynced_blocks_until = self.end;
+        }
+        self.counters.records += 1;
+        self.counters.record_bytes += needed;
+        Ok(Appended {
+            position,
+            end: LogPosition(self.end),
+            buffer_is_full: self.end - self.written >= DIRECT_BYTES_MAX,
+        })
+    }
+
+    /// Turns what was appended into a chunk, so that it can be written while more is appended.
+    fn seal(&mut self) {
+        if self.active.is_empty() {
+            return;
+        }
+        let next = std::mem::take(&mut self.spare);
+        let bytes = std::mem::replace(&mut self.active, next);
+        let start = self.end - bytes.len() as u64;
+        self.chunks.push_back(Arc::new(Chunk { start, bytes }));
+    }
+
+    fn sealed(&self) -> Sealed {
+        Sealed { end: self.end, records: self.counters.records }
+    }
+
+    fn chunks_from(&self, position: u64) -> Vec<Arc<Chunk>> {
+        self.chunks.iter().filter(|chunk| chunk.start >= position).map(Arc::clone).collect()
+    }
+
+    /// True when a data-synced write of what is in memory makes everything durable.
+    fn direct_sync_will_do(&self) -> bool {
+        self.chunks.front().is_some_and(|first| first.start == self.durable)
+            && self.end - self.durable <= DIRECT_BYTES_MAX
+            && self.unsynced_blocks_until <= self.durable
+    }
+
+    fn was_written(&mut self, end: u64) {
+        self.written = self.written.max(end);
+        if self.end - self.durable > DIRECT_BYTES_MAX {
+            self.forget_until(self.written);
+        }
+    }
+
+    fn became_durable(&mut self, end: u64) {
+        self.durable = self.durable.max(end);
+        self.forget_until(self.durable);
+    }
+
+    fn forget_until(&mut self, position: u64) {
+        while self.chunks.front().is_some_and(|chunk| chunk.end() <= position) {
+            let chunk = self.chunks.pop_front().and_then(Arc::into_inner);
+            if let Some(Chunk { mut bytes, .. }) = chunk
+                && bytes.capacity() > self.spare.capacity()
+                && bytes.capacity() as u64 <= DIRECT_BYTES_MAX
+            {
+                bytes.clear();
+                self.spare = bytes;
+            }
+        }
+    }
+}
+
+fn ordinary_limit(ring: &Ring) -> u64 {
+    ring.end_position().0.saturating_sub(RESERVE_BYTES)
+}

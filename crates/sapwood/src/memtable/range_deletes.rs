@@ -1,0 +1,419 @@
+//! The range tombstones of a memtable, cut into fragments that do not overlap.
+//!
+//! *Guarantees*: fragments are sorted by keyspace, then start; they do not overlap; each has at
+//! least one number, newest first, none twice; none is empty.
+//! *Threads*: a [`RangeDeletes`] never changes; adding to it makes another one that shares most of
+//! it.
+
+use std::cmp::Reverse;
+
+use super::{KeyspaceNumber, SequenceNumber};
+use crate::sync::Arc;
+
+/// Fragments that are copied together when one of them changes.
+const BLOCK_FRAGMENTS: usize = 64;
+/// What a fragment costs beside its bounds and numbers, about.
+const FRAGMENT_BYTES: usize = size_of::<Fragment>() + 48;
+
+/// A stretch of keys that the same range tombstones cover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    keyspace: KeyspaceNumber,
+    start: Arc<[u8]>,
+    end: Option<Arc<[u8]>>,
+    sequences: Arc<[SequenceNumber]>,
+}
+
+impl Fragment {
+    /// The keyspace.
+    #[must_use]
+    pub fn keyspace(&self) -> KeyspaceNumber {
+        self.keyspace
+    }
+
+    /// The first key that is covered.
+    #[must_use]
+    pub fn start(&self) -> &[u8] {
+        &self.start
+    }
+
+    /// The first key that is not covered any more; nothing when the rest of the keyspace is.
+    #[must_use]
+    pub fn end(&self) -> Option<&[u8]> {
+        self.end.as_deref()
+    }
+
+    /// The numbers of the tombstones, newest first.
+    #[must_use]
+    pub fn sequences(&self) -> &[SequenceNumber] {
+        &self.sequences
+    }
+
+    fn newest(&self) -> SequenceNumber {
+        self.sequences.first().copied().unwrap_or_default()
+    }
+
+    /// True when all of it lies before this key.
+    fn is_before(&self, keyspace: KeyspaceNumber, key: &[u8]) -> bool {
+        let ends = || self.end.as_deref().is_some_and(|end| end <= key);
+        self.keyspace < keyspace || self.keyspace == keyspace && ends()
+    }
+
+    /// True when it begins before this end of a range in `keyspace`.
+    fn begins_before(&self, keyspace: KeyspaceNumber, end: Option<&[u8]>) -> bool {
+        let begins = || end.is_none_or(|end| *self.start < *end);
+        self.keyspace < keyspace || self.keyspace == keyspace && begins()
+    }
+
+    fn bytes(&self) -> usize {
+        FRAGMENT_BYTES + self.start.len() + size_of_val(&*self.sequences)
+    }
+
+    fn between(&self, start: &Arc<[u8]>, end: Option<&Arc<[u8]>>) -> Fragment {
+        let sequences = Arc::clone(&self.sequences);
+        Fragment { keyspace: self.keyspace, start: Arc::clone(start), end: end.cloned(), sequences }
+    }
+}
+
+/// An immutable set of fragments; a clone costs one count.
+#[derive(Clone, Debug, Default)]
+pub struct RangeDeletes {
+    content: Arc<Content>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Content {
+    /// Fragments in order; no block is empty.
+    blocks: Vec<Arc<[Fragment]>>,
+    bytes: usize,
+}
+
+impl RangeDeletes {
+    pub(super) fn new(content: Arc<Content>) -> RangeDeletes {
+        RangeDeletes { content }
+    }
+
+    /// True when there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.content.blocks.is_empty()
+    }
+
+    /// All fragments in order.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &Fragment> {
+        self.content.blocks.iter().flat_map(|block| block.iter())
+    }
+
+    /// The fragments that share a key with `[start, end)`, in order; no end means that of the
+    /// keyspace.
+    pub fn overlapping<'a>(
+        &'a self,
+        keyspace: KeyspaceNumber,
+        start: &[u8],
+        end: Option<&'a [u8]>,
+    ) -> impl Iterator<Item = &'a Fragment> {
+        self.content.overlapping(keyspace, start, end)
+    }
+
+    /// The highest number at or below `at` of a range tombstone that covers `key`.
+    #[must_use]
+    pub fn covering(
+        &self,
+        keyspace: KeyspaceNumber,
+        key: &[u8],
+        at: SequenceNumber,
+    ) -> Option<SequenceNumber> {
+        self.content.covering(keyspace, key, at)
+    }
+}
+
+impl Content {
+    /// About the memory that the fragments take.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The index of the first block that does not lie before this key as a whole.
+    fn block_at(&self, keyspace: KeyspaceNumber, key: &[u8]) -> usize {
+        let before = |last: &Fragment| last.is_before(keyspace, key);
+        self.blocks.partition_point(|block| block.last().is_some_and(before))
+    }
+
+    pub(super) fn overlapping<'a>(
+        &'a self,
+        keyspace: KeyspaceNumber,
+        start: &[u8],
+        end: Option<&'a [u8]>,
+    ) -> impl Iterator<Item = &'a Fragment> {
+        let blocks = self.blocks.get(self.block_at(keyspace, start)..).unwrap_or_default();
+        let skipped = blocks
+            .first()
+            .map_or(0, |block| block.partition_point(|each| each.is_before(keyspace, start)));
+        // An empty range (its end at or before its start) may stand inside a fragment.
+        let empty = end.is_some_and(|end| end <= start);
+        blocks
+            .iter()
+            .flat_map(|block| block.iter())
+            .skip(skipped)
+            .take_while(move |each| !empty && each.begins_before(keyspace, end))
+    }
+
+    pub(super) fn covering(
+        &self,
+        keyspace: KeyspaceNumber,
+        key: &[u8],
+        at: SequenceNumber,
+    ) -> Option<SequenceNumber> {
+        let block = self.blocks.get(self.block_at(keyspace, key))?;
+        let index = block.partition_point(|each| each.is_before(keyspace, key));
+        let fragment = block.get(index)?;
+        if fragment.keyspace != keyspace || *fragment.start > *key {
+            return None;
+        }
+        let newer = fragment.sequences.partition_point(|sequence| *sequence > at);
+        fragment.sequences.get(newer).copied()
+    }
+
+    /// The same with one tombstone more over `[start, end)`, which is not empty. Complexity: what
+    /// it overlaps, and one count for each 64 fragments of the whole.
+    pub(super) fn with(
+        &self,
+        keyspace: KeyspaceNumber,
+        start: &[u8],
+        end: Option<&[u8]>,
+        sequence: SequenceNumber,
+    ) -> Content {
+        let begins = |first: &Fragment| first.begins_before(keyspace, end);
+        let from = self.block_at(keyspace, start);
+        let to = self.blocks.partition_point(|block| block.first().is_some_and(begins));
+        // A fragment between two blocks goes to the left one (the first, if there is none).
+        let from = if from < to { from } else { from.saturating_sub(1) };
+        let to = to.max(from + 1).min(self.blocks.len());
+        let touched = self.blocks.get(from..to).unwrap_or_default();
+        let old: Vec<&Fragment> = touched.iter().flat_map(|block| block.iter()).collect();
+        let removed_bytes = old.iter().map(|fragment| fragment.bytes()).sum::<usize>();
+        let new = cover(&old, keyspace, start, end, sequence);
+        let added_bytes = new.iter().map(Fragment::bytes).sum::<usize>();
+
+        let mut blocks = Vec::with_capacity(self.blocks.len() + new.len() / BLOCK_FRAGMENTS + 1);
+        blocks.extend(self.blocks.iter().take(from).cloned());
+        // Even halves, so that a full block is not followed by crumbs.
+        let count = new.len().div_ceil(BLOCK_FRAGMENTS);
+        blocks.extend(new.chunks(new.len().div_ceil(count)).map(Arc::from));
+        blocks.extend(self.blocks.iter().skip(to).cloned());
+        Content { blocks, bytes: self.bytes + added_bytes - removed_bytes }
+    }
+}
+
+/// Adds one tombstone to neighbouring fragments.
+fn cover(
+    old: &[&Fragment],
+    keyspace: KeyspaceNumber,
+    start: &[u8],
+    end: Option<&[u8]>,
+    sequence: SequenceNumber,
+) -> Vec<Fragment> {
+    let first = old.partition_point(|each| each.is_before(keyspace, start));
+    let after = old.partition_point(|each| each.begins_before(keyspace, end));
+    let alone = Fragment {
+        keyspace,
+        start: Arc::from(start),
+        end: end.map(Arc::from),
+        sequences: Arc::from([sequence]),
+    };
+    let mut new: Vec<Fragment> = Vec::with_capacity(old.len() + 2);
+    new.extend(old[..first].iter().map(|each| (*each).clone()));
+    // What is not yet covered begins here; nothing when all is.
+    let mut open = Some(Arc::clone(&alone.start));
+    for each in &old[first..after] {
+        let Some(position) = open.take() else { break };
+        if *each.start < *position {
+            new.push(each.between(&each.start, Some(&position)));
+        } else if position < each.start {
+            new.push(alone.between(&position, Some(&each.start)));
+        }
+        let from = if *each.start < *position { &position } else { &each.start };
+        let sticks_out = match (&each.end, end) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(each_end), Some(end)) => **each_end > *end,
+        };
+        let to = if sticks_out { &alone.end } else { &each.end };
+        let mut both = each.between(from, to.as_ref());
+        both.sequences = insert_newest_first(&each.sequences, sequence);
+        new.push(both);
+        if sticks_out && let Some(to) = to {
+            new.push(each.between(to, each.end.as_ref()));
+        } else if each.end.as_deref() != end {
+            open.clone_from(&each.end);
+        }
+    }
+    if let Some(position) = open {
+        new.push(alone.between(&position, alone.end.as_ref()));
+    }
+    new.extend(old[after..].iter().map(|each| (*each).clone()));
+    new
+}
+
+fn insert_newest_first(sequences: &[SequenceNumber], new: SequenceNumber) -> Arc<[SequenceNumber]> {
+    match sequences.binary_search_by_key(&Reverse(new), |sequence| Reverse(*sequence)) {
+        Ok(_) => Arc::from(sequences),
+        Err(index) => {
+            sequences[..index].iter().chain([&new]).chain(&sequences[index..]).copied().collect()
+        }
+    }
+}
+
+impl Content {
+    /// True when a tombstone above `after` shares a key with `[start, end)`.
+    pub(super) fn changed_since(
+        &self,
+        keyspace: KeyspaceNumber,
+        (start, end): (&[u8], Option<&[u8]>),
+        after: SequenceNumber,
+    ) -> bool {
+        self.overlapping(keyspace, start, end).any(|fragment| fragment.newest() > after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Tombstone = (u32, Vec<u8>, Option<Vec<u8>>, u64);
+
+    fn build(tombstones: &[Tombstone]) -> RangeDeletes {
+        let mut content = Content::default();
+        for (keyspace, start, end, sequence) in tombstones {
+            let (keyspace, sequence) = (KeyspaceNumber(*keyspace), SequenceNumber(*sequence));
+            content = content.with(keyspace, start, end.as_deref(), sequence);
+        }
+        RangeDeletes::new(Arc::new(content))
+    }
+
+    /// What a linear look at all tombstones says.
+    fn naive(tombstones: &[Tombstone], keyspace: u32, key: &[u8], at: u64) -> Option<u64> {
+        tombstones
+            .iter()
+            .filter(|(of, start, end, sequence)| {
+                let ends_after = end.as_deref().is_none_or(|end| key < end);
+                *of == keyspace && start.as_slice() <= key && ends_after && *sequence <= at
+            })
+            .map(|(.., sequence)| *sequence)
+            .max()
+    }
+
+    fn check_shape(deletes: &RangeDeletes) {
+        let all: Vec<_> = deletes.iter().collect();
+        for fragment in &all {
+            assert!(fragment.end().is_none_or(|end| fragment.start() < end));
+            assert!(!fragment.sequences().is_empty());
+            assert!(fragment.sequences().windows(2).all(|pair| pair[0] > pair[1]));
+        }
+        for pair in all.windows(2) {
+            assert!(pair[0].is_before(pair[1].keyspace(), pair[1].start()), "{pair:?}");
+        }
+        assert!(deletes.content.blocks.iter().all(|block| !block.is_empty()));
+        assert!(deletes.content.blocks.iter().all(|block| block.len() <= BLOCK_FRAGMENTS));
+        assert_eq!(deletes.content.bytes, all.iter().map(|each| each.bytes()).sum::<usize>());
+    }
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(0..4u8, 0..4)
+    }
+
+    fn tombstone() -> impl Strategy<Value = Tombstone> {
+        let bounds = (key(), prop::option::weighted(0.9, key()));
+        (0..3u32, bounds, 1..40u64).prop_filter_map("empty range", |(keyspace, range, sequence)| {
+            let (start, end) = range;
+            end.as_ref().is_none_or(|end| start < *end).then_some((keyspace, start, end, sequence))
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+        #[test]
+        fn covering_agrees_with_a_list_of_tombstones(
+            tombstones in prop::collection::vec(tombstone(), 0..60),
+            keys in prop::collection::vec((0..4u32, key(), 0..45u64), 40),
+        ) {
+            let deletes = build(&tombstones);
+            check_shape(&deletes);
+            for (keyspace, key, at) in keys {
+                let found = deletes.covering(KeyspaceNumber(keyspace), &key, SequenceNumber(at));
+                let expected = naive(&tombstones, keyspace, &key, at);
+                prop_assert_eq!(found.map(|sequence| sequence.0), expected);
+            }
+        }
+
+        #[test]
+        fn overlapping_gives_exactly_the_fragments_that_share_a_key(
+            tombstones in prop::collection::vec(tombstone(), 0..40),
+            (keyspace, start, end, after) in tombstone(),
+        ) {
+            let deletes = build(&tombstones);
+            let keyspace = KeyspaceNumber(keyspace);
+            let shares = |each: &&Fragment| {
+                each.keyspace() == keyspace
+                    && each.end().is_none_or(|fragment_end| start.as_slice() < fragment_end)
+                    && end.as_deref().is_none_or(|end| each.start() < end)
+            };
+            let expected: Vec<_> = deletes.iter().filter(shares).collect();
+            let found: Vec<_> = deletes.overlapping(keyspace, &start, end.as_deref()).collect();
+            prop_assert_eq!(&found, &expected);
+            let range = (start.as_slice(), end.as_deref());
+            let changed = deletes.content.changed_since(keyspace, range, SequenceNumber(after));
+            prop_assert_eq!(changed, expected.iter().any(|each| each.newest().0 > after));
+        }
+    }
+
+    #[test]
+    fn many_disjoint_ranges_fill_blocks_in_any_order_of_arrival() {
+        let name = |index: u32| index.to_be_bytes().to_vec();
+        for step in [1, 7, 999] {
+            let tombstones: Vec<Tombstone> = (0..1000)
+                .map(|index| index * step % 1000)
+                .map(|index| (5, name(index * 2), Some(name(index * 2 + 1)), 9))
+                .collect();
+            let deletes = build(&tombstones);
+            check_shape(&deletes);
+            assert_eq!(deletes.iter().count(), 1000);
+            assert!(deletes.content.blocks.len() <= 60, "{}", deletes.content.blocks.len());
+            let covering =
+                |key| deletes.covering(KeyspaceNumber(5), &name(key), SequenceNumber::MAX);
+            assert_eq!(covering(500), Some(SequenceNumber(9)));
+            assert_eq!(covering(501), None);
+        }
+    }
+
+    #[test]
+    fn a_range_over_everything_gives_each_fragment_its_number_and_fills_the_gaps() {
+        let tombstones = [
+            (1, b"b".to_vec(), Some(b"c".to_vec()), 5),
+            (1, b"e".to_vec(), None, 6),
+            (2, b"".to_vec(), None, 7),
+            (1, b"".to_vec(), None, 9),
+        ];
+        let deletes = build(&tombstones);
+        let seen: Vec<_> = deletes
+            .iter()
+            .map(|each| (each.keyspace().0, each.start(), each.end(), each.sequences().len()))
+            .collect();
+        let expected = [
+            (1, b"".as_slice(), Some(b"b".as_slice()), 1),
+            (1, b"b", Some(b"c"), 2),
+            (1, b"c", Some(b"e"), 1),
+            (1, b"e", None, 2),
+            (2, b"", None, 1),
+        ];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn an_empty_range_shares_no_key() {
+        let deletes = build(&[(1, b"a".to_vec(), Some(b"z".to_vec()), 5)]);
+        assert_eq!(deletes.overlapping(KeyspaceNumber(1), b"b", Some(b"b")).count(), 0);
+    }
+}

@@ -1,0 +1,470 @@
+//! Which pages of the file are whose: gives blocks out, takes them back, and keeps the maps of the
+//! durable states.
+//!
+//! *Assumes*: higher floors decide what is needed; a block is freed when nothing holds it.
+//! *Guarantees*: A1: no page is given out twice, and no block crosses a region's border. A2: whatever is
+//! referenced is given. A3: header pages and homes are always used. A4: the home that the last
+//! durable state names is never written.
+//! *Format*: `docs/format.md` sections 2.2 and 6.6.
+//! *Threads*: any; one lock, held while the file grows, and for no other I/O.
+
+use crate::error::{Corruption, Error, Result, Structure};
+use crate::storage::Storage;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex, OnceLock};
+use crate::types::KeyspaceNumber;
+
+use super::block::Block;
+use super::block_list::BlockList;
+use super::budget::{Charge, MemoryBudget, MemoryPart};
+use super::compress::{CODEC_PLAIN, Codec};
+use super::free_map::FreeMap;
+use super::layout::Layout;
+use super::node_header::NodeKind;
+use super::node_image::{ContentLengths, NodeSpec, append_node, verify_node};
+use super::region_entry::RegionEntry;
+use super::regions::Regions;
+use super::stamps::StampCounter;
+
+/// What the allocator is made of.
+#[derive(Clone, Debug)]
+pub struct AllocatorParts {
+    /// The sizes of the file.
+    pub layout: Layout,
+    /// The file.
+    pub storage: Arc<dyn Storage>,
+    /// Where the write stamps of maps come from.
+    pub stamps: Arc<StampCounter>,
+    /// Where the maps' memory counts.
+    pub budget: Arc<MemoryBudget>,
+    /// The file does not grow beyond this.
+    pub max_file_bytes: Option<u64>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Allocator {
+    layout: Layout,
+    storage: Arc<dyn Storage>,
+    stamps: Arc<StampCounter>,
+    regions: Mutex<Regions>,
+    charge: Mutex<Charge>,
+    /// A copy of the number of pages, for checks without the lock.
+    file_pages: AtomicU64,
+    blocks_asked: AtomicU64,
+    blocks_returned: AtomicU64,
+}
+
+/// How the file's pages are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AllocatorStats {
+    /// Pages in the file.
+    pub file_pages: u64,
+    /// Pages that may be given out.
+    pub free_pages: u64,
+    /// Pages that are given out, header pages and homes included.
+    pub given_pages: u64,
+    /// Pages that the running durable state references, header pages and homes included.
+    pub referenced_pages: u64,
+    /// Regions in the file.
+    pub region_count: u64,
+    /// Runs of free pages.
+    pub free_run_count: u64,
+    /// Pages of the longest of them.
+    pub longest_free_run: u64,
+    /// Blocks asked for since the open.
+    pub blocks_asked: u64,
+    /// Blocks given back since the open.
+    pub blocks_returned: u64,
+}
+
+impl AllocatorStats {
+    /// How scattered the free pages are: 0 when they are one run, near 1 when all are crumbs.
+    pub fn fragmentation(&self) -> f64 {
+        if self.free_pages == 0 {
+            return 0.0;
+        }
+        1.0 - self.longest_free_run as f64 / self.free_pages as f64
+    }
+}
+
+/// The maps of one durable state in the making: see [`Allocator::capture`].
+#[derive(Debug)]
+pub struct CapturedMaps {
+    file_pages: u64,
+    /// All regions at the capture, with the homes of the state before.
+    entries: Vec<Option<RegionEntry>>,
+    free_pages: Vec<u64>,
+    changed: Vec<FreeMap>,
+    written: OnceLock<Vec<RegionEntry>>,
+}
+
+impl CapturedMaps {
+    /// The file's length in pages at the capture.
+    pub fn file_pages(&self) -> u64 {
+        self.file_pages
+    }
+
+    /// How many maps will be written.
+    pub fn changed_count(&self) -> usize {
+        self.changed.len()
+    }
+}
+
+impl Allocator {
+    /// Reads the maps that a state names; what it references is given out already. `file_pages` may be more
+    /// than the state says, when the file has grown since.
+    pub fn open(
+        parts: AllocatorParts,
+        file_pages: u64,
+        entries: &[RegionEntry],
+    ) -> Result<Allocator> {
+        let AllocatorParts { layout, storage, stamps, budget, max_file_bytes } = parts;
+        let max_pages = max_file_bytes.map(|bytes| bytes / u64::from(layout.page_size));
+        let mut regions = Regions::new(layout, max_pages);
+        for (entry, region_index) in entries.iter().zip(0..) {
+            let (referenced, end) = read_map(&layout, &*storage, region_index, entry)?;
+            if u64::from(end) + layout.region_start(region_index).0 > file_pages {
+                return Err(Corruption::new(
+                    Structure::FreeMap,
+                    format!("it uses pages beyond the file's {file_pages}"),
+                )
+                .at_page(entry.node_ref(&layout, region_index).page)
+                .into());
+            }
+            regions.push_opened(referenced, *entry);
+        }
+        regions.set_opened_length(file_pages);
+        let charge = budget.charge(MemoryPart::FreeMaps, regions.weight_bytes());
+        let file_pages = AtomicU64::new(regions.file_pages());
+        Ok(Allocator {
+            layout,
+            storage,
+            stamps,
+            regions: Mutex::new(regions),
+            charge: Mutex::new(charge),
+            file_pages,
+            blocks_asked: AtomicU64::new(0),
+            blocks_returned: AtomicU64::new(0),
+        })
+    }
+
+    /// The file's length in pages.
+    pub fn file_pages(&self) -> u64 {
+        self.file_pages.load(Ordering::Acquire)
+    }
+
+    /// A block of exactly `pages` for one node, out of a run of `hint_pages` if there is one.
+    pub fn allocate(&self, pages: u32, hint_pages: u32) -> Result<Block> {
+        self.take(pages, pages, hint_pages)
+    }
+
+    /// A block of at least `min_pages` and at most `wanted_pages`: the longest that free runs inside the file
+    /// give in steps of one half, else new pages at its end.
+    pub fn allocate_block(&self, min_pages: u32, wanted_pages: u32) -> Result<Block> {
+        self.take(min_pages, wanted_pages.max(min_pages), wanted_pages)
+    }
+
+    fn take(&self, min_pages: u32, most_pages: u32, hint_pages: u32) -> Result<Block> {
+        assert!(min_pages > 0, "a block has at least one page");
+        if min_pages > self.layout.block_pages_max() {
+            return Err(Error::InvalidOption {
+                option: "region_bytes",
+                detail: format!(
+                    "a node of {min_pages} pages does not fit a region of {} bytes",
+                    self.layout.region_bytes
+                ),
+            });
+        }
+        let mut regions = self.regions.lock();
+        let block = match regions.take_free(min_pages, most_pages, hint_pages) {
+            Some(block) => block,
+            None => {
+                self.grow(&mut regions, min_pages, most_pages)?;
+                regions.take_new(min_pages, most_pages).ok_or_else(|| self.no_space(min_pages))?
+            }
+        };
+        drop(regions);
+        self.blocks_asked.fetch_add(1, Ordering::Relaxed);
+        Ok(block)
+    }
+
+    /// Makes the file longer until its end has a run of `min_pages`, better `wanted_pages`.
+    fn grow(&self, regions: &mut Regions, min_pages: u32, wanted_pages: u32) -> Result<()> {
+        let before = regions.file_pages();
+        let Some(growth) = regions.plan_growth(min_pages, wanted_pages) else {
+            return Err(self.no_space(min_pages));
+        };
+        // When the device is nearly full a smaller step may still do.
+        let mut result = Ok(());
+        for to_pages in [growth.wanted_end, growth.least_end] {
+            let offset = before * u64::from(self.layout.page_size);
+            let length = (to_pages - before) * u64::from(self.layout.page_size);
+            result = self.storage.allocate(offset, length).map_err(|error| {
+                Error::io(format!("growing by {length} bytes"), self.storage.name(), error)
+            });
+            match &result {
+                Ok(()) => {
+                    regions.extend_to(to_pages);
+                    self.file_pages.store(to_pages, Ordering::Release);
+                    self.charge.lock().set(regions.weight_bytes());
+                    break;
+                }
+                Err(error) if !error.is_no_space() => break,
+                Err(_) => {}
+            }
+        }
+        result
+    }
+
+    fn no_space(&self, pages: u32) -> Error {
+        Error::NoSpace {
+            operation: format!("allotting {pages} pages; max_file_bytes is reached"),
+            file: self.storage.name(),
+        }
+    }
+
+    /// Gives pages back; they may be given out again at once.
+    pub fn free(&self, block: Block) {
+        self.regions.lock().each_part(block, |region, first, pages| {
+            assert!(
+                region.referenced.all_clear(first, pages),
+                "{block:?} is freed while the running state references it"
+            );
+            region.given.clear(first, pages);
+        });
+        self.blocks_returned.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The running durable state references the pages from now on.
+    pub fn reference(&self, block: Block) {
+        self.regions.lock().each_part(block, |region, first, pages| {
+            assert!(region.given.all_set(first, pages), "{block:?} was not given out");
+            region.referenced.set(first, pages);
+            region.changed = true;
+        });
+    }
+
+    /// The running durable state does not reference the pages any more.
+    pub fn dereference(&self, block: Block) {
+        self.regions.lock().each_part(block, |region, first, pages| {
+            region.referenced.clear(first, pages);
+            region.changed = true;
+        });
+    }
+
+    /// Marks a block as given out that the log names. It must be inside the file and free.
+    pub fn claim(&self, block: Block) -> Result<()> {
+        let damaged = |detail: String| Corruption::new(Structure::Log, detail).at_page(block.first);
+        let mut regions = self.regions.lock();
+        self.layout.check_block(block, regions.file_pages()).map_err(damaged)?;
+        let mut taken = false;
+        regions.each_part(block, |region, first, pages| {
+            taken = !region.given.all_clear(first, pages);
+            if !taken {
+                region.given.set(first, pages);
+            }
+        });
+        if taken {
+            return Err(damaged(format!(
+                "a record names {} pages of which some are in use already",
+                block.pages
+            ))
+            .into());
+        }
+        Ok(())
+    }
+
+    /// Copies the maps that changed since the last capture, with the new state's own blocks set in the
+    /// copies. Those regions count as changed again at the next capture, since the running maps
+    /// do not have these blocks. One capture at a time.
+    pub fn capture(&self, extra: &[Block]) -> CapturedMaps {
+        let mut regions = self.regions.lock();
+        regions.begin_capture();
+        for block in extra {
+            regions.each_part(*block, |region, first, pages| {
+                assert!(region.given.all_set(first, pages), "{block:?} was not given out");
+            });
+        }
+        let mut copies = regions.copy_changed(extra);
+        for copy in &mut copies {
+            let start = self.layout.region_start(copy.region_index());
+            for block in extra {
+                if self.layout.region_of(block.first) == copy.region_index() {
+                    copy.set((block.first.0 - start.0) as u32, block.pages);
+                }
+            }
+        }
+        let (entries, free_pages) = regions.entries();
+        CapturedMaps {
+            file_pages: regions.file_pages(),
+            entries,
+            free_pages: copies.iter().fold(free_pages, |mut all, copy| {
+                if let Some(free) = all.get_mut(copy.region_index() as usize) {
+                    *free = regions.free_inside_file(copy);
+                }
+                all
+            }),
+            changed: copies,
+            written: OnceLock::new(),
+        }
+    }
+
+    /// Writes each captured map to the home that the last durable state does not name; the caller syncs.
+    /// Returns what the new state says of every region.
+    pub fn write_captured(&self, captured: &CapturedMaps) -> Result<Vec<RegionEntry>> {
+        let mut entries = captured.entries.clone();
+        let mut image = Vec::new();
+        for map in &captured.changed {
+            let region_index = map.region_index();
+            let Some(entry) = entries.get_mut(region_index as usize) else {
+                continue;
+            };
+            let home = entry.map_or(0, |entry| 1 - entry.home);
+            *entry = Some(self.write_map(map, home, &mut image)?);
+        }
+        let all = entries
+            .into_iter()
+            .zip(&captured.free_pages)
+            .map(|(entry, &free_pages)| entry.map(|entry| RegionEntry { free_pages, ..entry }))
+            .collect::<Option<Vec<_>>>();
+        // A region without a home counts as changed, so it has just got one.
+        assert!(all.is_some(), "a region was captured without a map");
+        let all = all.unwrap_or_default();
+        assert!(captured.written.set(all.clone()).is_ok(), "a capture is written once");
+        Ok(all)
+    }
+
+    fn write_map(&self, map: &FreeMap, home: u8, image: &mut Vec<u8>) -> Result<RegionEntry> {
+        let content = map.encode();
+        let spec = NodeSpec {
+            kind: NodeKind::FreeMap,
+            height: 0,
+            flags: 0,
+            keyspace: KeyspaceNumber::MANY,
+            codec: Codec::Plain,
+        };
+        let page = self.layout.map_home(map.region_index(), home).first;
+        let lengths = ContentLengths { stored_bytes: content.len(), raw_bytes: content.len() };
+        let header = spec.header(page, self.stamps.next_stamp(), CODEC_PLAIN, lengths);
+        image.clear();
+        let reference = append_node(&self.layout, &header, &content, image);
+        self.storage
+            .write_at(self.layout.offset_of(page), image)
+            .map_err(|error| Error::io("writing a free map", self.storage.name(), error))?;
+        Ok(RegionEntry {
+            home,
+            stamp: reference.stamp,
+            checksum: reference.checksum,
+            free_pages: 0,
+        })
+    }
+
+    /// The state that the capture was made for is on disk: its homes are the ones to keep now.
+    pub fn captured_durable(&self, captured: CapturedMaps) {
+        let written = captured.written.into_inner();
+        assert!(written.is_some(), "a capture became durable without having been written");
+        self.regions.lock().end_capture_durable(&written.unwrap_or_default());
+    }
+
+    /// The state that the capture was made for will not be: its maps count as changed still.
+    pub fn captured_failed(&self, captured: CapturedMaps) {
+        let changed = captured.changed.iter().map(FreeMap::region_index);
+        self.regions.lock().end_capture_failed(changed);
+    }
+
+    /// Gives up the pages behind the last one given out, so that nothing is allotted there any more; returns
+    /// the file's new length in pages. `None` when there are none, or a capture is under way. The
+    /// file itself is cut by [`Allocator::cut_file`], once a durable state has this length.
+    pub fn shrink_to_used(&self) -> Option<u64> {
+        let mut regions = self.regions.lock();
+        let file_pages = regions.shrink_to_used()?;
+        self.file_pages.store(file_pages, Ordering::Release);
+        self.charge.lock().set(regions.weight_bytes());
+        Some(file_pages)
+    }
+
+    /// Cuts the file at its length in pages, if it is longer.
+    pub fn cut_file(&self) -> Result<()> {
+        // Under the lock, so that the file does not grow between the question and the cut.
+        let regions = self.regions.lock();
+        let length = regions.file_pages() * u64::from(self.layout.page_size);
+        let failed = |error| Error::io("cutting the file", self.storage.name(), error);
+        if self.storage.length().map_err(failed)? > length {
+            self.storage.set_length(length).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Whether every page of the block is given out.
+    pub fn is_given(&self, block: Block) -> bool {
+        let mut all = true;
+        self.regions.lock().each_part(block, |region, first, pages| {
+            all &= region.given.all_set(first, pages);
+        });
+        all
+    }
+
+    /// Whether the running durable state references every page of the block.
+    pub fn is_referenced(&self, block: Block) -> bool {
+        let mut all = true;
+        self.regions.lock().each_part(block, |region, first, pages| {
+            all &= region.referenced.all_set(first, pages);
+        });
+        all
+    }
+
+    /// All pages that are given out, header pages and homes left out.
+    pub fn given_list(&self) -> BlockList {
+        self.regions.lock().list(|region| &region.given)
+    }
+
+    /// All pages that the running durable state references, header pages and homes left out.
+    pub fn referenced_list(&self) -> BlockList {
+        self.regions.lock().list(|region| &region.referenced)
+    }
+
+    /// Changes the limit of the file's length.
+    pub fn set_max_file_bytes(&self, max_file_bytes: Option<u64>) {
+        let max_pages = max_file_bytes.map(|bytes| bytes / u64::from(self.layout.page_size));
+        self.regions.lock().set_max_pages(max_pages);
+    }
+
+    /// How the file's pages are used; walks all maps.
+    pub fn stats(&self) -> AllocatorStats {
+        let mut stats = self.regions.lock().stats();
+        stats.blocks_asked = self.blocks_asked.load(Ordering::Relaxed);
+        stats.blocks_returned = self.blocks_returned.load(Ordering::Relaxed);
+        stats
+    }
+}
+
+/// Reads a region's map from the home that `entry` names; returns the end of its used pages too.
+fn read_map(
+    layout: &Layout,
+    storage: &dyn Storage,
+    region_index: u64,
+    entry: &RegionEntry,
+) -> Result<(FreeMap, u32)> {
+    let reference = entry.node_ref(layout, region_index);
+    let damaged = |detail: String| -> Error {
+        Corruption::new(Structure::FreeMap, detail).at_page(reference.page).into()
+    };
+    if entry.home > 1 || reference.block().end().0 > layout.max_pages() {
+        return Err(damaged("no region can lie there".into()));
+    }
+    let mut bytes = vec![0; layout.bytes_of(reference.pages)];
+    storage.read_at(layout.offset_of(reference.page), &mut bytes).map_err(|error| {
+        Error::io(format!("reading the free map of region {region_index}"), storage.name(), error)
+    })?;
+    let frame = verify_node(layout, &reference, NodeKind::FreeMap, bytes)?;
+    let map = FreeMap::decode(frame.content()).map_err(damaged)?;
+    if map.region_index() != region_index || map.page_count() != layout.region_pages() {
+        return Err(damaged(format!("it is the map of region {}", map.region_index())));
+    }
+    if !map.all_set(0, layout.fixed_pages(region_index)) {
+        return Err(damaged("header pages or homes are free in it".into()));
+    }
+    let end = map.used_end();
+    Ok((map, end))
+}

@@ -1,0 +1,242 @@
+//! One budget for all the memory that the engine takes.
+//!
+//! *Guarantees*: the cache gets what the other parts leave, and a sixteenth of the total at least.
+//! *Threads*: any; counters are atomics. The listener runs on the thread whose charge set it off.
+
+use std::fmt;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, OnceLock};
+
+/// What memory is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum MemoryPart {
+    /// Memtables, sealed ones included.
+    Memtables,
+    /// Cached nodes.
+    Cache,
+    /// Filters that stay in memory.
+    Filters,
+    /// Buffers of merges, and compression contexts.
+    MergeBuffers,
+    /// Free maps.
+    FreeMaps,
+    /// Read sets of transactions.
+    ReadSets,
+    /// Dead lists.
+    DeadLists,
+    /// Nodes that were not written yet, and whatever else there is.
+    Other,
+}
+
+impl MemoryPart {
+    /// Every part.
+    pub const ALL: [MemoryPart; 8] = [
+        MemoryPart::Memtables,
+        MemoryPart::Cache,
+        MemoryPart::Filters,
+        MemoryPart::MergeBuffers,
+        MemoryPart::FreeMaps,
+        MemoryPart::ReadSets,
+        MemoryPart::DeadLists,
+        MemoryPart::Other,
+    ];
+}
+
+type Listener = Box<dyn Fn(u64) + Send + Sync>;
+
+/// The budget: a total, and what each part uses of it, in bytes.
+pub struct MemoryBudget {
+    total: AtomicU64,
+    parts: [AtomicU64; MemoryPart::ALL.len()],
+    /// What all parts but the cache used when the listener ran last.
+    told: AtomicU64,
+    listener: OnceLock<Listener>,
+}
+
+impl MemoryBudget {
+    /// A budget of `total` bytes of which nothing is used.
+    pub fn new(total: u64) -> MemoryBudget {
+        MemoryBudget {
+            total: AtomicU64::new(total),
+            parts: Default::default(),
+            told: AtomicU64::new(0),
+            listener: OnceLock::new(),
+        }
+    }
+
+    /// The total, in bytes.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Changes the total.
+    pub fn set_total(&self, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+        self.tell();
+    }
+
+    /// What all parts use, in bytes.
+    pub fn used(&self) -> u64 {
+        self.parts.iter().map(|part| part.load(Ordering::Relaxed)).sum()
+    }
+
+    /// What one part uses, in bytes.
+    pub fn part(&self, part: MemoryPart) -> u64 {
+        self.counter(part).load(Ordering::Relaxed)
+    }
+
+    /// What the cache may use: the total less the other parts, a sixteenth of it at least.
+    pub fn cache_capacity(&self) -> u64 {
+        let total = self.total();
+        total.saturating_sub(self.beside_cache()).max(total / 16)
+    }
+
+    /// Counts `bytes` more for a part.
+    pub fn add(&self, part: MemoryPart, bytes: u64) {
+        self.counter(part).fetch_add(bytes, Ordering::Relaxed);
+        if part != MemoryPart::Cache && bytes > 0 {
+            self.tell_if_moved();
+        }
+    }
+
+    /// Counts `bytes` fewer for a part.
+    pub fn sub(&self, part: MemoryPart, bytes: u64) {
+        let before = self.counter(part).fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "{part:?} gives back more than it took");
+        if part != MemoryPart::Cache && bytes > 0 {
+            self.tell_if_moved();
+        }
+    }
+
+    /// Counts `bytes` for a part until the guard is dropped.
+    pub fn charge(self: &Arc<Self>, part: MemoryPart, bytes: u64) -> Charge {
+        self.add(part, bytes);
+        Charge { budget: Arc::clone(self), part, bytes }
+    }
+
+    /// Whom to tell the cache's capacity when it has moved. The first call counts.
+    pub(super) fn set_listener(&self, listener: Listener) {
+        // A second manager over one budget shares the first one's cache share.
+        let _ = self.listener.set(listener);
+    }
+
+    fn counter(&self, part: MemoryPart) -> &AtomicU64 {
+        let [first, rest @ ..] = &self.parts;
+        rest.get((part as usize).wrapping_sub(1)).unwrap_or(first)
+    }
+
+    fn beside_cache(&self) -> u64 {
+        self.used().saturating_sub(self.part(MemoryPart::Cache))
+    }
+
+    /// Small moves are let pass, so that a charge costs little.
+    fn tell_if_moved(&self) {
+        let moved = self.beside_cache().abs_diff(self.told.load(Ordering::Relaxed));
+        if moved > self.total() / 128 {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        self.told.store(self.beside_cache(), Ordering::Relaxed);
+        if let Some(listener) = self.listener.get() {
+            listener(self.cache_capacity());
+        }
+    }
+}
+
+impl fmt::Debug for MemoryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("MemoryBudget");
+        out.field("total", &self.total()).field("parts", &self.parts);
+        out.finish_non_exhaustive()
+    }
+}
+
+/// Bytes counted for a part of the budget until this is dropped.
+#[derive(Debug)]
+pub struct Charge {
+    budget: Arc<MemoryBudget>,
+    part: MemoryPart,
+    bytes: u64,
+}
+
+impl Charge {
+    /// What is counted, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Counts so many bytes from now on.
+    pub fn set(&mut self, bytes: u64) {
+        let before = std::mem::replace(&mut self.bytes, bytes);
+        if bytes > before {
+            self.budget.add(self.part, bytes - before);
+        } else {
+            self.budget.sub(self.part, before - bytes);
+        }
+    }
+
+    /// Counts so many bytes more.
+    pub fn add(&mut self, bytes: u64) {
+        self.set(self.bytes + bytes);
+    }
+
+    /// Counts so many bytes fewer.
+    pub fn sub(&mut self, bytes: u64) {
+        self.set(self.bytes.saturating_sub(bytes));
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.sub(self.part, self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_has_a_counter_of_its_own() {
+        let budget = Arc::new(MemoryBudget::new(1000));
+        let charges: Vec<_> = MemoryPart::ALL
+            .into_iter()
+            .enumerate()
+            .map(|(index, part)| budget.charge(part, 1 << index))
+            .collect();
+        for (index, part) in MemoryPart::ALL.into_iter().enumerate() {
+            assert_eq!(budget.part(part), 1 << index);
+        }
+        assert_eq!(budget.used(), 255);
+        drop(charges);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn the_cache_gets_what_the_others_leave_but_never_nothing() {
+        let budget = Arc::new(MemoryBudget::new(1600));
+        let mut charge = budget.charge(MemoryPart::Memtables, 600);
+        budget.add(MemoryPart::Cache, 900);
+        assert_eq!(budget.cache_capacity(), 1000);
+        charge.set(5000);
+        assert_eq!(budget.cache_capacity(), 100);
+        charge.sub(4900);
+        assert_eq!(budget.cache_capacity(), 1500);
+    }
+
+    #[test]
+    fn the_listener_hears_of_large_moves() {
+        let budget = Arc::new(MemoryBudget::new(1280));
+        let heard = Arc::new(AtomicU64::new(0));
+        let told = Arc::clone(&heard);
+        budget.set_listener(Box::new(move |capacity| told.store(capacity, Ordering::Relaxed)));
+        budget.add(MemoryPart::Other, 5);
+        assert_eq!(heard.load(Ordering::Relaxed), 0);
+        budget.add(MemoryPart::Other, 6);
+        assert_eq!(heard.load(Ordering::Relaxed), 1269);
+    }
+}

@@ -1,0 +1,244 @@
+//! The cache of verified nodes.
+//!
+//! *Guarantees*: a frame is found only by page, stamp and checksum together; the bytes held stay within
+//! the capacity, one frame in each shard aside.
+//! *Threads*: any. A hit costs one short lock of one shard and one clone of an `Arc`.
+//!
+//! Each shard is a queue that is walked as a clock: a frame enters unused, a hit marks it (up to
+//! `USES_MAX` times), and the hand gives a marked frame another round for each mark. A scan's frames
+//! are never marked and go first.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Arc, Mutex};
+use crate::types::PageNumber;
+
+use super::budget::{MemoryBudget, MemoryPart};
+use super::frame::Frame;
+use super::node_ref::NodeRef;
+
+const SHARDS: usize = 32;
+const USES_MAX: u8 = 3;
+/// What a cached frame takes beside itself: map entry, queue entry, shared counts.
+const ENTRY_BYTES: u64 = 96;
+
+/// Page numbers are spread by one multiplication.
+#[derive(Default)]
+struct PageHasher(u64);
+
+impl Hasher for PageHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_u64(self.0 ^ u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        let product = u128::from(value ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93;
+        self.0 = (product >> 64) as u64 ^ product as u64;
+    }
+}
+
+#[derive(Debug)]
+struct Entry {
+    frame: Arc<Frame>,
+    weight: u64,
+    uses: u8,
+    /// Which of the queue's entries for this page is the living one.
+    ticket: u64,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    entries: HashMap<u64, Entry, BuildHasherDefault<PageHasher>>,
+    queue: VecDeque<(u64, u64)>,
+    used_bytes: u64,
+    next_ticket: u64,
+}
+
+impl Shard {
+    fn take(&mut self, page: u64) -> Option<Arc<Frame>> {
+        let entry = self.entries.remove(&page)?;
+        self.used_bytes -= entry.weight;
+        // Entries of the queue whose frame is gone are dropped when they would outnumber the rest.
+        if self.queue.len() > 2 * self.entries.len() + 64 {
+            let entries = &self.entries;
+            self.queue.retain(|(page, ticket)| {
+                entries.get(page).is_some_and(|entry| entry.ticket == *ticket)
+            });
+        }
+        Some(entry.frame)
+    }
+
+    fn put(&mut self, frame: Arc<Frame>, weight: u64) -> Option<Arc<Frame>> {
+        let page = frame.page().0;
+        let replaced = self.take(page);
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.entries.insert(page, Entry { frame, weight, uses: 0, ticket });
+        self.queue.push_back((page, ticket));
+        self.used_bytes += weight;
+        replaced
+    }
+
+    /// Takes frames out until `capacity` is met; they are dropped by the caller, outside the lock.
+    fn shrink(&mut self, capacity: u64, gone: &mut Vec<Arc<Frame>>) {
+        while self.used_bytes > capacity {
+            let Some((page, ticket)) = self.queue.pop_front() else {
+                return;
+            };
+            let Some(entry) = self.entries.get_mut(&page) else {
+                continue;
+            };
+            if entry.ticket != ticket {
+                continue;
+            }
+            if entry.uses > 0 {
+                entry.uses -= 1;
+                self.queue.push_back((page, ticket));
+            } else {
+                gone.extend(self.take(page));
+            }
+        }
+    }
+}
+
+/// The cache: see the module.
+#[derive(Debug)]
+pub struct Cache {
+    shards: [Mutex<Shard>; SHARDS],
+    capacity: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    budget: Arc<MemoryBudget>,
+}
+
+impl Cache {
+    /// An empty cache of the capacity that the budget leaves, which counts there.
+    pub fn new(budget: Arc<MemoryBudget>) -> Cache {
+        Cache {
+            shards: Default::default(),
+            capacity: AtomicU64::new(budget.cache_capacity()),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            budget,
+        }
+    }
+
+    /// The frame of exactly this node, if it is here.
+    pub fn get(&self, reference: &NodeRef) -> Option<Arc<Frame>> {
+        let found = {
+            let mut shard = self.shard(reference.page.0).lock();
+            shard.entries.get_mut(&reference.page.0).and_then(|entry| {
+                (entry.frame.reference() == *reference).then(|| {
+                    entry.uses = (entry.uses + 1).min(USES_MAX);
+                    Arc::clone(&entry.frame)
+                })
+            })
+        };
+        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    /// Puts a frame in, in the place of any other of the same page.
+    pub fn insert(&self, frame: Arc<Frame>) {
+        let weight = frame.weight_bytes() as u64 + ENTRY_BYTES;
+        let capacity = self.capacity() / SHARDS as u64;
+        let mut gone = Vec::new();
+        let mut shard = self.shard(frame.page().0).lock();
+        let before = shard.used_bytes;
+        // Room is made first, so that a new frame is not the first to go.
+        shard.shrink(capacity.saturating_sub(weight), &mut gone);
+        gone.extend(shard.put(frame, weight));
+        let after = shard.used_bytes;
+        // Under the lock, so that no other thread takes off what was not yet added.
+        self.account(before, after);
+        drop(shard);
+    }
+
+    /// Takes out whatever frame begins at this page.
+    pub fn remove(&self, page: PageNumber) {
+        let mut shard = self.shard(page.0).lock();
+        let before = shard.used_bytes;
+        let gone = shard.take(page.0);
+        let after = shard.used_bytes;
+        self.account(before, after);
+        drop(shard);
+        drop(gone);
+    }
+
+    /// Takes everything out.
+    pub fn clear(&self) {
+        self.shrink_all(0);
+    }
+
+    /// The capacity, in bytes.
+    pub fn capacity(&self) -> u64 {
+        self.capacity.load(Ordering::Relaxed)
+    }
+
+    /// Changes the capacity, and takes out at once what does not fit any more.
+    pub fn set_capacity(&self, bytes: u64) {
+        let before = self.capacity.swap(bytes, Ordering::Relaxed);
+        if bytes < before {
+            self.shrink_all(bytes / SHARDS as u64);
+        }
+    }
+
+    /// What the frames take, in bytes.
+    pub fn used(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().used_bytes).sum()
+    }
+
+    /// How often a node was found.
+    pub fn hits(&self) -> u64 {
+        self.hits.load(Ordering::Relaxed)
+    }
+
+    /// How often a node was not found.
+    pub fn misses(&self) -> u64 {
+        self.misses.load(Ordering::Relaxed)
+    }
+
+    fn shrink_all(&self, shard_capacity: u64) {
+        for shard in &self.shards {
+            let mut gone = Vec::new();
+            let mut shard = shard.lock();
+            let before = shard.used_bytes;
+            shard.shrink(shard_capacity, &mut gone);
+            let after = shard.used_bytes;
+            self.account(before, after);
+            drop(shard);
+        }
+    }
+
+    fn account(&self, before: u64, after: u64) {
+        if after > before {
+            self.budget.add(MemoryPart::Cache, after - before);
+        } else if before > after {
+            self.budget.sub(MemoryPart::Cache, before - after);
+        }
+    }
+
+    fn shard(&self, page: u64) -> &Mutex<Shard> {
+        let mut hasher = PageHasher::default();
+        hasher.write_u64(page);
+        // The map's buckets go by other bits of the hash than the shards.
+        let shard_index = (hasher.finish() >> 32) as usize % SHARDS;
+        let [first, rest @ ..] = &self.shards;
+        rest.get(shard_index.wrapping_sub(1)).unwrap_or(first)
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}

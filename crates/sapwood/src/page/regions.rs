@@ -1,0 +1,342 @@
+//! The regions of the file in memory: two maps for each, and the choice among free runs.
+//!
+//! *Guarantees*: those of [`super::allocator`], which holds the lock and does the I/O.
+
+use std::collections::BTreeMap;
+
+use crate::types::PageNumber;
+
+use super::allocator::AllocatorStats;
+use super::block::Block;
+use super::block_list::BlockList;
+use super::free_map::FreeMap;
+use super::layout::Layout;
+use super::region_entry::RegionEntry;
+
+/// The first step by which a file grows; each step is twice the one before.
+const GROWTH_BYTES_MIN: u64 = 256 << 10;
+/// The largest step.
+const GROWTH_BYTES_MAX: u64 = 32 << 20;
+
+/// One region.
+#[derive(Debug)]
+pub(super) struct Region {
+    /// What may not be given out now.
+    pub(super) given: FreeMap,
+    /// What the running durable state references.
+    pub(super) referenced: FreeMap,
+    /// `referenced` is not what the home holds.
+    pub(super) changed: bool,
+    /// Where the last durable state's map lies; `None` for a region that it does not know.
+    entry: Option<RegionEntry>,
+    /// Where the next search begins, as an index in the region.
+    cursor: u32,
+}
+
+/// How long the file is to become, in pages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Growth {
+    /// With the step that the file's history asks for.
+    pub(super) wanted_end: u64,
+    /// With what is needed now.
+    pub(super) least_end: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Regions {
+    layout: Layout,
+    regions: Vec<Region>,
+    file_pages: u64,
+    max_pages: u64,
+    growth_bytes: u64,
+    capturing: bool,
+    /// Homes of regions that were given up: the last durable state may name them still, so that a region
+    /// which comes back must not write there.
+    retired: BTreeMap<u64, RegionEntry>,
+}
+
+impl Regions {
+    pub(super) fn new(layout: Layout, max_pages: Option<u64>) -> Regions {
+        let mut regions = Regions {
+            layout,
+            regions: Vec::new(),
+            file_pages: 0,
+            max_pages: 0,
+            growth_bytes: GROWTH_BYTES_MIN,
+            capturing: false,
+            retired: BTreeMap::new(),
+        };
+        regions.set_max_pages(max_pages);
+        regions
+    }
+
+    pub(super) fn set_max_pages(&mut self, max_pages: Option<u64>) {
+        self.max_pages = max_pages.unwrap_or(u64::MAX).min(self.layout.max_pages());
+    }
+
+    /// Adds a region as the state that was opened has it.
+    pub(super) fn push_opened(&mut self, referenced: FreeMap, entry: RegionEntry) {
+        let given = referenced.clone();
+        let cursor = 0;
+        let entry = Some(entry);
+        self.regions.push(Region { given, referenced, changed: false, entry, cursor });
+    }
+
+    /// Sets the length after all regions of the state are in. What the file has beyond them is used as
+    /// far as it makes sense: a region needs both homes and a page.
+    pub(super) fn set_opened_length(&mut self, file_pages: u64) {
+        let known = self.regions.len() as u64;
+        let last_index = file_pages.saturating_sub(1) / u64::from(self.layout.region_pages());
+        let whole = last_index < known || file_pages > self.layout.first_allottable(last_index).0;
+        let usable = if whole { file_pages } else { self.layout.region_start(last_index).0 };
+        self.extend_to(usable);
+    }
+
+    pub(super) fn file_pages(&self) -> u64 {
+        self.file_pages
+    }
+
+    pub(super) fn weight_bytes(&self) -> u64 {
+        self.regions
+            .iter()
+            .map(|region| region.given.weight_bytes() + region.referenced.weight_bytes())
+            .sum()
+    }
+
+    /// Sets the file's length, and adds the regions that it now has.
+    pub(super) fn extend_to(&mut self, file_pages: u64) {
+        self.file_pages = file_pages;
+        let page_count = self.layout.region_pages();
+        while (self.regions.len() as u64) < file_pages.div_ceil(u64::from(page_count)) {
+            let region_index = self.regions.len() as u64;
+            let map = FreeMap::new(region_index, page_count, self.layout.fixed_pages(region_index));
+            self.regions.push(Region {
+                given: map.clone(),
+                referenced: map,
+                changed: true,
+                entry: self.retired.remove(&region_index),
+                cursor: 0,
+            });
+        }
+    }
+
+    /// How many pages of a region lie inside the file.
+    fn inside(&self, region_index: u64) -> u32 {
+        let rest = self.file_pages.saturating_sub(self.layout.region_start(region_index).0);
+        // At most a region's pages.
+        rest.min(u64::from(self.layout.region_pages())) as u32
+    }
+
+    /// Gives out free pages inside the file: from the lowest region that has a run of `hint_pages`, else
+    /// half of that, and so on down to `min_pages`; at most `most_pages` of the run.
+    pub(super) fn take_free(
+        &mut self,
+        min_pages: u32,
+        most_pages: u32,
+        hint_pages: u32,
+    ) -> Option<Block> {
+        let mut target = hint_pages.clamp(min_pages, self.layout.block_pages_max().max(min_pages));
+        loop {
+            if let Some(block) = self.take_run(target, most_pages) {
+                return Some(block);
+            }
+            if target == min_pages {
+                return None;
+            }
+            target = (target / 2).max(min_pages);
+        }
+    }
+
+    fn take_run(&mut self, least_pages: u32, most_pages: u32) -> Option<Block> {
+        for region_index in 0..self.regions.len() as u64 {
+            let limit = self.inside(region_index);
+            let Some(region) = self.regions.get_mut(region_index as usize) else {
+                continue;
+            };
+            let cursor = region.cursor;
+            let found = region.given.find_run(least_pages, cursor, limit);
+            let found = found.or_else(|| region.given.find_run(least_pages, 0, limit));
+            if let Some(first) = found {
+                let pages = region.given.free_run_at(first, most_pages.min(limit - first));
+                region.given.set(first, pages);
+                region.cursor = first + pages;
+                let start = self.layout.region_start(region_index).0;
+                return Some(Block::new(PageNumber(start + u64::from(first)), pages));
+            }
+        }
+        None
+    }
+
+    /// Gives out pages at the end of a file that has just grown.
+    pub(super) fn take_new(&mut self, min_pages: u32, most_pages: u32) -> Option<Block> {
+        self.take_free(min_pages, most_pages, most_pages)
+    }
+
+    /// How far the file must grow so that its last region ends with a run of `min_pages` or more. `None`
+    /// when it may not.
+    pub(super) fn plan_growth(&mut self, min_pages: u32, wanted_pages: u32) -> Option<Growth> {
+        let region_pages = u64::from(self.layout.region_pages());
+        let last_index = (self.regions.len() as u64).saturating_sub(1);
+        let border = (last_index + 1) * region_pages;
+        // Free pages at the file's end count.
+        let tail = self.regions.last().map_or(0, |region| {
+            let inside = self.inside(last_index);
+            u64::from(inside.saturating_sub(region.given.used_end()))
+        });
+        let start = self.file_pages - tail;
+        let (first, border) = if start + u64::from(min_pages) <= border {
+            (start, border)
+        } else {
+            let next = self.layout.first_allottable(last_index + 1).0;
+            (next, border + region_pages)
+        };
+        let least_end = first + u64::from(min_pages);
+        if least_end > self.max_pages {
+            return None;
+        }
+        let step_pages = (self.growth_bytes / u64::from(self.layout.page_size)).max(1);
+        self.growth_bytes = (self.growth_bytes * 2).min(GROWTH_BYTES_MAX);
+        let wanted_end = (first + u64::from(wanted_pages))
+            .max(self.file_pages + step_pages)
+            .min(border)
+            .min(self.max_pages);
+        Some(Growth { wanted_end: wanted_end.max(least_end), least_end })
+    }
+
+    /// Acts on each part of a block that lies in one region.
+    pub(super) fn each_part(&mut self, block: Block, mut act: impl FnMut(&mut Region, u32, u32)) {
+        assert!(
+            block.end().0 <= self.file_pages,
+            "{block:?} is beyond the file's {} pages",
+            self.file_pages
+        );
+        let (mut at, end) = (block.first, block.end());
+        while at < end {
+            let region_index = self.layout.region_of(at);
+            let first = self.layout.index_in_region(at);
+            let pages = u64::from(self.layout.region_pages() - first).min(end.0 - at.0) as u32;
+            assert!(
+                first >= self.layout.fixed_pages(region_index),
+                "{block:?} covers header pages or homes"
+            );
+            if let Some(region) = self.regions.get_mut(region_index as usize) {
+                act(region, first, pages);
+            }
+            at = PageNumber(at.0 + u64::from(pages));
+        }
+    }
+
+    pub(super) fn begin_capture(&mut self) {
+        assert!(!self.capturing, "one capture at a time");
+        self.capturing = true;
+    }
+
+    /// Copies of the changed maps, those of `extra`'s regions included, which stay marked as changed.
+    pub(super) fn copy_changed(&mut self, extra: &[Block]) -> Vec<FreeMap> {
+        let layout = self.layout;
+        let mut copies = Vec::new();
+        for region in &mut self.regions {
+            let region_index = region.referenced.region_index();
+            let own = extra.iter().any(|block| layout.region_of(block.first) == region_index);
+            if region.changed || own {
+                copies.push(region.referenced.clone());
+            }
+            region.changed = own;
+        }
+        copies
+    }
+
+    /// What the last durable state says of each region, and the free pages that the running one has in it.
+    pub(super) fn entries(&self) -> (Vec<Option<RegionEntry>>, Vec<u64>) {
+        let entries = self.regions.iter().map(|region| region.entry).collect();
+        let free =
+            self.regions.iter().map(|region| self.free_inside_file(&region.referenced)).collect();
+        (entries, free)
+    }
+
+    pub(super) fn free_inside_file(&self, map: &FreeMap) -> u64 {
+        u64::from(self.inside(map.region_index()).saturating_sub(map.used()))
+    }
+
+    pub(super) fn end_capture_durable(&mut self, written: &[RegionEntry]) {
+        assert!(self.capturing, "no capture is under way");
+        self.capturing = false;
+        for (region, entry) in self.regions.iter_mut().zip(written) {
+            region.entry = Some(*entry);
+        }
+    }
+
+    pub(super) fn end_capture_failed(&mut self, changed: impl Iterator<Item = u64>) {
+        assert!(self.capturing, "no capture is under way");
+        self.capturing = false;
+        for region_index in changed {
+            if let Some(region) = self.regions.get_mut(region_index as usize) {
+                region.changed = true;
+            }
+        }
+    }
+
+    /// See [`super::allocator::Allocator::shrink_to_used`].
+    pub(super) fn shrink_to_used(&mut self) -> Option<u64> {
+        if self.capturing {
+            return None;
+        }
+        let mut regions = self.regions.len() as u64;
+        let mut end = 0;
+        while let Some(region_index) = regions.checked_sub(1) {
+            let used = self.regions.get(region_index as usize).map_or(0, |r| r.given.used_end());
+            end = self.layout.region_start(region_index).0 + u64::from(used);
+            if used > self.layout.fixed_pages(region_index) || region_index == 0 {
+                break;
+            }
+            // Nothing but its own homes: the whole region can go.
+            regions = region_index;
+        }
+        if end >= self.file_pages {
+            return None;
+        }
+        for region in self.regions.drain(regions as usize..) {
+            if let Some(entry) = region.entry {
+                self.retired.insert(region.referenced.region_index(), entry);
+            }
+        }
+        self.file_pages = end;
+        self.growth_bytes = GROWTH_BYTES_MIN;
+        Some(end)
+    }
+
+    pub(super) fn list(&self, map: impl Fn(&Region) -> &FreeMap) -> BlockList {
+        let mut list = BlockList::new();
+        for (region, region_index) in self.regions.iter().zip(0..) {
+            let start = self.layout.region_start(region_index).0;
+            let fixed = self.layout.fixed_pages(region_index);
+            for (first, pages) in map(region).used_runs() {
+                list.insert(Block::new(PageNumber(start + u64::from(first)), pages));
+            }
+            list.remove(Block::new(PageNumber(start), fixed));
+        }
+        list
+    }
+
+    pub(super) fn stats(&self) -> AllocatorStats {
+        let mut stats = AllocatorStats {
+            file_pages: self.file_pages,
+            region_count: self.regions.len() as u64,
+            ..AllocatorStats::default()
+        };
+        for (region, region_index) in self.regions.iter().zip(0..) {
+            let inside = self.inside(region_index);
+            stats.given_pages += u64::from(region.given.used());
+            stats.referenced_pages += u64::from(region.referenced.used());
+            stats.free_pages += self.free_inside_file(&region.given);
+            let mut at = region.given.next_free(0);
+            while at < inside {
+                let run = region.given.free_run_at(at, inside - at);
+                stats.free_run_count += 1;
+                stats.longest_free_run = stats.longest_free_run.max(u64::from(run));
+                at = region.given.next_free(at + run);
+            }
+        }
+        stats
+    }
+}
