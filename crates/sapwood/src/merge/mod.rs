@@ -14,4 +14,5 @@ pub mod run;
 pub mod step;
 pub mod stretch;
 pub mod throttle;
+pub mod verify;
 pub mod worker;
