@@ -148,6 +148,7 @@ pub use cursor::{Cursor, Seek};
 pub use database::Database;
 pub use error::{Corruption, Error, Result, Structure};
 pub use keyspace::Keyspace;
+pub use merge::verify::{Problem, VerifyReport};
 pub use options::{Compression, Durability, Isolation, KeyspaceOptions};
 pub use progress::Progress;
 pub use range::Range;
