@@ -1,1 +1,16 @@
-//! Crash and fault harness: models, workloads and simulated power cuts for Sapwood.
+//! Crash and fault harness for Sapwood: a model, seeded workloads, simulated power cuts.
+//!
+//! *Assumes*: of the engine only its public face, and the simulated storage below it.
+//! *Guarantees*: everything that a run does follows from its seed, so that any failure replays.
+//!
+//! [`model`] says what a database must hold, [`workload`] draws what is done to it, [`harness`]
+//! drives a database and the model side by side and cuts its power, [`setup`] draws the options
+//! that it is opened with. Tests of whole databases live in `tests/`, one binary a theme.
+
+pub mod access;
+pub mod fixtures;
+pub mod harness;
+pub mod kill;
+pub mod model;
+pub mod setup;
+pub mod workload;

@@ -238,11 +238,11 @@ fn try_range(
         let Some(root) = &source.points else { continue };
         let young = source.is_young();
         let found = match young {
-            false => end_after(&core.pages, keyspace, root, &wanted.start, each)?,
+            false => end_after(&core.pages, keyspace, root, &source.promoted, wanted, each)?,
             true => {
-                let from = composite_range(keyspace, wanted).start;
+                let wanted = composite_range(keyspace, wanted);
                 let many = KeyspaceNumber::MANY;
-                let found = end_after(&core.pages, many, root, &from, each)?;
+                let found = end_after(&core.pages, many, root, &source.promoted, &wanted, each)?;
                 let lead = keyspace.0.to_be_bytes();
                 found.and_then(|key| key.strip_prefix(&lead).map(<[u8]>::to_vec))
             }
@@ -299,7 +299,10 @@ fn confirm(
         (None, None) => true,
         _ => false,
     };
-    if state.epoch != found.epoch && !same_tree {
+    let last_came = target.is_last
+        && target.segment.is_none()
+        && state.levels_of(keyspace).is_some_and(|levels| levels.last().is_some());
+    if last_came || (state.epoch != found.epoch && !same_tree) {
         return None;
     }
     let still_there = current.iter().zip(sources).all(|(now, then)| now.promoted == then.promoted);

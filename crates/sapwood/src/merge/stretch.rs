@@ -6,10 +6,10 @@
 use crate::error::{Result, Structure};
 use crate::page::{NodeKind, NodeRef, PageManager};
 use crate::segment::BlockProblem;
-use crate::segment::coverage::push_sidecar_blocks;
+use crate::segment::coverage::{child_range, push_sidecar_blocks};
 use crate::segment::descriptor::TreeRoot;
 use crate::segment::filter::LINE_BYTES;
-use crate::segment::key_range::{KeyRange, is_before_end};
+use crate::segment::key_range::{KeyRange, KeyRanges, is_before_end};
 use crate::segment::leaf_writer::LeafOverflow;
 use crate::segment::node::{ParentNode, read_parent};
 use crate::segment::overflow_reference::OverflowList;
@@ -73,7 +73,7 @@ impl Collect<'_> {
         // Children that end before the range are passed without being decoded.
         let first = parent.child_for(&self.wanted.start);
         for index in first..parent.len() {
-            let below = crate::segment::coverage::child_range(&node, index, &range)?;
+            let below = child_range(&node, index, &range)?;
             if !is_before_end(&below.start, self.wanted.end.as_deref()) && index > first {
                 break;
             }
@@ -209,8 +209,19 @@ fn filter_of_leaf(pages: &PageManager, node: &ParentNode, child: &Child) -> Resu
     }
 }
 
-/// A key of a tree behind about `pages_max` pages from `start` on: the separator at which they are reached; `None`
-/// when the tree ends before.
+/// What measures a tree from a key on.
+struct Measure<'a> {
+    pages: &'a PageManager,
+    keyspace: KeyspaceNumber,
+    wanted: &'a KeyRange,
+    /// Ranges that hold nothing any more: nodes that lie in them whole are dead.
+    masked: &'a KeyRanges,
+    left: u64,
+    found: Option<Vec<u8>>,
+}
+
+/// A key of a tree behind about `pages_max` pages from the start of `wanted` on: the separator at which they are
+/// reached; `None` when the range, or the tree, ends before. Nodes in `masked` ranges are neither read nor counted.
 ///
 /// # Errors
 /// When a parent cannot be read.
@@ -218,48 +229,47 @@ pub fn end_after(
     pages: &PageManager,
     keyspace: KeyspaceNumber,
     root: &TreeRoot,
-    start: &[u8],
+    masked: &KeyRanges,
+    wanted: &KeyRange,
     pages_max: u64,
 ) -> Result<Option<Vec<u8>>> {
-    let mut left = pages_max;
-    let mut found = None;
-    measure(pages, keyspace, &root.reference, root.height, start, &mut left, &mut found)?;
-    Ok(found)
+    let mut measure = Measure { pages, keyspace, wanted, masked, left: pages_max, found: None };
+    measure.visit(&root.reference, root.height, &KeyRange::all())?;
+    Ok(measure.found)
 }
 
-fn measure(
-    pages: &PageManager,
-    keyspace: KeyspaceNumber,
-    reference: &NodeRef,
-    height: u8,
-    start: &[u8],
-    left: &mut u64,
-    found: &mut Option<Vec<u8>>,
-) -> Result<()> {
-    if height == 0 || found.is_some() {
-        return Ok(());
-    }
-    let node = read_parent(pages, reference, keyspace, height)?;
-    let parent = node.view();
-    let first = parent.child_for(start);
-    for index in first..parent.len() {
-        let child = parent.child(index).map_err(|p| node.damage(p))?;
-        let holds_start = index == first;
-        if *left == 0 && !holds_start {
-            let mut separator = Vec::new();
-            parent.separator(index, &mut separator).map_err(|p| node.damage(p))?;
-            *found = Some(separator);
+impl Measure<'_> {
+    fn visit(&mut self, reference: &NodeRef, height: u8, range: &KeyRange) -> Result<()> {
+        if height == 0 {
             return Ok(());
         }
-        let below = u64::from(child.reference.pages) + pages_below(&child);
-        if height > 1 && (below > *left || holds_start) {
-            measure(pages, keyspace, &child.reference, height - 1, start, left, found)?;
-            if found.is_some() {
+        let node = read_parent(self.pages, reference, self.keyspace, height)?;
+        let parent = node.view();
+        let first = parent.child_for(&self.wanted.start);
+        for index in first..parent.len() {
+            let below = child_range(&node, index, range)?;
+            if !is_before_end(&below.start, self.wanted.end.as_deref()) {
                 return Ok(());
             }
-        } else {
-            *left = left.saturating_sub(below);
+            if self.masked.covers(&below) {
+                continue;
+            }
+            if self.left == 0 && below.start > self.wanted.start {
+                self.found = Some(below.start);
+                return Ok(());
+            }
+            let child = parent.child(index).map_err(|p| node.damage(p))?;
+            let inside = below.start >= self.wanted.start && !self.masked.overlaps(&below);
+            let pages = u64::from(child.reference.pages) + pages_below(&child);
+            if height > 1 && (pages > self.left || !inside) {
+                self.visit(&child.reference, height - 1, &below)?;
+                if self.found.is_some() {
+                    return Ok(());
+                }
+            } else {
+                self.left = self.left.saturating_sub(pages);
+            }
         }
+        Ok(())
     }
-    Ok(())
 }

@@ -223,8 +223,8 @@ impl Replayed<'_> {
         let named = applied.named_blocks();
         // What was on disk before its record need not be read; the rest may have been lost with the power.
         if !record.blocks_on_disk && record.end > self.durable {
-            for reference in &applied.named {
-                if verify_value(self.pages, KeyspaceNumber::MANY, reference).is_err() {
+            for (keyspace, reference) in &applied.named {
+                if verify_value(self.pages, *keyspace, reference).is_err() {
                     return Ok(Visit::EndsLog);
                 }
             }

@@ -9,10 +9,9 @@
 //! *Threads*: any.
 
 use super::pending::{PendingOperation, PendingWrites};
-use super::read_set::ReadSet;
 use super::validate::{Validation, validate};
 use crate::error::{Error, Result};
-use crate::log::operation::{CommitEncoder, Operations};
+use crate::log::operation::CommitEncoder;
 use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
 use crate::merge::throttle::{before_commit, make_room_in_log};
@@ -302,15 +301,13 @@ fn place(
 /// Puts a commit's entries into the memtable, and its changes into the catalogue. The commit lock is held.
 fn insert(core: &Core, prepared: &Prepared, number: SequenceNumber) -> Result<()> {
     let view = core.view();
-    let operations = Operations::new(prepared.encoder.encoded_operations());
+    let operations = prepared.encoder.operations();
     let changes = &prepared.changes;
     let mut catalogue = match changes.is_empty() {
         true => Catalogue::default(),
         false => (**core.catalogue.load()).clone(),
     };
-    let inserted = operations.and_then(|operations| {
-        apply::insert(&view.active, &mut catalogue, number, operations, changes)
-    });
+    let inserted = apply::insert(&view.active, &mut catalogue, number, operations, changes);
     // What was just encoded can be decoded; if not, memory is damaged and nothing more may be written.
     inserted.map_err(|error| core.stop(&error))?;
     if !changes.is_empty() {
@@ -343,6 +340,3 @@ fn finish(core: &Arc<Core>, placed: Placed, durability: Durability) -> Result<Se
     }
     Ok(placed.number)
 }
-
-/// What a serializable transaction has read, for its validation.
-pub type Reads<'a> = Option<&'a ReadSet>;

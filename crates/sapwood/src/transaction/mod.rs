@@ -12,6 +12,9 @@ pub mod reads;
 mod transaction;
 pub mod validate;
 
+#[cfg(test)]
+mod tests;
+
 // The commit and the public face use the rest of them.
 #[allow(unused_imports)]
 pub use pending::{PendingOperation, PendingRead, PendingWrite, PendingWrites};

@@ -1,0 +1,223 @@
+//! Drives a database and the model side by side, and ends its process at a random operation.
+//!
+//! A run is a chain of *lives*. In each the workload goes on until an operation on the storage that
+//! was chosen beforehand: there the power is cut, or the process is killed; the next life opens what
+//! is left. Besides, copies of what a power cut would leave are taken at other operations, opened and
+//! compared, while the life goes on. What had to survive is what was known at exactly that operation.
+//!
+//! *Guarantees*: no threads, no other source of chance than the seed. A [`Failure`] names the seed,
+//! the life and the step.
+//! *Threads*: the one that calls.
+
+mod apply;
+mod disk;
+mod driver;
+
+use std::fmt;
+
+use sapwood::sync::Random;
+
+use self::disk::{Crashing, Left};
+use self::driver::{Driver, Stop};
+use crate::model::{Ending, Model};
+use crate::setup::Setup;
+use crate::workload::{Shape, Workload};
+
+/// How a run is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// What everything follows from.
+    pub seed: u64,
+    /// How many lives.
+    pub lives: u64,
+    /// How many steps each life has, when nothing ends it before.
+    pub steps: u64,
+    /// Whether writes and syncs fail, too.
+    pub faults: bool,
+    /// The options; drawn when not given.
+    pub setup: Option<Setup>,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Plan {
+        let mut random = Random::from_seed(seed ^ 0x5eed);
+        Plan {
+            seed,
+            lives: 1 + random.below(4),
+            steps: 10 << random.below(6),
+            faults: random.one_in(4),
+            setup: None,
+        }
+    }
+}
+
+/// What a run did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Runs.
+    pub runs: u64,
+    /// Steps of workloads.
+    pub steps: u64,
+    /// Commits that were acknowledged.
+    pub commits: u64,
+    /// Processes that were killed.
+    pub kills: u64,
+    /// Power cuts that ended a life.
+    pub power_cuts: u64,
+    /// Copies of what a power cut would have left, opened and compared.
+    pub copies: u64,
+    /// Clean closes.
+    pub closes: u64,
+    /// Commits that failed with a conflict though nothing that they used had changed.
+    pub false_conflicts: u64,
+    /// Lives in which a write or sync failed.
+    pub failed_writes: u64,
+}
+
+impl Totals {
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Totals) {
+        self.runs += other.runs;
+        self.steps += other.steps;
+        self.commits += other.commits;
+        self.kills += other.kills;
+        self.power_cuts += other.power_cuts;
+        self.copies += other.copies;
+        self.closes += other.closes;
+        self.false_conflicts += other.false_conflicts;
+        self.failed_writes += other.failed_writes;
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} runs, {} steps, {} commits, {} kills, {} power cuts, {} copies opened, {} closes, \
+             {} lives with failed writes, {} false conflicts",
+            self.runs,
+            self.steps,
+            self.commits,
+            self.kills,
+            self.power_cuts,
+            self.copies,
+            self.closes,
+            self.failed_writes,
+            self.false_conflicts
+        )
+    }
+}
+
+/// What a run found.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The seed that shows it again.
+    pub seed: u64,
+    /// Which life, from 0.
+    pub life: u64,
+    /// Which step of that life, from 0.
+    pub step: u64,
+    /// The options of that life.
+    pub setup: Setup,
+    /// What was wrong.
+    pub detail: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Failure { seed, life, step, setup, detail } = self;
+        write!(f, "seed {seed}, life {life}, step {step}: {detail} ({setup:?})")
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Runs the plan of a seed.
+///
+/// # Errors
+/// What the run found.
+pub fn run_seed(seed: u64) -> Result<Totals, Failure> {
+    run(Plan::of_seed(seed))
+}
+
+/// Runs a plan.
+///
+/// # Errors
+/// What the run found.
+pub fn run(plan: Plan) -> Result<Totals, Failure> {
+    let mut random = Random::from_seed(plan.seed);
+    let setup = plan.setup.unwrap_or_else(|| Setup::draw(&mut random));
+    let shape = Shape::draw(&mut random);
+    let mut run = Run {
+        plan,
+        setup,
+        workload: Workload::new(random.next_u64(), shape),
+        random,
+        model: Model::default(),
+        totals: Totals { runs: 1, ..Totals::default() },
+    };
+    let mut left = Left::new();
+    for life in 0..plan.lives {
+        left = run.live(life, left)?;
+    }
+    run.reopen_at_last(left)?;
+    Ok(run.totals)
+}
+
+struct Run {
+    plan: Plan,
+    setup: Setup,
+    workload: Workload,
+    random: Random,
+    model: Model,
+    totals: Totals,
+}
+
+impl Run {
+    fn failure(&self, life: u64, step: u64, detail: String) -> Failure {
+        Failure { seed: self.plan.seed, life, step, setup: self.setup, detail }
+    }
+
+    /// One life: opens what the last one left, compares, works, and ends.
+    fn live(&mut self, life: u64, left: Left) -> Result<Left, Failure> {
+        self.setup = self.setup.redraw(&mut self.random);
+        let crashing = Crashing::new(&left, &mut self.random, self.plan.faults && life > 0);
+        crashing.know(left.knowledge.after(left.ending));
+        let mut driver = Driver::new(&crashing, self.setup);
+        let mut step = 0;
+        let outcome = driver.open_and_compare(&mut self.model, &left).and_then(|()| {
+            if left.ending == Some(Ending::Kill) {
+                driver.commit_one_synced(&mut self.model, &mut self.totals)?;
+            }
+            while step < self.plan.steps {
+                let next = self.workload.next_step(self.model.state(), driver.snapshot_count());
+                driver.step(next, &mut self.model, &mut self.totals, &mut self.random)?;
+                driver.check_copies(&self.model, &mut self.totals)?;
+                self.model.forget_history();
+                self.totals.steps += 1;
+                step += 1;
+            }
+            driver.close(&mut self.model)
+        });
+        if let Err(Stop::Found(detail)) = outcome {
+            return Err(self.failure(life, step, detail));
+        }
+        let left = driver.end(&mut self.totals);
+        Ok(left)
+    }
+
+    /// Nothing may be wrong with what the last life left.
+    fn reopen_at_last(&mut self, left: Left) -> Result<(), Failure> {
+        let crashing = Crashing::calm(&left);
+        let mut driver = Driver::new(&crashing, self.setup);
+        match driver.open_and_compare(&mut self.model, &left) {
+            Err(Stop::Found(detail)) => Err(self.failure(self.plan.lives, 0, detail)),
+            Ok(()) | Err(Stop::Ended) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! The disk of one life: it ends the life at an operation, and takes copies at others.
+//!
+//! *Guarantees*: with each ending and each copy goes what was known just before that operation.
+
+use sapwood::storage::{CrashPlan, FaultKind, OperationKind, SimulatedStorage};
+use sapwood::sync::{Arc, Mutex, Random};
+
+use crate::model::{Ending, Knowledge};
+
+/// How many copies may wait to be compared; more are not taken.
+const COPIES_WAITING_MAX: usize = 3;
+
+/// What a life leaves behind.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub storage: SimulatedStorage,
+    /// `None` after a clean close, and before the first life.
+    pub ending: Option<Ending>,
+    /// What was known when the life ended.
+    pub knowledge: Knowledge,
+}
+
+impl Left {
+    pub(crate) fn new() -> Left {
+        let knowledge = Knowledge::default();
+        Left { storage: SimulatedStorage::new(), ending: None, knowledge }
+    }
+}
+
+/// The disk of one life.
+#[derive(Debug)]
+pub(crate) struct Crashing {
+    pub storage: SimulatedStorage,
+    shared: Arc<Mutex<Shared>>,
+    pub has_faults: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    random: Random,
+    knowledge: Knowledge,
+    /// After so many more operations the life ends.
+    until_end: u64,
+    until_copy: u64,
+    copy_gap: u64,
+    copies: Vec<(SimulatedStorage, Knowledge)>,
+    left: Option<(SimulatedStorage, Ending, Knowledge)>,
+    /// Operations that the harness itself causes do not count.
+    is_paused: bool,
+}
+
+impl Crashing {
+    /// The disk that an earlier life left, with an end and copies at operations that are drawn now.
+    pub(crate) fn new(left: &Left, random: &mut Random, may_fail: bool) -> Crashing {
+        let until_end = 1 + draw_gap(random, 16);
+        let copy_gap = 1 + draw_gap(random, 10);
+        let shared = Shared {
+            random: Random::from_seed(random.next_u64()),
+            knowledge: left.knowledge,
+            until_end,
+            until_copy: 1 + random.below(copy_gap),
+            copy_gap,
+            copies: Vec::new(),
+            left: None,
+            is_paused: false,
+        };
+        let has_faults = may_fail && random.one_in(2);
+        let crashing = Crashing {
+            storage: left.storage.clone(),
+            shared: Arc::new(Mutex::new(shared)),
+            has_faults,
+        };
+        crashing.listen();
+        if has_faults {
+            crashing.plan_fault(random);
+        }
+        crashing
+    }
+
+    /// The same without any end or copy.
+    pub(crate) fn calm(left: &Left) -> Crashing {
+        let crashing = Crashing::new(left, &mut Random::from_seed(0), false);
+        crashing.storage.clear_on_operation();
+        crashing
+    }
+
+    fn plan_fault(&self, random: &mut Random) {
+        self.storage.set_seed(random.next_u64());
+        let nth = 1 + draw_gap(random, 12);
+        match random.below(3) {
+            0 => self.storage.fail_sync_and_drop_cache(),
+            1 => {
+                let error = std::io::ErrorKind::Other;
+                self.storage.fail_at(FaultKind::Write, nth, random.one_in(2), error);
+            }
+            _ => {
+                let error = std::io::ErrorKind::Other;
+                self.storage.fail_at(FaultKind::Sync, nth, random.one_in(2), error);
+            }
+        }
+    }
+
+    fn listen(&self) {
+        let (shared, storage) = (Arc::clone(&self.shared), self.storage.clone());
+        self.storage.on_operation(Box::new(move |operation| {
+            // A read changes nothing: an end there is the same as one at the next write.
+            if operation.kind == OperationKind::Read {
+                return;
+            }
+            let mut shared = shared.lock();
+            if !shared.is_paused && shared.left.is_none() {
+                shared.count(&storage);
+            }
+        }));
+    }
+
+    /// Says what is known from here on.
+    pub(crate) fn know(&self, knowledge: Knowledge) {
+        self.shared.lock().knowledge = knowledge;
+    }
+
+    /// Whether the life has ended.
+    pub(crate) fn is_over(&self) -> bool {
+        self.shared.lock().left.is_some()
+    }
+
+    /// The copies that wait.
+    pub(crate) fn take_copies(&self) -> Vec<(SimulatedStorage, Knowledge)> {
+        std::mem::take(&mut self.shared.lock().copies)
+    }
+
+    /// Ends the life, if that has not happened.
+    pub(crate) fn end(&self, was_closed: bool) -> Left {
+        let mut shared = self.shared.lock();
+        if let Some((storage, ending, knowledge)) = shared.left.take() {
+            return Left { storage, ending: Some(ending), knowledge };
+        }
+        if was_closed {
+            // The next life's handles must not be those of this one.
+            let storage = self.storage.kill();
+            return Left { storage, ending: None, knowledge: shared.knowledge };
+        }
+        shared.finish(&self.storage);
+        let (storage, ending, knowledge) = match shared.left.take() {
+            Some(left) => left,
+            None => (self.storage.kill(), Ending::Kill, shared.knowledge),
+        };
+        Left { storage, ending: Some(ending), knowledge }
+    }
+}
+
+impl Shared {
+    fn count(&mut self, storage: &SimulatedStorage) {
+        self.until_end -= 1;
+        self.until_copy -= 1;
+        if self.until_end == 0 {
+            self.finish(storage);
+            return;
+        }
+        if self.until_copy == 0 {
+            self.until_copy = 1 + self.random.below(2 * self.copy_gap);
+            if self.copies.len() < COPIES_WAITING_MAX {
+                let plan = self.crash_plan(storage);
+                self.copies.push((storage.crash_copy(plan), self.knowledge));
+            }
+        }
+    }
+
+    fn finish(&mut self, storage: &SimulatedStorage) {
+        let left = if self.random.one_in(3) {
+            (storage.kill(), Ending::Kill)
+        } else {
+            let plan = self.crash_plan(storage);
+            (storage.crash_with(plan), Ending::PowerCut)
+        };
+        self.left = Some((left.0, left.1, self.knowledge));
+    }
+
+    fn crash_plan(&mut self, storage: &SimulatedStorage) -> CrashPlan {
+        match self.random.below(8) {
+            0 => CrashPlan::KeepNone,
+            1 => CrashPlan::KeepAll,
+            2 => {
+                let count = storage.pending_count() as u64;
+                CrashPlan::KeepPrefix(self.random.below(count + 1) as usize)
+            }
+            _ => CrashPlan::Random(self.random.next_u64()),
+        }
+    }
+}
+
+/// A number below `2^bits`; small and large ones are alike likely.
+fn draw_gap(random: &mut Random, bits: u64) -> u64 {
+    let bits = random.below(bits + 1);
+    random.below(1 << bits)
+}
