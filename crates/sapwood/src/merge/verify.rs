@@ -19,7 +19,10 @@ mod space;
 mod tests;
 mod walk;
 
+// Tests and tools are the only users of some.
+#[allow(unused_imports)]
 pub use blocks::{LiveBlock, LiveBlocks, difference, live_blocks, walk_blocks};
+#[allow(unused_imports)]
 pub use problem::{PROBLEMS_MAX, Problem};
 pub use report::VerifyReport;
 pub use space::StateOwners;
