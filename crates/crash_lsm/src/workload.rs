@@ -99,6 +99,21 @@ pub enum Step {
     Reopen,
 }
 
+impl Step {
+    /// How many operations it stands for.
+    #[must_use]
+    pub fn operation_count(&self) -> u64 {
+        let count = match self {
+            Step::Commit { changes, .. } => changes.len(),
+            Step::Overlapping { changes, between, .. } => changes.len() + between.len() + 2,
+            Step::Get { keys, .. } => keys.len(),
+            Step::Walk { moves, .. } => moves.len(),
+            _ => 1,
+        };
+        count as u64
+    }
+}
+
 /// One move of a cursor.
 #[derive(Clone, Debug)]
 pub enum Move {

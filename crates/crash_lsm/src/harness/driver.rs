@@ -189,7 +189,7 @@ impl<'a> Driver<'a> {
         totals: &mut Totals,
         random: &mut Random,
     ) -> Outcome {
-        let text = format!("{step:?}");
+        let shown = step.clone();
         let outcome = self.apply(step, model, totals, random);
         let outcome = match outcome {
             Err(Stop::Ended) if self.is_stopped && !self.crashing.is_over() => {
@@ -200,7 +200,8 @@ impl<'a> Driver<'a> {
         };
         outcome.map_err(|stop| match stop {
             Stop::Found(detail) => {
-                Stop::Found(format!("{detail}, in {}", text.chars().take(300).collect::<String>()))
+                let step = format!("{shown:?}");
+                Stop::Found(format!("{detail}, in {}", step.chars().take(300).collect::<String>()))
             }
             Stop::Ended => Stop::Ended,
         })
