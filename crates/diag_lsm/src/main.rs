@@ -1,3 +1,35 @@
-//! `diag_lsm`: looks inside a Sapwood database file.
+//! `diag_lsm`: looks inside a Sapwood database file, loads it, checks it and measures it.
+//!
+//! *Guarantees*: commands that only look read the last durable state, without the lock and without
+//! writing; they go past what cannot be read, and say so. Exit status 0: done; 1: an error, or
+//! `verify` found something; 2: wrong usage.
 
-fn main() {}
+// The tool reads other files than databases, and measures time; the library does neither.
+#![allow(clippy::disallowed_methods)]
+
+mod args;
+mod commands;
+mod file;
+mod output;
+mod shape;
+mod units;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// What a command gives: its exit status, or a message.
+type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let arguments = args::Arguments::parse();
+    match commands::run(&arguments) {
+        Ok(status) => status,
+        // Whoever reads our output has seen enough.
+        Err(error) if output::is_broken_pipe(&*error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("diag_lsm: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

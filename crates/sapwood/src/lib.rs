@@ -6,12 +6,22 @@
 
 #![deny(missing_docs)]
 
-// The public face uses the rest of them.
-#[allow(dead_code)]
+mod batch;
+mod builder;
 mod bytes;
+mod cursor;
+mod database;
 mod error;
-#[allow(dead_code)]
+mod estimate;
+mod key_bounds;
+mod keyspace;
 mod options;
+mod progress;
+mod range;
+mod scan;
+mod shared;
+mod snapshot;
+mod stats;
 mod types;
 
 // Below the public face items are public inside the crate; tools reach them by a feature.
@@ -70,6 +80,17 @@ pub mod transaction;
 #[allow(missing_docs, dead_code)]
 mod transaction;
 
+pub use batch::Batch;
+pub use builder::Builder;
 pub use bytes::{Key, Value};
+pub use cursor::{Cursor, Seek};
+pub use database::Database;
 pub use error::{Corruption, Error, Result, Structure};
+pub use keyspace::Keyspace;
 pub use options::{Compression, Durability, Isolation, KeyspaceOptions};
+pub use progress::Progress;
+pub use range::Range;
+pub use snapshot::Snapshot;
+pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats};
+pub use transaction::Transaction;
+pub use types::{Epoch, KeyspaceNumber, PageNumber, SequenceNumber};

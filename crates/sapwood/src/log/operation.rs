@@ -175,6 +175,11 @@ impl CommitEncoder {
         &self.operations
     }
 
+    /// The operations, read back.
+    pub fn operations(&self) -> Operations<'_> {
+        Operations { input: Input::new(&self.operations), left: self.count, failed: false }
+    }
+
     /// What goes before the operations in the payload of a commit at `commit_time` (milliseconds
     /// since 1970). The payload is this and then [`CommitEncoder::encoded_operations`].
     pub fn head(&self, commit_time: u64) -> Vec<u8> {

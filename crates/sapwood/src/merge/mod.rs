@@ -3,6 +3,16 @@
 //!
 //! docs/architecture.md, sections 4 to 6 and 9, has the invariants that are cited here by number.
 
+pub mod debt;
+pub mod flush;
 pub mod install;
 pub mod overflow_walk;
+pub mod plan;
+pub mod promote;
 pub mod ranges;
+pub mod run;
+pub mod step;
+pub mod stretch;
+pub mod throttle;
+pub mod verify;
+pub mod worker;

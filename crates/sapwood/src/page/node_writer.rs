@@ -60,6 +60,11 @@ pub struct NodeWriter {
 }
 
 impl NodeWriter {
+    /// The manager that it writes through.
+    pub fn manager(&self) -> &Arc<PageManager> {
+        &self.manager
+    }
+
     /// The layout of the file that it writes to.
     pub fn layout(&self) -> &Layout {
         self.manager.layout()

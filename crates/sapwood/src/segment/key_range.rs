@@ -124,6 +124,18 @@ impl KeyRanges {
         self.ranges.partition_point(|range| !is_before_end(key, range.end.as_deref()))
     }
 
+    /// The first range that ends at `key` or behind it.
+    pub fn ending_at_or_after(&self, key: &[u8]) -> Option<&KeyRange> {
+        let index =
+            self.ranges.partition_point(|range| range.end.as_deref().is_some_and(|end| end < key));
+        self.ranges.get(index)
+    }
+
+    /// The start of the range that reaches to the end of all keys, if there is one.
+    pub fn open_ended(&self) -> Option<Vec<u8>> {
+        self.ranges.last().filter(|range| range.end.is_none()).map(|range| range.start.clone())
+    }
+
     /// The range that holds `key`, if one does.
     pub fn containing(&self, key: &[u8]) -> Option<&KeyRange> {
         self.ranges.get(self.first_ending_after(key)).filter(|range| range.start.as_slice() <= key)

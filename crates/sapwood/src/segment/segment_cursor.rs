@@ -9,14 +9,14 @@
 use std::ops::Range;
 
 use super::descriptor::{Segment, TreeRoot, composite_key};
-use super::key_range::{KeyRange, is_before_end};
+use super::key_range::{KeyRange, KeyRanges, is_before_end};
 use super::node::{Caching, LeafNode, ParentNode, TreeKind, read_leaf, read_parent};
 use super::range_tombstone::RangeValue;
 use super::sorted_block::EntryKind;
 use crate::error::{Result, Structure};
 use crate::page::{Frame, PageManager};
 use crate::sync::Arc;
-use crate::types::KeyspaceNumber;
+use crate::types::{Epoch, KeyspaceNumber};
 
 /// A sorted sequence of versions of keys, newest version of a key first.
 pub trait SortedSource {
@@ -67,6 +67,8 @@ pub struct TreeCursor {
     keyspace: KeyspaceNumber,
     kind: TreeKind,
     caching: Caching,
+    /// Ranges that hold nothing any more: nodes that lie in them whole are dead and never read.
+    masked: Arc<KeyRanges>,
     /// From the root down: each parent with the index of the child that is open.
     path: Vec<(ParentNode, usize)>,
     leaf: Option<LeafNode>,
@@ -99,12 +101,21 @@ impl TreeCursor {
             keyspace,
             kind,
             caching,
+            masked: Arc::default(),
             path: Vec::new(),
             leaf: None,
             index: 0,
             entry: None,
             key: Vec::new(),
         }
+    }
+
+    /// The same, which never reads a node that lies whole in one of these ranges. It may still stand on
+    /// entries in them.
+    #[must_use]
+    pub fn masked(mut self, ranges: Arc<KeyRanges>) -> TreeCursor {
+        self.masked = ranges;
+        self
     }
 
     /// True when the cursor stands on an entry.
@@ -141,6 +152,19 @@ impl TreeCursor {
     pub fn value_frame(&self) -> Option<(&Arc<Frame>, Range<usize>)> {
         let (leaf, entry) = (self.leaf.as_ref()?, self.entry.as_ref()?);
         Some((leaf.frame(), entry.value.clone()))
+    }
+
+    /// The birth of the leaf that is open.
+    ///
+    /// # Errors
+    /// When a parent is damaged.
+    pub fn leaf_birth(&self) -> Result<Epoch> {
+        let mut birth = self.root.birth;
+        for (parent, index) in &self.path {
+            let child = parent.view().child(*index).map_err(|p| parent.damage(p))?;
+            birth = child.birth.unwrap_or(birth);
+        }
+        Ok(birth)
     }
 
     fn invalidate(&mut self) {
@@ -186,28 +210,96 @@ impl TreeCursor {
         Ok(())
     }
 
-    /// Opens the neighbour of the open leaf; false when there is none.
-    fn open_neighbour(&mut self, forward: bool) -> Result<bool> {
+    /// Opens the next leaf and stands before its first entry; false when there is none.
+    fn open_next(&mut self) -> Result<bool> {
         while let Some((parent, index)) = self.path.last_mut() {
-            let moved = if forward {
-                (*index + 1 < parent.view().len()).then(|| *index + 1)
-            } else {
-                index.checked_sub(1)
-            };
-            match moved {
-                Some(next) => {
-                    *index = next;
-                    let edge =
-                        move |p: &ParentNode| Ok(if forward { 0 } else { p.view().len() - 1 });
-                    self.descend(edge)?;
-                    return Ok(true);
-                }
-                None => {
-                    self.path.pop();
+            if *index + 1 >= parent.view().len() {
+                self.path.pop();
+                continue;
+            }
+            if !self.masked.is_empty() {
+                let mut separator = Vec::new();
+                let view = parent.view();
+                view.separator(*index + 1, &mut separator).map_err(|p| parent.damage(p))?;
+                if let Some(range) = self.masked.containing(&separator) {
+                    let Some(end) = range.end.clone() else { return Ok(false) };
+                    return self.open_at(&end).map(|()| true);
                 }
             }
+            *index += 1;
+            self.descend(|_| Ok(0))?;
+            self.index = 0;
+            return Ok(true);
         }
         Ok(false)
+    }
+
+    /// Opens the leaf before and stands behind its last entry; false when there is none.
+    fn open_previous(&mut self) -> Result<bool> {
+        while let Some((parent, index)) = self.path.last() {
+            if *index == 0 {
+                self.path.pop();
+                continue;
+            }
+            if !self.masked.is_empty() {
+                let mut separator = Vec::new();
+                parent.view().separator(*index, &mut separator).map_err(|p| parent.damage(p))?;
+                if let Some(start) = self.masked_before(&separator) {
+                    return self.open_before(&start);
+                }
+            }
+            if let Some((_, index)) = self.path.last_mut() {
+                *index -= 1;
+            }
+            self.descend(|parent| Ok(parent.view().len().saturating_sub(1)))?;
+            self.index = self.leaf_len();
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    /// The start of the masked range that holds what comes right before `key`, if one does.
+    fn masked_before(&self, key: &[u8]) -> Option<Vec<u8>> {
+        let range = self.masked.ending_at_or_after(key)?;
+        (range.start.as_slice() < key).then(|| range.start.clone())
+    }
+
+    /// Opens the leaf that holds `key`, which is not masked, and stands at its lower bound.
+    fn open_at(&mut self, key: &[u8]) -> Result<()> {
+        if let Some(index) = self.bound_in_open_leaf(key) {
+            self.index = index;
+            return Ok(());
+        }
+        self.path.clear();
+        self.leaf = None;
+        self.descend(|parent| Ok(parent.view().child_for(key)))?;
+        self.index = self.leaf.as_ref().map_or(0, |leaf| leaf.view().lower_bound(key).0);
+        Ok(())
+    }
+
+    /// Opens the leaf that holds what comes right before `key`, leaving masked ranges out, and stands at the
+    /// lower bound of `key`; false when there is none.
+    fn open_before(&mut self, key: &[u8]) -> Result<bool> {
+        if let Some(start) = self.masked_before(key) {
+            return self.open_before(&start);
+        }
+        if key.is_empty() {
+            return Ok(false);
+        }
+        if let Some(index) = self.bound_in_open_leaf(key) {
+            self.index = index;
+            return Ok(true);
+        }
+        self.path.clear();
+        self.leaf = None;
+        self.descend(|parent| {
+            let index = parent.view().child_for(key);
+            let order = parent.view().compare_separator(index, key);
+            let equal = order.map_err(|p| parent.damage(p))?.is_eq();
+            Ok(if equal { index.saturating_sub(1) } else { index })
+        })?;
+        self.index = self.leaf.as_ref().map_or(0, |leaf| leaf.view().lower_bound(key).0);
+        Ok(true)
     }
 
     fn leaf_len(&self) -> usize {
@@ -216,29 +308,25 @@ impl TreeCursor {
 
     /// Stands on the entry at `index`, or on the first of the next leaf.
     fn settle_forward(&mut self) -> Result<()> {
-        if self.index < self.leaf_len() {
-            return self.load();
+        while self.index >= self.leaf_len() {
+            if !self.open_next()? {
+                self.invalidate();
+                return Ok(());
+            }
         }
-        if self.open_neighbour(true)? {
-            self.index = 0;
-            return self.load();
-        }
-        self.invalidate();
-        Ok(())
+        self.load()
     }
 
     /// Stands on the entry before `index`, or on the last of the leaf before.
     fn settle_backward(&mut self) -> Result<()> {
-        if self.index > 0 {
-            self.index -= 1;
-            return self.load();
+        while self.index == 0 {
+            if !self.open_previous()? {
+                self.invalidate();
+                return Ok(());
+            }
         }
-        if self.open_neighbour(false)? {
-            self.index = self.leaf_len().saturating_sub(1);
-            return self.load();
-        }
-        self.invalidate();
-        Ok(())
+        self.index -= 1;
+        self.load()
     }
 
     fn guarded(&mut self, run: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
@@ -279,12 +367,7 @@ impl TreeCursor {
     /// # Errors
     /// When a node cannot be read.
     pub fn seek_first(&mut self) -> Result<()> {
-        self.guarded(|this| {
-            this.invalidate();
-            this.descend(|_| Ok(0))?;
-            this.index = 0;
-            this.settle_forward()
-        })
+        self.seek(&[])
     }
 
     /// To the last entry.
@@ -294,6 +377,15 @@ impl TreeCursor {
     pub fn seek_last(&mut self) -> Result<()> {
         self.guarded(|this| {
             this.invalidate();
+            if let Some(start) = this.masked.open_ended() {
+                return match this.open_before(&start)? {
+                    true => this.settle_backward(),
+                    false => {
+                        this.invalidate();
+                        Ok(())
+                    }
+                };
+            }
             this.descend(|parent| Ok(parent.view().len().saturating_sub(1)))?;
             this.index = this.leaf_len();
             this.settle_backward()
@@ -309,25 +401,21 @@ impl TreeCursor {
             .then(|| block.lower_bound(key).0)
     }
 
-    fn open_lower_bound(&mut self, key: &[u8]) -> Result<()> {
-        if let Some(index) = self.bound_in_open_leaf(key) {
-            self.index = index;
-            return Ok(());
-        }
-        self.path.clear();
-        self.leaf = None;
-        self.descend(|parent| Ok(parent.view().child_for(key)))?;
-        self.index = self.leaf.as_ref().map_or(0, |leaf| leaf.view().lower_bound(key).0);
-        Ok(())
-    }
-
     /// To the first entry at or after `key`: its newest version.
     ///
     /// # Errors
     /// When a node cannot be read.
     pub fn seek(&mut self, key: &[u8]) -> Result<()> {
         self.guarded(|this| {
-            this.open_lower_bound(key)?;
+            let masked = this.masked.containing(key).map(|range| range.end.clone());
+            match masked {
+                None => this.open_at(key)?,
+                Some(Some(end)) => this.open_at(&end)?,
+                Some(None) => {
+                    this.invalidate();
+                    return Ok(());
+                }
+            }
             this.settle_forward()
         })
     }
@@ -337,9 +425,12 @@ impl TreeCursor {
     /// # Errors
     /// When a node cannot be read.
     pub fn seek_before(&mut self, key: &[u8]) -> Result<()> {
-        self.guarded(|this| {
-            this.open_lower_bound(key)?;
-            this.settle_backward()
+        self.guarded(|this| match this.open_before(key)? {
+            true => this.settle_backward(),
+            false => {
+                this.invalidate();
+                Ok(())
+            }
         })
     }
 }
@@ -373,7 +464,10 @@ impl SegmentSource {
         };
         SegmentSource {
             lead: young.then_some(keyspace),
-            points: segment.points.as_ref().map(|root| cursor(root, TreeKind::Points)),
+            points: segment
+                .points
+                .as_ref()
+                .map(|root| cursor(root, TreeKind::Points).masked(segment.promoted.clone())),
             ranges: segment.ranges.as_ref().map(|root| cursor(root, TreeKind::Ranges)),
             segment: segment.clone(),
             scratch: Vec::new(),
@@ -383,6 +477,14 @@ impl SegmentSource {
     /// The segment that it walks.
     pub fn segment(&self) -> &Arc<Segment> {
         &self.segment
+    }
+
+    /// The birth of the leaf that the source stands in.
+    ///
+    /// # Errors
+    /// When a parent is damaged.
+    pub fn leaf_birth(&self) -> Result<Epoch> {
+        self.points.as_ref().map_or(Ok(Epoch(0)), TreeCursor::leaf_birth)
     }
 
     fn lead_bytes(&self) -> usize {

@@ -12,13 +12,13 @@ use crate::log::operation::{LogOperation, Operations};
 use crate::memtable::Operation;
 use crate::page::Block;
 use crate::segment::overflow_reference::OverflowReference;
-use crate::types::SequenceNumber;
+use crate::types::{KeyspaceNumber, SequenceNumber};
 
 /// What a commit's operations did besides entries.
 #[derive(Debug, Default)]
 pub struct Applied {
     /// The overflow values that they name.
-    pub named: Vec<OverflowReference>,
+    pub named: Vec<(KeyspaceNumber, OverflowReference)>,
     /// Changes of the catalogue.
     pub changes: Vec<CatalogueChange>,
 }
@@ -26,7 +26,7 @@ pub struct Applied {
 impl Applied {
     /// The blocks of the named values.
     pub fn named_blocks(&self) -> Vec<Block> {
-        let blocks = self.named.iter().flat_map(|reference| &reference.blocks);
+        let blocks = self.named.iter().flat_map(|(_, reference)| &reference.blocks);
         blocks.map(|(first, pages)| Block::new(*first, *pages)).collect()
     }
 }
@@ -39,10 +39,10 @@ pub fn inspect(operations: Operations<'_>) -> Result<Applied> {
     let mut applied = Applied::default();
     for operation in operations {
         match operation? {
-            LogOperation::PutOverflow { reference, .. } => {
+            LogOperation::PutOverflow { keyspace, reference, .. } => {
                 let reference = OverflowReference::decode(reference)
                     .map_err(|problem| problem.corruption(Structure::Log))?;
-                applied.named.push(reference);
+                applied.named.push((keyspace, reference));
             }
             LogOperation::CreateKeyspace { keyspace, name, options } => {
                 let settings = decode_settings(options)?;

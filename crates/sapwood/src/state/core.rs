@@ -4,6 +4,7 @@
 //! *Threads*: any. The order in which locks may be taken is in docs/architecture.md, section 8; debug builds
 //! check it.
 
+use super::background::Background;
 use super::catalogue::Catalogue;
 use super::dead_list::{Dead, HeldStates};
 use super::durable::Durable;
@@ -87,6 +88,8 @@ pub struct Core {
     pub durable: Durable,
     /// Recycled memory of memtables.
     pub pool: Arc<ChunkPool>,
+    /// Background work.
+    pub background: Background,
     /// Counts.
     pub counters: CoreCounters,
     memtable_charge: OrderedMutex<Charge>,
@@ -140,6 +143,7 @@ impl Core {
             transactions: OpenTransactions::default(),
             durable: parts.durable,
             pool: parts.pool,
+            background: Background::default(),
             counters: CoreCounters::default(),
             memtable_charge: OrderedMutex::new(MEMTABLE_CHARGE, charge),
             stopped: OrderedMutex::new(STOPPED, None),
@@ -215,6 +219,7 @@ impl Core {
         drop(stopped);
         tracing::error!(%cause, "writing stopped");
         self.publisher.stop(first.clone());
+        self.background.notify();
         self.log.stop(first.clone());
         Error::Stopped(first)
     }

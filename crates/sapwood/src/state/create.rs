@@ -81,6 +81,7 @@ pub(crate) fn create(
         opened: None,
         limits,
         log_blocks: blocks,
+        settled_at: None,
     };
     Ok(Core::new(CoreParts {
         pages,

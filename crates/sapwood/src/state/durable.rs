@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::log::record::STATE_DURABLE_BYTES;
 use crate::log::ring::RingList;
 use crate::log::stream::{BlockStream, LogBlock, prepare_blocks};
-use crate::log::writer::AppendError;
+use crate::log::writer::{AppendError, Positions};
 use crate::page::file_header::{INLINE_STATE_BYTES_MAX, write_slot};
 use crate::page::{Block, CapturedMaps, HeaderSlot, PageManager, StateLocation};
 use crate::sync::atomic::Ordering;
@@ -52,6 +52,8 @@ pub(crate) struct DurableInner {
     pub limits: Limits,
     /// Blocks of the log, in the order of use of the last durable state.
     pub log_blocks: Vec<LogBlock>,
+    /// Where the log ended behind the record of the last state that was made in a quiet time.
+    pub settled_at: Option<LogPosition>,
 }
 
 /// What an open found.
@@ -95,6 +97,13 @@ impl Durable {
     /// The cut of the last durable state.
     pub fn cut(&self) -> LogPosition {
         self.inner.lock().state.as_ref().map_or(LogPosition(0), |state| state.cut.position)
+    }
+
+    /// True when `state` is durable, nothing lies in the log behind its cut, and the log is small.
+    pub fn is_settled(&self, state: &Arc<State>, log: &Positions) -> bool {
+        let inner = self.inner.lock();
+        inner.state.as_ref().is_some_and(|durable| durable.epoch == state.epoch)
+            && (inner.settled_at == Some(log.end) || inner.opened.is_some())
     }
 
     /// The blocks of the log and of the encoded state.
@@ -189,6 +198,7 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
         write_slot(&**core.pages.storage(), &copy).map_err(|error| core.stop(&error))?;
         inner.generation += 1;
     }
+    inner.settled_at = (purpose != Purpose::Running).then(|| core.log.positions().end);
     core.counters.durable_states.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(generation, epoch = %inner.state.as_ref().map_or(Epoch(0), |s| s.epoch), "state is durable");
     Ok(())

@@ -4,6 +4,7 @@
 //! docs/architecture.md, sections 3, 5, 6 and 7, has the invariants that are cited here by number.
 
 pub mod apply;
+pub mod background;
 pub mod catalogue;
 pub mod core;
 pub mod create;

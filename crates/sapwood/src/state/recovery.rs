@@ -223,8 +223,8 @@ impl Replayed<'_> {
         let named = applied.named_blocks();
         // What was on disk before its record need not be read; the rest may have been lost with the power.
         if !record.blocks_on_disk && record.end > self.durable {
-            for reference in &applied.named {
-                if verify_value(self.pages, KeyspaceNumber::MANY, reference).is_err() {
+            for (keyspace, reference) in &applied.named {
+                if verify_value(self.pages, *keyspace, reference).is_err() {
                     return Ok(Visit::EndsLog);
                 }
             }
@@ -315,6 +315,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         },
         opened: Some(OpenedSlot { epoch: read.slot.epoch, slot: read.slot, state_is_recorded }),
         log_blocks: assembly.list.blocks,
+        settled_at: None,
     };
     let visible = last.sequence.max(SequenceNumber(next_sequence.saturating_sub(1)));
     Ok(Core::new(CoreParts {

@@ -2,10 +2,18 @@
 //!
 //! *Assumes*: one owner for each transaction; cursors of it may live in other threads.
 
+pub mod commit;
 pub mod pending;
 pub mod pending_source;
 pub mod range_set;
 pub mod read_set;
+pub mod reads;
+#[allow(clippy::module_inception)]
+mod transaction;
+pub mod validate;
+
+#[cfg(test)]
+mod tests;
 
 // The commit and the public face use the rest of them.
 #[allow(unused_imports)]
@@ -16,3 +24,4 @@ pub use pending_source::PendingSource;
 pub use range_set::RangeSet;
 #[allow(unused_imports)]
 pub use read_set::ReadSet;
+pub use transaction::Transaction;

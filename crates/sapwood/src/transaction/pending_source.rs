@@ -18,14 +18,14 @@ use crate::segment::sorted_block::EntryKind;
 use crate::sync::Arc;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct PendingSource {
     writes: Arc<KeyspaceWrites>,
     position: Position,
 }
 
 /// Where a source stands.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Position {
     /// The buffer is kept when it stands nowhere.
     key: Vec<u8>,

@@ -1,0 +1,248 @@
+//! `info`: header, options, keyspaces and sizes by level.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use sapwood::page::file_header::Slots;
+use sapwood::page::{Codec, StateLocation};
+use serde::Serialize;
+
+use crate::Outcome;
+use crate::file::{DurableFile, open_storage, slots};
+use crate::output::{self, Table, line};
+use crate::units;
+
+#[derive(Serialize)]
+struct Info {
+    file_bytes: u64,
+    slots: Vec<Slot>,
+    /// Why no state can be read.
+    problem: Option<String>,
+    #[serde(flatten)]
+    state: Option<State>,
+}
+
+#[derive(Serialize)]
+struct Slot {
+    slot: usize,
+    generation: Option<u64>,
+    epoch: Option<u64>,
+    state_bytes: Option<u64>,
+    problem: Option<String>,
+}
+
+#[derive(Serialize)]
+struct State {
+    format_version: u32,
+    identity: String,
+    page_size: u32,
+    reserved_bytes: u16,
+    region_bytes: u64,
+    generation: u64,
+    epoch: u64,
+    sequence: u64,
+    closed_cleanly: bool,
+    free_pages: Option<u64>,
+    free_map_problem: Option<String>,
+    log_bytes: u64,
+    log_cut: u64,
+    keyspaces: Vec<Keyspace>,
+    young: Level,
+}
+
+#[derive(Serialize)]
+struct Keyspace {
+    number: u32,
+    name: String,
+    dropped: bool,
+    compression: String,
+    value_compression: String,
+    filter_bits: u8,
+    levels: Vec<Level>,
+}
+
+/// Sums over the segments of one level, promoted parts included.
+#[derive(Default, Serialize)]
+struct Level {
+    name: String,
+    segments: u64,
+    entries: u64,
+    tombstones: u64,
+    bytes: u64,
+}
+
+pub fn run(path: &Path, json: bool) -> Outcome {
+    let storage = open_storage(path)?;
+    let found = slots(&*storage)?;
+    let file_bytes = storage.length()?;
+    let (state, problem) = match DurableFile::over(storage) {
+        Ok(file) => (Some(state(&file)), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let info = Info { file_bytes, slots: slot_list(&found), problem, state };
+    let status = if info.problem.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    if json {
+        output::json(&info)?;
+    } else {
+        print(&info)?;
+    }
+    if let Some(problem) = &info.problem {
+        eprintln!("diag_lsm: {problem}");
+    }
+    Ok(status)
+}
+
+fn slot_list(found: &Slots) -> Vec<Slot> {
+    let slot = |(slot, found): (usize, &Result<sapwood::page::HeaderSlot, _>)| match found {
+        Ok(header) => Slot {
+            slot,
+            generation: Some(header.generation),
+            epoch: Some(header.epoch.0),
+            state_bytes: Some(match &header.state {
+                StateLocation::Inline(state) => state.len() as u64,
+                StateLocation::Blocks { length, .. } => u64::from(*length),
+            }),
+            problem: None,
+        },
+        Err(problem) => {
+            let problem: &sapwood::page::SlotProblem = problem;
+            let problem = Some(problem.to_string());
+            Slot { slot, generation: None, epoch: None, state_bytes: None, problem }
+        }
+    };
+    found.iter().enumerate().map(slot).collect()
+}
+
+fn codec(codec: Codec) -> String {
+    match codec {
+        Codec::Plain => "none".into(),
+        Codec::Zstd { level } => format!("zstd {level}"),
+    }
+}
+
+fn state(file: &DurableFile) -> State {
+    let (slot, manifest) = (&file.read.slot, &file.read.manifest);
+    let page_size = u64::from(slot.page_size);
+    let level =
+        |name: &str, segments: &mut dyn Iterator<Item = &sapwood::segment::descriptor::Segment>| {
+            let mut sum = Level { name: name.to_owned(), ..Level::default() };
+            for segment in segments {
+                sum.segments += 1;
+                sum.entries += segment.entries();
+                let trees = segment.points.iter().chain(&segment.ranges);
+                sum.tombstones += trees.map(|tree| tree.tombstones).sum::<u64>();
+                sum.bytes += segment.pages().saturating_mul(page_size);
+            }
+            sum
+        };
+    let contents = file.contents();
+    let keyspaces = contents.catalogue.iter().map(|(number, entry)| {
+        let mut of_keyspace = Vec::new();
+        if let Some(levels) = contents.levels_of(number) {
+            let count = levels.levels.len();
+            for (index, segments) in levels.levels.iter().enumerate() {
+                let name = if index + 1 == count { "last".into() } else { (index + 1).to_string() };
+                of_keyspace.push(level(&name, &mut segments.iter().map(|segment| &**segment)));
+            }
+        }
+        Keyspace {
+            number: number.0,
+            name: entry.name.clone(),
+            dropped: entry.dropped,
+            compression: codec(entry.settings.codec),
+            value_compression: codec(entry.settings.value_codec),
+            filter_bits: entry.settings.filter_bits,
+            levels: of_keyspace,
+        }
+    });
+    let log_pages: u64 = manifest.log.blocks.iter().map(|block| u64::from(block.pages)).sum();
+    State {
+        format_version: sapwood::page::file_header::FORMAT_VERSION,
+        identity: units::hex(&slot.identity),
+        page_size: slot.page_size,
+        reserved_bytes: slot.reserved_bytes,
+        region_bytes: slot.region_bytes,
+        generation: slot.generation,
+        epoch: contents.epoch.0,
+        sequence: contents.cut.sequence.0,
+        closed_cleanly: manifest.counters.clean.is_some(),
+        free_pages: file.maps_problem.is_none().then(|| file.pages.allocator().stats().free_pages),
+        free_map_problem: file.maps_problem.as_ref().map(ToString::to_string),
+        log_bytes: log_pages * page_size,
+        log_cut: contents.cut.position.0,
+        keyspaces: keyspaces.collect(),
+        young: level("young", &mut contents.young.iter().map(|segment| &**segment)),
+    }
+}
+
+fn print(info: &Info) -> std::io::Result<()> {
+    let mut out = output::out();
+    line(&mut out, "file", units::bytes(info.file_bytes))?;
+    for slot in &info.slots {
+        let name = format!("header slot {}", slot.slot);
+        match (&slot.problem, slot.generation, slot.epoch) {
+            (Some(problem), ..) => line(&mut out, &name, problem)?,
+            (None, Some(generation), Some(epoch)) => {
+                let bytes = units::bytes(slot.state_bytes.unwrap_or(0));
+                let text = format!("generation {generation}, state {epoch} of {bytes}");
+                line(&mut out, &name, text)?;
+            }
+            _ => {}
+        }
+    }
+    let Some(state) = &info.state else { return out.flush() };
+    line(&mut out, "format version", state.format_version)?;
+    line(&mut out, "identity", &state.identity)?;
+    line(&mut out, "page size", units::bytes(u64::from(state.page_size)))?;
+    line(&mut out, "reserved per page", units::bytes(u64::from(state.reserved_bytes)))?;
+    line(&mut out, "region", units::bytes(state.region_bytes))?;
+    line(&mut out, "closed cleanly", if state.closed_cleanly { "yes" } else { "no" })?;
+    line(&mut out, "last commit in it", units::count(state.sequence))?;
+    line(&mut out, "log", units::bytes(state.log_bytes))?;
+    match (state.free_pages, &state.free_map_problem) {
+        (Some(free), _) => {
+            line(&mut out, "free", units::bytes(free * u64::from(state.page_size)))?;
+        }
+        (None, problem) => line(&mut out, "free", problem.as_deref().unwrap_or("unknown"))?,
+    }
+    writeln!(out)?;
+    let mut table = Table::new(
+        4,
+        &[
+            "keyspace",
+            "compression",
+            "values",
+            "level",
+            "segments",
+            "entries",
+            "tombstones",
+            "size",
+        ],
+    );
+    let mut rows = |first: [String; 3], level: &Level| {
+        let mut row = first.to_vec();
+        row.push(level.name.clone());
+        row.extend([level.segments, level.entries, level.tombstones].map(units::count));
+        row.push(units::bytes(level.bytes));
+        table.row(row);
+    };
+    if state.young.segments > 0 {
+        rows(["(all)".into(), "none".into(), "-".into()], &state.young);
+    }
+    for keyspace in &state.keyspaces {
+        let name = if keyspace.dropped {
+            format!("#{} (dropped)", keyspace.number)
+        } else {
+            keyspace.name.clone()
+        };
+        let first =
+            || [name.clone(), keyspace.compression.clone(), keyspace.value_compression.clone()];
+        if keyspace.levels.is_empty() {
+            rows(first(), &Level { name: "-".into(), ..Level::default() });
+        }
+        keyspace.levels.iter().for_each(|level| rows(first(), level));
+    }
+    table.print(&mut out)?;
+    out.flush()
+}

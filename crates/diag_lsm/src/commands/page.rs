@@ -1,0 +1,317 @@
+//! `page N`: one page, decoded, whatever it is.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use sapwood::merge::verify::walk_blocks;
+use sapwood::page::free_map::FreeMap;
+use sapwood::page::node_image::{pages_to_stream, verify_node};
+use sapwood::page::{
+    FLAG_NUMBERS, FLAG_WIDE_SLOTS, Frame, NodeHeader, NodeKind, NodeRef, SlotProblem,
+};
+use sapwood::segment::overflow_reference::{OverflowList, OverflowReference};
+use sapwood::segment::parent::ParentShape;
+use sapwood::segment::range_tombstone::RangeValue;
+use sapwood::segment::sorted_block::{BlockShape, EntryKind};
+use serde::Serialize;
+
+use crate::Outcome;
+use crate::args::PageArguments;
+use crate::file::{DurableFile, page_block, slots};
+use crate::output::{self, line};
+use crate::units;
+
+#[derive(Default, Serialize)]
+struct Page {
+    page: u64,
+    /// What it is.
+    what: String,
+    /// Names and what they are.
+    fields: Vec<(String, String)>,
+    /// Entries, children and the like, a line each.
+    lines: Vec<String>,
+    /// How many lines there would be.
+    line_count: usize,
+    /// What is wrong with it.
+    problem: Option<String>,
+    /// Its first bytes.
+    head_hex: String,
+}
+
+impl Page {
+    fn field(&mut self, name: &str, value: impl ToString) {
+        self.fields.push((name.to_owned(), value.to_string()));
+    }
+}
+
+pub fn run(arguments: &PageArguments, json: bool) -> Outcome {
+    let file = DurableFile::open(&arguments.file)?;
+    let mut number = file.read.layout.region_start(0);
+    number.0 = arguments.page;
+    let in_file = file.bytes / u64::from(file.read.layout.page_size);
+    if arguments.page >= in_file {
+        return Err(format!("the file has {in_file} pages; the last is {}", in_file - 1).into());
+    }
+    let raw = file.pages.read_page_raw(number)?;
+    let mut page = Page { page: arguments.page, ..Page::default() };
+    page.head_hex = units::hex(raw.get(..64).unwrap_or(&raw));
+    if arguments.page < u64::from(file.read.layout.header_pages()) {
+        header_slots(&file, &mut page)?;
+    } else {
+        node(&file, &raw, &mut page);
+    }
+    page.line_count = page.lines.len();
+    page.lines.truncate(arguments.limit);
+    if json {
+        output::json(&page)?;
+    } else {
+        print(&page)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn header_slots(file: &DurableFile, page: &mut Page) -> sapwood::Result<()> {
+    page.what = "header slots".into();
+    for (index, slot) in slots(&*file.storage)?.iter().enumerate() {
+        let name = format!("slot {index}");
+        match slot {
+            Ok(slot) => {
+                let text = format!("generation {}, state {}", slot.generation, slot.epoch);
+                page.field(&name, text);
+            }
+            Err(SlotProblem::NoMark) => page.field(&name, "not written"),
+            Err(problem) => page.field(&name, problem),
+        }
+    }
+    Ok(())
+}
+
+/// Whose the page is, by the state and its map.
+fn owner(file: &DurableFile, page: &mut Page) {
+    let block = page_block(file, page.page);
+    let number = block.first;
+    let owners = file.owners();
+    let found = if owners.log.iter().any(|block| block.contains(number)) {
+        "the log".to_owned()
+    } else if owners.state.iter().any(|block| block.contains(number)) {
+        "the state".to_owned()
+    } else if file.maps_problem.is_none() && !file.pages.allocator().is_referenced(block) {
+        let region = file.read.layout.region_of(number);
+        match number < file.read.layout.first_allottable(region) {
+            true => format!("the free maps of region {region}"),
+            false => "free in the durable state".to_owned(),
+        }
+    } else {
+        match walk_blocks(&file.pages, file.contents()) {
+            Ok(blocks) => match blocks.range(..=number).next_back() {
+                Some((_, live)) if live.block.contains(number) => {
+                    let (first, last) = (live.block.first, live.block.last());
+                    let what = live.what.structure();
+                    format!("{what}, pages {first} to {last}, born in state {}", live.birth)
+                }
+                _ => "nobody".to_owned(),
+            },
+            Err(error) => format!("unknown, since the state cannot be walked: {error}"),
+        }
+    };
+    page.field("owner", found);
+}
+
+fn node(file: &DurableFile, raw: &[u8], page: &mut Page) {
+    let layout = &file.read.layout;
+    let mut stream = raw.to_vec();
+    pages_to_stream(layout, &mut stream);
+    let decoded = NodeHeader::decode(&stream).ok();
+    // A block of the log or the middle of a node may look like anything.
+    let Some((header, checksum)) = decoded.filter(|(header, _)| header.page.0 == page.page) else {
+        page.what = if raw.iter().all(|byte| *byte == 0) {
+            "zeros".into()
+        } else {
+            "no first page of a node".into()
+        };
+        owner(file, page);
+        return;
+    };
+    page.what = match header.kind {
+        NodeKind::FilterPiece => "filter piece".into(),
+        NodeKind::OverflowList => "overflow list".into(),
+        kind => kind.structure().to_string(),
+    };
+    owner(file, page);
+    page.field("height", header.height);
+    page.field(
+        "keyspace",
+        match header.keyspace.0 {
+            u32::MAX => "several or none".to_owned(),
+            number => file.keyspace_name(number),
+        },
+    );
+    page.field("stamp", header.stamp);
+    page.field("checksum", format!("{checksum:#010x}"));
+    page.field("flags", format!("{:#06x}", header.flags));
+    page.field("stored", units::bytes(u64::from(header.stored_bytes)));
+    page.field("content", units::bytes(u64::from(header.raw_bytes)));
+    if matches!(header.kind, NodeKind::OverflowValue | NodeKind::State) {
+        // Their streams may go over several blocks, which the node itself does not know.
+        return;
+    }
+    match read_node(file, &header, checksum) {
+        Ok(frame) => {
+            page.field("pages", frame.reference().pages);
+            if let Err(problem) = content(file, &frame, page) {
+                page.problem = Some(problem);
+            }
+        }
+        Err(error) => page.problem = Some(error),
+    }
+}
+
+fn read_node(file: &DurableFile, header: &NodeHeader, checksum: u32) -> Result<Frame, String> {
+    let layout = &file.read.layout;
+    let pages = layout.node_pages(header.stored_bytes as usize);
+    let reference = NodeRef { page: header.page, pages, stamp: header.stamp, checksum };
+    if pages > layout.node_pages_max()
+        || reference.block().end().0 * u64::from(layout.page_size) > file.bytes
+    {
+        return Err(format!("{pages} pages are not there"));
+    }
+    let mut bytes = vec![0; layout.bytes_of(pages)];
+    let offset = layout.offset_of(header.page);
+    file.storage.read_at(offset, &mut bytes).map_err(|error| error.to_string())?;
+    verify_node(layout, &reference, header.kind, bytes).map_err(|error| error.to_string())
+}
+
+fn content(file: &DurableFile, frame: &Frame, page: &mut Page) -> Result<(), String> {
+    match frame.header().kind {
+        NodeKind::Leaf => leaf(frame, page).map_err(|problem| problem.to_string()),
+        NodeKind::Parent => parent(frame, page).map_err(|problem| problem.to_string()),
+        NodeKind::FilterPiece | NodeKind::YoungFilter => {
+            let set: u64 = frame.content().iter().map(|byte| u64::from(byte.count_ones())).sum();
+            page.field("lines", frame.content().len() / 64);
+            page.field("bits set", units::percent(set, frame.content().len() as u64 * 8));
+            Ok(())
+        }
+        NodeKind::OverflowList => {
+            for item in OverflowList::new(frame.content()) {
+                let item = item.map_err(|problem| problem.to_string())?;
+                let blocks = blocks(&item.blocks);
+                page.lines.push(format!(
+                    "leaf {} birth {} blocks {blocks}",
+                    item.child_index, item.birth
+                ));
+            }
+            Ok(())
+        }
+        NodeKind::FreeMap => {
+            let map = FreeMap::decode(frame.content())?;
+            page.field("region", map.region_index());
+            page.field("pages of it", map.page_count());
+            page.field("used", map.used());
+            let start = file.read.layout.region_start(map.region_index()).0;
+            for (first, pages) in map.used_runs() {
+                let first = start + u64::from(first);
+                page.lines.push(format!("used {first} to {}", first + u64::from(pages) - 1));
+            }
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn blocks(blocks: &[sapwood::segment::overflow_reference::Block]) -> String {
+    let each = blocks.iter().map(|(first, pages)| format!("{first}+{pages}"));
+    each.collect::<Vec<_>>().join(" ")
+}
+
+type Checked = Result<(), sapwood::segment::BlockProblem>;
+
+fn leaf(frame: &Frame, page: &mut Page) -> Checked {
+    let bits = frame.header().flags;
+    let (numbered, wide) = (bits & FLAG_NUMBERS != 0, bits & FLAG_WIDE_SLOTS != 0);
+    let block = BlockShape::parse(frame.content(), numbered, wide)?.view(frame.content());
+    page.field("entries", block.len());
+    page.field("prefix", units::key(block.prefix()));
+    let mut key = Vec::new();
+    for index in 0..block.len() {
+        let entry = block.entry(index)?;
+        block.copy_key(index, &mut key)?;
+        let what = match entry.kind {
+            EntryKind::Put => format!("put {}", units::bytes(entry.value.len() as u64)),
+            EntryKind::Delete => "delete".into(),
+            EntryKind::PutOverflow => {
+                let reference = OverflowReference::decode(entry.value)?;
+                let length = units::bytes(reference.length);
+                format!("put {length} in blocks {}", blocks(&reference.blocks))
+            }
+            EntryKind::RangeDelete => {
+                let base = numbered.then_some(block.base_number());
+                let range = RangeValue::decode(entry.value, base)?;
+                match range.end {
+                    Some(end) => format!("delete up to {}", key_and_hex(end)),
+                    None => "delete up to the end".into(),
+                }
+            }
+            EntryKind::Child => "child".into(),
+        };
+        let number = if numbered { format!(" @{}", entry.number) } else { String::new() };
+        page.lines.push(format!("{}{number} {what}", key_and_hex(&key)));
+    }
+    Ok(())
+}
+
+fn key_and_hex(key: &[u8]) -> String {
+    format!("{:?} ({})", units::key(key), units::hex(key))
+}
+
+fn parent(frame: &Frame, page: &mut Page) -> Checked {
+    let header = frame.header();
+    let wide = header.flags & FLAG_WIDE_SLOTS != 0;
+    let parent = ParentShape::parse(frame.content(), header.height, wide)?.view(frame.content());
+    page.field("children", parent.len());
+    for (name, list) in
+        [("filter pieces", parent.pieces()), ("overflow lists", parent.overflow_lists())]
+    {
+        let mut pages = Vec::new();
+        for index in 0..list.len() {
+            pages.push(list.get(index)?.page.to_string());
+        }
+        if !pages.is_empty() {
+            page.field(name, format!("at {}", pages.join(", ")));
+        }
+    }
+    let mut separator = Vec::new();
+    for index in 0..parent.len() {
+        let child = parent.child(index)?;
+        parent.separator(index, &mut separator)?;
+        let birth = child.birth.map_or(String::new(), |birth| format!(", born in {birth}"));
+        page.lines.push(format!(
+            "{} page {}+{}, {} entries, {} tombstones{birth}",
+            key_and_hex(&separator),
+            child.reference.page,
+            child.reference.pages,
+            child.entries,
+            child.tombstones
+        ));
+    }
+    Ok(())
+}
+
+fn print(page: &Page) -> std::io::Result<()> {
+    let mut out = output::out();
+    line(&mut out, "page", page.page)?;
+    line(&mut out, "what", &page.what)?;
+    for (name, value) in &page.fields {
+        line(&mut out, name, value)?;
+    }
+    line(&mut out, "first bytes", &page.head_hex)?;
+    if let Some(problem) = &page.problem {
+        line(&mut out, "problem", problem)?;
+    }
+    for text in &page.lines {
+        writeln!(out, "  {text}")?;
+    }
+    if page.line_count > page.lines.len() {
+        writeln!(out, "  ... {} in all (--limit shows more)", page.line_count)?;
+    }
+    out.flush()
+}

@@ -1,0 +1,108 @@
+//! `tree`: the shape of a segment's trees, by depth.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use sapwood::segment::key_range::KeyRanges;
+use serde::Serialize;
+
+use crate::Outcome;
+use crate::args::TreeArguments;
+use crate::file::DurableFile;
+use crate::output::{self, Table};
+use crate::shape::{Depth, shape};
+use crate::units;
+
+#[derive(Serialize)]
+struct Tree {
+    segment: u64,
+    keyspace: Option<String>,
+    level: String,
+    tree: &'static str,
+    depths: Vec<Depth>,
+}
+
+pub fn run(arguments: &TreeArguments, json: bool) -> Outcome {
+    let file = DurableFile::open(&arguments.file)?;
+    let mut trees = Vec::new();
+    let none = KeyRanges::new();
+    for (keyspace, level, segment) in file.segments() {
+        if arguments.segment.is_some_and(|number| number != segment.number) {
+            continue;
+        }
+        let both =
+            [("points", &segment.points, &*segment.promoted), ("ranges", &segment.ranges, &none)];
+        for (tree, root, promoted) in both {
+            let Some(root) = root else { continue };
+            trees.push(Tree {
+                segment: segment.number,
+                keyspace: keyspace.map(|number| file.keyspace_name(number)),
+                level: level.clone(),
+                tree,
+                depths: shape(&file.pages, root, keyspace, promoted),
+            });
+        }
+    }
+    if let (Some(number), true) = (arguments.segment, trees.is_empty()) {
+        return Err(format!("there is no segment {number}; `segments` lists them").into());
+    }
+    if json {
+        output::json(&trees)?;
+    } else {
+        print(&trees)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(trees: &[Tree]) -> std::io::Result<()> {
+    let mut out = output::out();
+    for tree in trees {
+        let keyspace = tree.keyspace.as_deref().unwrap_or("(all)");
+        writeln!(
+            out,
+            "segment {} of {keyspace}, level {}: {}",
+            tree.segment, tree.level, tree.tree
+        )?;
+        let mut table = Table::new(
+            1,
+            &[
+                "",
+                "nodes",
+                "pages",
+                "children",
+                "least",
+                "most",
+                "fill",
+                "sidecar",
+                "dead",
+                "unreadable",
+            ],
+        );
+        for depth in &tree.depths {
+            let name = match depth.height {
+                0 => "leaves".to_owned(),
+                1 => "lowest parents".to_owned(),
+                height => format!("parents, height {height}"),
+            };
+            let average = depth.children.checked_div(depth.nodes).unwrap_or(0);
+            table.row(vec![
+                name,
+                units::count(depth.nodes),
+                units::count(depth.pages),
+                units::count(average),
+                units::count(depth.children_min),
+                units::count(depth.children_max),
+                units::percent(depth.used_bytes, depth.usable_bytes),
+                units::count(depth.sidecar_pages),
+                units::count(depth.dead),
+                units::count(depth.unreadable),
+            ]);
+        }
+        table.print(&mut out)?;
+        for error in tree.depths.iter().filter_map(|depth| depth.first_error.as_ref()) {
+            writeln!(out, "cannot be read: {error}")?;
+        }
+        writeln!(out)?;
+    }
+    out.flush()
+}

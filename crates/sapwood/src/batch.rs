@@ -1,0 +1,165 @@
+//! Several writes that are committed together.
+
+use std::fmt;
+use std::ops::RangeBounds;
+
+use crate::error::{Error, Result};
+use crate::key_bounds::key_range;
+use crate::keyspace::Keyspace;
+use crate::options::Durability;
+use crate::shared::{Shared, check_key};
+use crate::state::Core;
+use crate::sync::Arc;
+use crate::transaction::PendingWrites;
+use crate::transaction::commit::commit;
+use crate::types::KeyspaceNumber;
+
+/// Collects writes to any keyspaces of one database and commits them together: all of them become
+/// visible at once, and after a crash all are there or none.
+///
+/// Of each key the last write counts. A batch reads nothing, so it never conflicts; a
+/// [`Transaction`](crate::Transaction) reads too. Dropping a batch forgets it.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// let db = sapwood::Database::builder().open_in_memory()?;
+/// let by_name = db.keyspace("by name")?;
+/// let by_number = db.keyspace("by number")?;
+///
+/// let mut batch = db.batch();
+/// batch.put(&by_name, "helium", "2")?;
+/// batch.put(&by_number, "2", "helium")?;
+/// assert_eq!(batch.len(), 2);
+/// batch.commit()?;
+/// assert_eq!(by_number.get("2")?.unwrap(), "helium");
+/// # Ok(())
+/// # }
+/// ```
+pub struct Batch {
+    shared: Arc<Shared>,
+    writes: PendingWrites,
+    /// Those that were written to, each once.
+    keyspaces: Vec<Keyspace>,
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+/// # Errors
+/// `TransactionTooLarge` when the writes take more than a memtable may.
+pub(crate) fn check_size(core: &Core, writes: &PendingWrites) -> Result<()> {
+    let (bytes, limit) = (writes.bytes(), core.memtable_bytes_max());
+    if bytes > limit {
+        return Err(Error::TransactionTooLarge { bytes: bytes as u64, limit: limit as u64 });
+    }
+    Ok(())
+}
+
+impl Batch {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Batch {
+        Batch { shared: shared.clone(), writes: PendingWrites::new(), keyspaces: Vec::new() }
+    }
+
+    fn write(
+        &mut self,
+        keyspace: &Keyspace,
+        operation: impl FnOnce(&mut PendingWrites, KeyspaceNumber),
+    ) -> Result<()> {
+        let writes = &mut self.writes;
+        self.shared.read(|core| {
+            let number = keyspace.live_in(&self.shared, core)?;
+            operation(writes, number);
+            check_size(core, writes)
+        })?;
+        if !self.keyspaces.iter().any(|known| known.is_same(keyspace)) {
+            self.keyspaces.push(keyspace.clone());
+        }
+        Ok(())
+    }
+
+    /// Adds a put.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLong`]; [`Error::TransactionTooLarge`] when the batch has grown above a quarter of the
+    /// memory budget, and then its commit fails too; [`Error::ForeignKeyspace`],
+    /// [`Error::KeyspaceDropped`], [`Error::Closed`].
+    pub fn put(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        check_key(key)?;
+        self.write(keyspace, |writes, number| writes.put(number, key, value))
+    }
+
+    /// Adds the delete of a key, whether it is there or not.
+    ///
+    /// # Errors
+    /// As [`Batch::put`].
+    pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<()> {
+        let key = key.as_ref();
+        check_key(key)?;
+        self.write(keyspace, |writes, number| writes.delete(number, key))
+    }
+
+    /// Adds the delete of all entries of a range: those that are committed when the batch is, and those
+    /// that the batch has put before.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRange`], and as [`Batch::put`].
+    pub fn delete_range<K: AsRef<[u8]>>(
+        &mut self,
+        keyspace: &Keyspace,
+        range: impl RangeBounds<K>,
+    ) -> Result<()> {
+        let range = key_range(&range)?;
+        self.write(keyspace, |writes, number| writes.delete_range(number, range))
+    }
+
+    /// How many writes would be committed. What a later one made void does not count.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.writes.len()
+    }
+
+    /// True when nothing would be committed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+    }
+
+    /// Commits with the database's default durability.
+    ///
+    /// # Errors
+    /// [`Error::TransactionTooLarge`], [`Error::KeyspaceDropped`], [`Error::Closed`], [`Error::Stopped`],
+    /// [`Error::NoSpace`] and others: nothing of the batch is visible then.
+    pub fn commit(self) -> Result<()> {
+        let durability = self.shared.durability;
+        self.commit_with(durability)
+    }
+
+    /// Commits with the durability given.
+    ///
+    /// # Errors
+    /// As [`Batch::commit`].
+    pub fn commit_with(self, durability: Durability) -> Result<()> {
+        self.shared.change(|core| {
+            check_size(core, &self.writes)?;
+            match commit(core, &self.writes, durability, None) {
+                Err(error @ Error::KeyspaceDropped(_)) => {
+                    self.keyspaces
+                        .iter()
+                        .try_for_each(|k| k.live_in(&self.shared, core).map(drop))?;
+                    Err(error)
+                }
+                result => result.map(drop),
+            }
+        })
+    }
+}

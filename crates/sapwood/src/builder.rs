@@ -1,0 +1,273 @@
+//! Opens and creates databases.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::database::Database;
+use crate::error::{Error, Result};
+use crate::options::{Durability, Options};
+use crate::page::Layout;
+use crate::page::file_header::{newest_first, read_slots};
+use crate::state::{create, recovery};
+use crate::storage::{FileOpenOptions, FileStorage, MemoryStorage, Storage};
+use crate::sync::{Arc, Clock};
+
+/// Opens a database with options; see [`Database::builder`].
+///
+/// | option | default | when it counts |
+/// |---|---|---|
+/// | [`page_size`](Builder::page_size) | 4 KiB | fixed when the file is created |
+/// | [`reserved_bytes`](Builder::reserved_bytes) | 0 | fixed when the file is created |
+/// | [`region_bytes`](Builder::region_bytes) | 128 MiB | fixed when the file is created |
+/// | [`memory_budget`](Builder::memory_budget) | 256 MiB | at each open |
+/// | [`durability`](Builder::durability) | [`Durability::Sync`] | at each open |
+/// | [`sync_interval`](Builder::sync_interval) | 1 second | at each open |
+/// | [`merge_threads`](Builder::merge_threads) | 2, or 1 on a single core | at each open |
+/// | [`leaf_bytes`](Builder::leaf_bytes) | 8 KiB | at each open, for new nodes |
+/// | [`max_file_bytes`](Builder::max_file_bytes) | none | at each open |
+/// | [`create`](Builder::create) | true | at each open |
+/// | [`read_only`](Builder::read_only) | false | at each open |
+///
+/// # Examples
+/// ```
+/// use sapwood::{Database, Durability};
+/// # fn main() -> sapwood::Result<()> {
+/// let db = Database::builder()
+///     .memory_budget(64 << 20)
+///     .durability(Durability::Buffered)
+///     .open_in_memory()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it opens"]
+pub struct Builder {
+    options: Options,
+    page_size: Option<u32>,
+    reserved_bytes: Option<u16>,
+    region_bytes: Option<u64>,
+    clock: Clock,
+}
+
+impl Default for Builder {
+    fn default() -> Builder {
+        Builder::new()
+    }
+}
+
+impl Builder {
+    pub(crate) fn new() -> Builder {
+        Builder {
+            options: Options::default(),
+            page_size: None,
+            reserved_bytes: None,
+            region_bytes: None,
+            clock: Clock::real(),
+        }
+    }
+
+    /// All memory that the database takes, in bytes: memtables, caches, filters, merge buffers and the
+    /// rest. 256 MiB unless set; 4 MiB at least.
+    pub fn memory_budget(mut self, bytes: u64) -> Builder {
+        self.options.memory_budget = bytes;
+        self
+    }
+
+    /// Bytes of a page: a power of two from 1 KiB to 64 KiB, 4 KiB unless set. Fixed when the file is
+    /// created.
+    pub fn page_size(mut self, bytes: u32) -> Builder {
+        self.page_size = Some(bytes);
+        self
+    }
+
+    /// Bytes at the end of each page that nothing is written to: a multiple of 8 up to 256, 0 unless set.
+    /// Fixed when the file is created.
+    pub fn reserved_bytes(mut self, bytes: u16) -> Builder {
+        self.reserved_bytes = Some(bytes);
+        self
+    }
+
+    /// Bytes of a region, a stretch of the file with a free map of its own: a power of two, 128 MiB unless
+    /// set. Fixed when the file is created.
+    pub fn region_bytes(mut self, bytes: u64) -> Builder {
+        self.region_bytes = Some(bytes);
+        self
+    }
+
+    /// What commits do that do not say. [`Durability::Sync`] unless set.
+    pub fn durability(mut self, durability: Durability) -> Builder {
+        self.options.durability = durability;
+        self
+    }
+
+    /// How long a [`Durability::Buffered`] commit waits for its sync at most: 1 millisecond to 24 hours,
+    /// one second unless set.
+    pub fn sync_interval(mut self, interval: Duration) -> Builder {
+        self.options.sync_interval = interval;
+        self
+    }
+
+    /// Threads for flushes and merges. With 0 there are none: then the application calls
+    /// [`Database::run_step`], and a commit that must wait for room runs steps itself.
+    pub fn merge_threads(mut self, count: usize) -> Builder {
+        self.options.merge_threads = count;
+        self
+    }
+
+    /// Bytes of a leaf before compression, up to 64 KiB; rounded up to whole pages. 8 KiB unless set.
+    pub fn leaf_bytes(mut self, bytes: u32) -> Builder {
+        self.options.leaf_bytes = bytes;
+        self
+    }
+
+    /// How long the file may grow, in bytes. Writes beyond give [`Error::NoSpace`]. No limit unless set.
+    pub fn max_file_bytes(mut self, bytes: u64) -> Builder {
+        self.options.max_file_bytes = Some(bytes);
+        self
+    }
+
+    /// Whether a file that is not there is made. True unless set.
+    pub fn create(mut self, create: bool) -> Builder {
+        self.options.create = create;
+        self
+    }
+
+    /// Whether nothing may be written. Not supported yet: an open with true gives
+    /// [`Error::InvalidOption`].
+    pub fn read_only(mut self, read_only: bool) -> Builder {
+        self.options.read_only = read_only;
+        self
+    }
+
+    /// How much one step of a merge writes, in bytes.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
+    pub fn step_bytes(mut self, bytes: u64) -> Builder {
+        self.options.step_bytes = bytes;
+        self
+    }
+
+    /// The log's length when little is written, in bytes.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
+    pub fn log_bytes_min(mut self, bytes: u64) -> Builder {
+        self.options.log_bytes_min = bytes;
+        self
+    }
+
+    /// The clock that everything goes by.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
+    pub fn clock(mut self, clock: Clock) -> Builder {
+        self.clock = clock;
+        self
+    }
+
+    /// Opens the database in the file at `path`, and makes it when there is none.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::NotAFile`], [`Error::Locked`], [`Error::NotADatabase`],
+    /// [`Error::UnsupportedVersion`], [`Error::UnknownFeature`], [`Error::Corruption`]; and
+    /// [`Error::InvalidOption`] when an option is out of range or contradicts the file.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("new.sapwood");
+    /// let refused = sapwood::Database::builder().create(false).open(&path);
+    /// assert!(matches!(refused, Err(sapwood::Error::NotFound(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn open(self, path: impl AsRef<Path>) -> Result<Database> {
+        self.validate()?;
+        let file_options =
+            FileOpenOptions { create: self.options.create, read_only: self.options.read_only };
+        let (storage, is_new) = FileStorage::open(path, &file_options)?;
+        self.open_storage(Arc::new(storage), is_new)
+    }
+
+    /// Makes a database in memory, which is gone when it is closed.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`].
+    pub fn open_in_memory(self) -> Result<Database> {
+        self.validate()?;
+        self.open_storage(Arc::new(MemoryStorage::new()), true)
+    }
+
+    /// Opens the database in `storage`, and makes it when that is empty. Whoever made the storage locks it.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Database> {
+        self.validate()?;
+        let length = storage.length();
+        let length =
+            length.map_err(|error| Error::io("reading the length", storage.name(), error))?;
+        if length == 0 && !self.options.create {
+            return Err(Error::NotFound(storage.name().into()));
+        }
+        self.open_storage(storage, length == 0)
+    }
+
+    /// The options for a new file.
+    fn options_new(&self) -> Options {
+        let mut options = self.options.clone();
+        options.page_size = self.page_size.unwrap_or(options.page_size);
+        options.reserved_bytes = self.reserved_bytes.unwrap_or(options.reserved_bytes);
+        options.region_bytes = self.region_bytes.unwrap_or(options.region_bytes);
+        options
+    }
+
+    fn validate(&self) -> Result<()> {
+        if self.options.read_only {
+            let detail = "opening read-only is not supported yet".to_owned();
+            return Err(Error::InvalidOption { option: "read_only", detail });
+        }
+        self.options_new().validate()
+    }
+
+    fn open_storage(self, storage: Arc<dyn Storage>, is_new: bool) -> Result<Database> {
+        let core = if is_new {
+            create::create(storage, self.options_new(), self.clock)?
+        } else {
+            let options = self.options_existing(&*storage)?;
+            recovery::open(storage, options, self.clock)?
+        };
+        Database::start(core)
+    }
+
+    /// The options for a file that is there: what it was created with, unless that is contradicted.
+    fn options_existing(&self, storage: &dyn Storage) -> Result<Options> {
+        let slots = newest_first(read_slots(storage)?, &storage.name())?;
+        let Some(slot) = slots.first() else {
+            return Err(Error::NotADatabase(storage.name().into()));
+        };
+        let Layout { page_size, reserved_bytes, region_bytes, .. } = slot.layout()?;
+        check_fixed("page_size", self.page_size, page_size)?;
+        check_fixed("reserved_bytes", self.reserved_bytes, reserved_bytes)?;
+        check_fixed("region_bytes", self.region_bytes, region_bytes)?;
+        let options = Options { page_size, reserved_bytes, region_bytes, ..self.options.clone() };
+        options.validate()?;
+        Ok(options)
+    }
+}
+
+fn check_fixed<T: PartialEq + std::fmt::Display>(
+    option: &'static str,
+    asked: Option<T>,
+    found: T,
+) -> Result<()> {
+    match asked {
+        Some(asked) if asked != found => {
+            let detail = format!(
+                "{asked} was asked for, but the file was created with {found}, which is fixed; \
+                 leave the option out"
+            );
+            Err(Error::InvalidOption { option, detail })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,412 @@
+//! The handle of a whole database.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::batch::Batch;
+use crate::builder::Builder;
+use crate::error::{Error, Result};
+use crate::keyspace::Keyspace;
+use crate::merge::step;
+use crate::options::{Compression, Isolation, KeyspaceOptions};
+use crate::page::Codec;
+use crate::shared::Shared;
+use crate::snapshot::Snapshot;
+use crate::state::Core;
+use crate::state::catalogue::KeyspaceSettings;
+use crate::stats::Stats;
+use crate::sync::{Arc, Random};
+use crate::transaction::Transaction;
+use crate::transaction::commit::{create_keyspace, drop_keyspace, rename_keyspace};
+use crate::types::KeyspaceNumber;
+
+/// How often [`Database::transact`] runs its closure at most.
+const TRANSACT_ATTEMPTS: u32 = 16;
+/// The longest pause before the second attempt; it doubles for each further one.
+const TRANSACT_PAUSE: Duration = Duration::from_micros(50);
+/// Behind so many attempts the pause grows no more.
+const TRANSACT_DOUBLINGS_MAX: u32 = 8;
+
+/// An open database: one file, or memory.
+///
+/// Clones are handles of the same database; all may be used from any thread. When the last one is
+/// dropped, the database is closed as by [`Database::close`], and what fails is logged: keyspaces, snapshots,
+/// iterators and the rest do not keep it open, and give [`Error::Closed`] afterwards. Keys and values that
+/// were handed out stay readable.
+///
+/// # Examples
+/// ```
+/// use sapwood::Database;
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("forest.sapwood");
+/// let db = Database::open(&path)?;
+/// let trees = db.keyspace("trees")?;
+/// trees.put("oak", "Quercus")?;
+/// assert_eq!(trees.get("oak")?.unwrap(), "Quercus");
+/// db.close()?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Database {
+    guard: Arc<Guard>,
+}
+
+/// Closes the database when the last handle is dropped.
+struct Guard {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        match self.shared.close() {
+            Ok(()) | Err(Error::Closed) => {}
+            Err(error) => tracing::error!(%error, "closing a dropped database failed"),
+        }
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("open", &self.shared().is_open()).finish_non_exhaustive()
+    }
+}
+
+fn codec(compression: Compression) -> Codec {
+    match compression {
+        Compression::None => Codec::Plain,
+        Compression::Zstd(level) => Codec::Zstd { level },
+    }
+}
+
+fn settings(options: &KeyspaceOptions) -> KeyspaceSettings {
+    KeyspaceSettings {
+        codec: codec(options.compression),
+        value_codec: codec(options.value_compression),
+        filter_bits: options.filter_bits,
+    }
+}
+
+impl Database {
+    pub(crate) fn start(core: Arc<Core>) -> Result<Database> {
+        Ok(Database { guard: Arc::new(Guard { shared: Shared::start(core)? }) })
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.guard.shared
+    }
+
+    /// Opens the database in the file at `path`, and makes it when there is none. It takes up to 256 MiB
+    /// of memory; [`Database::builder`] has more to choose.
+    ///
+    /// # Errors
+    /// As [`Builder::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Database> {
+        Database::builder().open(path)
+    }
+
+    /// Opens a database with options.
+    pub fn builder() -> Builder {
+        Builder::new()
+    }
+
+    /// The keyspace of that name; it is created, with the default options, when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Closed`]; or as for a commit, when it has to be created.
+    pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
+        self.keyspace_with(name, KeyspaceOptions::default())
+    }
+
+    /// The keyspace of that name; it is created with these options when there is none. One that exists
+    /// keeps its own.
+    ///
+    /// # Errors
+    /// [`Error::InvalidOption`], and as [`Database::keyspace`].
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::{Compression, KeyspaceOptions};
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let options = KeyspaceOptions::default().compression(Compression::None);
+    /// let photos = db.keyspace_with("photos", options)?;
+    /// assert_eq!(photos.name(), "photos");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keyspace_with(&self, name: &str, options: KeyspaceOptions) -> Result<Keyspace> {
+        options.validate()?;
+        let number = loop {
+            match self.shared().read(|core| find(core, name)) {
+                Err(Error::UnknownKeyspace(_)) => {}
+                found => break found?,
+            }
+            let created = self.shared().change(|core| {
+                create_keyspace(core, name, settings(&options), self.shared().durability)
+            });
+            match created {
+                // Somebody else was faster, and may drop it again.
+                Err(Error::KeyspaceExists(_)) => {}
+                created => break created?,
+            }
+        };
+        Ok(Keyspace::new(self.shared(), number, name))
+    }
+
+    /// The keyspace of that name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownKeyspace`] when there is none; [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// assert!(matches!(db.existing_keyspace("a"), Err(sapwood::Error::UnknownKeyspace(_))));
+    /// db.keyspace("a")?;
+    /// assert!(db.existing_keyspace("a").is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn existing_keyspace(&self, name: &str) -> Result<Keyspace> {
+        let number = self.shared().read(|core| find(core, name))?;
+        Ok(Keyspace::new(self.shared(), number, name))
+    }
+
+    /// The names of all keyspaces, sorted.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn keyspaces(&self) -> Result<Vec<String>> {
+        self.shared().read(|core| {
+            let catalogue = core.catalogue.load();
+            let live = catalogue.iter().filter(|(_, entry)| !entry.dropped);
+            let mut names: Vec<String> = live.map(|(_, entry)| entry.name.clone()).collect();
+            names.sort_unstable();
+            Ok(names)
+        })
+    }
+
+    /// Drops a keyspace with all that it holds. Snapshots that were taken before still see it; its handles
+    /// give [`Error::KeyspaceDropped`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownKeyspace`], and as for a commit.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let old = db.keyspace("old")?;
+    /// db.drop_keyspace("old")?;
+    /// assert!(matches!(old.get("key"), Err(sapwood::Error::KeyspaceDropped(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn drop_keyspace(&self, name: &str) -> Result<()> {
+        self.shared().change(|core| {
+            let number = find(core, name)?;
+            as_unknown(name, drop_keyspace(core, number, self.shared().durability))
+        })
+    }
+
+    /// Gives a keyspace another name. Its handles go on, under the new name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownKeyspace`]; [`Error::KeyspaceExists`] when the new name is taken; and as for a
+    /// commit.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let keyspace = db.keyspace("draft")?;
+    /// db.rename_keyspace("draft", "final")?;
+    /// assert_eq!(keyspace.name(), "final");
+    /// assert_eq!(db.keyspaces()?, ["final"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn rename_keyspace(&self, old: &str, new: &str) -> Result<()> {
+        self.shared().change(|core| {
+            let number = find(core, old)?;
+            as_unknown(old, rename_keyspace(core, number, new, self.shared().durability))
+        })
+    }
+
+    /// An empty batch of writes.
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.shared())
+    }
+
+    /// A snapshot of this moment.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::take(self.shared())
+    }
+
+    /// Begins a transaction that sees this moment. [`Database::transact`] is simpler.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn begin(&self, isolation: Isolation) -> Result<Transaction> {
+        Transaction::begin(self.shared(), isolation)
+    }
+
+    /// Runs `run` in a serializable transaction and commits it. On a conflict all is done again, up to 16
+    /// times in all, after short random pauses; so `run` should have no other effects. When it returns an
+    /// error, or panics, nothing is committed.
+    ///
+    /// # Errors
+    /// What `run` returns; [`Error::Conflict`] when every attempt met one; and as
+    /// [`Transaction::commit`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let counters = db.keyspace("counters")?;
+    /// let visits = db.transact(|transaction| {
+    ///     let before = transaction.get(&counters, "visits")?;
+    ///     let before = before.map_or(0, |bytes| u64::from_le_bytes(bytes[..].try_into().unwrap()));
+    ///     transaction.put(&counters, "visits", (before + 1).to_le_bytes())?;
+    ///     Ok(before + 1)
+    /// })?;
+    /// assert_eq!(visits, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn transact<T>(&self, mut run: impl FnMut(&mut Transaction) -> Result<T>) -> Result<T> {
+        let mut random = None;
+        for attempt in 1.. {
+            let mut transaction = self.begin(Isolation::Serializable)?;
+            let result = match run(&mut transaction) {
+                Ok(value) => transaction.commit().map(|()| value),
+                Err(error) => Err(error),
+            };
+            match result {
+                Err(Error::Conflict) if attempt < TRANSACT_ATTEMPTS => {}
+                result => return result,
+            }
+            let random = random.get_or_insert_with(Random::from_entropy);
+            let longest = TRANSACT_PAUSE * (1 << (attempt - 1).min(TRANSACT_DOUBLINGS_MAX));
+            let pause = random.below(longest.as_micros() as u64);
+            let clock = self.shared().read(|core| Ok(core.clock.clone()))?;
+            clock.sleep(Duration::from_micros(pause));
+        }
+        Err(Error::Conflict)
+    }
+
+    /// Waits until everything that was committed so far is on disk, whatever durability it was committed
+    /// with.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] when it cannot be; [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::Durability;
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().durability(Durability::Memory).open_in_memory()?;
+    /// let numbers = db.keyspace("numbers")?;
+    /// for number in 0..1000_u32 {
+    ///     numbers.put(number.to_be_bytes(), "")?;
+    /// }
+    /// db.sync()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn sync(&self) -> Result<()> {
+        self.shared().change(|core| step::sync(core))
+    }
+
+    /// Writes what is in memory to segments, and makes that state durable: an open after it has nothing to
+    /// replay.
+    ///
+    /// # Errors
+    /// As [`Database::sync`], and [`Error::NoSpace`].
+    pub fn flush(&self) -> Result<()> {
+        self.shared().change(step::flush)
+    }
+
+    /// Waits until no merge is due. It does not keep others from writing, so that there may be more to do
+    /// when it returns.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`] or [`Error::MergeMismatch`] when merging has stopped; [`Error::Closed`].
+    pub fn wait_until_idle(&self) -> Result<()> {
+        self.shared().change(step::wait_until_idle)
+    }
+
+    /// Runs one bounded step of background work, the timed sync included. False when there was nothing to
+    /// do. For databases that were opened with `merge_threads(0)`; with threads it only helps them.
+    ///
+    /// # Errors
+    /// As [`Database::flush`].
+    pub fn run_step(&self) -> Result<bool> {
+        self.shared().change(step::run_step)
+    }
+
+    /// Merges everything into one segment for each keyspace, whatever it costs. Others may read and write
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// As [`Database::flush`].
+    pub fn compact(&self) -> Result<()> {
+        self.shared().change(step::compact)
+    }
+
+    /// Numbers about this moment.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub fn stats(&self) -> Result<Stats> {
+        self.shared().read(|core| Ok(Stats::gather(core)))
+    }
+
+    /// Closes the database: waits for calls that are under way, ends all threads, flushes, and makes the
+    /// last state durable. All handles give [`Error::Closed`] from now on; dropping them takes nothing more.
+    ///
+    /// # Errors
+    /// When the last steps fail: what was committed is in the log then, as after a crash.
+    /// [`Error::Closed`] when another handle has closed it.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let keyspace = db.keyspace("a")?;
+    /// keyspace.put("key", "value")?;
+    /// let value = keyspace.get("key")?.unwrap();
+    /// db.close()?;
+    /// assert!(matches!(keyspace.get("key"), Err(sapwood::Error::Closed)));
+    /// assert_eq!(value, "value");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn close(self) -> Result<()> {
+        self.shared().close()
+    }
+}
+
+/// # Errors
+/// `UnknownKeyspace`.
+fn find(core: &Arc<Core>, name: &str) -> Result<KeyspaceNumber> {
+    let catalogue = core.catalogue.load();
+    let found = catalogue.find(name).map(|(number, _)| number);
+    found.ok_or_else(|| Error::UnknownKeyspace(name.to_owned()))
+}
+
+/// A keyspace that was dropped after its name was looked up is unknown by that name.
+fn as_unknown(name: &str, result: Result<()>) -> Result<()> {
+    match result {
+        Err(Error::KeyspaceDropped(_)) => Err(Error::UnknownKeyspace(name.to_owned())),
+        result => result,
+    }
+}

@@ -1,0 +1,340 @@
+//! The handle of one keyspace.
+
+use std::fmt;
+use std::ops::RangeBounds;
+
+use crate::bytes::{Key, Value};
+use crate::cursor::Cursor;
+use crate::error::{Error, Result};
+use crate::estimate;
+use crate::key_bounds::{key_range, prefix_range};
+use crate::range::Range;
+use crate::scan::{Direction, Scan};
+use crate::segment::key_range::KeyRange;
+use crate::shared::{Shared, check_key};
+use crate::state::lookup::{self, Found};
+use crate::state::{Core, ReadPoint, SnapshotHold};
+use crate::sync::Arc;
+use crate::transaction::PendingWrites;
+use crate::transaction::commit::commit;
+use crate::types::KeyspaceNumber;
+
+/// A named, independent ordered map inside a [`Database`](crate::Database).
+///
+/// Handles are cheap to clone and may be used from any thread. Each call by itself is a transaction of
+/// one: a read sees the newest commit, a write is committed with the database's default durability when it
+/// returns. A handle follows its keyspace when that is renamed, and gives
+/// [`Error::KeyspaceDropped`] once it is dropped, [`Error::Closed`] once the database is closed. Handles do
+/// not keep a database open: that does a [`Database`](crate::Database) alone.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// let db = sapwood::Database::builder().open_in_memory()?;
+/// let users = db.keyspace("users")?;
+/// users.put("ada", "countess")?;
+/// users.put("grace", "admiral")?;
+/// assert_eq!(users.get("ada")?.unwrap(), "countess");
+/// users.delete("ada")?;
+/// assert_eq!(users.get("ada")?, None);
+/// assert_eq!(users.iter()?.count(), 1);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Keyspace {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    number: KeyspaceNumber,
+    /// The name at opening.
+    name: String,
+}
+
+impl fmt::Debug for Keyspace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("Keyspace");
+        out.field("number", &self.handle.number).field("name", &self.name()).finish()
+    }
+}
+
+/// The value that a lookup found.
+pub(crate) fn value_of(
+    shared: &Shared,
+    core: &Core,
+    keyspace: KeyspaceNumber,
+    found: Found,
+) -> Result<Value> {
+    Ok(match found {
+        Found::Copied(bytes) => Value::from(bytes),
+        Found::InFrame(frame, range) => Value::from_frame(frame, range),
+        Found::Overflow(reference) => {
+            Value::from(shared.read_overflow(core, keyspace, &reference)?)
+        }
+    })
+}
+
+impl Keyspace {
+    pub(crate) fn new(shared: &Arc<Shared>, number: KeyspaceNumber, name: &str) -> Keyspace {
+        let handle = Handle { shared: shared.clone(), number, name: name.to_owned() };
+        Keyspace { handle: Arc::new(handle) }
+    }
+
+    /// Its number, when it is of that database.
+    ///
+    /// # Errors
+    /// `ForeignKeyspace`.
+    pub(crate) fn number_in(&self, shared: &Arc<Shared>) -> Result<KeyspaceNumber> {
+        if !Arc::ptr_eq(shared, &self.handle.shared) {
+            return Err(Error::ForeignKeyspace(self.handle.name.clone()));
+        }
+        Ok(self.handle.number)
+    }
+
+    /// The same, when it was not dropped either.
+    ///
+    /// # Errors
+    /// `ForeignKeyspace`, `KeyspaceDropped`.
+    pub(crate) fn live_in(&self, shared: &Arc<Shared>, core: &Core) -> Result<KeyspaceNumber> {
+        self.number_in(shared)?;
+        self.live(core)
+    }
+
+    fn live(&self, core: &Core) -> Result<KeyspaceNumber> {
+        match core.catalogue.load().get(self.handle.number) {
+            Some(entry) if !entry.dropped => Ok(self.handle.number),
+            _ => Err(self.dropped()),
+        }
+    }
+
+    /// True for two handles that were opened as one keyspace.
+    pub(crate) fn is_same(&self, other: &Keyspace) -> bool {
+        self.handle.number == other.handle.number
+    }
+
+    fn dropped(&self) -> Error {
+        Error::KeyspaceDropped(self.handle.name.clone())
+    }
+
+    fn read<T>(&self, run: impl FnOnce(&Core, KeyspaceNumber) -> Result<T>) -> Result<T> {
+        self.handle.shared.read(|core| run(core, self.live(core)?))
+    }
+
+    /// The newest commit, as one instant.
+    fn scan(&self) -> Result<Scan> {
+        self.read(|core, keyspace| {
+            let hold = Arc::new(SnapshotHold::take(core));
+            let shared = self.handle.shared.clone();
+            Ok(Scan { shared, keyspace, hold, own: None, reads: None })
+        })
+    }
+
+    /// Commits one operation.
+    fn write(&self, operation: impl FnOnce(&mut PendingWrites, KeyspaceNumber)) -> Result<()> {
+        let shared = &self.handle.shared;
+        shared.change(|core| {
+            let number = self.live(core)?;
+            let mut writes = PendingWrites::new();
+            operation(&mut writes, number);
+            match commit(core, &writes, shared.durability, None) {
+                Err(Error::KeyspaceDropped(_)) => Err(self.dropped()),
+                result => result.map(drop),
+            }
+        })
+    }
+
+    /// Its name: the one that it has now, or had at opening once it is dropped or the database closed.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let Handle { shared, number, name } = &*self.handle;
+        let current = shared.read(|core| {
+            let catalogue = core.catalogue.load();
+            Ok(catalogue.get(*number).filter(|entry| !entry.dropped).map(|e| e.name.clone()))
+        });
+        current.ok().flatten().unwrap_or_else(|| name.clone())
+    }
+
+    /// Puts a value under a key, in place of the one that it had.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLong`] for a key of more than 16,384 bytes, [`Error::TransactionTooLarge`] for a
+    /// value that does not fit the memory budget; [`Error::Stopped`], [`Error::NoSpace`] and others when it
+    /// cannot be committed.
+    pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        check_key(key)?;
+        self.write(|writes, number| writes.put(number, key, value))
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLong`]; [`Error::ValueTooLarge`] for a value above an eighth of the memory budget; or
+    /// when a node cannot be read or is damaged.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        let key = key.as_ref();
+        check_key(key)?;
+        self.read(|core, number| {
+            let point = ReadPoint::latest(core);
+            let found = lookup::get(core, &point, number, key)?;
+            found.map(|found| value_of(&self.handle.shared, core, number, found)).transpose()
+        })
+    }
+
+    /// True when there is an entry with that key. A large value is not read.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
+        let key = key.as_ref();
+        check_key(key)?;
+        self.read(|core, number| {
+            Ok(lookup::get(core, &ReadPoint::latest(core), number, key)?.is_some())
+        })
+    }
+
+    /// Deletes a key, whether it is there or not.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
+        let key = key.as_ref();
+        check_key(key)?;
+        self.write(|writes, number| writes.delete(number, key))
+    }
+
+    /// Deletes all entries of a range. It costs no more than a put, however many there are.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRange`] when its start lies after its end, and as [`Keyspace::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let days = db.keyspace("days")?;
+    /// for day in ["2024-01-31", "2024-02-01", "2024-02-29", "2024-03-01"] {
+    ///     days.put(day, "")?;
+    /// }
+    /// days.delete_range("2024-02".."2024-03")?;
+    /// assert_eq!(days.count("2024"..)?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn delete_range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<()> {
+        let range = key_range(&range)?;
+        self.write(|writes, number| writes.delete_range(number, range))
+    }
+
+    /// Deletes all entries whose keys begin with a prefix.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`].
+    pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<()> {
+        let range = prefix_range(prefix.as_ref());
+        self.write(|writes, number| writes.delete_range(number, range))
+    }
+
+    /// The entries of a range, in order, from both ends. For all entries there is [`Keyspace::iter`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidRange`] when its start lies after its end.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let squares = db.keyspace("squares")?;
+    /// for number in 0..100_u32 {
+    ///     squares.put(number.to_be_bytes(), (number * number).to_be_bytes())?;
+    /// }
+    /// let mut sum = 0;
+    /// for entry in squares.range(10_u32.to_be_bytes()..13_u32.to_be_bytes())? {
+    ///     let (_, square) = entry?;
+    ///     sum += u32::from_be_bytes(square[..].try_into().unwrap());
+    /// }
+    /// assert_eq!(sum, 100 + 121 + 144);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn range<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<Range> {
+        Ok(Range::new(self.scan()?, key_range(&range)?))
+    }
+
+    /// The entries whose keys begin with a prefix.
+    ///
+    /// # Errors
+    /// As [`Keyspace::iter`].
+    pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Range> {
+        Ok(Range::new(self.scan()?, prefix_range(prefix.as_ref())))
+    }
+
+    /// All entries.
+    ///
+    /// # Errors
+    /// [`Error::KeyspaceDropped`], [`Error::Closed`].
+    pub fn iter(&self) -> Result<Range> {
+        Ok(Range::new(self.scan()?, KeyRange::all()))
+    }
+
+    /// The first entry.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn first(&self) -> Result<Option<(Key, Value)>> {
+        self.iter()?.step(Direction::Forward, 1).transpose()
+    }
+
+    /// The last entry.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    pub fn last(&self) -> Result<Option<(Key, Value)>> {
+        self.iter()?.step(Direction::Backward, 1).transpose()
+    }
+
+    /// The exact number of entries in a range. Each is visited; for a quick guess there is
+    /// [`Keyspace::estimate`].
+    ///
+    /// # Errors
+    /// [`Error::InvalidRange`], and as [`Keyspace::get`].
+    pub fn count<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<u64> {
+        let range = key_range(&range)?;
+        self.scan()?.count(&range)
+    }
+
+    /// About how many entries a range has, without visiting them.
+    ///
+    /// The sum of what the parents of each segment say of their children; what lies at the edges of the
+    /// range counts half. Keys that were overwritten or deleted count until they are merged away, so it
+    /// tends to be high.
+    ///
+    /// # Errors
+    /// As [`Keyspace::count`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let few = db.keyspace("few")?;
+    /// few.put("a", "")?;
+    /// few.put("b", "")?;
+    /// assert_eq!(few.estimate("a"..)?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn estimate<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<u64> {
+        let range = key_range(&range)?;
+        self.read(|core, number| estimate::estimate(core, &ReadPoint::latest(core), number, &range))
+    }
+
+    /// A cursor that sees this moment.
+    ///
+    /// # Errors
+    /// [`Error::KeyspaceDropped`], [`Error::Closed`].
+    pub fn cursor(&self) -> Result<Cursor> {
+        Ok(Cursor::new(self.scan()?))
+    }
+}

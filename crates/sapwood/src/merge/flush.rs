@@ -1,0 +1,493 @@
+//! Turns the oldest sealed memtable into segments, in steps.
+//!
+//! *Guarantees*: S3: of each key the newest version stays, and what registered snapshots see. A run of keys that
+//! overlaps no segment goes to the last level at once, in its final form; the rest becomes one young segment. A
+//! flush that fails gives everything back and can be made again.
+//! *Threads*: one flush at a time; it takes no lock that commits wait for, but the view's at its install.
+
+use crate::error::{Error, Result, Structure};
+use crate::memtable::{MemtableCursor, Operation};
+use crate::page::{Block, Codec, NodeKind, NodeSpec, NodeWriter};
+use crate::segment::descriptor::{
+    Bounds, KeyspaceShare, Segment, SegmentFilter, composite_key, composite_range,
+};
+use crate::segment::filter::{key_hash, lines_for};
+use crate::segment::key_range::KeyRange;
+use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
+use crate::segment::overflow::{blocks_of, wants_overflow, write_value};
+use crate::segment::overflow_reference::OverflowReference;
+use crate::segment::range_tombstone::Fragment;
+use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
+use crate::segment::sorted_block::EntryKind;
+use crate::segment::tree_edit::TreeEdit;
+use crate::state::Core;
+use crate::state::background::Job;
+use crate::state::dead_list::Dead;
+use crate::state::view::MemtableSlot;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, OnceLock, Random};
+use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
+
+use super::install::{Change, install};
+use super::ranges::write_ranges_tree;
+use super::run::Run;
+
+/// Filter bits for each key of a young segment.
+const YOUNG_FILTER_BITS: u8 = 10;
+
+/// A flush in progress.
+#[derive(Debug)]
+pub struct FlushJob {
+    slot: Arc<MemtableSlot>,
+    cursor: MemtableCursor,
+    /// Registered snapshots, ascending.
+    registered: Vec<SequenceNumber>,
+    /// `None` once everything is written.
+    nodes: Option<NodeWriter>,
+    writer: Option<SegmentWriter>,
+    filter_seed: u64,
+    /// Hashes of the keys in the young segment.
+    hashes: Vec<u64>,
+    shares: Vec<KeyspaceShare>,
+    change: Change,
+    /// The run that is being written, in the keyspace where the cursor stands.
+    run: Option<Run>,
+    /// The keyspace that was looked at for a run.
+    looked_at: Option<KeyspaceNumber>,
+    /// Where a run may begin in it, until that was tried.
+    run_from: Option<Vec<u8>>,
+    finished_runs: Vec<Run>,
+    bounds: Option<Bounds>,
+    composite: Vec<u8>,
+    last_hash: Option<u64>,
+}
+
+/// The versions of one key, as the flush keeps them.
+#[derive(Debug)]
+struct KeptVersion {
+    number: SequenceNumber,
+    kind: EntryKind,
+    value: Vec<u8>,
+}
+
+/// Begins the flush of the oldest sealed memtable, if its last commit is visible (C3).
+pub fn begin(core: &Core) -> Option<FlushJob> {
+    let view = core.view();
+    let slot = view.sealed.last()?.clone();
+    let cut = *slot.cut.get()?;
+    if cut.sequence > core.visible() {
+        return None;
+    }
+    let registered = slot.home.close();
+    let mut cursor = slot.table.cursor();
+    cursor.first();
+    let nodes = NodeWriter::new(core.pages.clone(), 64);
+    let base_number = slot.table.first_sequence().map_or(0, |first| first.0);
+    let options = LeafOptions {
+        leaf_bytes: core.options.leaf_pages_bytes() as usize,
+        codec: Codec::Plain,
+        base_number: Some(base_number),
+        keyspace: KeyspaceNumber::MANY,
+    };
+    let filter = FilterOptions { seed: 0, bits_per_key: 0 };
+    Some(FlushJob {
+        cursor,
+        registered,
+        nodes: Some(nodes),
+        writer: Some(SegmentWriter::new(options, filter, Vec::new())),
+        filter_seed: Random::from_entropy().next_u64(),
+        hashes: Vec::new(),
+        shares: Vec::new(),
+        change: Change { flushed: Some((slot.clone(), cut)), ..Change::default() },
+        run: None,
+        looked_at: None,
+        run_from: None,
+        finished_runs: Vec::new(),
+        bounds: None,
+        composite: Vec::new(),
+        last_hash: None,
+        slot,
+    })
+}
+
+impl Job for FlushJob {
+    fn step(&mut self, core: &Arc<Core>) -> Result<bool> {
+        let written = self.written_bytes();
+        while self.cursor.valid() {
+            self.flush_key(core)?;
+            if self.written_bytes() - written >= core.options.step_bytes {
+                return Ok(false);
+            }
+        }
+        self.finish(core)?;
+        Ok(true)
+    }
+}
+
+impl Drop for FlushJob {
+    fn drop(&mut self) {
+        // Node writers give back what they wrote themselves; overflow values are not theirs.
+        if let (Some(nodes), Some(_)) = (&self.nodes, &self.writer) {
+            for block in &self.change.written {
+                nodes.manager().free(*block);
+            }
+        }
+    }
+}
+
+impl FlushJob {
+    fn written_bytes(&self) -> u64 {
+        let run = self.run.as_ref().map_or(0, Run::written_bytes);
+        let runs: u64 = self.finished_runs.iter().map(Run::written_bytes).sum();
+        self.nodes.as_ref().map_or(0, NodeWriter::written_bytes) + run + runs
+    }
+
+    /// Takes all versions of the key where the cursor stands.
+    fn flush_key(&mut self, core: &Arc<Core>) -> Result<()> {
+        let keyspace = self.cursor.keyspace();
+        let key = self.cursor.key().to_vec();
+        let kept = self.take_versions(keyspace, &key)?;
+        if self.looked_at != Some(keyspace) {
+            self.end_run()?;
+            self.looked_at = Some(keyspace);
+            let may = self.may_have_runs(core, keyspace);
+            self.run_from = if may { free_from(core, keyspace) } else { None };
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        if self.run_from.as_ref().is_some_and(|from| *from <= key) {
+            self.run_from = None;
+            let rest = Rest { cursor: self.slot.table.cursor(), keyspace, key: &key };
+            self.run = Run::begin(core, keyspace, &key, rest.bytes_up_to(core))?;
+        }
+        let alone = kept.len() == 1;
+        match (&mut self.run, kept.first()) {
+            (Some(run), Some(version))
+                if alone && version.kind != EntryKind::Delete && run.takes(&key) =>
+            {
+                let hash = key_hash(core.pages.layout().filter_seed(), keyspace, &key);
+                let (kind, value, overflow) = place(core, keyspace, version, &mut self.change)?;
+                let entry = NewEntry { kind, key: &key, number: 0, value: &value, hash };
+                run.push(&entry, overflow)
+            }
+            _ => self.push_young(core, keyspace, &key, &kept),
+        }
+    }
+
+    /// A run needs that nothing in this memtable is seen at an older number, and no range tombstone.
+    fn may_have_runs(&self, core: &Core, keyspace: KeyspaceNumber) -> bool {
+        let last = self.slot.cut.get().map_or(SequenceNumber(0), |cut| cut.sequence);
+        let seen = self.registered.iter().any(|number| *number < last);
+        let dropped = core.catalogue.load().get(keyspace).is_none_or(|entry| entry.dropped);
+        !seen && !dropped && !self.slot.table.has_range_deletes()
+    }
+
+    /// The versions to keep, newest first; the overflow values of the others die.
+    fn take_versions(&mut self, keyspace: KeyspaceNumber, key: &[u8]) -> Result<Vec<KeptVersion>> {
+        let table = &self.slot.table;
+        let mut kept: Vec<KeptVersion> = Vec::new();
+        let mut newer = None;
+        while self.cursor.valid() && self.cursor.keyspace() == keyspace && self.cursor.key() == key
+        {
+            let number = self.cursor.sequence();
+            let operation = self.cursor.operation();
+            // Who sees this version: the newest reader, or one registered below the next newer version.
+            let limit = newer.unwrap_or(SequenceNumber::MAX);
+            let seen_by = |at: SequenceNumber| {
+                let cover = table.covering_range_delete(keyspace, key, at);
+                at >= number && at < limit && cover.is_none_or(|cover| cover <= number)
+            };
+            let newest_seen = newer.is_none() && {
+                let cover = table.covering_range_delete(keyspace, key, SequenceNumber::MAX);
+                cover.is_none_or(|cover| cover <= number)
+            };
+            if newest_seen || self.registered.iter().any(|at| seen_by(*at)) {
+                let (kind, value) = match operation {
+                    Operation::Put(value) => (EntryKind::Put, value.to_vec()),
+                    Operation::PutOverflow(value) => (EntryKind::PutOverflow, value.to_vec()),
+                    Operation::Delete => (EntryKind::Delete, Vec::new()),
+                };
+                kept.push(KeptVersion { number, kind, value });
+            } else if let Operation::PutOverflow(reference) = operation {
+                let reference = decode_reference(reference)?;
+                let died = blocks_of(&reference).map(|block| Dead { block, birth: Epoch(0) });
+                self.change.died.extend(died);
+            }
+            newer = Some(number);
+            self.cursor.next();
+        }
+        Ok(kept)
+    }
+
+    fn push_young(
+        &mut self,
+        core: &Core,
+        keyspace: KeyspaceNumber,
+        key: &[u8],
+        kept: &[KeptVersion],
+    ) -> Result<()> {
+        let hash = key_hash(core.pages.layout().filter_seed(), keyspace, key);
+        composite_key(keyspace, key, &mut self.composite);
+        if self.last_hash != Some(hash) {
+            self.hashes.push(hash);
+            self.last_hash = Some(hash);
+        }
+        for version in kept {
+            let (kind, value, overflow) = place(core, keyspace, version, &mut self.change)?;
+            let number = version.number.0;
+            self.share(keyspace, (key.len() + value.len()) as u64);
+            let entry = NewEntry { kind, key: &self.composite, number, value: &value, hash };
+            if let (Some(writer), Some(nodes)) = (&mut self.writer, &mut self.nodes) {
+                writer.push(nodes, &entry, overflow)?;
+            }
+        }
+        let bounds = Bounds {
+            least: self.composite.clone(),
+            greatest: self.composite.clone(),
+            open_end: false,
+        };
+        self.widen(bounds);
+        Ok(())
+    }
+
+    fn widen(&mut self, bounds: Bounds) {
+        self.bounds = Some(match &self.bounds {
+            Some(old) => old.union(&bounds),
+            None => bounds,
+        });
+    }
+
+    fn share(&mut self, keyspace: KeyspaceNumber, bytes: u64) {
+        let place = self.shares.binary_search_by_key(&keyspace, |share| share.keyspace);
+        let index = place.unwrap_or_else(|index| {
+            self.shares.insert(index, KeyspaceShare { keyspace, entries: 0, bytes: 0 });
+            index
+        });
+        if let Some(share) = self.shares.get_mut(index) {
+            share.entries += 1;
+            share.bytes += bytes;
+        }
+    }
+
+    fn end_run(&mut self) -> Result<()> {
+        if let Some(mut run) = self.run.take() {
+            run.end()?;
+            self.finished_runs.push(run);
+        }
+        Ok(())
+    }
+
+    /// Writes what is left and installs everything.
+    fn finish(&mut self, core: &Arc<Core>) -> Result<()> {
+        self.end_run()?;
+        let (Some(mut nodes), Some(writer)) = (self.nodes.take(), self.writer.take()) else {
+            return Ok(());
+        };
+        let young = self.young_segment(core, &mut nodes, writer);
+        let young = match young.and_then(|young| Ok((young, nodes.finish()?))) {
+            Ok((young, written)) => {
+                self.change.written.extend(written.blocks);
+                young
+            }
+            Err(error) => {
+                self.give_back(core);
+                return Err(error);
+            }
+        };
+        self.change.young = young;
+        let mut runs = std::mem::take(&mut self.finished_runs);
+        for run in &mut runs {
+            run.add_to(&mut self.change)?;
+        }
+        let change = std::mem::take(&mut self.change);
+        install(core, change)?;
+        drop(runs);
+        core.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn give_back(&mut self, core: &Core) {
+        for block in std::mem::take(&mut self.change.written) {
+            core.pages.free(block);
+        }
+    }
+
+    fn young_segment(
+        &mut self,
+        core: &Core,
+        nodes: &mut NodeWriter,
+        writer: SegmentWriter,
+    ) -> Result<Option<Segment>> {
+        let fragments = self.fragments();
+        let entries = writer.written().entries;
+        if entries == 0 && fragments.is_empty() {
+            return Ok(None);
+        }
+        let Some(cut) = self.slot.cut.get().copied() else { return Ok(None) };
+        let first = self.slot.table.first_sequence().unwrap_or(cut.sequence);
+        let many = KeyspaceNumber::MANY;
+        // The trees get their epoch at the install.
+        let epoch = Epoch(0);
+        let lowest = writer.finish(nodes, true)?;
+        let points = self.built(TreeEdit::new(&core.pages, many, epoch).build(lowest)?);
+        let leaf_bytes = core.options.leaf_pages_bytes() as usize;
+        let ranges = match fragments.is_empty() {
+            true => None,
+            false => {
+                let base = Some(first.0);
+                let lowest = write_ranges_tree(nodes, many, base, leaf_bytes, &fragments)?;
+                self.built(TreeEdit::new(&core.pages, many, epoch).build(lowest)?)
+            }
+        };
+        let filter = self.write_filter(nodes)?;
+        Ok(Some(Segment {
+            number: core.new_segment_number(),
+            points,
+            ranges,
+            filter,
+            bounds: self.bounds.take(),
+            sequences: Some((first, cut.sequence)),
+            promoted: Arc::default(),
+            keyspaces: Arc::new(std::mem::take(&mut self.shares)),
+        }))
+    }
+
+    fn built(
+        &mut self,
+        change: crate::segment::tree_edit::TreeChange,
+    ) -> Option<crate::segment::descriptor::TreeRoot> {
+        self.change.written.extend_from_slice(&change.born);
+        change.root
+    }
+
+    /// The memtable's range tombstones with composite keys, and what they add to shares and bounds.
+    fn fragments(&mut self) -> Vec<Fragment> {
+        let deletes = self.slot.table.range_deletes();
+        let mut fragments = Vec::new();
+        for fragment in deletes.iter() {
+            let keyspace = fragment.keyspace();
+            let range = KeyRange::new(fragment.start(), fragment.end().map(<[u8]>::to_vec));
+            let composite = composite_range(keyspace, &range);
+            self.share(keyspace, (range.start.len() + 16) as u64);
+            let end = composite.end.clone().unwrap_or_default();
+            self.widen(Bounds { least: composite.start.clone(), greatest: end, open_end: false });
+            fragments.push(Fragment {
+                start: composite.start,
+                end: composite.end,
+                numbers: fragment.sequences().iter().map(|number| number.0).collect(),
+            });
+        }
+        fragments
+    }
+
+    fn write_filter(&mut self, nodes: &mut NodeWriter) -> Result<SegmentFilter> {
+        let mut filter = SegmentFilter {
+            seed: self.filter_seed,
+            nodes: Vec::new(),
+            lines: Arc::new(OnceLock::new()),
+        };
+        if self.hashes.is_empty() {
+            return Ok(filter);
+        }
+        let line_count = lines_for(self.hashes.len() as u64, YOUNG_FILTER_BITS);
+        let mut lines = Vec::new();
+        crate::segment::filter::build(&self.hashes, self.filter_seed, line_count, &mut lines)
+            .map_err(|problem| problem.corruption(Structure::Filter))?;
+        let spec = NodeSpec {
+            kind: NodeKind::YoungFilter,
+            height: 0,
+            flags: 0,
+            keyspace: KeyspaceNumber::MANY,
+            codec: Codec::Plain,
+        };
+        for piece in lines.chunks(128 * 1024) {
+            filter.nodes.push(nodes.append(&spec, piece, false)?);
+        }
+        // Set once: the cell is new.
+        let _ = filter.lines.set(lines);
+        Ok(filter)
+    }
+}
+
+/// The first key behind everything that the segments hold of a keyspace; `None` when that is not known.
+fn free_from(core: &Core, keyspace: KeyspaceNumber) -> Option<Vec<u8>> {
+    let state = core.state();
+    let mut from = Vec::new();
+    for segment in state.segments_of(keyspace) {
+        let bounds = segment.bounds.as_ref().filter(|bounds| !bounds.open_end)?;
+        let greatest = match segment.is_young() {
+            false => bounds.greatest.as_slice(),
+            // A greatest key of a later keyspace says nothing about this one.
+            true => bounds.greatest.strip_prefix(&keyspace.0.to_be_bytes())?,
+        };
+        if from.as_slice() <= greatest {
+            from.clear();
+            from.extend_from_slice(greatest);
+            from.push(0);
+        }
+    }
+    Some(from)
+}
+
+fn decode_reference(bytes: &[u8]) -> Result<OverflowReference> {
+    OverflowReference::decode(bytes)
+        .map_err(|problem| Error::from(problem.corruption(Structure::Overflow)))
+}
+
+/// What a version becomes in a leaf: values that are too large go to blocks of their own.
+fn place(
+    core: &Core,
+    keyspace: KeyspaceNumber,
+    version: &KeptVersion,
+    change: &mut Change,
+) -> Result<(EntryKind, Vec<u8>, Option<LeafOverflow>)> {
+    let usable = core.pages.layout().usable_bytes();
+    let reference = match version.kind {
+        EntryKind::PutOverflow => {
+            let reference = decode_reference(&version.value)?;
+            change.adopted.extend(blocks_of(&reference));
+            reference
+        }
+        EntryKind::Put if wants_overflow(version.value.len(), usable) => {
+            let codec = core.catalogue.load().settings(keyspace).value_codec;
+            let reference = write_value(&core.pages, keyspace, codec, &version.value)?;
+            change.written.extend(blocks_of(&reference));
+            reference
+        }
+        kind => return Ok((kind, version.value.clone(), None)),
+    };
+    let mut value = Vec::new();
+    reference.encode(&mut value);
+    let overflow = LeafOverflow { birth: reference.birth, blocks: reference.blocks };
+    Ok((EntryKind::PutOverflow, value, Some(overflow)))
+}
+
+/// What follows in a keyspace of the memtable.
+struct Rest<'a> {
+    cursor: MemtableCursor,
+    keyspace: KeyspaceNumber,
+    key: &'a [u8],
+}
+
+impl Rest<'_> {
+    /// The bytes of keys and values from `key` on, counted up to one leaf.
+    fn bytes_up_to(mut self, core: &Core) -> u64 {
+        let enough = u64::from(core.options.leaf_pages_bytes());
+        let mut bytes = 0;
+        self.cursor.seek(self.keyspace, self.key, SequenceNumber::MAX);
+        while bytes < enough && self.cursor.valid() && self.cursor.keyspace() == self.keyspace {
+            bytes += match self.cursor.operation() {
+                Operation::Put(value) => (self.cursor.key().len() + value.len()) as u64,
+                Operation::PutOverflow(_) | Operation::Delete => self.cursor.key().len() as u64,
+            };
+            self.cursor.next();
+        }
+        bytes
+    }
+}
+
+/// Every block that a step wrote; tests compare it with what an install references.
+pub fn written_blocks(change: &Change) -> impl Iterator<Item = Block> + '_ {
+    change.written.iter().copied()
+}

@@ -1,0 +1,323 @@
+//! Chooses what the next promotion step does, and reserves it.
+//!
+//! *Guarantees*: G1, I3: sources are the oldest young segments or all complete segments of a level; the range
+//! is rounded out to whole lowest parents of the destination and reserved.
+//! *Threads*: any number beside one another.
+
+use crate::error::Result;
+use crate::segment::descriptor::{Segment, composite_range};
+use crate::segment::key_range::{KeyRange, is_before_end};
+use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST, LEVEL_YOUNG, LEVELS_ALL, Reservation};
+use crate::state::{Core, State};
+use crate::sync::{Arc, Random};
+use crate::types::KeyspaceNumber;
+
+use super::debt::{
+    Pressure, YOUNG_MERGE_COUNT, above_are_due, above_of, goes_to_last, young_are_due,
+};
+use super::install::Destination;
+use super::promote::{Plan, bare_range, young_range};
+use super::stretch::{Stretch, end_after, load_stretch};
+
+/// The next step to make, if any is due and its range is free.
+///
+/// # Errors
+/// When a parent cannot be read.
+pub fn next_plan(core: &Arc<Core>, pressure: Pressure) -> Result<Option<Plan>> {
+    let state = core.state();
+    // The level above first: it makes room for what comes down.
+    for (keyspace, levels) in &state.levels {
+        let open = open_above(core, *keyspace);
+        if above_are_due(levels, open, pressure)
+            && let Some(plan) = plan_above(core, &state, *keyspace, open)?
+        {
+            return Ok(Some(plan));
+        }
+    }
+    let members = young_members(core, &state, pressure);
+    let Some(oldest) = members.last() else { return Ok(None) };
+    let keyspaces: Vec<KeyspaceNumber> =
+        oldest.keyspaces.iter().map(|share| share.keyspace).collect();
+    for keyspace in keyspaces {
+        if let Some(plan) = plan_young(core, &state, &members, keyspace, pressure)? {
+            return Ok(Some(plan));
+        }
+    }
+    Ok(None)
+}
+
+/// The segment above the last level that is still being written.
+fn open_above(core: &Core, keyspace: KeyspaceNumber) -> Option<u64> {
+    let jobs = core.background.jobs.lock();
+    jobs.young_set.above.iter().find(|(of, _)| *of == keyspace).map(|(_, number)| *number)
+}
+
+/// The young segments that are merged together, newest first: a set is kept until all of it is gone.
+fn young_members(core: &Core, state: &State, pressure: Pressure) -> Vec<Arc<Segment>> {
+    let mut jobs = core.background.jobs.lock();
+    let set = &mut jobs.young_set;
+    let is_member = |set: &[u64], segment: &Segment| set.contains(&segment.number);
+    let mut members: Vec<Arc<Segment>> =
+        state.young.iter().filter(|young| is_member(&set.members, young)).cloned().collect();
+    if members.is_empty() {
+        set.above.clear();
+        set.members.clear();
+        if !young_are_due(state, pressure) {
+            return Vec::new();
+        }
+        let first = state.young.len().saturating_sub(YOUNG_MERGE_COUNT);
+        members = state.young.iter().skip(first).cloned().collect();
+        set.members = members.iter().map(|segment| segment.number).collect();
+    }
+    members
+}
+
+/// Where a step's data goes, and what stands there.
+struct Target {
+    destination: Destination,
+    segment: Option<Arc<Segment>>,
+    filter_seed: u64,
+    is_last: bool,
+    levels: u8,
+}
+
+fn target_last(core: &Core, state: &State, keyspace: KeyspaceNumber, levels: u8) -> Target {
+    let last = state.levels_of(keyspace).and_then(|levels| levels.last()).cloned();
+    Target {
+        destination: match &last {
+            Some(last) => Destination::Existing(last.number),
+            None => Destination::NewLast(core.new_segment_number()),
+        },
+        filter_seed: seed_of(last.as_ref()),
+        segment: last,
+        is_last: true,
+        levels,
+    }
+}
+
+fn seed_of(segment: Option<&Arc<Segment>>) -> u64 {
+    segment.map_or_else(|| Random::from_entropy().next_u64(), |segment| segment.filter.seed)
+}
+
+/// A new segment above the last level, the same one for all steps of a set.
+fn target_above(core: &Core, state: &State, keyspace: KeyspaceNumber) -> Target {
+    let mut jobs = core.background.jobs.lock();
+    let above = &mut jobs.young_set.above;
+    let number = match above.iter().find(|(of, _)| *of == keyspace) {
+        Some((_, number)) => *number,
+        None => {
+            let number = core.new_segment_number();
+            above.push((keyspace, number));
+            number
+        }
+    };
+    drop(jobs);
+    let segment = state
+        .levels_of(keyspace)
+        .and_then(|levels| above_of(levels).find(|segment| segment.number == number))
+        .cloned();
+    Target {
+        destination: Destination::NewAbove(number),
+        filter_seed: seed_of(segment.as_ref()),
+        segment,
+        is_last: false,
+        levels: LEVEL_YOUNG | LEVEL_ABOVE,
+    }
+}
+
+fn plan_young(
+    core: &Arc<Core>,
+    state: &Arc<State>,
+    members: &[Arc<Segment>],
+    keyspace: KeyspaceNumber,
+    pressure: Pressure,
+) -> Result<Option<Plan>> {
+    let sources: Vec<Arc<Segment>> =
+        members.iter().filter(|member| member.share_of(keyspace).is_some()).cloned().collect();
+    let Some(oldest) = sources.last() else { return Ok(None) };
+    let merged_pages = sources.iter().map(|segment| segment.pages()).sum();
+    let has_above =
+        state.levels_of(keyspace).is_some_and(|levels| above_of(levels).next().is_some());
+    if has_above && pressure == Pressure::Quiet && open_above(core, keyspace).is_none() {
+        // In quiet times what stands above goes first, and then all goes straight to the last level.
+        return Ok(None);
+    }
+    let dropped = is_dropped(core, keyspace);
+    let target = if dropped || goes_to_last(state, keyspace, merged_pages) {
+        target_last(core, state, keyspace, LEVELS_ALL)
+    } else {
+        target_above(core, state, keyspace)
+    };
+    let whole = young_range(oldest, keyspace, &KeyRange::all());
+    let gaps = oldest.promoted.gaps_in(&whole);
+    let gaps = gaps.iter().map(|gap| trim_to(keyspace, gap)).collect::<Vec<_>>();
+    plan_in_gaps(core, &sources, keyspace, &gaps, &target, dropped)
+}
+
+/// A gap of composite keys as a range of one keyspace's keys.
+fn trim_to(keyspace: KeyspaceNumber, gap: &KeyRange) -> KeyRange {
+    let whole = composite_range(keyspace, &KeyRange::all());
+    match gap.intersection(&whole) {
+        Some(inside) => bare_range(keyspace, &inside),
+        None => KeyRange::all(),
+    }
+}
+
+fn plan_above(
+    core: &Arc<Core>,
+    state: &Arc<State>,
+    keyspace: KeyspaceNumber,
+    open: Option<u64>,
+) -> Result<Option<Plan>> {
+    let Some(levels) = state.levels_of(keyspace) else { return Ok(None) };
+    let sources: Vec<Arc<Segment>> =
+        above_of(levels).filter(|segment| Some(segment.number) != open).cloned().collect();
+    let Some(oldest) = sources.last() else { return Ok(None) };
+    let target = target_last(core, state, keyspace, LEVEL_ABOVE | LEVEL_LAST);
+    let gaps = oldest.promoted.gaps_in(&KeyRange::all());
+    plan_in_gaps(core, &sources, keyspace, &gaps, &target, is_dropped(core, keyspace))
+}
+
+fn is_dropped(core: &Core, keyspace: KeyspaceNumber) -> bool {
+    // By the state's own catalogue: the drop itself must be flushed, and older readers hold older states.
+    core.state().catalogue.get(keyspace).is_none_or(|entry| entry.dropped)
+}
+
+/// The first range in the gaps that is free, planned.
+fn plan_in_gaps(
+    core: &Arc<Core>,
+    sources: &[Arc<Segment>],
+    keyspace: KeyspaceNumber,
+    gaps: &[KeyRange],
+    target: &Target,
+    dropped: bool,
+) -> Result<Option<Plan>> {
+    for gap in gaps {
+        let mut start = gap.start.clone();
+        // Each turn goes on behind a range that another step has reserved.
+        for _ in 0..64 {
+            let wanted = KeyRange::new(start.clone(), gap.end.clone());
+            if wanted.is_empty() {
+                break;
+            }
+            match try_range(core, sources, keyspace, &wanted, target)? {
+                Ok(found) => {
+                    return Ok(confirm(core, sources, keyspace, found, target, dropped));
+                }
+                Err(in_the_way) => match in_the_way.end {
+                    Some(end) if start < end => start = end,
+                    _ => break,
+                },
+            }
+        }
+    }
+    Ok(None)
+}
+
+struct Found {
+    range: KeyRange,
+    stretch: Option<Stretch>,
+    reservation: Reservation,
+    epoch: crate::types::Epoch,
+}
+
+/// Bounds a step at the start of `wanted`, and reserves it; or says what is in the way.
+fn try_range(
+    core: &Arc<Core>,
+    sources: &[Arc<Segment>],
+    keyspace: KeyspaceNumber,
+    wanted: &KeyRange,
+    target: &Target,
+) -> Result<std::result::Result<Found, KeyRange>> {
+    let epoch = core.state().epoch;
+    let page_size = u64::from(core.pages.layout().page_size);
+    let step_pages = (core.options.step_bytes / page_size).max(8);
+    let mut end = wanted.end.clone();
+    let each = (step_pages / sources.len().max(1) as u64).max(1);
+    for source in sources {
+        let Some(root) = &source.points else { continue };
+        let young = source.is_young();
+        let found = match young {
+            false => end_after(&core.pages, keyspace, root, &source.promoted, wanted, each)?,
+            true => {
+                let wanted = composite_range(keyspace, wanted);
+                let many = KeyspaceNumber::MANY;
+                let found = end_after(&core.pages, many, root, &source.promoted, &wanted, each)?;
+                let lead = keyspace.0.to_be_bytes();
+                found.and_then(|key| key.strip_prefix(&lead).map(<[u8]>::to_vec))
+            }
+        };
+        if let Some(found) = found
+            && found > wanted.start
+            && is_before_end(&found, end.as_deref())
+        {
+            end = Some(found);
+        }
+    }
+    let mut range = KeyRange::new(wanted.start.clone(), end);
+    let root = target.segment.as_ref().and_then(|segment| segment.points.as_ref());
+    let stretch = match root {
+        Some(root) => {
+            let stretch = load_stretch(&core.pages, keyspace, root, &range, step_pages)?;
+            if let Some(reached) = &stretch.range.end
+                && is_before_end(reached, range.end.as_deref())
+                && *reached > range.start
+            {
+                range.end = Some(reached.clone());
+            }
+            Some(stretch)
+        }
+        None => None,
+    };
+    let reserved = stretch.as_ref().map_or_else(KeyRange::all, |stretch| stretch.range.clone());
+    let reservations = &core.background.reservations;
+    Ok(match reservations.reserve(keyspace, target.levels, reserved) {
+        Ok(reservation) => Ok(Found { range, stretch, reservation, epoch }),
+        Err(in_the_way) => Err(in_the_way),
+    })
+}
+
+/// Makes the plan, unless an install has come between the look at the state and the reservation: then the next
+/// call looks again.
+fn confirm(
+    core: &Arc<Core>,
+    sources: &[Arc<Segment>],
+    keyspace: KeyspaceNumber,
+    found: Found,
+    target: &Target,
+    dropped: bool,
+) -> Option<Plan> {
+    let state = core.state();
+    let current: Option<Vec<Arc<Segment>>> =
+        sources.iter().map(|segment| Core::find_segment(&state, segment.number)).collect();
+    let current = current?;
+    let number = target.segment.as_ref().map(|segment| segment.number);
+    let destination = number.and_then(|number| Core::find_segment(&state, number));
+    // Installs elsewhere change neither what is reserved nor its borders; only the same trees matter.
+    let same_tree = match (&destination, &target.segment) {
+        (Some(now), Some(then)) => now.points == then.points,
+        (None, None) => true,
+        _ => false,
+    };
+    let last_came = target.is_last
+        && target.segment.is_none()
+        && state.levels_of(keyspace).is_some_and(|levels| levels.last().is_some());
+    if last_came || (state.epoch != found.epoch && !same_tree) {
+        return None;
+    }
+    let still_there = current.iter().zip(sources).all(|(now, then)| now.promoted == then.promoted);
+    if !still_there {
+        return None;
+    }
+    Some(Plan {
+        keyspace,
+        sources: current,
+        range: found.range,
+        destination: target.destination,
+        filter_seed: target.filter_seed,
+        stretch: found.stretch,
+        is_last: target.is_last,
+        dropped,
+        reservation: found.reservation,
+    })
+}

@@ -1,0 +1,524 @@
+//! One promotion step: merges a range of some segments into a deeper level.
+//!
+//! *Assumes*: the plan's range is reserved; the sources are in order of precedence and all newer than the
+//! destination (G1).
+//! *Guarantees*: I2: entries in = entries out + entries dropped, by count and by hash. Leaves of the destination that
+//! nothing overlaps are referenced again unread. A step that fails gives everything back.
+//! *Threads*: any number of steps beside one another.
+
+use crate::error::{Error, Result, Structure};
+use crate::page::{Block, NodeWriter};
+use crate::segment::descriptor::{Bounds, Segment, composite_range};
+use crate::segment::filter::key_hash;
+use crate::segment::key_range::{KeyRange, is_before_end};
+use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
+use crate::segment::merge_cursor::key_head;
+use crate::segment::node::{Caching, LeafNode, TreeKind, read_leaf};
+use crate::segment::overflow_reference::OverflowReference;
+use crate::segment::parent_writer::LeafEntry;
+use crate::segment::range_tombstone::{Fragment, clip, union_ranges};
+use crate::segment::segment_cursor::{SegmentSource, SortedSource};
+use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
+use crate::segment::sorted_block::EntryKind;
+use crate::state::Core;
+use crate::state::background::Reservation;
+use crate::state::dead_list::Dead;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::types::{Epoch, KeyspaceNumber};
+
+use super::install::{Change, Destination, LevelEdit, install};
+use super::ranges::read_fragments;
+use super::stretch::Stretch;
+
+/// What one step does.
+#[derive(Debug)]
+pub struct Plan {
+    /// The keyspace.
+    pub keyspace: KeyspaceNumber,
+    /// Newest first; each may hold keys of the range.
+    pub sources: Vec<Arc<Segment>>,
+    /// What moves.
+    pub range: KeyRange,
+    /// Where to.
+    pub destination: Destination,
+    /// The seed of its filters.
+    pub filter_seed: u64,
+    /// The lowest parents of the destination that hold the range; `None` when it has no tree yet.
+    pub stretch: Option<Stretch>,
+    /// Nothing lies below the destination: tombstones go.
+    pub is_last: bool,
+    /// The keyspace is dropped: nothing of it is kept.
+    pub dropped: bool,
+    /// Held until the install is done.
+    pub reservation: Reservation,
+}
+
+/// Makes a step and installs it.
+///
+/// # Errors
+/// When a node cannot be read or written, or what comes out does not add up: nothing is changed then.
+pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
+    let mut step = Step::new(core, &plan)?;
+    let fragments = step.run()?;
+    let change = step.into_change(fragments)?;
+    install(core, change)?;
+    core.counters.promotions.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Entries counted on their way, with the sum of their hashes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Tally {
+    entries: u64,
+    hash_sum: u64,
+}
+
+impl Tally {
+    fn add(&mut self, hash: u64) {
+        self.entries += 1;
+        self.hash_sum = self.hash_sum.wrapping_add(hash);
+    }
+}
+
+struct Step<'a> {
+    core: &'a Arc<Core>,
+    plan: &'a Plan,
+    sources: Vec<SegmentSource>,
+    heads: Vec<u64>,
+    any_ranges: bool,
+    nodes: NodeWriter,
+    writer: SegmentWriter,
+    file_seed: u64,
+    key: Vec<u8>,
+    read: Tally,
+    dropped: Tally,
+    died: Vec<Dead>,
+}
+
+impl<'a> Step<'a> {
+    fn new(core: &'a Arc<Core>, plan: &'a Plan) -> Result<Step<'a>> {
+        let mut sources = Vec::with_capacity(plan.sources.len());
+        for segment in &plan.sources {
+            let mut source = SegmentSource::new(&core.pages, segment, plan.keyspace, Caching::Pass);
+            source.seek(&plan.range.start)?;
+            sources.push(source);
+        }
+        let settings = core.catalogue.load().settings(plan.keyspace);
+        let options = LeafOptions {
+            leaf_bytes: core.options.leaf_pages_bytes() as usize,
+            codec: settings.codec,
+            base_number: None,
+            keyspace: plan.keyspace,
+        };
+        let filter = FilterOptions { seed: plan.filter_seed, bits_per_key: settings.filter_bits };
+        let separator =
+            plan.stretch.as_ref().map(|stretch| stretch.range.start.clone()).unwrap_or_default();
+        let hint = core.options.step_bytes / u64::from(core.pages.layout().page_size);
+        let heads = sources.iter().map(|source| key_head(source.key())).collect();
+        Ok(Step {
+            core,
+            plan,
+            heads,
+            any_ranges: sources.iter().any(SortedSource::has_ranges),
+            sources,
+            nodes: NodeWriter::new(core.pages.clone(), hint),
+            writer: SegmentWriter::new(options, filter, separator),
+            file_seed: core.pages.layout().filter_seed(),
+            key: Vec::new(),
+            read: Tally::default(),
+            dropped: Tally::default(),
+            died: Vec::new(),
+        })
+    }
+
+    /// Merges the range; returns the range tombstones that go along.
+    fn run(&mut self) -> Result<Vec<Fragment>> {
+        let fragments = self.fragments()?;
+        match &self.plan.stretch {
+            None => self.merge_up_to(self.plan.range.end.as_deref(), None)?,
+            Some(stretch) => self.merge_stretch(stretch, &fragments)?,
+        }
+        Ok(fragments)
+    }
+
+    fn merge_stretch(&mut self, stretch: &Stretch, fragments: &[Fragment]) -> Result<()> {
+        // The writer begins with a stretch of its own.
+        let mut reused_before = false;
+        for (index, leaf) in stretch.leaves.iter().enumerate() {
+            let end = match stretch.leaves.get(index + 1) {
+                Some(next) => Some(next.separator.as_slice()),
+                None => stretch.range.end.as_deref(),
+            };
+            // Keys below the first separator belong to the first leaf.
+            let start = if index == 0 { stretch.range.start.as_slice() } else { &leaf.separator };
+            let overlapped = stretch.lone_leaf
+                || self.plan.dropped
+                || self.next_key_before(end)
+                || fragments.iter().any(|fragment| reaches(fragment, start, end));
+            if !overlapped {
+                self.writer.reuse(&mut self.nodes, leaf.clone())?;
+                reused_before = true;
+                continue;
+            }
+            if reused_before {
+                self.writer.begin_stretch(&mut self.nodes, leaf.separator.clone())?;
+                reused_before = false;
+            }
+            self.merge_leaf(leaf, end)?;
+        }
+        Ok(())
+    }
+
+    /// True when a source has a key of the range before `end`.
+    fn next_key_before(&self, end: Option<&[u8]>) -> bool {
+        self.sources.iter().any(|source| {
+            source.valid()
+                && is_before_end(source.key(), end)
+                && is_before_end(source.key(), self.plan.range.end.as_deref())
+        })
+    }
+
+    fn merge_leaf(&mut self, entry: &LeafEntry, end: Option<&[u8]>) -> Result<()> {
+        let birth = entry.child.birth.unwrap_or(Epoch(0));
+        let (keyspace, kind) = (self.plan.keyspace, TreeKind::Points);
+        let leaf =
+            read_leaf(&self.core.pages, &entry.child.reference, keyspace, kind, Caching::Pass)?;
+        self.died.push(Dead { block: entry.child.reference.block(), birth });
+        let mut below = Below { leaf, birth, index: 0, key: Vec::new() };
+        below.load()?;
+        let end = match (end, self.plan.range.end.as_deref()) {
+            (Some(end), Some(last)) => Some(end.min(last)),
+            (end, last) => end.or(last),
+        };
+        self.merge_up_to(end, Some(&mut below))?;
+        // What lies in the leaf behind the range stays as it is.
+        while below.valid() {
+            self.key.clear();
+            self.key.extend_from_slice(&below.key);
+            self.take_below(&mut below)?;
+        }
+        Ok(())
+    }
+
+    /// Merges all keys before `end`, those of a leaf of the destination included.
+    fn merge_up_to(&mut self, end: Option<&[u8]>, mut below: Option<&mut Below>) -> Result<()> {
+        loop {
+            let front = self.front();
+            let front = front.filter(|index| is_before_end(self.sources[*index].key(), end));
+            let below_next = below.as_deref().is_some_and(Below::valid);
+            self.key.clear();
+            match (front, below.as_deref()) {
+                (None, Some(leaf)) if below_next => self.key.extend_from_slice(&leaf.key),
+                (Some(index), Some(leaf))
+                    if below_next && leaf.key.as_slice() < self.sources[index].key() =>
+                {
+                    self.key.extend_from_slice(&leaf.key);
+                }
+                (Some(index), _) => self.key.extend_from_slice(self.sources[index].key()),
+                (None, _) => return Ok(()),
+            }
+            if front.is_none() && !is_before_end(&self.key, end) {
+                return Ok(());
+            }
+            self.merge_key(below.as_deref_mut())?;
+        }
+    }
+
+    /// The source with the least key, the newest among equals.
+    fn front(&self) -> Option<usize> {
+        let mut front: Option<usize> = None;
+        for index in 0..self.sources.len() {
+            if !self.sources[index].valid() {
+                continue;
+            }
+            let less = front.is_none_or(|best| {
+                let order = self.heads[index].cmp(&self.heads[best]);
+                order.then_with(|| self.sources[index].key().cmp(self.sources[best].key())).is_lt()
+            });
+            if less {
+                front = Some(index);
+            }
+        }
+        front
+    }
+
+    /// Merges all versions of the current key: the newest one that no range tombstone hides stays.
+    fn merge_key(&mut self, below: Option<&mut Below>) -> Result<()> {
+        let hash = key_hash(self.file_seed, self.plan.keyspace, &self.key);
+        let mut decided = self.plan.dropped;
+        for index in 0..self.sources.len() {
+            let here = self.sources[index].valid() && self.sources[index].key() == self.key;
+            if !decided {
+                let cover = match self.any_ranges && self.sources[index].has_ranges() {
+                    true => self.sources[index].cover(&self.key, u64::MAX)?,
+                    false => None,
+                };
+                let number = self.sources[index].number();
+                let hidden = cover.is_some_and(|cover| !here || cover.number > number);
+                decided = here || hidden;
+                if here && !hidden {
+                    self.keep_from(index, hash)?;
+                    self.sources[index].next()?;
+                }
+            }
+            if here {
+                self.drop_versions(index, hash)?;
+                self.heads[index] = key_head(self.sources[index].key());
+            }
+        }
+        match below {
+            Some(below) if below.valid() && below.key == self.key => {
+                if decided {
+                    self.drop_below(below, hash)
+                } else {
+                    self.take_below(below)
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the version on which a source stands.
+    fn keep_from(&mut self, index: usize, hash: u64) -> Result<()> {
+        let source = &self.sources[index];
+        self.read.add(hash);
+        let kind = source.kind();
+        if kind == EntryKind::Delete && self.plan.is_last {
+            self.dropped.add(hash);
+            return Ok(());
+        }
+        let mut moved = Vec::new();
+        let overflow = match kind {
+            EntryKind::PutOverflow => {
+                let birth = source.leaf_birth()?;
+                Some(move_reference(source.value(), birth, &mut moved)?)
+            }
+            _ => None,
+        };
+        let value = if overflow.is_some() { moved.as_slice() } else { source.value() };
+        let entry = NewEntry { kind, key: &self.key, number: 0, value, hash };
+        self.writer.push(&mut self.nodes, &entry, overflow)
+    }
+
+    /// Drops what is left of the current key in a source.
+    fn drop_versions(&mut self, index: usize, hash: u64) -> Result<()> {
+        while self.sources[index].valid() && self.sources[index].key() == self.key {
+            let source = &self.sources[index];
+            self.read.add(hash);
+            self.dropped.add(hash);
+            if source.kind() == EntryKind::PutOverflow {
+                let birth = source.leaf_birth()?;
+                drop_value(source.value(), birth, &mut self.died)?;
+            }
+            self.sources[index].next()?;
+        }
+        Ok(())
+    }
+
+    fn take_below(&mut self, below: &mut Below) -> Result<()> {
+        let hash = key_hash(self.file_seed, self.plan.keyspace, &self.key);
+        self.read.add(hash);
+        let block = below.leaf.view();
+        let found = block.entry(below.index).map_err(|p| below.leaf.damage(p))?;
+        if found.kind == EntryKind::Delete && self.plan.is_last {
+            self.dropped.add(hash);
+            return below.advance();
+        }
+        let mut moved = Vec::new();
+        let overflow = match found.kind {
+            EntryKind::PutOverflow => Some(move_reference(found.value, below.birth, &mut moved)?),
+            _ => None,
+        };
+        let value = if overflow.is_some() { moved.as_slice() } else { found.value };
+        let entry = NewEntry { kind: found.kind, key: &self.key, number: 0, value, hash };
+        self.writer.push(&mut self.nodes, &entry, overflow)?;
+        below.advance()
+    }
+
+    fn drop_below(&mut self, below: &mut Below, hash: u64) -> Result<()> {
+        self.read.add(hash);
+        self.dropped.add(hash);
+        let block = below.leaf.view();
+        let found = block.entry(below.index).map_err(|p| below.leaf.damage(p))?;
+        if found.kind == EntryKind::PutOverflow {
+            drop_value(found.value, below.birth, &mut self.died)?;
+        }
+        below.advance()
+    }
+
+    /// The sources' range tombstones with bare keys, cut to the range and to what was not promoted before.
+    fn fragments(&self) -> Result<Vec<Fragment>> {
+        let (plan, pages) = (self.plan, &self.core.pages);
+        let mut lists: Vec<Vec<Fragment>> = Vec::new();
+        for segment in &plan.sources {
+            let Some(root) = &segment.ranges else { continue };
+            let young = segment.is_young();
+            let (keyspace, within) = match young {
+                true => (KeyspaceNumber::MANY, composite_range(plan.keyspace, &plan.range)),
+                false => (plan.keyspace, plan.range.clone()),
+            };
+            let mut list = Vec::new();
+            for fragment in read_fragments(pages, root, keyspace, Some(&within))? {
+                let whole = KeyRange::new(fragment.start.clone(), fragment.end.clone());
+                let Some(inside) = whole.intersection(&within) else { continue };
+                for gap in segment.promoted.gaps_in(&inside) {
+                    let bare = if young { bare_range(plan.keyspace, &gap) } else { gap };
+                    let piece = Fragment { start: bare.start, end: bare.end, numbers: Vec::new() };
+                    let (start, end) = (&plan.range.start, plan.range.end.as_deref());
+                    list.extend(clip(&piece, start, end));
+                }
+            }
+            lists.push(list);
+        }
+        let lists: Vec<&[Fragment]> = lists.iter().map(Vec::as_slice).collect();
+        Ok(union_ranges(&lists))
+    }
+
+    fn into_change(self, fragments: Vec<Fragment>) -> Result<Change> {
+        let Step { core, plan, mut nodes, writer, read, dropped, mut died, .. } = self;
+        let written = writer.written();
+        let out = Tally { entries: written.entries, hash_sum: written.hash_sum };
+        let sum = Tally {
+            entries: out.entries + dropped.entries,
+            hash_sum: out.hash_sum.wrapping_add(dropped.hash_sum),
+        };
+        if sum != read {
+            return Err(Error::MergeMismatch {
+                epoch: core.state().epoch,
+                detail: format!(
+                    "{} entries were read in keyspace {}, {} written and {} dropped",
+                    read.entries, plan.keyspace, out.entries, dropped.entries
+                ),
+            });
+        }
+        let mut bounds = writer.key_bounds().map(|(least, greatest)| Bounds {
+            least: least.to_vec(),
+            greatest: greatest.to_vec(),
+            open_end: false,
+        });
+        let fragments = if plan.is_last || plan.dropped { Vec::new() } else { fragments };
+        for fragment in &fragments {
+            let reach = Bounds {
+                least: fragment.start.clone(),
+                greatest: fragment.end.clone().unwrap_or_default().max(fragment.start.clone()),
+                open_end: fragment.end.is_none(),
+            };
+            bounds = Some(bounds.map_or(reach.clone(), |bounds| bounds.union(&reach)));
+        }
+        let whole = plan.stretch.as_ref().is_none_or(|stretch| stretch.whole);
+        let lowest = writer.finish(&mut nodes, whole)?;
+        let replaced =
+            plan.stretch.as_ref().map_or_else(KeyRange::all, |stretch| stretch.range.clone());
+        let blocks: Vec<Block> = nodes.finish()?.blocks;
+        if let Some(stretch) = &plan.stretch {
+            died.extend_from_slice(&stretch.died);
+        }
+        let promoted = plan.sources.iter().map(|segment| {
+            let range = match segment.is_young() {
+                true => young_range(segment, plan.keyspace, &plan.range),
+                false => plan.range.clone(),
+            };
+            (segment.number, range)
+        });
+        Ok(Change {
+            written: blocks,
+            died,
+            promoted: promoted.collect(),
+            edits: vec![LevelEdit {
+                keyspace: plan.keyspace,
+                destination: plan.destination,
+                filter_seed: plan.filter_seed,
+                replaced,
+                whole,
+                lowest,
+                fragments,
+                bounds,
+            }],
+            ..Change::default()
+        })
+    }
+}
+
+/// A leaf of the destination that is merged.
+struct Below {
+    leaf: LeafNode,
+    birth: Epoch,
+    index: usize,
+    key: Vec<u8>,
+}
+
+impl Below {
+    fn valid(&self) -> bool {
+        self.index < self.leaf.view().len()
+    }
+
+    fn load(&mut self) -> Result<()> {
+        if self.valid() {
+            let copied = self.leaf.view().copy_key(self.index, &mut self.key);
+            copied.map_err(|p| self.leaf.damage(p))?;
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.index += 1;
+        self.load()
+    }
+}
+
+fn reaches(fragment: &Fragment, start: &[u8], end: Option<&[u8]>) -> bool {
+    is_before_end(&fragment.start, end) && is_before_end(start, fragment.end.as_deref())
+}
+
+fn decode(value: &[u8]) -> Result<OverflowReference> {
+    OverflowReference::decode(value)
+        .map_err(|problem| problem.corruption(Structure::Overflow).into())
+}
+
+/// A reference as the next leaf holds it: with its birth spelled out.
+fn move_reference(value: &[u8], leaf_birth: Epoch, out: &mut Vec<u8>) -> Result<LeafOverflow> {
+    let mut reference = decode(value)?;
+    if reference.birth.0 == 0 {
+        reference.birth = leaf_birth;
+    }
+    reference.encode(out);
+    Ok(LeafOverflow { birth: reference.birth, blocks: reference.blocks })
+}
+
+fn drop_value(value: &[u8], leaf_birth: Epoch, died: &mut Vec<Dead>) -> Result<()> {
+    let reference = decode(value)?;
+    let birth = if reference.birth.0 == 0 { leaf_birth } else { reference.birth };
+    let dead = |block: &(crate::types::PageNumber, u32)| Dead {
+        block: Block::new(block.0, block.1),
+        birth,
+    };
+    died.extend(reference.blocks.iter().map(dead));
+    Ok(())
+}
+
+/// A range of composite keys of one keyspace, without the keyspace's number.
+pub fn bare_range(keyspace: KeyspaceNumber, range: &KeyRange) -> KeyRange {
+    let lead = keyspace.0.to_be_bytes();
+    let bare = |key: &[u8]| key.strip_prefix(&lead).map(<[u8]>::to_vec);
+    KeyRange {
+        start: bare(&range.start).unwrap_or_default(),
+        end: range.end.as_deref().and_then(bare),
+    }
+}
+
+/// What moves out of a young segment: at the edges of a keyspace the range reaches to the next keyspace that the
+/// segment holds, so that no leaf between two keyspaces is left behind.
+pub fn young_range(segment: &Segment, keyspace: KeyspaceNumber, range: &KeyRange) -> KeyRange {
+    let mut composite = composite_range(keyspace, range);
+    let index = segment.keyspaces.partition_point(|share| share.keyspace < keyspace);
+    if range.start.is_empty() && index == 0 {
+        composite.start.clear();
+    }
+    if range.end.is_none() {
+        let is_here = segment.keyspaces.get(index).is_some_and(|s| s.keyspace == keyspace);
+        let next = segment.keyspaces.get(if is_here { index + 1 } else { index });
+        composite.end = next.map(|share| share.keyspace.0.to_be_bytes().to_vec());
+    }
+    composite
+}

@@ -1,0 +1,328 @@
+//! What is due, and one bounded step of it. These functions own no thread: merge threads call them, and so
+//! does whoever must wait when there are none.
+//!
+//! *Guarantees*: after a failed step everything is as before and the step can be made again; a failed write or sync
+//! stops writing (C4).
+//! *Threads*: any number beside one another.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::segment::key_range::KeyRange;
+use crate::state::background::LEVELS_ALL;
+use crate::state::durable::{Purpose, begin_writing, make_durable};
+use crate::state::{Core, State};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::types::KeyspaceNumber;
+
+use super::debt::Pressure;
+use super::flush;
+use super::install::{Change, install};
+use super::plan::next_plan;
+use super::promote::promote;
+
+/// A state is made durable when so much was written to segments since the last one.
+const DURABLE_EVERY_BYTES: u64 = 64 << 20;
+
+/// Writes pause when none came for so long.
+const QUIET_AFTER: Duration = Duration::from_millis(500);
+
+/// How long a waiter sleeps before it looks again by itself.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// One step of anything that is due; false when nothing is.
+///
+/// # Errors
+/// What the step failed with.
+pub fn run_step(core: &Arc<Core>) -> Result<bool> {
+    if core.has_stopped() || core.options.read_only {
+        core.collect_released();
+        return match core.has_stopped() {
+            true => core.check_writable().map(|()| false),
+            false => Ok(false),
+        };
+    }
+    core.background.running.fetch_add(1, Ordering::AcqRel);
+    let result = step_in_order(core);
+    core.background.running.fetch_sub(1, Ordering::AcqRel);
+    match &result {
+        Ok(true) => {
+            core.background.steps.fetch_add(1, Ordering::Relaxed);
+            core.background.succeed();
+            core.background.notify();
+        }
+        Ok(false) => core.background.succeed(),
+        Err(error) => core.background.fail(error),
+    }
+    result
+}
+
+fn step_in_order(core: &Arc<Core>) -> Result<bool> {
+    core.collect_released();
+    if timed_sync(core)? {
+        return Ok(true);
+    }
+    if !core.view().sealed.is_empty() {
+        begin_writing(core)?;
+        if flush_step(core)? {
+            return Ok(true);
+        }
+    }
+    if durable_is_due(core) {
+        make_durable_now(core, Purpose::Running)?;
+        return Ok(true);
+    }
+    let pressure = pressure(core);
+    if pressure == Pressure::Quiet && seal_when_quiet(core)? {
+        return Ok(true);
+    }
+    if core.durable.is_untouched() && !has_merge_work(core, pressure) {
+        return Ok(false);
+    }
+    begin_writing(core)?;
+    if drop_keyspace_step(core)? {
+        return Ok(true);
+    }
+    if let Some(plan) = next_plan(core, pressure)? {
+        promote(core, plan)?;
+        return Ok(true);
+    }
+    if pressure == Pressure::Quiet && core.background.reservations.is_empty() {
+        return settle(core);
+    }
+    Ok(false)
+}
+
+/// Whether merging would have anything to do: an open that nobody writes to stays as it is.
+fn has_merge_work(core: &Core, pressure: Pressure) -> bool {
+    let state = core.state();
+    let above = state
+        .levels
+        .values()
+        .any(|levels| levels.levels.iter().filter(|l| !l.is_empty()).count() > 1);
+    super::debt::young_are_due(&state, pressure) || (pressure == Pressure::Quiet && above)
+}
+
+/// What is asked of merging now.
+pub fn pressure(core: &Core) -> Pressure {
+    let waited_for = core.background.drain.load(Ordering::Acquire) > 0;
+    if waited_for || is_quiet(core) { Pressure::Quiet } else { Pressure::Writing }
+}
+
+fn is_quiet(core: &Core) -> bool {
+    let last = Duration::from_micros(core.background.last_commit.load(Ordering::Relaxed));
+    core.clock.now().saturating_sub(last) >= QUIET_AFTER
+}
+
+/// Syncs the log when a commit has waited for the interval.
+///
+/// # Errors
+/// When the sync fails: writing has stopped.
+pub fn timed_sync(core: &Core) -> Result<bool> {
+    let since = core.background.unsynced_since.load(Ordering::Relaxed);
+    if since == 0 {
+        return Ok(false);
+    }
+    let since = Duration::from_micros(since - 1);
+    if core.clock.now().saturating_sub(since) < core.options.sync_interval {
+        return Ok(false);
+    }
+    core.background.unsynced_since.store(0, Ordering::Relaxed);
+    sync(core)?;
+    Ok(true)
+}
+
+/// Puts every commit made so far on disk.
+///
+/// # Errors
+/// When the sync fails: writing has stopped.
+pub fn sync(core: &Core) -> Result<()> {
+    core.check_writable()?;
+    let positions = core.log.positions();
+    if positions.end == positions.durable {
+        return Ok(());
+    }
+    begin_writing(core)?;
+    core.log.sync_to(positions.end).map_err(|error| core.stop(&error))?;
+    core.publisher.publish(core.log.positions());
+    Ok(())
+}
+
+/// One step of the flush of the oldest sealed memtable; false when it cannot be made now.
+fn flush_step(core: &Arc<Core>) -> Result<bool> {
+    let mut jobs = core.background.jobs.lock();
+    if jobs.flush_is_out {
+        return Ok(false);
+    }
+    let job = jobs.flush.take();
+    jobs.flush_is_out = true;
+    drop(jobs);
+    let job = match job {
+        Some(job) => Some(job),
+        None => flush::begin(core).map(|job| Box::new(job) as _),
+    };
+    let mut result = Ok(false);
+    let mut kept = None;
+    if let Some(mut job) = job {
+        result = job.step(core).map(|done| {
+            if !done {
+                kept = Some(job);
+            }
+            true
+        });
+    }
+    let mut jobs = core.background.jobs.lock();
+    jobs.flush = kept;
+    jobs.flush_is_out = false;
+    result
+}
+
+fn durable_is_due(core: &Core) -> bool {
+    let written = core.pages.counters().bytes_written();
+    let since = written.saturating_sub(core.background.bytes_at_durable.load(Ordering::Relaxed));
+    let log_is_low = core.log.available() < core.options.log_bytes_min / 2
+        && core.durable.cut() < core.state().cut.position;
+    since >= DURABLE_EVERY_BYTES || log_is_low
+}
+
+fn make_durable_now(core: &Core, purpose: Purpose) -> Result<()> {
+    make_durable(core, purpose)?;
+    let written = core.pages.counters().bytes_written();
+    core.background.bytes_at_durable.store(written, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Seals what waits in memory, so that it is flushed.
+fn seal_when_quiet(core: &Core) -> Result<bool> {
+    if core.view().active.is_empty() {
+        return Ok(false);
+    }
+    let _order = core.commit_order.lock();
+    core.seal();
+    Ok(true)
+}
+
+/// The levels of a dropped keyspace leave, in an install of their own (G7).
+fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
+    let state = core.state();
+    let dropped = |keyspace: &KeyspaceNumber| {
+        state.catalogue.get(*keyspace).is_none_or(|entry| entry.dropped)
+    };
+    let Some(keyspace) = state.levels.keys().copied().find(dropped) else { return Ok(false) };
+    let reservations = &core.background.reservations;
+    let Ok(reservation) = reservations.reserve(keyspace, LEVELS_ALL, KeyRange::all()) else {
+        return Ok(false);
+    };
+    install(core, Change { dropped: Some(keyspace), ..Change::default() })?;
+    drop(reservation);
+    Ok(true)
+}
+
+/// Nothing is left to merge: the state becomes durable, and the log small.
+fn settle(core: &Arc<Core>) -> Result<bool> {
+    let state: Arc<State> = core.state();
+    if core.durable.is_settled(&state, &core.log.positions()) {
+        return Ok(false);
+    }
+    make_durable_now(core, Purpose::Idle)?;
+    Ok(true)
+}
+
+/// Waits until nothing is left to do: memtables flushed, each key range in one segment, the state durable.
+///
+/// # Errors
+/// The error with which merging has stopped.
+pub fn wait_until_idle(core: &Arc<Core>) -> Result<()> {
+    core.background.drain.fetch_add(1, Ordering::AcqRel);
+    let result = drain(core);
+    core.background.drain.fetch_sub(1, Ordering::AcqRel);
+    result
+}
+
+fn drain(core: &Arc<Core>) -> Result<()> {
+    loop {
+        core.check_writable()?;
+        let mark = core.background.mark();
+        if run_step(core)? {
+            continue;
+        }
+        if core.background.running.load(Ordering::Acquire) == 0 {
+            return match core.background.failure() {
+                Some(error) => Err(error),
+                None => Ok(()),
+            };
+        }
+        core.background.wait_since(mark, LOOK_AGAIN);
+    }
+}
+
+/// Flushes every memtable and makes the state durable.
+///
+/// # Errors
+/// What a step failed with.
+pub fn flush(core: &Arc<Core>) -> Result<()> {
+    core.check_writable()?;
+    begin_writing(core)?;
+    let order = core.commit_order.lock();
+    core.seal();
+    drop(order);
+    // Buffered and in-flight commits become visible by their own committers; those that wait for a sync here.
+    let positions = core.log.positions();
+    core.log.write_to(positions.end).map_err(|error| core.stop(&error))?;
+    core.publisher.publish(core.log.positions());
+    flush_sealed(core)?;
+    make_durable_now(core, Purpose::Running)
+}
+
+/// Flushes the memtables that are sealed now.
+///
+/// # Errors
+/// What a step failed with.
+pub fn flush_sealed(core: &Arc<Core>) -> Result<()> {
+    while !core.view().sealed.is_empty() {
+        core.check_writable()?;
+        let mark = core.background.mark();
+        if flush_step(core)? {
+            core.background.notify();
+        } else {
+            core.background.wait_since(mark, LOOK_AGAIN);
+        }
+    }
+    Ok(())
+}
+
+/// Merges everything until each keyspace is one segment.
+///
+/// # Errors
+/// What a step failed with.
+pub fn compact(core: &Arc<Core>) -> Result<()> {
+    wait_until_idle(core)
+}
+
+/// Flushes, and leaves the file as a clean close does. Steps of other threads have ended.
+///
+/// # Errors
+/// What failed; the file is then as after a crash at this point.
+pub fn close(core: &Arc<Core>) -> Result<()> {
+    if core.options.read_only
+        || core.durable.is_untouched()
+            && core.view().active.is_empty()
+            && core.view().sealed.is_empty()
+    {
+        return Ok(());
+    }
+    match core.check_writable() {
+        Ok(()) => {}
+        Err(Error::Stopped(cause)) => return Err(Error::Stopped(cause)),
+        Err(error) => return Err(error),
+    }
+    begin_writing(core)?;
+    let order = core.commit_order.lock();
+    core.seal();
+    drop(order);
+    sync(core)?;
+    flush_sealed(core)?;
+    core.collect_released();
+    make_durable_now(core, Purpose::Closing)
+}

@@ -1,0 +1,275 @@
+//! A stretch of a level's tree: whole lowest parents, taken apart into their leaves.
+//!
+//! *Guarantees*: what is taken apart is complete: each leaf brings its filter and its overflow values, so that it
+//! can be referenced again without being read.
+
+use crate::error::{Result, Structure};
+use crate::page::{NodeKind, NodeRef, PageManager};
+use crate::segment::BlockProblem;
+use crate::segment::coverage::{child_range, push_sidecar_blocks};
+use crate::segment::descriptor::TreeRoot;
+use crate::segment::filter::LINE_BYTES;
+use crate::segment::key_range::{KeyRange, KeyRanges, is_before_end};
+use crate::segment::leaf_writer::LeafOverflow;
+use crate::segment::node::{ParentNode, read_parent};
+use crate::segment::overflow_reference::OverflowList;
+use crate::segment::parent::{Below, Child};
+use crate::segment::parent_writer::LeafEntry;
+use crate::segment::tree_edit::pages_below;
+use crate::state::dead_list::Dead;
+use crate::types::{Epoch, KeyspaceNumber};
+
+/// Whole lowest parents of one tree, in order.
+#[derive(Debug)]
+pub struct Stretch {
+    /// From the first parent's separator to the next one behind the last.
+    pub range: KeyRange,
+    /// It is the whole tree.
+    pub whole: bool,
+    /// The leaves; births are spelled out.
+    pub leaves: Vec<LeafEntry>,
+    /// The parents and their sidecars: dead once they are replaced.
+    pub died: Vec<Dead>,
+    /// The tree is one leaf, without a parent: it has no filter and no list, so it must be rewritten.
+    pub lone_leaf: bool,
+}
+
+/// A lowest parent on the way down.
+struct LowestParent {
+    reference: NodeRef,
+    birth: Epoch,
+    range: KeyRange,
+    pages: u64,
+}
+
+struct Collect<'a> {
+    pages: &'a PageManager,
+    keyspace: KeyspaceNumber,
+    /// What is asked for.
+    wanted: &'a KeyRange,
+    /// Collecting ends behind the parent with which this is reached.
+    pages_max: u64,
+    collected: u64,
+    parents: Vec<LowestParent>,
+}
+
+impl Collect<'_> {
+    fn visit(&mut self, child: &Child, height: u8, birth: Epoch, range: KeyRange) -> Result<()> {
+        if !range.overlaps(self.wanted) && !(range.contains(&self.wanted.start)) {
+            return Ok(());
+        }
+        if self.collected >= self.pages_max && !self.parents.is_empty() {
+            return Ok(());
+        }
+        let reference = child.reference;
+        if height == 1 {
+            let pages = pages_below(child);
+            self.collected += pages;
+            self.parents.push(LowestParent { reference, birth, range, pages });
+            return Ok(());
+        }
+        let node = read_parent(self.pages, &reference, self.keyspace, height)?;
+        let parent = node.view();
+        // Children that end before the range are passed without being decoded.
+        let first = parent.child_for(&self.wanted.start);
+        for index in first..parent.len() {
+            let below = child_range(&node, index, &range)?;
+            if !is_before_end(&below.start, self.wanted.end.as_deref()) && index > first {
+                break;
+            }
+            let child = parent.child(index).map_err(|p| node.damage(p))?;
+            let child_birth = child.birth.unwrap_or(birth);
+            self.visit(&child, height - 1, child_birth, below)?;
+        }
+        Ok(())
+    }
+}
+
+/// The lowest parents of a tree that hold keys of `wanted`, from its start on: as many as it takes to have
+/// `pages_max` pages below them, at least one.
+///
+/// # Errors
+/// When a node cannot be read.
+pub fn load_stretch(
+    pages: &PageManager,
+    keyspace: KeyspaceNumber,
+    root: &TreeRoot,
+    wanted: &KeyRange,
+    pages_max: u64,
+) -> Result<Stretch> {
+    let child = child_of_root(root);
+    if root.height == 0 {
+        let separator = Vec::new();
+        let leaf = LeafEntry { separator, child, filter: Vec::new(), overflow: Vec::new() };
+        return Ok(Stretch {
+            range: KeyRange::all(),
+            whole: true,
+            leaves: vec![leaf],
+            died: Vec::new(),
+            lone_leaf: true,
+        });
+    }
+    let mut collect =
+        Collect { pages, keyspace, wanted, pages_max, collected: 0, parents: Vec::new() };
+    collect.visit(&child, root.height, root.birth, KeyRange::all())?;
+    let mut stretch = Stretch {
+        range: KeyRange::all(),
+        whole: root.height == 1,
+        leaves: Vec::new(),
+        died: Vec::new(),
+        lone_leaf: false,
+    };
+    if let (Some(first), Some(last)) = (collect.parents.first(), collect.parents.last()) {
+        stretch.range = KeyRange { start: first.range.start.clone(), end: last.range.end.clone() };
+    }
+    for parent in &collect.parents {
+        take_apart(pages, keyspace, parent, &mut stretch)?;
+    }
+    Ok(stretch)
+}
+
+fn child_of_root(root: &TreeRoot) -> Child {
+    let below = match root.height {
+        0 => Below::Leaf {
+            overflow_pages: root.pages.saturating_sub(u64::from(root.reference.pages)),
+        },
+        _ => Below::Parent {
+            pages: root.pages.saturating_sub(u64::from(root.reference.pages)),
+            leaves: root.leaves,
+            overflow: true,
+        },
+    };
+    Child {
+        reference: root.reference,
+        entries: root.entries,
+        tombstones: root.tombstones,
+        birth: Some(root.birth),
+        below,
+        filter: None,
+        dictionary: None,
+    }
+}
+
+fn take_apart(
+    pages: &PageManager,
+    keyspace: KeyspaceNumber,
+    parent: &LowestParent,
+    stretch: &mut Stretch,
+) -> Result<()> {
+    debug_assert!(parent.pages > 0, "a lowest parent has leaves");
+    let node = read_parent(pages, &parent.reference, keyspace, 1)?;
+    let mut blocks = vec![(parent.reference.block(), parent.birth)];
+    push_sidecar_blocks(&node, parent.birth, &mut blocks)?;
+    stretch.died.extend(blocks.into_iter().map(|(block, birth)| Dead { block, birth }));
+    let view = node.view();
+    let mut overflow = overflow_of_leaves(pages, &node)?;
+    for index in 0..view.len() {
+        let mut separator = Vec::new();
+        view.separator(index, &mut separator).map_err(|p| node.damage(p))?;
+        let child = view.child(index).map_err(|p| node.damage(p))?;
+        let filter = filter_of_leaf(pages, &node, &child)?;
+        let birth = child.birth.unwrap_or(parent.birth);
+        let overflow = overflow.get_mut(index).map(std::mem::take).unwrap_or_default();
+        let child = Child { birth: Some(birth), filter: None, ..child };
+        stretch.leaves.push(LeafEntry { separator, child, filter, overflow });
+    }
+    Ok(())
+}
+
+fn overflow_of_leaves(pages: &PageManager, node: &ParentNode) -> Result<Vec<Vec<LeafOverflow>>> {
+    let view = node.view();
+    let mut overflow = vec![Vec::new(); view.len()];
+    let lists = view.overflow_lists();
+    for index in 0..lists.len() {
+        let list = lists.get(index).map_err(|p| node.damage(p))?;
+        let frame = pages.read_node(&list, NodeKind::OverflowList)?;
+        for item in OverflowList::new(frame.content()) {
+            let item = item.map_err(|p| node.damage(p))?;
+            let leaf = overflow.get_mut(item.child_index as usize).ok_or_else(|| {
+                node.damage(BlockProblem("an overflow list names a leaf that is not there"))
+            })?;
+            leaf.push(LeafOverflow { birth: item.birth, blocks: item.blocks });
+        }
+    }
+    Ok(overflow)
+}
+
+fn filter_of_leaf(pages: &PageManager, node: &ParentNode, child: &Child) -> Result<Vec<u8>> {
+    let Some(slot) = child.filter else { return Ok(Vec::new()) };
+    let piece = node.view().pieces().get(slot.piece as usize).map_err(|p| node.damage(p))?;
+    let frame = pages.read_node(&piece, NodeKind::FilterPiece)?;
+    let start = slot.first_line as usize * LINE_BYTES;
+    let end = start + slot.lines as usize * LINE_BYTES;
+    match frame.content().get(start..end) {
+        Some(lines) => Ok(lines.to_vec()),
+        None => {
+            let problem = BlockProblem("a leaf's filter lies outside its piece");
+            Err(problem.corruption(Structure::Sidecar).at_page(piece.page).into())
+        }
+    }
+}
+
+/// What measures a tree from a key on.
+struct Measure<'a> {
+    pages: &'a PageManager,
+    keyspace: KeyspaceNumber,
+    wanted: &'a KeyRange,
+    /// Ranges that hold nothing any more: nodes that lie in them whole are dead.
+    masked: &'a KeyRanges,
+    left: u64,
+    found: Option<Vec<u8>>,
+}
+
+/// A key of a tree behind about `pages_max` pages from the start of `wanted` on: the separator at which they are
+/// reached; `None` when the range, or the tree, ends before. Nodes in `masked` ranges are neither read nor counted.
+///
+/// # Errors
+/// When a parent cannot be read.
+pub fn end_after(
+    pages: &PageManager,
+    keyspace: KeyspaceNumber,
+    root: &TreeRoot,
+    masked: &KeyRanges,
+    wanted: &KeyRange,
+    pages_max: u64,
+) -> Result<Option<Vec<u8>>> {
+    let mut measure = Measure { pages, keyspace, wanted, masked, left: pages_max, found: None };
+    measure.visit(&root.reference, root.height, &KeyRange::all())?;
+    Ok(measure.found)
+}
+
+impl Measure<'_> {
+    fn visit(&mut self, reference: &NodeRef, height: u8, range: &KeyRange) -> Result<()> {
+        if height == 0 {
+            return Ok(());
+        }
+        let node = read_parent(self.pages, reference, self.keyspace, height)?;
+        let parent = node.view();
+        let first = parent.child_for(&self.wanted.start);
+        for index in first..parent.len() {
+            let below = child_range(&node, index, range)?;
+            if !is_before_end(&below.start, self.wanted.end.as_deref()) {
+                return Ok(());
+            }
+            if self.masked.covers(&below) {
+                continue;
+            }
+            if self.left == 0 && below.start > self.wanted.start {
+                self.found = Some(below.start);
+                return Ok(());
+            }
+            let child = parent.child(index).map_err(|p| node.damage(p))?;
+            let inside = below.start >= self.wanted.start && !self.masked.overlaps(&below);
+            let pages = u64::from(child.reference.pages) + pages_below(&child);
+            if height > 1 && (pages > self.left || !inside) {
+                self.visit(&child.reference, height - 1, &below)?;
+                if self.found.is_some() {
+                    return Ok(());
+                }
+            } else {
+                self.left = self.left.saturating_sub(pages);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! Checks a state completely: every node, order, count, filter, reference and birth, and that the maps
+//! give each page exactly one owner.
+//!
+//! *Assumes*: nothing of the bytes that are read. *Guarantees*: damage is collected, not stopped at; a
+//! node that lies in a promoted range is dead and is not read. Nodes come from the file, not from the
+//! cache, unless they were not written yet.
+//! *Format*: docs/format.md, sections 2.2 and 4. *Threads*: any; the install lock is held while maps
+//! are copied, and never across I/O.
+
+#![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+
+mod blocks;
+mod leaf;
+mod problem;
+mod report;
+mod sidecar;
+mod space;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+pub use blocks::{LiveBlock, LiveBlocks, difference, live_blocks, walk_blocks};
+pub use problem::{PROBLEMS_MAX, Problem};
+pub use report::VerifyReport;
+pub use space::StateOwners;
+
+use crate::error::{Error, Result};
+use crate::page::PageManager;
+use crate::state::{Contents, Core};
+
+use problem::Problems;
+use space::{Moment, check_owners, check_referenced};
+use walk::{Walk, WalkCounts, walk_contents};
+
+/// Told how many pages are done and how many there are; false cancels.
+pub type Report<'a> = dyn FnMut(u64, u64) -> bool + 'a;
+
+/// Whether blocks that nobody accounts for are damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// No step, commit or durable state is under way: every page that is given out has an owner.
+    Quiet,
+    /// Steps may be under way, and what they have written so far has no owner yet.
+    Busy,
+    /// What the database itself knows of its steps decides. A commit of a large value that takes
+    /// longer than the check of the maps would count as a leak.
+    Unknown,
+}
+
+/// Checks the current state of an open database, which goes on meanwhile.
+///
+/// # Errors
+/// `Cancelled`. Damage is in the report.
+pub fn verify(core: &Core, progress: &mut Report<'_>) -> Result<VerifyReport> {
+    verify_with(core, Activity::Unknown, progress)
+}
+
+/// The same, with what the caller knows of steps under way.
+///
+/// # Errors
+/// `Cancelled`.
+pub fn verify_with(
+    core: &Core,
+    activity: Activity,
+    progress: &mut Report<'_>,
+) -> Result<VerifyReport> {
+    let moment = Moment::take(core);
+    let mut problems = Problems::default();
+    let counts = walk(&core.pages, &moment.state, true, &mut problems, progress)?;
+    let mut report = VerifyReport::new(&core.pages, &moment.state, &counts);
+    let (referenced, log) = (&moment.referenced, &moment.log);
+    check_referenced(&counts.live, referenced, log, counts.unreadable, &mut problems);
+    report.referenced_pages = referenced.page_count();
+    // Held no longer, so that what has died meanwhile is where it belongs.
+    drop(moment);
+    let owners = check_owners(core, activity, &mut report.unowned_pages, &mut problems);
+    (report.held_pages, report.busy) = owners;
+    report.space_checked = true;
+    report.take(problems);
+    Ok(report)
+}
+
+/// Checks a state of a file that is not open as a database: the last durable one. Without `owners`
+/// the maps are left out, as when they cannot be read.
+///
+/// # Errors
+/// `Cancelled`. Damage is in the report.
+pub fn verify_state(
+    pages: &PageManager,
+    contents: &Contents,
+    owners: Option<&StateOwners>,
+    progress: &mut Report<'_>,
+) -> Result<VerifyReport> {
+    let mut problems = Problems::default();
+    let counts = walk(pages, contents, true, &mut problems, progress)?;
+    let mut report = VerifyReport::new(pages, contents, &counts);
+    if let Some(owners) = owners {
+        let referenced = pages.allocator().referenced_list();
+        let others: Vec<_> = owners.log.iter().chain(&owners.state).copied().collect();
+        check_referenced(&counts.live, &referenced, &others, counts.unreadable, &mut problems);
+        report.referenced_pages = referenced.page_count();
+        report.space_checked = true;
+    }
+    report.take(problems);
+    Ok(report)
+}
+
+fn walk(
+    pages: &PageManager,
+    contents: &Contents,
+    values: bool,
+    problems: &mut Problems,
+    progress: &mut Report<'_>,
+) -> Result<WalkCounts> {
+    let mut ignored = |_: &LiveBlock| {};
+    let mut walk = Walk::new(pages, contents, values, problems, progress, &mut ignored);
+    match walk_contents(&mut walk, contents) {
+        Ok(()) => Ok(walk.counts),
+        Err(walk::Cancelled) => Err(Error::Cancelled),
+    }
+}

@@ -1,0 +1,203 @@
+//! Whose each page is: what the walk found against the maps, and the maps against all owners.
+//!
+//! *Guarantees*: what is reported of a database at work was so in every one of several looks.
+
+use std::time::Duration;
+
+use super::Activity;
+use super::problem::{Problem, Problems};
+use crate::error::Structure;
+use crate::page::{Block, BlockList};
+use crate::state::{Core, State};
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+
+/// How often a database at work is looked at before a difference counts.
+const LOOKS: usize = 8;
+/// The pause between two looks. Together they are longer than most commits hold new blocks.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What a durable state uses beside its segments.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateOwners {
+    /// The blocks of the log.
+    pub log: Vec<Block>,
+    /// The blocks of the encoded state.
+    pub state: Vec<Block>,
+}
+
+/// The current state, with the map that belongs to it.
+#[derive(Debug)]
+pub struct Moment {
+    pub state: Arc<State>,
+    pub referenced: BlockList,
+    pub log: Vec<Block>,
+}
+
+impl Moment {
+    /// Takes both under the install lock. The log's list changes with durable states, so it is asked
+    /// for before and after.
+    pub fn take(core: &Core) -> Moment {
+        for _ in 1..LOOKS {
+            let own = core.durable.own_blocks();
+            let moment = Moment::take_once(core, own);
+            if core.durable.own_blocks() == moment.1 {
+                return moment.0;
+            }
+        }
+        Moment::take_once(core, core.durable.own_blocks()).0
+    }
+
+    fn take_once(core: &Core, own: Vec<Block>) -> (Moment, Vec<Block>) {
+        let install = core.install_order.lock();
+        let state = core.state();
+        let referenced = core.pages.allocator().referenced_list();
+        drop(install);
+        // The encoded state comes first, and only the map of the durable state has it.
+        let state_blocks = own.iter().take_while(|block| !referenced.contains(**block)).count();
+        let log = own.iter().skip(state_blocks).copied().collect();
+        (Moment { state, referenced, log }, own)
+    }
+}
+
+fn report(problems: &mut Problems, pages: &BlockList, text: &str) {
+    for run in pages.iter() {
+        problems.push(Problem {
+            structure: Some(Structure::FreeMap),
+            page: Some(run.first),
+            keyspace: None,
+            text: format!("{} pages from {} to {}: {text}", run.pages, run.first, run.last()),
+        });
+    }
+}
+
+/// Compares what the walk found, and `others`, with the map. With unreadable nodes the walk is not
+/// complete, so pages that it did not meet are no problem.
+pub fn check_referenced(
+    live: &BlockList,
+    referenced: &BlockList,
+    others: &[Block],
+    unreadable: u64,
+    problems: &mut Problems,
+) {
+    let mut used = live.clone();
+    for block in others {
+        if used.intersects(*block) {
+            let both: BlockList = one(*block).difference(&one(*block).difference(&used));
+            report(problems, &both, "used by a segment and by the log or the state");
+        }
+        used.insert_any(*block);
+    }
+    report(problems, &used.difference(referenced), "in use, but free in the map");
+    if unreadable == 0 {
+        let leaked = referenced.difference(&used);
+        report(problems, &leaked, "leaked: used in the map, but by nothing");
+    }
+}
+
+fn one(block: Block) -> BlockList {
+    let mut list = BlockList::new();
+    list.insert_any(block);
+    list
+}
+
+fn intersection(a: &BlockList, b: &BlockList) -> BlockList {
+    a.difference(&a.difference(b))
+}
+
+/// What one look at the owners of all given pages shows.
+#[derive(Default)]
+struct Look {
+    /// Owned, but not given out.
+    missing: BlockList,
+    /// Given out, but owned by nobody.
+    unowned: BlockList,
+    /// Owned twice.
+    double: BlockList,
+    held_pages: u64,
+}
+
+impl Look {
+    fn take(core: &Core) -> Look {
+        let own = core.durable.own_blocks();
+        let install = core.install_order.lock();
+        let allocator = core.pages.allocator();
+        let held = core.held.blocks();
+        let of_transactions = core.transactions.held_blocks();
+        let named = core.log_named.blocks();
+        let named_dead = core.log_named.dead_blocks();
+        let referenced = allocator.referenced_list();
+        let given = allocator.given_list();
+        drop(install);
+        let mut look = Look::default();
+        let mut owned = referenced.clone();
+        let own = own.iter().filter(|block| !referenced.contains(**block));
+        let dead = of_transactions.iter().map(|dead| &dead.block);
+        for block in held.iter().chain(dead).chain(&named_dead).chain(own) {
+            look.held_pages += u64::from(block.pages);
+            if owned.intersects(*block) {
+                look.double = look.double.union(&intersection(&owned, &one(*block)));
+            }
+            owned.insert_any(*block);
+        }
+        // What the log names is besides in a memtable, in the state, or dead already.
+        named.iter().for_each(|block| owned.insert_any(*block));
+        look.missing = owned.difference(&given);
+        look.unowned = given.difference(&owned);
+        look
+    }
+
+    fn is_clean(&self) -> bool {
+        self.missing.is_empty() && self.unowned.is_empty() && self.double.is_empty()
+    }
+
+    /// What both looks show.
+    fn and(self, other: &Look) -> Look {
+        Look {
+            missing: intersection(&self.missing, &other.missing),
+            unowned: intersection(&self.unowned, &other.unowned),
+            double: intersection(&self.double, &other.double),
+            held_pages: other.held_pages,
+        }
+    }
+}
+
+/// True when no step is under way or waits to be gone on with.
+fn is_quiet(core: &Core) -> bool {
+    let background = &core.background;
+    let jobs = background.jobs.lock();
+    let flushing = jobs.flush.is_some() || jobs.flush_is_out;
+    drop(jobs);
+    !flushing
+        && background.reservations.is_empty()
+        && background.running.load(Ordering::Acquire) == 0
+}
+
+/// Checks that every given page has one owner, and every owned page is given. Returns the pages that
+/// are held for something else than the current state, and whether steps were under way.
+pub fn check_owners(
+    core: &Core,
+    activity: Activity,
+    unowned_pages: &mut u64,
+    problems: &mut Problems,
+) -> (u64, bool) {
+    core.collect_released();
+    let mut quiet = is_quiet(core);
+    let mut look = Look::take(core);
+    for _ in 1..LOOKS {
+        if look.is_clean() {
+            break;
+        }
+        core.clock.sleep(PAUSE);
+        quiet &= is_quiet(core);
+        look = look.and(&Look::take(core));
+    }
+    quiet &= is_quiet(core);
+    report(problems, &look.missing, "needed, but it may be given out again");
+    report(problems, &look.double, "it has two owners");
+    *unowned_pages = look.unowned.page_count();
+    if activity == Activity::Quiet || activity == Activity::Unknown && quiet {
+        report(problems, &look.unowned, "leaked: given out, but owned by nothing");
+    }
+    (look.held_pages, activity != Activity::Quiet && !quiet)
+}

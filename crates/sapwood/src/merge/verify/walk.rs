@@ -1,0 +1,533 @@
+//! The walk over all segments of a state.
+//!
+//! *Guarantees*: only a cancelled walk ends early. A node is met before what lies below it.
+
+use std::collections::HashSet;
+
+use super::blocks::LiveBlock;
+use super::leaf::{LeafCheck, Leaves};
+use super::problem::{Problem, Problems};
+use super::sidecar::Sidecar;
+use crate::error::{Error, Result, Structure};
+use crate::page::node_image::verify_node;
+use crate::page::{Block, BlockList, FLAG_WIDE_SLOTS, Frame, NodeKind, NodeRef, PageManager};
+use crate::segment::descriptor::{Segment, TreeRoot};
+use crate::segment::key_range::{KeyRange, KeyRanges};
+use crate::segment::node::TreeKind;
+use crate::segment::overflow::verify_value;
+use crate::segment::overflow_reference::OverflowReference;
+use crate::segment::parent::{Child, Parent, ParentShape};
+use crate::segment::tree_edit::{leaves_below, pages_below};
+use crate::state::Contents;
+use crate::sync::Arc;
+use crate::types::{Epoch, KeyspaceNumber, PageNumber};
+
+/// The caller has cancelled.
+#[derive(Debug)]
+pub struct Cancelled;
+
+/// How a walk goes on.
+pub type Walked = std::result::Result<(), Cancelled>;
+
+/// What a walk has met.
+#[derive(Debug, Default)]
+pub struct WalkCounts {
+    pub nodes: u64,
+    pub leaves: u64,
+    pub entries: u64,
+    pub overflow_values: u64,
+    pub bytes_read: u64,
+    pub unreadable: u64,
+    pub live: BlockList,
+}
+
+/// See the module.
+pub struct Walk<'a> {
+    pub pages: &'a PageManager,
+    /// Read every chunk of overflow values too.
+    pub values: bool,
+    problems: &'a mut Problems,
+    progress: &'a mut dyn FnMut(u64, u64) -> bool,
+    found: &'a mut dyn FnMut(&LiveBlock),
+    pub counts: WalkCounts,
+    /// Nodes that are in memory only.
+    unwritten: HashSet<PageNumber>,
+    epoch: Epoch,
+    pages_done: u64,
+    pages_total: u64,
+    /// The last overflow value that was read names its keyspace in its header.
+    values_name_keyspace: bool,
+}
+
+/// One tree, with what its nodes are checked against.
+pub struct Tree<'a> {
+    pub segment: &'a Segment,
+    pub kind: TreeKind,
+    /// What its nodes name.
+    pub keyspace: KeyspaceNumber,
+    /// What lies in here is dead.
+    pub promoted: &'a KeyRanges,
+}
+
+/// What the parent, or the state, says of a node.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub reference: NodeRef,
+    pub height: u8,
+    pub birth: Epoch,
+    pub entries: u64,
+    pub tombstones: u64,
+    /// Pages below it; of a leaf, those of its overflow values.
+    pub pages_below: u64,
+    pub leaves: u64,
+    pub overflow: Option<bool>,
+}
+
+impl Claim {
+    fn of_root(root: &TreeRoot) -> Claim {
+        Claim {
+            reference: root.reference,
+            height: root.height,
+            birth: root.birth,
+            entries: root.entries,
+            tombstones: root.tombstones,
+            pages_below: root.pages.saturating_sub(u64::from(root.reference.pages)),
+            leaves: root.leaves,
+            overflow: None,
+        }
+    }
+
+    fn of_child(child: &Child, height: u8, birth: Epoch) -> Claim {
+        Claim {
+            reference: child.reference,
+            height,
+            birth,
+            entries: child.entries,
+            tombstones: child.tombstones,
+            pages_below: pages_below(child),
+            leaves: leaves_below(child),
+            overflow: Some(child.has_overflow()),
+        }
+    }
+}
+
+impl<'a> Walk<'a> {
+    pub fn new(
+        pages: &'a PageManager,
+        contents: &Contents,
+        values: bool,
+        problems: &'a mut Problems,
+        progress: &'a mut dyn FnMut(u64, u64) -> bool,
+        found: &'a mut dyn FnMut(&LiveBlock),
+    ) -> Walk<'a> {
+        let levels = contents.levels.values().flat_map(|levels| levels.iter());
+        let segments = contents.young.iter().chain(levels);
+        Walk {
+            pages,
+            values,
+            problems,
+            progress,
+            found,
+            counts: WalkCounts::default(),
+            // Taken after the state: what is not here any more is in the file.
+            unwritten: pages.unwritten_pages().into_iter().collect(),
+            epoch: contents.epoch,
+            pages_done: 0,
+            pages_total: segments.map(|segment| segment.pages()).fold(0, u64::saturating_add),
+            values_name_keyspace: true,
+        }
+    }
+
+    /// Notes a problem in a node.
+    pub fn problem(
+        &mut self,
+        structure: Structure,
+        page: PageNumber,
+        keyspace: KeyspaceNumber,
+        text: impl Into<String>,
+    ) {
+        let keyspace = (keyspace != KeyspaceNumber::MANY).then_some(keyspace);
+        let text = text.into();
+        self.problems.push(Problem {
+            structure: Some(structure),
+            page: Some(page),
+            keyspace,
+            text,
+        });
+    }
+
+    /// Notes a problem of a segment as a whole.
+    pub fn segment_problem(&mut self, keyspace: KeyspaceNumber, text: String) {
+        let keyspace = (keyspace != KeyspaceNumber::MANY).then_some(keyspace);
+        self.problems.push(Problem {
+            structure: Some(Structure::State),
+            page: None,
+            keyspace,
+            text,
+        });
+    }
+
+    /// Counts a block as in use.
+    pub fn meet(&mut self, block: Block, birth: Epoch, what: NodeKind, keyspace: KeyspaceNumber) {
+        if birth > self.epoch || birth.0 == 0 {
+            let text = format!("born in state {birth}, but this is state {}", self.epoch);
+            self.problem(what.structure(), block.first, keyspace, text);
+        }
+        if let Err(detail) = self.pages.check_block(block) {
+            self.problem(what.structure(), block.first, keyspace, detail);
+            return;
+        }
+        if self.counts.live.intersects(block) {
+            let text = format!("one of its {} pages is used twice in this state", block.pages);
+            self.problem(what.structure(), block.first, keyspace, text);
+        }
+        self.counts.live.insert_any(block);
+        (self.found)(&LiveBlock { block, birth, what });
+    }
+
+    /// Reads a node; when that fails the problem is noted.
+    pub fn read(&mut self, reference: &NodeRef, kind: NodeKind) -> Option<Arc<Frame>> {
+        match self.read_from_file(reference, kind) {
+            Ok(frame) => {
+                self.counts.nodes += 1;
+                Some(frame)
+            }
+            Err(error) => {
+                self.counts.unreadable += 1;
+                self.problems.error(&error, reference.page);
+                None
+            }
+        }
+    }
+
+    fn read_from_file(&mut self, reference: &NodeRef, kind: NodeKind) -> Result<Arc<Frame>> {
+        if self.unwritten.contains(&reference.page) {
+            return self.pages.read_node_uncached(reference, kind);
+        }
+        let layout = self.pages.layout();
+        let damaged = |detail: String| {
+            crate::error::Corruption::new(kind.structure(), detail).at_page(reference.page)
+        };
+        self.pages.check_block(reference.block()).map_err(damaged)?;
+        if reference.pages > layout.node_pages_max() {
+            return Err(damaged(format!("no node has {} pages", reference.pages)).into());
+        }
+        let mut bytes = vec![0; layout.bytes_of(reference.pages)];
+        let storage = self.pages.storage();
+        storage.read_at(layout.offset_of(reference.page), &mut bytes).map_err(|error| {
+            Error::io(format!("reading page {}", reference.page), storage.name(), error)
+        })?;
+        self.counts.bytes_read += bytes.len() as u64;
+        verify_node(layout, reference, kind, bytes).map(Arc::new)
+    }
+
+    /// Says how far the walk is.
+    fn advance(&mut self, pages: u64) -> Walked {
+        self.pages_done = self.pages_done.saturating_add(pages);
+        let done = self.pages_done.min(self.pages_total);
+        if (self.progress)(done, self.pages_total) { Ok(()) } else { Err(Cancelled) }
+    }
+
+    /// Meets the blocks of an overflow value, and reads it.
+    pub fn overflow_value(
+        &mut self,
+        keyspace: KeyspaceNumber,
+        reference: &OverflowReference,
+        birth: Epoch,
+    ) -> Walked {
+        self.counts.overflow_values += 1;
+        for (first, pages) in &reference.blocks {
+            let block = Block::new(*first, *pages);
+            self.meet(block, birth, NodeKind::OverflowValue, keyspace);
+        }
+        if self.values {
+            self.read_value(keyspace, reference);
+            self.counts.bytes_read += self.pages.layout().stream_bytes(reference.pages());
+        }
+        self.advance(reference.pages())
+    }
+
+    /// Reads a value, which names its keyspace, or none.
+    fn read_value(&mut self, keyspace: KeyspaceNumber, reference: &OverflowReference) {
+        let mut names = [KeyspaceNumber::MANY, keyspace];
+        if self.values_name_keyspace {
+            names.reverse();
+        }
+        let Err(first) = verify_value(self.pages, names[0], reference) else { return };
+        let Err(second) = verify_value(self.pages, names[1], reference) else {
+            self.values_name_keyspace = !self.values_name_keyspace;
+            return;
+        };
+        // Of the two, one may only have stumbled over the name.
+        let stumbled = matches!(&first, Error::Corruption(c) if c.detail.contains("of keyspace"));
+        let page = reference.blocks.first().map_or(PageNumber(0), |block| block.0);
+        self.problems.error(if stumbled { &second } else { &first }, page);
+    }
+
+    /// Checks a node and all that lives below it.
+    fn visit(
+        &mut self,
+        tree: &Tree<'_>,
+        leaves: &mut Leaves,
+        claim: &Claim,
+        range: &KeyRange,
+    ) -> Walked {
+        let kind = if claim.height == 0 { NodeKind::Leaf } else { NodeKind::Parent };
+        self.meet(claim.reference.block(), claim.birth, kind, tree.keyspace);
+        if claim.height == 0 {
+            let check = LeafCheck { tree, claim, range, filter: None, listed: None };
+            self.advance(u64::from(claim.reference.pages))?;
+            return leaves.check(self, &check);
+        }
+        let Some(frame) = self.read(&claim.reference, kind) else {
+            return self.advance(u64::from(claim.reference.pages));
+        };
+        self.advance(u64::from(claim.reference.pages))?;
+        let (header, page) = (frame.header(), claim.reference.page);
+        if header.keyspace != tree.keyspace || header.height != claim.height {
+            let text = format!(
+                "it has height {} and keyspace {}, its parent says {} and {}",
+                header.height, header.keyspace, claim.height, tree.keyspace
+            );
+            self.problem(Structure::Parent, page, tree.keyspace, text);
+        }
+        let wide = header.flags & FLAG_WIDE_SLOTS != 0;
+        let shape = ParentShape::parse(frame.content(), claim.height, wide);
+        let checked = shape.and_then(|shape| {
+            let parent = shape.view(frame.content());
+            parent.check()?;
+            let children = children_of(&parent, range)?;
+            Ok((parent, children))
+        });
+        match checked {
+            Ok((parent, children)) => self.parent(tree, leaves, claim, range, &parent, &children),
+            Err(problem) => {
+                self.counts.unreadable += 1;
+                self.problem(Structure::Parent, page, tree.keyspace, problem.0);
+                Ok(())
+            }
+        }
+    }
+
+    fn parent(
+        &mut self,
+        tree: &Tree<'_>,
+        leaves: &mut Leaves,
+        claim: &Claim,
+        range: &KeyRange,
+        parent: &Parent<'_>,
+        children: &[(Child, KeyRange, Vec<u8>)],
+    ) -> Walked {
+        let page = claim.reference.page;
+        let mut sidecar = Sidecar::default();
+        if claim.height == 1 {
+            sidecar.read(self, tree, claim, parent);
+            self.advance(sidecar.pages)?;
+        } else if children.len() == 1 {
+            self.problem(Structure::Parent, page, tree.keyspace, "an upper parent with one child");
+        }
+        self.check_separators(tree, page, range, children);
+        self.check_sums(tree, claim, children, sidecar.pages);
+        for (index, (child, child_range, _)) in children.iter().enumerate() {
+            let birth = child.birth.unwrap_or(claim.birth);
+            if birth > claim.birth {
+                let text = format!("child {index} is born in {birth}, after {}", claim.birth);
+                self.problem(Structure::Parent, page, tree.keyspace, text);
+            }
+            if tree.promoted.covers(child_range) {
+                continue;
+            }
+            let child_claim = Claim::of_child(child, claim.height - 1, birth);
+            if claim.height > 1 {
+                self.visit(tree, leaves, &child_claim, child_range)?;
+                continue;
+            }
+            self.meet(child.reference.block(), birth, NodeKind::Leaf, tree.keyspace);
+            self.advance(u64::from(child.reference.pages))?;
+            let filter = sidecar.filter_of(self, tree, claim, index, child);
+            let listed = sidecar.listed(index);
+            let check = LeafCheck {
+                tree,
+                claim: &child_claim,
+                range: child_range,
+                filter: filter.as_deref(),
+                listed: Some(&listed),
+            };
+            leaves.check(self, &check)?;
+        }
+        Ok(())
+    }
+
+    fn check_separators(
+        &mut self,
+        tree: &Tree<'_>,
+        page: PageNumber,
+        range: &KeyRange,
+        children: &[(Child, KeyRange, Vec<u8>)],
+    ) {
+        let Some((_, _, first)) = children.first() else { return };
+        if *first != range.start {
+            let text = "its first separator is not the one that its own parent has for it";
+            self.problem(Structure::Parent, page, tree.keyspace, text);
+        }
+        if children.iter().any(|(_, _, separator)| !range.contains(separator)) {
+            let text = "a separator lies outside the node's own range";
+            self.problem(Structure::Parent, page, tree.keyspace, text);
+        }
+    }
+
+    /// The counts of the children make those of the parent.
+    fn check_sums(
+        &mut self,
+        tree: &Tree<'_>,
+        claim: &Claim,
+        children: &[(Child, KeyRange, Vec<u8>)],
+        sidecar_pages: u64,
+    ) {
+        let sum = |part: fn(&Child) -> u64| {
+            children.iter().map(|(child, ..)| part(child)).fold(0, u64::saturating_add)
+        };
+        let pages =
+            sum(|child| u64::from(child.reference.pages).saturating_add(pages_below(child)));
+        let sums = [
+            ("entries", claim.entries, sum(|child| child.entries)),
+            ("tombstones", claim.tombstones, sum(|child| child.tombstones)),
+            ("pages below", claim.pages_below, pages.saturating_add(sidecar_pages)),
+            ("leaves", claim.leaves, sum(leaves_below)),
+        ];
+        let page = claim.reference.page;
+        for (name, said, found) in sums {
+            if said != found {
+                let text = format!("{name}: its children have {found}, it should be {said}");
+                self.problem(Structure::Parent, page, tree.keyspace, text);
+            }
+        }
+        let overflow = children.iter().any(|(child, ..)| child.has_overflow());
+        if claim.overflow.is_some_and(|said| said != overflow) {
+            let text = "its parent is wrong about overflow values below it";
+            self.problem(Structure::Parent, page, tree.keyspace, text);
+        }
+    }
+}
+
+/// All children with their ranges and separators.
+fn children_of(
+    parent: &Parent<'_>,
+    range: &KeyRange,
+) -> std::result::Result<Vec<(Child, KeyRange, Vec<u8>)>, crate::segment::BlockProblem> {
+    let mut separators = Vec::with_capacity(parent.len());
+    for index in 0..parent.len() {
+        let mut separator = Vec::new();
+        parent.separator(index, &mut separator)?;
+        separators.push(separator);
+    }
+    let mut children = Vec::with_capacity(parent.len());
+    for (index, separator) in separators.iter().enumerate() {
+        // Readers go to the first child with whatever lies before the second.
+        let start = if index == 0 { range.start.clone() } else { separator.clone() };
+        let end = separators.get(index + 1).cloned().or_else(|| range.end.clone());
+        children.push((parent.child(index)?, KeyRange { start, end }, separator.clone()));
+    }
+    Ok(children)
+}
+
+/// Walks all segments of a state.
+pub fn walk_contents(walk: &mut Walk<'_>, contents: &Contents) -> Walked {
+    let mut newer: Option<&Segment> = None;
+    for segment in &contents.young {
+        check_young(walk, contents, segment, newer);
+        newer = Some(segment);
+        walk_segment(walk, segment, KeyspaceNumber::MANY)?;
+    }
+    for (keyspace, levels) in &contents.levels {
+        if contents.catalogue.get(*keyspace).is_none() {
+            walk.segment_problem(*keyspace, "levels of a keyspace that there is not".into());
+        }
+        for segment in levels.iter() {
+            if segment.is_young() {
+                let text = format!("segment {} of a level has sequence numbers", segment.number);
+                walk.segment_problem(*keyspace, text);
+            }
+            walk_segment(walk, segment, *keyspace)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_young(
+    walk: &mut Walk<'_>,
+    contents: &Contents,
+    segment: &Segment,
+    newer: Option<&Segment>,
+) {
+    let number = segment.number;
+    let mut problem = |text: String| walk.segment_problem(KeyspaceNumber::MANY, text);
+    let Some((first, last)) = segment.sequences else {
+        problem(format!("young segment {number} has no sequence numbers"));
+        return;
+    };
+    if first > last || last > contents.cut.sequence {
+        let cut = contents.cut.sequence;
+        problem(format!("young segment {number} has commits {first} to {last}, the cut is {cut}"));
+    }
+    if let Some((newer_first, _)) = newer.and_then(|newer| newer.sequences)
+        && newer_first <= last
+    {
+        problem(format!("young segment {number} is not older than the one before it"));
+    }
+    for share in segment.keyspaces.iter() {
+        if contents.catalogue.get(share.keyspace).is_none() {
+            let keyspace = share.keyspace;
+            problem(format!("young segment {number} has keyspace {keyspace}, which there is not"));
+        }
+    }
+}
+
+fn walk_segment(walk: &mut Walk<'_>, segment: &Segment, keyspace: KeyspaceNumber) -> Walked {
+    if segment.points.is_none() && segment.ranges.is_none() {
+        walk.segment_problem(keyspace, format!("segment {} has no tree", segment.number));
+    }
+    let mut leaves = Leaves::new(read_young_filter(walk, segment, keyspace));
+    let none = KeyRanges::new();
+    let unreadable = walk.counts.unreadable;
+    let trees = [
+        (&segment.points, TreeKind::Points, &*segment.promoted),
+        // Range tombstones reach over the borders of leaves: their tree dies as one.
+        (&segment.ranges, TreeKind::Ranges, &none),
+    ];
+    for (root, kind, promoted) in trees {
+        let Some(root) = root else { continue };
+        let tree = Tree { segment, kind, keyspace, promoted };
+        leaves.begin_tree();
+        if promoted.covers(&KeyRange::all()) {
+            let text = format!("segment {} is promoted whole, but still here", segment.number);
+            walk.segment_problem(keyspace, text);
+            continue;
+        }
+        walk.visit(&tree, &mut leaves, &Claim::of_root(root), &KeyRange::all())?;
+    }
+    if segment.promoted.is_empty() && walk.counts.unreadable == unreadable {
+        leaves.check_shares(walk, segment);
+    }
+    Ok(())
+}
+
+/// The lines of a young segment's filter.
+fn read_young_filter(
+    walk: &mut Walk<'_>,
+    segment: &Segment,
+    keyspace: KeyspaceNumber,
+) -> Option<Vec<u8>> {
+    let roots = segment.points.iter().chain(&segment.ranges);
+    let birth = roots.map(|root| root.birth).min().unwrap_or(Epoch(0));
+    let mut lines = Vec::new();
+    let mut whole = !segment.filter.nodes.is_empty();
+    for node in &segment.filter.nodes {
+        walk.meet(node.block(), birth, NodeKind::YoungFilter, keyspace);
+        match walk.read(node, NodeKind::YoungFilter) {
+            Some(frame) => lines.extend_from_slice(frame.content()),
+            None => whole = false,
+        }
+    }
+    whole.then_some(lines)
+}

@@ -1,0 +1,109 @@
+//! The threads that run steps.
+//!
+//! *Guarantees*: stopping joins every thread; a step that fails is tried again after a pause, and its error is kept for
+//! whoever waits.
+//! *Threads*: as many as the options say, and one for timed syncs, so that no merge delays them.
+
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::state::Core;
+use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::thread::{JoinHandle, spawn};
+use crate::sync::{Arc, Mutex};
+
+use super::step::{run_step, timed_sync};
+
+/// How long a thread sleeps when nothing is due: timed work is looked at as often.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long after a failed step the next one is tried.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_millis(200);
+
+/// The running threads.
+#[derive(Debug)]
+pub struct Workers {
+    core: Arc<Core>,
+    stop: Arc<AtomicBool>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Workers {
+    /// Starts as many threads as the options say.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(core: &Arc<Core>) -> Result<Workers> {
+        let workers = Workers {
+            core: core.clone(),
+            stop: Arc::new(AtomicBool::new(false)),
+            threads: Mutex::new(Vec::new()),
+        };
+        let count = if core.options.read_only { 0 } else { core.options.merge_threads };
+        core.background.has_threads.store(count > 0, Ordering::Release);
+        if count == 0 {
+            return Ok(workers);
+        }
+        for index in 0..count {
+            workers.start_thread(&format!("sapwood-merge-{index}"), merge_loop)?;
+        }
+        workers.start_thread("sapwood-sync", sync_loop)?;
+        Ok(workers)
+    }
+
+    fn start_thread(&self, name: &str, body: fn(&Arc<Core>, &AtomicBool)) -> Result<()> {
+        let (core, stop) = (self.core.clone(), self.stop.clone());
+        let thread = spawn(name, move || body(&core, &stop));
+        let thread = thread.map_err(|error| {
+            self.stop();
+            Error::io("starting a thread", self.core.pages.storage().name(), error)
+        })?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Stops and joins every thread. A thread that ends the last reference to its own database is not joined by
+    /// itself.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.core.background.notify();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            if thread.thread().id() != crate::sync::thread::current_id() && thread.join().is_err() {
+                tracing::error!("a merge thread panicked");
+            }
+        }
+        self.core.background.has_threads.store(false, Ordering::Release);
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn merge_loop(core: &Arc<Core>, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        let mark = core.background.mark();
+        match run_step(core) {
+            Ok(true) => {}
+            Ok(false) => core.background.wait_since(mark, PAUSE),
+            Err(error) => {
+                tracing::warn!(%error, "a step failed");
+                let mark = core.background.mark();
+                core.background.wait_since(mark, PAUSE_AFTER_FAILURE);
+            }
+        }
+    }
+}
+
+fn sync_loop(core: &Arc<Core>, stop: &AtomicBool) {
+    while !stop.load(Ordering::Acquire) {
+        if let Err(error) = timed_sync(core) {
+            tracing::warn!(%error, "a timed sync failed");
+        }
+        let mark = core.background.mark();
+        let pause = core.options.sync_interval.min(PAUSE);
+        core.background.wait_since(mark, pause);
+    }
+}

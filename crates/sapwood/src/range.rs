@@ -1,0 +1,179 @@
+//! The iterator over a range of entries, from both ends.
+
+use std::fmt;
+use std::iter::FusedIterator;
+
+use crate::bytes::{Key, Value};
+use crate::error::Result;
+use crate::scan::{Ahead, Direction, Entry, From, Limits, SCAN_ENTRIES, Scan, Walker};
+use crate::segment::key_range::{KeyRange, is_before_end};
+use crate::transaction::reads::Walk;
+
+/// An iterator over the entries of a range, in the order of keys, from both ends.
+///
+/// It sees the instant at which it was made (or that of its snapshot or transaction), whatever is
+/// committed meanwhile. Between calls it holds a few entries that it has read ahead. After an error it
+/// ends. While it lives, it keeps the file open, even after a close.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// let db = sapwood::Database::builder().open_in_memory()?;
+/// let trees = db.keyspace("trees")?;
+/// for (name, height) in [("alder", "25"), ("beech", "40"), ("cedar", "40"), ("dogwood", "5")] {
+///     trees.put(name, height)?;
+/// }
+///
+/// let mut range = trees.range("b"..)?;
+/// let (first, _) = range.next().unwrap()?;
+/// let (last, height) = range.next_back().unwrap()?;
+/// assert_eq!((first, last, height), ("beech".into(), "dogwood".into(), "5".into()));
+/// assert_eq!(range.count(), 1, "the two ends meet");
+/// # Ok(())
+/// # }
+/// ```
+pub struct Range {
+    /// `None` once it has ended: nothing is held any more.
+    open: Option<Box<Open>>,
+}
+
+/// A range that has not ended.
+struct Open {
+    scan: Scan,
+    front: End,
+    back: End,
+    /// What neither end has handed out.
+    left: KeyRange,
+}
+
+/// One end of a range.
+#[derive(Default)]
+struct End {
+    /// Made when this end is first asked.
+    walker: Option<Walker>,
+    /// What a serializable transaction has passed from this end.
+    walk: Option<Walk>,
+}
+
+impl fmt::Debug for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Range").field("ended", &self.open.is_none()).finish_non_exhaustive()
+    }
+}
+
+impl Open {
+    fn next_front(&mut self, entries: usize) -> Result<Option<Entry>> {
+        let Open { scan, front: End { walker, walk }, left, .. } = self;
+        scan.shared.check_open()?;
+        let limits = Limits { start: &left.start, end: left.end.as_deref() };
+        let walker = match walker {
+            Some(walker) => walker,
+            None => {
+                *walk = scan.begin_walk(&left.start);
+                let new = walker.insert(Walker::new(scan.clone()));
+                new.begin(From::At(&left.start), entries, limits)?;
+                new
+            }
+        };
+        if walker.batch.is_empty() {
+            walker.go_on(limits)?;
+        }
+        // What lies behind the limit was fetched before the back end handed it out.
+        let entry = walker.batch.pop_front();
+        let entry = entry.filter(|entry| is_before_end(&entry.key, left.end.as_deref()));
+        match (&entry, walk) {
+            (Some(entry), Some(walk)) => walk.reach(&entry.key),
+            (None, Some(walk)) => walk.reach_end(left.end.as_deref()),
+            (_, None) => {}
+        }
+        if let Some(entry) = &entry {
+            left.start.clear();
+            left.start.extend_from_slice(&entry.key);
+            left.start.push(0);
+        }
+        Ok(entry)
+    }
+
+    fn next_back(&mut self, entries: usize) -> Result<Option<Entry>> {
+        let Open { scan, back: End { walker, walk }, left, .. } = self;
+        scan.shared.check_open()?;
+        let limits = Limits { start: &left.start, end: left.end.as_deref() };
+        let walker = match walker {
+            Some(walker) => walker,
+            None => {
+                let new = walker.insert(Walker::new(scan.clone()));
+                let from = left.end.as_deref().map_or(From::End, From::Before);
+                new.begin(from, entries, limits)?;
+                new
+            }
+        };
+        if walker.batch.is_empty() {
+            walker.go_on(limits)?;
+        }
+        let entry = walker.batch.pop_front();
+        let entry = entry.filter(|entry| entry.key.as_slice() >= left.start.as_slice());
+        let reached = entry.as_ref().map_or(left.start.as_slice(), |entry| &entry.key);
+        if walk.is_none() {
+            *walk = scan.begin_walk(reached);
+            if let Some(walk) = walk {
+                walk.reach_end(left.end.as_deref());
+            }
+        }
+        if let Some(walk) = walk {
+            walk.reach_start(reached);
+        }
+        if let Some(entry) = &entry {
+            let end = left.end.get_or_insert_default();
+            end.clear();
+            end.extend_from_slice(&entry.key);
+        }
+        Ok(entry)
+    }
+}
+
+impl Range {
+    pub(crate) fn new(scan: Scan, left: KeyRange) -> Range {
+        let open = Open { scan, front: End::default(), back: End::default(), left };
+        Range { open: (!open.left.is_empty()).then(|| Box::new(open)) }
+    }
+
+    /// As `next` or `next_back`, and not more is fetched than `entries` at first.
+    pub(crate) fn step(
+        &mut self,
+        direction: Direction,
+        entries: usize,
+    ) -> Option<Result<(Key, Value)>> {
+        let open = self.open.as_mut()?;
+        let entry = match direction {
+            Direction::Forward => open.next_front(entries),
+            Direction::Backward => open.next_back(entries),
+        };
+        let result = match entry {
+            Ok(Some(Entry { key, value: Ahead::Value(value) })) => return Some(Ok((key, value))),
+            Ok(Some(Entry { key, value })) => match open.scan.value(&value) {
+                Ok(value) => return Some(Ok((key, value))),
+                Err(error) => Some(Err(error)),
+            },
+            Ok(None) => None,
+            Err(error) => Some(Err(error)),
+        };
+        self.open = None;
+        result
+    }
+}
+
+impl Iterator for Range {
+    type Item = Result<(Key, Value)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.step(Direction::Forward, SCAN_ENTRIES)
+    }
+}
+
+impl DoubleEndedIterator for Range {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.step(Direction::Backward, SCAN_ENTRIES)
+    }
+}
+
+impl FusedIterator for Range {}

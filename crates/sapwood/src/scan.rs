@@ -1,0 +1,417 @@
+//! Walks one keyspace as of one instant, some entries ahead at a time.
+//!
+//! *Guarantees*: between calls nothing of a memtable is held, only a few copied entries; what lies in
+//! segments alone is walked on without seeking again. One instant for ever, whatever is flushed or
+//! merged meanwhile.
+//! *Threads*: one owner each; clones of a [`Scan`] may go elsewhere.
+
+use std::collections::VecDeque;
+use std::ops::Range as Indices;
+
+use crate::bytes::{Key, Value};
+use crate::error::{Error, Result, Structure};
+use crate::key_bounds::successor;
+use crate::page::Frame;
+use crate::segment::key_range::{KeyRange, is_before_end};
+use crate::segment::merge_cursor::MergeCursor;
+use crate::segment::overflow_reference::OverflowReference;
+use crate::segment::segment_cursor::{Cover, SortedSource};
+use crate::segment::sorted_block::EntryKind;
+use crate::shared::Shared;
+use crate::state::sources::{Source, sources};
+use crate::state::{Core, SnapshotHold};
+use crate::sync::Arc;
+use crate::transaction::PendingSource;
+use crate::transaction::reads::{Reads, Walk};
+use crate::types::KeyspaceNumber;
+
+/// Entries of the first batch; each further one has twice as many.
+const BATCH_ENTRIES_FIRST: usize = 4;
+/// Entries of the largest batch.
+const BATCH_ENTRIES_MAX: usize = 64;
+/// A batch ends with the entry that brings its keys and values to this.
+const BATCH_BYTES_MAX: usize = 32 << 10;
+/// Longer values hold the frame that they lie in.
+const COPY_BYTES_MAX: usize = 1024;
+/// How many entries are counted before memtables are let go.
+const COUNT_ENTRIES_MAX: u64 = 4096;
+
+/// A transaction's own writes, or what was committed.
+#[derive(Debug)]
+pub(crate) enum ReadSource {
+    Own(PendingSource),
+    Committed(Source),
+}
+
+macro_rules! each {
+    ($self:expr, $source:ident => $call:expr) => {
+        match $self {
+            ReadSource::Own($source) => $call,
+            ReadSource::Committed($source) => $call,
+        }
+    };
+}
+
+impl SortedSource for ReadSource {
+    fn valid(&self) -> bool {
+        each!(self, source => source.valid())
+    }
+
+    fn key(&self) -> &[u8] {
+        each!(self, source => source.key())
+    }
+
+    fn number(&self) -> u64 {
+        each!(self, source => source.number())
+    }
+
+    fn kind(&self) -> EntryKind {
+        each!(self, source => source.kind())
+    }
+
+    fn value(&self) -> &[u8] {
+        each!(self, source => source.value())
+    }
+
+    fn value_frame(&self) -> Option<(&Arc<Frame>, Indices<usize>)> {
+        each!(self, source => source.value_frame())
+    }
+
+    fn next(&mut self) -> Result<()> {
+        each!(self, source => source.next())
+    }
+
+    fn previous(&mut self) -> Result<()> {
+        each!(self, source => source.previous())
+    }
+
+    fn seek(&mut self, key: &[u8]) -> Result<()> {
+        each!(self, source => source.seek(key))
+    }
+
+    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
+        each!(self, source => source.seek_before(key))
+    }
+
+    fn seek_last(&mut self) -> Result<()> {
+        each!(self, source => source.seek_last())
+    }
+
+    fn numbered(&self) -> bool {
+        each!(self, source => source.numbered())
+    }
+
+    fn has_ranges(&self) -> bool {
+        each!(self, source => source.has_ranges())
+    }
+
+    fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>> {
+        each!(self, source => source.cover(key, at))
+    }
+}
+
+type Merged = MergeCursor<ReadSource>;
+
+/// One keyspace as of one instant.
+#[derive(Clone, Debug)]
+pub(crate) struct Scan {
+    pub shared: Arc<Shared>,
+    pub keyspace: KeyspaceNumber,
+    pub hold: Arc<SnapshotHold>,
+    /// A transaction's own writes of that instant.
+    pub own: Option<PendingSource>,
+    /// Where a serializable transaction notes what it has read.
+    pub reads: Option<Arc<Reads>>,
+}
+
+impl Scan {
+    /// A new merging cursor, and whether it holds memtables.
+    fn open(&self, core: &Core) -> (Merged, bool) {
+        let point = self.hold.read_point(core);
+        let own = self.own.iter().cloned().map(ReadSource::Own);
+        let committed = sources(&core.pages, &point, self.keyspace);
+        let all = own.chain(committed.into_iter().map(ReadSource::Committed)).collect();
+        (MergeCursor::new(all, point.at.0), !point.memtables.is_empty())
+    }
+
+    /// Notes that a range is being read, from its empty beginning on.
+    pub fn begin_walk(&self, at: &[u8]) -> Option<Walk> {
+        let reads = self.reads.as_ref()?;
+        Some(reads.begin_walk(self.keyspace, at))
+    }
+
+    /// The value of an entry.
+    ///
+    /// # Errors
+    /// `ValueTooLarge`, `Closed`; or when it cannot be read.
+    pub fn value(&self, ahead: &Ahead) -> Result<Value> {
+        match ahead {
+            Ahead::Value(value) => Ok(value.clone()),
+            Ahead::Overflow(reference) => self
+                .shared
+                .read(|core| self.shared.read_overflow(core, self.keyspace, reference))
+                .map(Value::from),
+        }
+    }
+
+    /// The number of entries in a range.
+    ///
+    /// # Errors
+    /// `Closed`; or when a node cannot be read.
+    pub fn count(&self, range: &KeyRange) -> Result<u64> {
+        if let Some(reads) = &self.reads {
+            reads.add_range(self.keyspace, range);
+        }
+        let mut count = 0;
+        let mut from = range.start.clone();
+        let mut open: Option<Merged> = None;
+        loop {
+            let done = self.shared.read(|core| {
+                let (mut cursor, has_memtables) = match open.take() {
+                    Some(mut cursor) => {
+                        cursor.next()?;
+                        (cursor, false)
+                    }
+                    None => {
+                        let (mut cursor, has_memtables) = self.open(core);
+                        cursor.seek(&from)?;
+                        (cursor, has_memtables)
+                    }
+                };
+                let until = count + COUNT_ENTRIES_MAX;
+                while cursor.valid() && is_before_end(cursor.key(), range.end.as_deref()) {
+                    count += 1;
+                    if count == until {
+                        from = successor(cursor.key());
+                        open = (!has_memtables).then_some(cursor);
+                        return Ok(false);
+                    }
+                    cursor.next()?;
+                }
+                Ok(true)
+            })?;
+            if done {
+                return Ok(count);
+            }
+        }
+    }
+}
+
+/// The value of an entry that was read ahead.
+#[derive(Clone, Debug)]
+pub(crate) enum Ahead {
+    Value(Value),
+    /// It is read when it is asked for.
+    Overflow(OverflowReference),
+}
+
+impl Ahead {
+    /// The value's length, in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            Ahead::Value(value) => value.len() as u64,
+            Ahead::Overflow(reference) => reference.length,
+        }
+    }
+}
+
+/// An entry that was read ahead.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub key: Key,
+    pub value: Ahead,
+}
+
+impl Entry {
+    fn copy(cursor: &Merged) -> Result<Entry> {
+        let value = match cursor.kind() {
+            EntryKind::PutOverflow => {
+                let reference = OverflowReference::decode(cursor.value());
+                Ahead::Overflow(
+                    reference.map_err(|p| Error::from(p.corruption(Structure::Overflow)))?,
+                )
+            }
+            _ => match cursor.value_frame() {
+                Some((frame, range)) if range.len() > COPY_BYTES_MAX => {
+                    Ahead::Value(Value::from_frame(frame.clone(), range))
+                }
+                _ => Ahead::Value(Value::from(cursor.value())),
+            },
+        };
+        Ok(Entry { key: Key::from(cursor.key()), value })
+    }
+
+    fn bytes(&self) -> usize {
+        let value = match &self.value {
+            Ahead::Value(value) => value.len(),
+            Ahead::Overflow(_) => 0,
+        };
+        self.key.len() + value
+    }
+}
+
+/// Which way a walk goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Forward,
+    Backward,
+}
+
+/// Where a walk begins, and so which way it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From<'a> {
+    /// Forward from the first entry at or behind a key.
+    At(&'a [u8]),
+    /// Backward from the last entry before a key.
+    Before(&'a [u8]),
+    /// Backward from the last entry.
+    End,
+}
+
+/// Fetches entries by batches, in the direction that was asked for last.
+#[derive(Debug)]
+pub(crate) struct Walker {
+    pub scan: Scan,
+    /// Entries in the order of the walk.
+    pub batch: VecDeque<Entry>,
+    pub direction: Direction,
+    /// No entry lies behind the batch.
+    pub exhausted: bool,
+    /// Stands on the last entry of the batch as it was fetched. It holds no memtable.
+    open: Option<Merged>,
+    /// The key of that entry.
+    last: Vec<u8>,
+    batch_entries: usize,
+}
+
+impl Walker {
+    /// A walker that has not begun.
+    pub fn new(scan: Scan) -> Walker {
+        Walker {
+            scan,
+            batch: VecDeque::new(),
+            direction: Direction::Forward,
+            exhausted: true,
+            open: None,
+            last: Vec::new(),
+            batch_entries: BATCH_ENTRIES_FIRST,
+        }
+    }
+
+    /// Lets everything go that was fetched; nothing lies ahead.
+    pub fn end(&mut self) {
+        self.batch.clear();
+        self.open = None;
+        self.exhausted = true;
+    }
+
+    /// Begins anew somewhere. `limits`: nothing outside is fetched.
+    ///
+    /// # Errors
+    /// `Closed`; or when a node cannot be read. Then nothing lies ahead.
+    pub fn begin(&mut self, from: From<'_>, entries: usize, limits: Limits<'_>) -> Result<()> {
+        self.batch_entries = entries;
+        self.direction = match from {
+            From::At(_) => Direction::Forward,
+            From::Before(_) | From::End => Direction::Backward,
+        };
+        self.guarded(|walker, core| {
+            let (mut cursor, has_memtables) = match walker.open.take() {
+                Some(cursor) => (cursor, false),
+                None => walker.scan.open(core),
+            };
+            match from {
+                From::At(key) => cursor.seek(key)?,
+                From::Before(key) => cursor.seek_before(key)?,
+                From::End => cursor.seek_last()?,
+            }
+            walker.take(cursor, has_memtables, limits)
+        })
+    }
+
+    /// Fetches the entries behind the batch, in place of it.
+    ///
+    /// # Errors
+    /// As [`Walker::begin`].
+    pub fn go_on(&mut self, limits: Limits<'_>) -> Result<()> {
+        if self.exhausted {
+            self.end();
+            return self.scan.shared.check_open();
+        }
+        self.batch_entries = (self.batch_entries * 2).clamp(BATCH_ENTRIES_FIRST, BATCH_ENTRIES_MAX);
+        self.guarded(|walker, core| {
+            let (cursor, has_memtables) = match (walker.open.take(), walker.direction) {
+                (Some(mut cursor), Direction::Forward) => {
+                    cursor.next()?;
+                    (cursor, false)
+                }
+                (Some(mut cursor), Direction::Backward) => {
+                    cursor.previous()?;
+                    (cursor, false)
+                }
+                (None, direction) => {
+                    let (mut cursor, has_memtables) = walker.scan.open(core);
+                    match direction {
+                        Direction::Forward => cursor.seek(&successor(&walker.last))?,
+                        Direction::Backward => cursor.seek_before(&walker.last)?,
+                    }
+                    (cursor, has_memtables)
+                }
+            };
+            walker.take(cursor, has_memtables, limits)
+        })
+    }
+
+    fn guarded(&mut self, run: impl FnOnce(&mut Walker, &Core) -> Result<()>) -> Result<()> {
+        self.batch.clear();
+        let shared = self.scan.shared.clone();
+        let result = shared.read(|core| run(self, core));
+        if result.is_err() {
+            self.end();
+        }
+        result
+    }
+
+    /// Fills the batch from where the cursor stands.
+    fn take(&mut self, mut cursor: Merged, has_memtables: bool, limits: Limits<'_>) -> Result<()> {
+        let mut bytes = 0;
+        self.exhausted = false;
+        while cursor.valid() && limits.hold(cursor.key()) {
+            let entry = Entry::copy(&cursor)?;
+            bytes += entry.bytes();
+            self.batch.push_back(entry);
+            if self.batch.len() >= self.batch_entries || bytes >= BATCH_BYTES_MAX {
+                self.last.clear();
+                self.last.extend_from_slice(cursor.key());
+                self.open = (!has_memtables).then_some(cursor);
+                return Ok(());
+            }
+            match self.direction {
+                Direction::Forward => cursor.next()?,
+                Direction::Backward => cursor.previous()?,
+            }
+        }
+        self.exhausted = true;
+        // A cursor seeks again and again: what its sources have read is worth keeping.
+        self.open = (!has_memtables).then_some(cursor);
+        Ok(())
+    }
+}
+
+/// What is fetched at all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits<'a> {
+    pub start: &'a [u8],
+    pub end: Option<&'a [u8]>,
+}
+
+impl Limits<'_> {
+    pub const NONE: Limits<'static> = Limits { start: &[], end: None };
+
+    fn hold(&self, key: &[u8]) -> bool {
+        key >= self.start && is_before_end(key, self.end)
+    }
+}
+
+/// Entries of the first batch of a scan.
+pub(crate) const SCAN_ENTRIES: usize = BATCH_ENTRIES_FIRST;

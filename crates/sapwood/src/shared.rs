@@ -1,0 +1,125 @@
+//! What all handles of one database share, and how it is closed.
+//!
+//! *Guarantees*: no call that was begun after `close` reaches the core; `close` waits for the writing
+//! calls that were begun before. Handles do not keep the file open once it is closed.
+//! *Threads*: any.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::merge::step;
+use crate::merge::worker::Workers;
+use crate::options::Durability;
+use crate::segment::KEY_BYTES_MAX;
+use crate::segment::overflow::OverflowReader;
+use crate::segment::overflow_reference::OverflowReference;
+use crate::state::Core;
+use crate::sync::{Arc, ArcSwapOption, Mutex, RwLock};
+use crate::types::KeyspaceNumber;
+
+/// See the module.
+pub(crate) struct Shared {
+    core: ArcSwapOption<Core>,
+    /// Held shared by calls that change the file, so that a close can wait for them.
+    changing: RwLock<()>,
+    workers: Mutex<Option<Workers>>,
+    /// What commits do that do not say.
+    pub durability: Durability,
+    /// Larger values are not handed out whole.
+    value_bytes_max: u64,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("open", &self.is_open()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Starts the merge threads of an opened core.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(core: Arc<Core>) -> Result<Arc<Shared>> {
+        let workers = Workers::start(&core)?;
+        Ok(Arc::new(Shared {
+            durability: core.options.durability,
+            value_bytes_max: core.options.memory_budget / 8,
+            core: ArcSwapOption::new(Some(core)),
+            changing: RwLock::new(()),
+            workers: Mutex::new(Some(workers)),
+        }))
+    }
+
+    /// Runs a call that reads.
+    ///
+    /// # Errors
+    /// `Closed`, or what the call returns.
+    pub fn read<T>(&self, run: impl FnOnce(&Arc<Core>) -> Result<T>) -> Result<T> {
+        match &*self.core.load() {
+            Some(core) => run(core),
+            None => Err(Error::Closed),
+        }
+    }
+
+    /// Runs a call that changes the file. Never from within another one: a close could come between.
+    ///
+    /// # Errors
+    /// As [`Shared::read`].
+    pub fn change<T>(&self, run: impl FnOnce(&Arc<Core>) -> Result<T>) -> Result<T> {
+        let _changing = self.changing.read();
+        self.read(run)
+    }
+
+    /// False once the database is closed.
+    pub fn is_open(&self) -> bool {
+        self.core.load().is_some()
+    }
+
+    /// # Errors
+    /// `Closed`.
+    pub fn check_open(&self) -> Result<()> {
+        if self.is_open() { Ok(()) } else { Err(Error::Closed) }
+    }
+
+    /// Ends all calls and threads, and closes the file properly.
+    ///
+    /// # Errors
+    /// `Closed` when it is already; else what the last steps return.
+    pub fn close(&self) -> Result<()> {
+        let core = self.core.swap(None).ok_or(Error::Closed)?;
+        // Calls that are under way may wait for the threads, so those are stopped after them.
+        drop(self.changing.write());
+        if let Some(workers) = self.workers.lock().take() {
+            workers.stop();
+        }
+        step::close(&core)
+    }
+
+    /// Reads a value that lies in blocks of its own.
+    ///
+    /// # Errors
+    /// `ValueTooLarge`; or when it cannot be read or is damaged.
+    pub fn read_overflow(
+        &self,
+        core: &Core,
+        keyspace: KeyspaceNumber,
+        reference: &OverflowReference,
+    ) -> Result<Vec<u8>> {
+        let limit = self.value_bytes_max;
+        if reference.length > limit {
+            let length = reference.length;
+            return Err(Error::ValueTooLarge { length, limit, instead: "get_stream" });
+        }
+        OverflowReader::open(&*core.pages, keyspace, reference)?.read_all(limit)
+    }
+}
+
+/// # Errors
+/// `KeyTooLong`.
+pub(crate) fn check_key(key: &[u8]) -> Result<()> {
+    if key.len() > KEY_BYTES_MAX {
+        return Err(Error::KeyTooLong { length: key.len(), limit: KEY_BYTES_MAX });
+    }
+    Ok(())
+}

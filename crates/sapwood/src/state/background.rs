@@ -1,0 +1,218 @@
+//! What background steps share: who works on which range, the flush in progress, and how threads wake
+//! one another.
+//!
+//! *Guarantees*: I3: two reservations that share a level and a keyspace never overlap.
+//! *Threads*: any; short locks.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use super::core::Core;
+use crate::error::{Error, Result};
+use crate::segment::key_range::KeyRange;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, Condvar, LockRank, Mutex, OrderedMutex};
+use crate::types::KeyspaceNumber;
+
+/// The rank of the lock over reservations.
+pub const RESERVATIONS: LockRank = LockRank::new(25, "reservations");
+/// The rank of the lock over jobs that take several steps.
+pub const JOBS: LockRank = LockRank::new(24, "jobs");
+
+/// The young segments, as a bit of a set of levels.
+pub const LEVEL_YOUNG: u8 = 1;
+/// The level above the last.
+pub const LEVEL_ABOVE: u8 = 2;
+/// The last level.
+pub const LEVEL_LAST: u8 = 4;
+/// All of them.
+pub const LEVELS_ALL: u8 = LEVEL_YOUNG | LEVEL_ABOVE | LEVEL_LAST;
+
+/// A job of several steps, kept between them.
+pub trait Job: Debug + Send {
+    /// One bounded step; true when the job is done.
+    fn step(&mut self, core: &Arc<Core>) -> Result<bool>;
+}
+
+#[derive(Debug)]
+struct Reserved {
+    name: u64,
+    keyspace: KeyspaceNumber,
+    levels: u8,
+    range: KeyRange,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    next: u64,
+    reserved: Vec<Reserved>,
+}
+
+/// Ranges that steps work on.
+#[derive(Debug)]
+pub struct Reservations {
+    table: OrderedMutex<Table>,
+}
+
+/// A reserved range; it ends when this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    reservations: Arc<Reservations>,
+    name: u64,
+}
+
+impl Default for Reservations {
+    fn default() -> Reservations {
+        Reservations { table: OrderedMutex::new(RESERVATIONS, Table::default()) }
+    }
+}
+
+impl Reservations {
+    /// Reserves a range in a set of levels; or gives a range that is in the way.
+    ///
+    /// # Errors
+    /// The conflicting range.
+    pub fn reserve(
+        self: &Arc<Self>,
+        keyspace: KeyspaceNumber,
+        levels: u8,
+        range: KeyRange,
+    ) -> std::result::Result<Reservation, KeyRange> {
+        let mut table = self.table.lock();
+        let in_the_way = table.reserved.iter().find(|other| {
+            other.keyspace == keyspace && other.levels & levels != 0 && other.range.overlaps(&range)
+        });
+        if let Some(other) = in_the_way {
+            return Err(other.range.clone());
+        }
+        table.next += 1;
+        let name = table.next;
+        table.reserved.push(Reserved { name, keyspace, levels, range });
+        Ok(Reservation { reservations: self.clone(), name })
+    }
+
+    /// True when nothing is reserved.
+    pub fn is_empty(&self) -> bool {
+        self.table.lock().reserved.is_empty()
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.reservations.table.lock().reserved.retain(|reserved| reserved.name != self.name);
+    }
+}
+
+/// The young segments that are being merged together, and where to.
+#[derive(Clone, Debug, Default)]
+pub struct YoungSet {
+    /// Their numbers; the oldest segments of the state.
+    pub members: Vec<u64>,
+    /// The new segment above the last level, by keyspace.
+    pub above: Vec<(KeyspaceNumber, u64)>,
+}
+
+/// Jobs and sets that outlive a step.
+#[derive(Debug, Default)]
+pub struct Jobs {
+    /// The flush in progress, between its steps.
+    pub flush: Option<Box<dyn Job>>,
+    /// A thread has taken the flush out and is stepping it.
+    pub flush_is_out: bool,
+    /// See [`YoungSet`].
+    pub young_set: YoungSet,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Background {
+    /// Ranges that steps work on.
+    pub reservations: Arc<Reservations>,
+    /// Jobs between their steps.
+    pub jobs: OrderedMutex<Jobs>,
+    /// Threads run the steps; without any, whoever must wait runs them.
+    pub has_threads: AtomicBool,
+    /// Steps that are running now.
+    pub running: AtomicU64,
+    /// Steps that were run.
+    pub steps: AtomicU64,
+    /// Somebody waits for quiet: merges go on until each range lies in one segment.
+    pub drain: AtomicU64,
+    /// When the last commit was made, in microseconds of the clock.
+    pub last_commit: AtomicU64,
+    /// When the oldest commit that waits for a timed sync was made, in microseconds plus one; 0: none.
+    pub unsynced_since: AtomicU64,
+    /// Bytes written to segments when the last state was made durable.
+    pub bytes_at_durable: AtomicU64,
+    failure: OrderedMutex<Option<Error>>,
+    generation: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Default for Background {
+    fn default() -> Background {
+        Background {
+            reservations: Arc::default(),
+            jobs: OrderedMutex::new(JOBS, Jobs::default()),
+            has_threads: AtomicBool::new(false),
+            running: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
+            drain: AtomicU64::new(0),
+            last_commit: AtomicU64::new(0),
+            unsynced_since: AtomicU64::new(0),
+            bytes_at_durable: AtomicU64::new(0),
+            failure: OrderedMutex::new(LockRank::new(81, "failure of merging"), None),
+            generation: Mutex::new(0),
+            changed: Condvar::new(),
+        }
+    }
+}
+
+impl Background {
+    /// Something changed that others may wait for: a commit, a step's end, a stop.
+    pub fn notify(&self) {
+        *self.generation.lock() += 1;
+        self.changed.notify_all();
+    }
+
+    /// A mark for [`Background::wait_since`].
+    pub fn mark(&self) -> u64 {
+        *self.generation.lock()
+    }
+
+    /// Waits until something has changed since the mark, at most this long.
+    pub fn wait_since(&self, mark: u64, at_most: Duration) {
+        let mut generation = self.generation.lock();
+        if *generation == mark {
+            self.changed.wait_for(&mut generation, at_most);
+        }
+    }
+
+    /// A step failed: whoever waits for quiet is told.
+    pub fn fail(&self, error: &Error) {
+        *self.failure.lock() = Some(error.clone());
+        self.notify();
+    }
+
+    /// The failure of the last step, if it failed.
+    pub fn failure(&self) -> Option<Error> {
+        self.failure.lock().clone()
+    }
+
+    /// A step succeeded.
+    pub fn succeed(&self) {
+        let mut failure = self.failure.lock();
+        if failure.is_some() {
+            *failure = None;
+        }
+    }
+
+    /// A commit was made at this time.
+    pub fn note_commit(&self, now: Duration, waits_for_sync: bool) {
+        let now = now.as_micros() as u64;
+        self.last_commit.store(now, Ordering::Relaxed);
+        if waits_for_sync && self.unsynced_since.load(Ordering::Relaxed) == 0 {
+            self.unsynced_since.store(now + 1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! What the engine holds and has done, in numbers.
+
+use std::fmt;
+
+use crate::page::MemoryPart;
+use crate::segment::descriptor::Segment;
+use crate::state::{Core, Levels};
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::types::{Epoch, SequenceNumber};
+
+/// Numbers about a database, as of one moment; counts are since the open. `Display` writes them as a table.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// let db = sapwood::Database::builder().open_in_memory()?;
+/// db.keyspace("a")?.put("key", "value")?;
+/// let stats = db.stats()?;
+/// assert_eq!(stats.keyspaces.len(), 1);
+/// assert!(stats.file_bytes > 0);
+/// println!("{stats}");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// The newest visible commit.
+    pub visible: SequenceNumber,
+    /// The number of the current state.
+    pub epoch: Epoch,
+    /// True when an earlier failure has stopped all writing.
+    pub stopped: bool,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Bytes of free pages in it.
+    pub free_bytes: u64,
+    /// Bytes of the longest run of free pages.
+    pub longest_free_run_bytes: u64,
+    /// Young segments.
+    pub young_segments: u64,
+    /// Bytes of their pages.
+    pub young_bytes: u64,
+    /// What each keyspace has below the young segments, by name.
+    pub keyspaces: Vec<KeyspaceStats>,
+    /// Older states that snapshots, iterators or durable states hold.
+    pub held_states: u64,
+    /// Bytes of blocks that only those use.
+    pub held_bytes: u64,
+    /// The memory budget, in bytes.
+    pub memory_budget_bytes: u64,
+    /// How it is used.
+    pub memory: MemoryStats,
+    /// Commits.
+    pub commits: u64,
+    /// Bytes of keys and values committed.
+    pub user_bytes: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Promotion steps.
+    pub promotions: u64,
+    /// States made durable.
+    pub durable_states: u64,
+    /// Times that a writer had to wait for a step.
+    pub stalls: u64,
+    /// Time that writers were slowed, in microseconds.
+    pub slowed_microseconds: u64,
+    /// Bytes of log records that wait to be flushed, and what is not on disk yet.
+    pub log: LogStats,
+    /// Bytes read from the file.
+    pub read_bytes: u64,
+    /// Bytes written to the file.
+    pub written_bytes: u64,
+    /// Nodes found in memory.
+    pub cache_hits: u64,
+    /// Nodes that were not.
+    pub cache_misses: u64,
+}
+
+/// What one keyspace has below the young segments.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct KeyspaceStats {
+    /// Its name.
+    pub name: String,
+    /// Its levels, from the top.
+    pub levels: Vec<LevelStats>,
+}
+
+/// One level of a keyspace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LevelStats {
+    /// Its segments.
+    pub segments: u64,
+    /// Their entries, tombstones and what has moved on included.
+    pub entries: u64,
+    /// Bytes of their pages.
+    pub bytes: u64,
+}
+
+/// How the memory budget is used, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryStats {
+    /// Memtables, with those that wait for their flush, and memory kept for the next ones.
+    pub memtables: u64,
+    /// Cached nodes.
+    pub cache: u64,
+    /// Filters that stay in memory.
+    pub filters: u64,
+    /// Buffers of merges.
+    pub merge_buffers: u64,
+    /// Free maps.
+    pub free_maps: u64,
+    /// What serializable transactions have read.
+    pub read_sets: u64,
+    /// Lists of dead blocks.
+    pub dead_lists: u64,
+    /// Everything else.
+    pub other: u64,
+}
+
+/// The log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogStats {
+    /// Bytes of records behind the cut of the current state.
+    pub unflushed_bytes: u64,
+    /// Bytes that are not known to be on disk yet.
+    pub unsynced_bytes: u64,
+    /// Bytes that can be appended before space must be made.
+    pub available_bytes: u64,
+}
+
+fn level(level: &[Arc<Segment>], page_bytes: u64) -> LevelStats {
+    LevelStats {
+        segments: level.len() as u64,
+        entries: level.iter().map(|segment| segment.entries()).sum(),
+        bytes: level.iter().map(|segment| segment.pages()).sum::<u64>() * page_bytes,
+    }
+}
+
+fn levels(levels: &Levels, page_bytes: u64) -> Vec<LevelStats> {
+    levels.levels.iter().map(|segments| level(segments, page_bytes)).collect()
+}
+
+impl Stats {
+    pub(crate) fn gather(core: &Core) -> Stats {
+        let mut stats = Stats {
+            visible: core.visible(),
+            stopped: core.has_stopped(),
+            memory_budget_bytes: core.pages.budget().total(),
+            ..Stats::default()
+        };
+        stats.gather_state(core);
+        stats.gather_file(core);
+        stats.gather_counters(core);
+        stats.gather_memory(core);
+        stats
+    }
+
+    fn gather_state(&mut self, core: &Core) {
+        let page_bytes = u64::from(core.pages.layout().page_size);
+        let state = core.state();
+        self.epoch = state.epoch;
+        let young = level(&state.young, page_bytes);
+        (self.young_segments, self.young_bytes) = (young.segments, young.bytes);
+        let catalogue = core.catalogue.load();
+        let live = catalogue.iter().filter(|(_, entry)| !entry.dropped);
+        self.keyspaces = live
+            .map(|(number, entry)| KeyspaceStats {
+                name: entry.name.clone(),
+                levels: state.levels_of(number).map_or_else(Vec::new, |l| levels(l, page_bytes)),
+            })
+            .collect();
+        self.keyspaces.sort_by(|a, b| a.name.cmp(&b.name));
+        let log = core.log.positions();
+        self.log = LogStats {
+            unflushed_bytes: log.end.0.saturating_sub(state.cut.position.0),
+            unsynced_bytes: log.end.0.saturating_sub(log.durable.0),
+            available_bytes: core.log.available(),
+        };
+    }
+
+    fn gather_file(&mut self, core: &Core) {
+        let page_bytes = u64::from(core.pages.layout().page_size);
+        let allocator = core.pages.allocator().stats();
+        self.file_bytes = allocator.file_pages * page_bytes;
+        self.free_bytes = allocator.free_pages * page_bytes;
+        self.longest_free_run_bytes = allocator.longest_free_run * page_bytes;
+        let held = core.held.stats();
+        self.held_states = held.states;
+        self.held_bytes = held.pages * page_bytes;
+        let pages = core.pages.counters();
+        self.read_bytes = pages.bytes_read;
+        self.written_bytes = pages.bytes_written();
+        self.cache_hits = pages.cache_hits;
+        self.cache_misses = pages.cache_misses;
+    }
+
+    fn gather_counters(&mut self, core: &Core) {
+        let counters = &core.counters;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        self.commits = load(&counters.commits);
+        self.user_bytes = load(&counters.user_bytes);
+        self.flushes = load(&counters.flushes);
+        self.promotions = load(&counters.promotions);
+        self.durable_states = load(&counters.durable_states);
+        self.stalls = load(&counters.stalls);
+        self.slowed_microseconds = load(&counters.slowed_microseconds);
+    }
+
+    fn gather_memory(&mut self, core: &Core) {
+        let part = |part| core.pages.budget().part(part);
+        self.memory = MemoryStats {
+            memtables: (core.memtable_bytes() + core.pool.bytes()) as u64,
+            cache: part(MemoryPart::Cache),
+            filters: part(MemoryPart::Filters),
+            merge_buffers: part(MemoryPart::MergeBuffers),
+            free_maps: part(MemoryPart::FreeMaps),
+            read_sets: part(MemoryPart::ReadSets),
+            dead_lists: part(MemoryPart::DeadLists),
+            other: part(MemoryPart::Other),
+        };
+    }
+
+    fn rows(&self) -> [(&'static str, u64); 29] {
+        let memory = &self.memory;
+        [
+            ("newest commit", self.visible.0),
+            ("current state", self.epoch.0),
+            ("file, bytes", self.file_bytes),
+            ("  free", self.free_bytes),
+            ("  longest free run", self.longest_free_run_bytes),
+            ("young segments", self.young_segments),
+            ("  bytes", self.young_bytes),
+            ("held states", self.held_states),
+            ("  bytes", self.held_bytes),
+            ("memory budget, bytes", self.memory_budget_bytes),
+            ("  memtables", memory.memtables),
+            ("  cache", memory.cache),
+            ("  filters", memory.filters),
+            ("  merge buffers", memory.merge_buffers),
+            ("  free maps", memory.free_maps),
+            ("  read sets", memory.read_sets),
+            ("  dead lists", memory.dead_lists),
+            ("  other", memory.other),
+            ("commits", self.commits),
+            ("  bytes", self.user_bytes),
+            ("flushes", self.flushes),
+            ("promotion steps", self.promotions),
+            ("durable states", self.durable_states),
+            ("stalls", self.stalls),
+            ("log, bytes to flush", self.log.unflushed_bytes),
+            ("  to sync", self.log.unsynced_bytes),
+            ("  available", self.log.available_bytes),
+            ("bytes read", self.read_bytes),
+            ("bytes written", self.written_bytes),
+        ]
+    }
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, number) in self.rows() {
+            writeln!(f, "{name:<24}{number:>20}")?;
+        }
+        let asked = self.cache_hits + self.cache_misses;
+        let share = if asked == 0 { 0.0 } else { self.cache_hits as f64 * 100.0 / asked as f64 };
+        writeln!(f, "{:<24}{share:>18.1} %", "cache hits")?;
+        for keyspace in &self.keyspaces {
+            writeln!(f, "keyspace {:?}", keyspace.name)?;
+            for (level, index) in keyspace.levels.iter().zip(1..) {
+                let name = format!("  level {index}, {} segments", level.segments);
+                let LevelStats { entries, bytes, .. } = level;
+                writeln!(f, "{name:<24}{bytes:>20} bytes {entries:>20} entries")?;
+            }
+        }
+        if self.stopped {
+            writeln!(f, "writing has stopped after a failure")?;
+        }
+        Ok(())
+    }
+}

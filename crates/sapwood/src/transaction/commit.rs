@@ -1,0 +1,342 @@
+//! The one way into the database: a commit gets its place in the order, reaches the log and the memtable,
+//! and becomes visible.
+//!
+//! *Guarantees*: C1, C2: under the commit lock a commit is validated against what came since the unlocked validation,
+//! gets its number, its record and its entries in the memtable; outside it waits for the disk as far as its durability
+//! asks. A commit that returns is visible. A commit that fails after its record was appended is there whole or
+//! not at all after the next open.
+//! *Format*: docs/format.md, section 5.
+//! *Threads*: any.
+
+use super::pending::{PendingOperation, PendingWrites};
+use super::validate::{Validation, validate};
+use crate::error::{Error, Result};
+use crate::log::operation::CommitEncoder;
+use crate::log::record::{NamedBlocks, RecordKind};
+use crate::log::writer::AppendError;
+use crate::merge::throttle::{before_commit, make_room_in_log};
+use crate::options::Durability;
+use crate::page::Block;
+use crate::segment::overflow::{blocks_of, write_value};
+use crate::segment::overflow_reference::OverflowReference;
+use crate::state::Core;
+use crate::state::apply;
+use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
+use crate::state::durable::begin_writing;
+use crate::state::manifest::encode_settings;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::types::{KeyspaceNumber, LogPosition, SequenceNumber};
+
+/// Values from this length on are written once, at the commit, and the log carries their references.
+pub const OVERFLOW_AT_COMMIT_BYTES: usize = 64 * 1024;
+
+/// How often a commit makes room in the log before it gives up.
+const ROOM_ATTEMPTS: u32 = 6;
+
+/// A commit that needs only its place.
+#[derive(Debug, Default)]
+struct Prepared {
+    encoder: CommitEncoder,
+    /// Blocks of values that were written for it.
+    blocks: Vec<Block>,
+    names_unsynced: bool,
+    changes: Vec<CatalogueChange>,
+}
+
+/// Commits writes.
+///
+/// # Errors
+/// `Conflict`, `TransactionTooLarge`, `KeyspaceDropped`, `NoSpace`: nothing is committed. `Stopped`: it is not known
+/// whether it will be there after the next open.
+pub fn commit(
+    core: &Arc<Core>,
+    writes: &PendingWrites,
+    durability: Durability,
+    validation: Option<&Validation<'_>>,
+) -> Result<SequenceNumber> {
+    if writes.is_empty() {
+        // A serializable reader that wrote nothing saw one instant: its place in the order is there.
+        return Ok(core.visible());
+    }
+    core.check_writable()?;
+    begin_writing(core)?;
+    let limit = core.memtable_bytes_max();
+    if writes.bytes() > limit {
+        let (bytes, limit) = (writes.bytes() as u64, limit as u64);
+        return Err(Error::TransactionTooLarge { bytes, limit });
+    }
+    before_commit(core, writes.bytes())?;
+    let mut prepared = prepare(core, writes, durability)?;
+    // What is validated here need not be looked at again under the lock.
+    let seen = SequenceNumber(core.commit_numbers().0.0 - 1);
+    let result = match validation {
+        Some(validation) => validate(core, writes, validation, validation.began),
+        None => Ok(()),
+    };
+    let result = result.and_then(|()| {
+        let mut check = |core: &Core, _: &mut Prepared| {
+            let catalogue = core.catalogue.load();
+            for keyspace in writes.keyspaces() {
+                if catalogue.get(keyspace).is_none_or(|entry| entry.dropped) {
+                    return Err(match validation {
+                        Some(_) => Error::Conflict,
+                        None => Error::KeyspaceDropped(keyspace.to_string()),
+                    });
+                }
+            }
+            match validation {
+                Some(validation) => validate(core, writes, validation, seen.max(validation.began)),
+                None => Ok(()),
+            }
+        };
+        place(core, &mut prepared, durability, &mut check)
+    });
+    let bytes = writes.bytes() as u64;
+    match result {
+        Ok(placed) => {
+            core.counters.user_bytes.fetch_add(bytes, Ordering::Relaxed);
+            finish(core, placed, durability)
+        }
+        Err(error) => {
+            // Its record was not appended, so nothing names the blocks.
+            for block in &prepared.blocks {
+                core.free(*block);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Makes a keyspace of that name.
+///
+/// # Errors
+/// `KeyspaceExists`; or as [`commit`].
+pub fn create_keyspace(
+    core: &Arc<Core>,
+    name: &str,
+    settings: KeyspaceSettings,
+    durability: Durability,
+) -> Result<KeyspaceNumber> {
+    let mut given = KeyspaceNumber(0);
+    change_catalogue(core, durability, &mut |catalogue| {
+        if catalogue.find(name).is_some() {
+            return Err(Error::KeyspaceExists(name.to_owned()));
+        }
+        given = core.commit_numbers().1;
+        Ok(CatalogueChange::Create(given, name.to_owned(), settings))
+    })?;
+    Ok(given)
+}
+
+/// Drops a keyspace with all that it holds.
+///
+/// # Errors
+/// `KeyspaceDropped`; or as [`commit`].
+pub fn drop_keyspace(
+    core: &Arc<Core>,
+    number: KeyspaceNumber,
+    durability: Durability,
+) -> Result<()> {
+    change_catalogue(core, durability, &mut |catalogue| match catalogue.get(number) {
+        Some(entry) if !entry.dropped => Ok(CatalogueChange::Drop(number)),
+        _ => Err(Error::KeyspaceDropped(number.to_string())),
+    })
+}
+
+/// Gives a keyspace another name.
+///
+/// # Errors
+/// `KeyspaceExists`, `KeyspaceDropped`; or as [`commit`].
+pub fn rename_keyspace(
+    core: &Arc<Core>,
+    number: KeyspaceNumber,
+    name: &str,
+    durability: Durability,
+) -> Result<()> {
+    change_catalogue(core, durability, &mut |catalogue| {
+        match catalogue.get(number) {
+            Some(entry) if !entry.dropped => {}
+            _ => return Err(Error::KeyspaceDropped(number.to_string())),
+        }
+        if catalogue.find(name).is_some_and(|(found, _)| found != number) {
+            return Err(Error::KeyspaceExists(name.to_owned()));
+        }
+        Ok(CatalogueChange::Rename(number, name.to_owned()))
+    })
+}
+
+fn change_catalogue(
+    core: &Arc<Core>,
+    durability: Durability,
+    choose: &mut dyn FnMut(&Catalogue) -> Result<CatalogueChange>,
+) -> Result<()> {
+    core.check_writable()?;
+    begin_writing(core)?;
+    before_commit(core, 256)?;
+    let mut prepared = Prepared::default();
+    let placed = place(core, &mut prepared, durability, &mut |core, prepared| {
+        let change = choose(&core.catalogue.load())?;
+        prepared.encoder.clear();
+        match &change {
+            CatalogueChange::Create(number, name, settings) => {
+                prepared.encoder.create_keyspace(*number, name, &encode_settings(settings));
+            }
+            CatalogueChange::Drop(number) => prepared.encoder.drop_keyspace(*number),
+            CatalogueChange::Rename(number, name) => {
+                prepared.encoder.rename_keyspace(*number, name)
+            }
+        }
+        prepared.changes = vec![change];
+        Ok(())
+    })?;
+    finish(core, placed, durability).map(|_| ())
+}
+
+/// Encodes the writes; large values are written to blocks of their own.
+fn prepare(core: &Core, writes: &PendingWrites, durability: Durability) -> Result<Prepared> {
+    let mut prepared = Prepared::default();
+    for (keyspace, operation) in writes.operations() {
+        match operation {
+            PendingOperation::DeleteRange(range) => {
+                let (start, end) = (&range.start, range.end.as_deref());
+                prepared.encoder.delete_range(keyspace, start, end);
+            }
+            PendingOperation::Delete { key } => prepared.encoder.delete(keyspace, key),
+            PendingOperation::Put { key, value } if value.len() < OVERFLOW_AT_COMMIT_BYTES => {
+                prepared.encoder.put(keyspace, key, value);
+            }
+            PendingOperation::Put { key, value } => {
+                let reference = write_large(core, keyspace, value, &mut prepared)?;
+                prepared.encoder.put_overflow(keyspace, key, &reference);
+            }
+        }
+    }
+    if !prepared.blocks.is_empty() {
+        prepared.names_unsynced = true;
+        if durability == Durability::Sync {
+            // They are on disk before the record takes its place, so that no other committer waits for them.
+            let storage = core.pages.storage();
+            let synced = storage.sync_data();
+            let failed = |error| Error::io("syncing values", storage.name(), error);
+            synced.map_err(|error| core.stop(&failed(error)))?;
+            prepared.names_unsynced = false;
+        }
+    }
+    Ok(prepared)
+}
+
+fn write_large(
+    core: &Core,
+    keyspace: KeyspaceNumber,
+    value: &[u8],
+    prepared: &mut Prepared,
+) -> Result<Vec<u8>> {
+    let codec = core.catalogue.load().settings(keyspace).value_codec;
+    match write_value(&core.pages, keyspace, codec, value) {
+        Ok(reference) => {
+            prepared.blocks.extend(blocks_of(&reference));
+            let mut encoded = Vec::new();
+            OverflowReference::encode(&reference, &mut encoded);
+            Ok(encoded)
+        }
+        Err(error) => {
+            for block in prepared.blocks.drain(..) {
+                core.free(block);
+            }
+            Err(error)
+        }
+    }
+}
+
+/// A commit that has its place.
+#[derive(Clone, Copy, Debug)]
+struct Placed {
+    number: SequenceNumber,
+    end: LogPosition,
+    buffer_is_full: bool,
+}
+
+/// Gives a commit its place: number, record, entries. `check` runs under the commit lock.
+fn place(
+    core: &Arc<Core>,
+    prepared: &mut Prepared,
+    durability: Durability,
+    check: &mut dyn FnMut(&Core, &mut Prepared) -> Result<()>,
+) -> Result<Placed> {
+    for attempt in 0..ROOM_ATTEMPTS {
+        let order = core.commit_order.lock();
+        core.check_writable()?;
+        check(core, prepared)?;
+        let number = core.commit_numbers().0;
+        let named = match (prepared.blocks.is_empty(), prepared.names_unsynced) {
+            (true, _) => NamedBlocks::None,
+            (false, true) => NamedBlocks::Unsynced,
+            (false, false) => NamedBlocks::OnDisk,
+        };
+        let head = prepared.encoder.head(core.clock.wall_milliseconds());
+        let parts = [head.as_slice(), prepared.encoder.encoded_operations()];
+        match core.log.append(RecordKind::Commit, number, named, &parts) {
+            Ok(appended) => {
+                insert(core, prepared, number)?;
+                core.log_named.add(appended.end, &prepared.blocks);
+                core.publisher.enqueue(number, appended.end, durability);
+                drop(order);
+                let buffer_is_full = appended.buffer_is_full;
+                return Ok(Placed { number, end: appended.end, buffer_is_full });
+            }
+            Err(AppendError::Failed(error)) => return Err(error),
+            Err(AppendError::Full(_)) => {
+                drop(order);
+                make_room_in_log(core, attempt)?;
+            }
+        }
+    }
+    Err(Error::NoSpace {
+        operation: format!("{} bytes of the log", prepared.encoder.encoded_bytes()),
+        file: core.pages.storage().name(),
+    })
+}
+
+/// Puts a commit's entries into the memtable, and its changes into the catalogue. The commit lock is held.
+fn insert(core: &Core, prepared: &Prepared, number: SequenceNumber) -> Result<()> {
+    let view = core.view();
+    let operations = prepared.encoder.operations();
+    let changes = &prepared.changes;
+    let mut catalogue = match changes.is_empty() {
+        true => Catalogue::default(),
+        false => (**core.catalogue.load()).clone(),
+    };
+    let inserted = apply::insert(&view.active, &mut catalogue, number, operations, changes);
+    // What was just encoded can be decoded; if not, memory is damaged and nothing more may be written.
+    inserted.map_err(|error| core.stop(&error))?;
+    if !changes.is_empty() {
+        core.catalogue.store(Arc::new(catalogue));
+        for change in changes {
+            if let CatalogueChange::Create(number, ..) = change {
+                core.numbers.next_keyspace.store(number.0 + 1, Ordering::Release);
+            }
+        }
+    }
+    core.numbers.next_sequence.store(number.0 + 1, Ordering::Release);
+    Ok(())
+}
+
+/// Brings the log as far as the durability asks, and waits until the commit is visible.
+fn finish(core: &Arc<Core>, placed: Placed, durability: Durability) -> Result<SequenceNumber> {
+    let reached = match durability {
+        Durability::Sync => core.log.sync_to(placed.end),
+        Durability::Buffered => core.log.write_to(placed.end),
+        Durability::Memory if placed.buffer_is_full => core.log.write_to(placed.end),
+        Durability::Memory => Ok(()),
+    };
+    reached.map_err(|error| core.stop(&error))?;
+    core.publisher.publish(core.log.positions());
+    core.publisher.wait_for(placed.number)?;
+    core.background.note_commit(core.clock.now(), durability == Durability::Buffered);
+    core.counters.commits.fetch_add(1, Ordering::Relaxed);
+    if placed.number.0.is_multiple_of(16) {
+        core.charge_memtables();
+    }
+    Ok(placed.number)
+}

@@ -1,0 +1,326 @@
+//! The transaction: reads one instant, and its own writes first.
+
+use std::fmt;
+use std::ops::RangeBounds;
+
+use super::commit::commit;
+use super::pending::{PendingRead, PendingWrites};
+use super::reads::Reads;
+use super::validate::Validation;
+use crate::batch::check_size;
+use crate::bytes::{Key, Value};
+use crate::cursor::Cursor;
+use crate::error::Result;
+use crate::key_bounds::{key_range, prefix_range};
+use crate::keyspace::{Keyspace, value_of};
+use crate::options::{Durability, Isolation};
+use crate::range::Range;
+use crate::scan::{Direction, Scan};
+use crate::segment::key_range::KeyRange;
+use crate::shared::{Shared, check_key};
+use crate::state::lookup::{self, Found};
+use crate::state::{Core, SnapshotHold};
+use crate::sync::Arc;
+use crate::types::{KeyspaceNumber, SequenceNumber};
+
+/// Reads one instant of the database and its own writes, and commits these together, unless another commit
+/// has come between.
+///
+/// Which changes of others count is chosen when it [begins](crate::Database::begin): see
+/// [`Isolation`]. [`Database::transact`](crate::Database::transact) begins, commits and tries again by
+/// itself. A transaction that is dropped, also while a panic unwinds, is rolled back. Iterators and cursors
+/// see the writes that were made before they were, and may outlive the transaction.
+///
+/// # Examples
+/// ```
+/// use sapwood::Isolation;
+/// # fn main() -> sapwood::Result<()> {
+/// let db = sapwood::Database::builder().open_in_memory()?;
+/// let accounts = db.keyspace("accounts")?;
+/// accounts.put("ada", "10")?;
+///
+/// let mut transaction = db.begin(Isolation::Serializable)?;
+/// assert_eq!(transaction.get(&accounts, "ada")?.unwrap(), "10");
+/// transaction.put(&accounts, "grace", "5")?;
+/// assert_eq!(transaction.get(&accounts, "grace")?.unwrap(), "5");
+/// assert_eq!(accounts.get("grace")?, None, "nobody else sees it yet");
+///
+/// accounts.put("ada", "0")?;
+/// let conflict = transaction.commit().unwrap_err();
+/// assert!(conflict.is_conflict(), "it has read what was changed meanwhile");
+/// # Ok(())
+/// # }
+/// ```
+pub struct Transaction {
+    shared: Arc<Shared>,
+    hold: Arc<SnapshotHold>,
+    writes: PendingWrites,
+    /// Serializable transactions only.
+    reads: Option<Arc<Reads>>,
+    /// Its place in the list of open ones.
+    name: u64,
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction")
+            .field("sequence", &self.sequence())
+            .field("writes", &self.writes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        // A closed database keeps no list.
+        let _ = self.shared.read(|core| {
+            core.end_transaction(self.name);
+            Ok(())
+        });
+    }
+}
+
+impl Transaction {
+    /// Begins one at this moment.
+    ///
+    /// # Errors
+    /// `Closed`.
+    pub(crate) fn begin(shared: &Arc<Shared>, isolation: Isolation) -> Result<Transaction> {
+        shared.read(|core| {
+            // Listed before its number is chosen, so that no flush in between is missed (E5).
+            let name = core.transactions.begin();
+            let hold = SnapshotHold::take(core);
+            core.transactions.began_at(name, hold.number());
+            let reads = (isolation == Isolation::Serializable).then(|| {
+                let budget_bytes = core.options.memory_budget / 16;
+                let budget_bytes = usize::try_from(budget_bytes).unwrap_or(usize::MAX);
+                Arc::new(Reads::new(core.pages.budget(), budget_bytes))
+            });
+            let writes = PendingWrites::new();
+            Ok(Transaction { shared: shared.clone(), hold: Arc::new(hold), writes, reads, name })
+        })
+    }
+
+    fn scan(&self, keyspace: &Keyspace) -> Result<Scan> {
+        self.shared.check_open()?;
+        let keyspace = keyspace.number_in(&self.shared)?;
+        Ok(Scan {
+            shared: self.shared.clone(),
+            keyspace,
+            hold: self.hold.clone(),
+            own: self.writes.source(keyspace),
+            reads: self.reads.clone(),
+        })
+    }
+
+    fn find<T>(
+        &self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        own: impl FnOnce(&[u8]) -> T,
+        committed: impl FnOnce(&Core, KeyspaceNumber, Found) -> Result<T>,
+    ) -> Result<Option<T>> {
+        check_key(key)?;
+        self.shared.read(|core| {
+            let number = keyspace.number_in(&self.shared)?;
+            match self.writes.get(number, key) {
+                Some(PendingRead::Value(value)) => return Ok(Some(own(value))),
+                Some(PendingRead::Deleted) => return Ok(None),
+                None => {}
+            }
+            if let Some(reads) = &self.reads {
+                reads.add_key(number, key);
+            }
+            let point = self.hold.read_point(core);
+            let found = lookup::get(core, &point, number, key)?;
+            found.map(|found| committed(core, number, found)).transpose()
+        })
+    }
+
+    fn write(
+        &mut self,
+        keyspace: &Keyspace,
+        operation: impl FnOnce(&mut PendingWrites, KeyspaceNumber),
+    ) -> Result<()> {
+        let writes = &mut self.writes;
+        self.shared.read(|core| {
+            let number = keyspace.live_in(&self.shared, core)?;
+            operation(writes, number);
+            check_size(core, writes)
+        })
+    }
+
+    /// The number of the last commit that it sees.
+    #[must_use]
+    pub fn sequence(&self) -> SequenceNumber {
+        self.hold.number()
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`], and [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace).
+    pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
+        let value = |core: &Core, number, found| value_of(&self.shared, core, number, found);
+        self.find(keyspace, key.as_ref(), |own| Value::from(own), value)
+    }
+
+    /// True when there is an entry with that key. A large value is not read.
+    ///
+    /// # Errors
+    /// As [`Transaction::get`].
+    pub fn contains(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
+        Ok(self.find(keyspace, key.as_ref(), |_| (), |_, _, _| Ok(()))?.is_some())
+    }
+
+    /// Puts a value under a key, in place of the one that it had.
+    ///
+    /// # Errors
+    /// [`Error::KeyTooLong`](crate::Error::KeyTooLong);
+    /// [`Error::TransactionTooLarge`](crate::Error::TransactionTooLarge) when its writes have grown above a
+    /// quarter of the memory budget, and then its commit fails too;
+    /// [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace),
+    /// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped), [`Error::Closed`](crate::Error::Closed).
+    pub fn put(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        value: impl AsRef<[u8]>,
+    ) -> Result<()> {
+        let (key, value) = (key.as_ref(), value.as_ref());
+        check_key(key)?;
+        self.write(keyspace, |writes, number| writes.put(number, key, value))
+    }
+
+    /// Deletes a key, whether it is there or not.
+    ///
+    /// # Errors
+    /// As [`Transaction::put`].
+    pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<()> {
+        let key = key.as_ref();
+        check_key(key)?;
+        self.write(keyspace, |writes, number| writes.delete(number, key))
+    }
+
+    /// Deletes all entries of a range. Its commit conflicts with every other one that wrote to the range
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRange`](crate::Error::InvalidRange), and as [`Transaction::put`].
+    pub fn delete_range<K: AsRef<[u8]>>(
+        &mut self,
+        keyspace: &Keyspace,
+        range: impl RangeBounds<K>,
+    ) -> Result<()> {
+        let range = key_range(&range)?;
+        self.write(keyspace, |writes, number| writes.delete_range(number, range))
+    }
+
+    /// Deletes all entries whose keys begin with a prefix.
+    ///
+    /// # Errors
+    /// As [`Transaction::delete_range`].
+    pub fn delete_prefix(&mut self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<()> {
+        let range = prefix_range(prefix.as_ref());
+        self.write(keyspace, |writes, number| writes.delete_range(number, range))
+    }
+
+    /// The entries of a range, in order, from both ends. A serializable transaction has read what the
+    /// iterator has passed, the gaps between entries included.
+    ///
+    /// # Errors
+    /// [`Error::InvalidRange`](crate::Error::InvalidRange), and as [`Transaction::get`].
+    pub fn range<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &Keyspace,
+        range: impl RangeBounds<K>,
+    ) -> Result<Range> {
+        Ok(Range::new(self.scan(keyspace)?, key_range(&range)?))
+    }
+
+    /// The entries whose keys begin with a prefix.
+    ///
+    /// # Errors
+    /// As [`Transaction::get`].
+    pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<Range> {
+        Ok(Range::new(self.scan(keyspace)?, prefix_range(prefix.as_ref())))
+    }
+
+    /// All entries of a keyspace.
+    ///
+    /// # Errors
+    /// As [`Transaction::get`].
+    pub fn iter(&self, keyspace: &Keyspace) -> Result<Range> {
+        Ok(Range::new(self.scan(keyspace)?, KeyRange::all()))
+    }
+
+    /// The first entry of a keyspace.
+    ///
+    /// # Errors
+    /// As [`Transaction::get`].
+    pub fn first(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
+        self.iter(keyspace)?.step(Direction::Forward, 1).transpose()
+    }
+
+    /// The last entry of a keyspace.
+    ///
+    /// # Errors
+    /// As [`Transaction::get`].
+    pub fn last(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
+        self.iter(keyspace)?.step(Direction::Backward, 1).transpose()
+    }
+
+    /// The exact number of entries in a range, all of which counts as read.
+    ///
+    /// # Errors
+    /// As [`Transaction::range`].
+    pub fn count<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &Keyspace,
+        range: impl RangeBounds<K>,
+    ) -> Result<u64> {
+        let range = key_range(&range)?;
+        self.scan(keyspace)?.count(&range)
+    }
+
+    /// A cursor over a keyspace.
+    ///
+    /// # Errors
+    /// As [`Transaction::get`].
+    pub fn cursor(&self, keyspace: &Keyspace) -> Result<Cursor> {
+        Ok(Cursor::new(self.scan(keyspace)?))
+    }
+
+    /// Commits with the database's default durability. A transaction that wrote nothing never conflicts.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`](crate::Error::Conflict) when another commit has changed what this one wrote or,
+    /// when it is serializable, read;
+    /// [`Error::TransactionTooLarge`](crate::Error::TransactionTooLarge),
+    /// [`Error::Closed`](crate::Error::Closed), [`Error::Stopped`](crate::Error::Stopped),
+    /// [`Error::NoSpace`](crate::Error::NoSpace) and others. Nothing of it is visible then.
+    pub fn commit(self) -> Result<()> {
+        let durability = self.shared.durability;
+        self.commit_with(durability)
+    }
+
+    /// Commits with the durability given.
+    ///
+    /// # Errors
+    /// As [`Transaction::commit`].
+    pub fn commit_with(self, durability: Durability) -> Result<()> {
+        self.shared.change(|core| {
+            check_size(core, &self.writes)?;
+            // What it read was one instant, so without writes there is nothing to contradict.
+            if self.writes.is_empty() {
+                return Ok(());
+            }
+            let reads = self.reads.as_ref().map(|reads| reads.take());
+            let validation = Validation { began: self.hold.number(), reads: reads.as_ref() };
+            commit(core, &self.writes, durability, Some(&validation)).map(drop)
+        })
+    }
+
+    /// Forgets its writes. Dropping it does the same.
+    pub fn rollback(self) {}
+}

@@ -1,0 +1,70 @@
+//! Reads the source tree and says what is untidy: style kept by a test and not by reviewers.
+//!
+//! Each rule is a function from text to findings, and has beside it a test that shows it failing on
+//! a bad sample. To change a limit or a floor, change the constants at the top of its module.
+
+#[path = "tidy/floors.rs"]
+mod floors;
+#[path = "tidy/functions.rs"]
+mod functions;
+#[path = "tidy/lexer.rs"]
+mod lexer;
+#[path = "tidy/lines.rs"]
+mod lines;
+#[path = "tidy/modules.rs"]
+mod modules;
+#[path = "tidy/names.rs"]
+mod names;
+#[path = "tidy/paths.rs"]
+mod paths;
+#[path = "tidy/routes.rs"]
+mod routes;
+#[path = "tidy/tree.rs"]
+mod tree;
+
+use tree::Source;
+
+/// Fails with all findings at once, so that one run is enough to mend them.
+fn expect_none(findings: &[String]) {
+    assert!(findings.is_empty(), "{} findings:\n{}", findings.len(), findings.join("\n"));
+}
+
+fn in_every_file(rule: impl Fn(&Source) -> Vec<String>) -> Vec<String> {
+    tree::rust_files("").iter().flat_map(rule).collect()
+}
+
+fn in_the_engine(rule: impl Fn(&Source) -> Vec<String>) -> Vec<String> {
+    tree::rust_files(tree::ENGINE).iter().flat_map(rule).collect()
+}
+
+#[test]
+fn lines_are_short_and_clean() {
+    expect_none(&in_every_file(lines::findings));
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    expect_none(&in_every_file(functions::findings));
+}
+
+#[test]
+fn no_floor_imports_a_higher_one() {
+    let exports = floors::Exports::read(&tree::read(&format!("{}/lib.rs", tree::ENGINE)));
+    expect_none(&in_the_engine(|source| floors::findings(source, &exports)));
+}
+
+#[test]
+fn locks_threads_time_and_files_have_one_door() {
+    expect_none(&in_the_engine(names::findings));
+}
+
+#[test]
+fn every_file_of_the_engine_is_a_module() {
+    expect_none(&modules::findings(&tree::rust_files(tree::ENGINE)));
+}
+
+#[test]
+fn every_file_of_the_routes_exists() {
+    let page = tree::read("docs/architecture.md");
+    expect_none(&routes::findings(&page, tree::exists));
+}
