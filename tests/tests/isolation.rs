@@ -205,7 +205,7 @@ fn a_write_beside_a_range_that_was_read_is_no_conflict() {
 #[test]
 fn a_transaction_that_only_reads_never_conflicts_when_it_is_rolled_back() {
     in_every_arrangement(|database, keyspace| {
-        let mut transaction = database.begin(Isolation::Serializable).unwrap();
+        let transaction = database.begin(Isolation::Serializable).unwrap();
         transaction.get(keyspace, "a").unwrap();
         keyspace.put("a", "1").unwrap();
         assert_eq!(text(transaction.get(keyspace, "a").unwrap()).as_deref(), Some("0"));

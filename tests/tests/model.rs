@@ -30,7 +30,16 @@ fn run_many(first_seed: u64, plan: impl Fn(u64) -> Plan) {
 }
 
 fn plan(seed: u64, steps: u64) -> Plan {
-    Plan { seed, lives: 3, steps, crashes: false, faults: false, setup: None, shape: None }
+    Plan {
+        seed,
+        lives: 3,
+        steps,
+        crashes: false,
+        creation: false,
+        faults: false,
+        setup: None,
+        shape: None,
+    }
 }
 
 const TINY_SHAPE: Shape = Shape {

@@ -34,6 +34,8 @@ pub struct Plan {
     pub steps: u64,
     /// Whether lives end by crashes, and copies are taken; otherwise each ends with a clean close.
     pub crashes: bool,
+    /// Whether lives may end while the file is being made, too.
+    pub creation: bool,
     /// Whether writes and syncs fail, too.
     pub faults: bool,
     /// The options; drawn when not given.
@@ -52,6 +54,7 @@ impl Plan {
             lives: 1 + random.below(4),
             steps: 10 << random.below(6),
             crashes: true,
+            creation: random.one_in(8),
             faults: random.one_in(4),
             setup: None,
             shape: None,
@@ -169,6 +172,9 @@ pub fn run(plan: Plan) -> Result<Totals, Failure> {
         totals: Totals { runs: 1, ..Totals::default() },
     };
     let mut left = Left::new();
+    if !plan.creation {
+        run.create(&left)?;
+    }
     for life in 0..plan.lives {
         left = run.live(life, left)?;
     }
@@ -188,6 +194,18 @@ struct Run {
 impl Run {
     fn failure(&self, life: u64, step: u64, detail: String) -> Failure {
         Failure { seed: self.plan.seed, life, step, setup: self.setup, detail }
+    }
+
+    /// Makes the file, with nothing going wrong.
+    fn create(&self, left: &Left) -> Result<(), Failure> {
+        let crashing = Crashing::calm(left);
+        let mut driver = Driver::new(&crashing, self.setup);
+        match driver.open().and_then(|()| driver.close(&mut Model::default())) {
+            Err(Stop::Found(detail)) => {
+                Err(self.failure(0, 0, format!("making the file: {detail}")))
+            }
+            Ok(()) | Err(Stop::Ended) => Ok(()),
+        }
     }
 
     /// One life: opens what the last one left, compares, works, and ends.
