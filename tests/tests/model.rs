@@ -37,6 +37,7 @@ fn plan(seed: u64, steps: u64) -> Plan {
         crashes: false,
         creation: false,
         faults: false,
+        trace: false,
         setup: None,
         shape: None,
     }

@@ -38,6 +38,8 @@ pub struct Plan {
     pub creation: bool,
     /// Whether writes and syncs fail, too.
     pub faults: bool,
+    /// Whether each step is printed, for a closer look.
+    pub trace: bool,
     /// The options; drawn when not given.
     pub setup: Option<Setup>,
     /// What the steps are drawn from; drawn itself when not given.
@@ -56,6 +58,7 @@ impl Plan {
             crashes: true,
             creation: random.one_in(8),
             faults: random.one_in(4),
+            trace: false,
             setup: None,
             shape: None,
         }
@@ -196,6 +199,12 @@ impl Run {
         Failure { seed: self.plan.seed, life, step, setup: self.setup, detail }
     }
 
+    fn trace(&self, text: &str) {
+        if self.plan.trace {
+            println!("{text}");
+        }
+    }
+
     /// Makes the file, with nothing going wrong.
     fn create(&self, left: &Left) -> Result<(), Failure> {
         let crashing = Crashing::calm(left);
@@ -226,6 +235,7 @@ impl Run {
             while step < self.plan.steps {
                 let next = self.workload.next_step(self.model.state(), driver.snapshot_count());
                 self.totals.operations += next.operation_count();
+                self.trace(&format!("step {step}: {next:?}"));
                 driver.step(next, &mut self.model, &mut self.totals, &mut self.random)?;
                 driver.check_copies(&self.model, &mut self.totals)?;
                 self.model.forget_history();
@@ -234,6 +244,8 @@ impl Run {
             }
             driver.close(&mut self.model)
         });
+        let known = self.model.knowledge();
+        self.trace(&format!("life {life}, begun after {:?}, ends: {known:?}", left.ending));
         if let Err(Stop::Found(detail)) = outcome {
             return Err(self.failure(life, step, detail));
         }

@@ -102,7 +102,7 @@ impl<'a> Driver<'a> {
         let prefix = model
             .find_prefix(&found, allowed)
             .map_err(|text| Stop::Found(format!("{what}: {text}")))?;
-        model.recovered(prefix, left.ending.unwrap_or(Ending::PowerCut));
+        model.recovered(prefix, left.ending.unwrap_or(Ending::Kill));
         self.crashing.know(model.knowledge());
         self.verify(&what)?;
         self.refresh_handles(model.state())
