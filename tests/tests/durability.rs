@@ -123,12 +123,15 @@ fn after_a_kill_one_synced_commit_takes_along_what_was_only_replayed() {
 #[test]
 fn a_power_cut_during_the_first_write_after_an_open_loses_no_synced_commit() {
     let (storage, database) = made();
+    let keyspace = database.keyspace("a").unwrap();
     for key in ["1", "2", "3"] {
-        commit(&database, key, Durability::Sync).unwrap();
+        let mut batch = database.batch();
+        batch.put(&keyspace, key, vec![b'v'; 3000]).unwrap();
+        batch.commit_with(Durability::Sync).unwrap();
     }
     let storage = storage.crash_with(CrashPlan::KeepNone);
     drop(database);
-    let copies = copies_of_each_operation(&storage, 8, || {
+    let copies = copies_of_each_operation(&storage, 16, || {
         let database = open(&storage).unwrap();
         commit(&database, "4", Durability::Sync).unwrap();
         drop(database);
