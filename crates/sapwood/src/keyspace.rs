@@ -103,7 +103,7 @@ impl Keyspace {
     }
 
     fn live(&self, core: &Core) -> Result<KeyspaceNumber> {
-        match core.catalogue.load().get(self.handle.number) {
+        match core.current_catalogue().get(self.handle.number) {
             Some(entry) if !entry.dropped => Ok(self.handle.number),
             _ => Err(self.dropped()),
         }
@@ -151,7 +151,7 @@ impl Keyspace {
     pub fn name(&self) -> String {
         let Handle { shared, number, name } = &*self.handle;
         let current = shared.read(|core| {
-            let catalogue = core.catalogue.load();
+            let catalogue = core.current_catalogue();
             Ok(catalogue.get(*number).filter(|entry| !entry.dropped).map(|e| e.name.clone()))
         });
         current.ok().flatten().unwrap_or_else(|| name.clone())

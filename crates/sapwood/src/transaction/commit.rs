@@ -42,6 +42,8 @@ struct Prepared {
     blocks: Vec<Block>,
     names_unsynced: bool,
     changes: Vec<CatalogueChange>,
+    /// The catalogue that the changes made.
+    made: Option<Arc<Catalogue>>,
 }
 
 /// Commits writes.
@@ -190,7 +192,11 @@ fn change_catalogue(
         prepared.changes = vec![change];
         Ok(())
     })?;
-    finish(core, placed, durability).map(|_| ())
+    let number = finish(core, placed, durability)?;
+    if let Some(catalogue) = prepared.made.take() {
+        core.catalogue_became_visible(number, catalogue);
+    }
+    Ok(())
 }
 
 /// Encodes the writes; large values are written to blocks of their own.
@@ -299,7 +305,7 @@ fn place(
 }
 
 /// Puts a commit's entries into the memtable, and its changes into the catalogue. The commit lock is held.
-fn insert(core: &Core, prepared: &Prepared, number: SequenceNumber) -> Result<()> {
+fn insert(core: &Core, prepared: &mut Prepared, number: SequenceNumber) -> Result<()> {
     let view = core.view();
     let operations = prepared.encoder.operations();
     let changes = &prepared.changes;
@@ -311,7 +317,9 @@ fn insert(core: &Core, prepared: &Prepared, number: SequenceNumber) -> Result<()
     // What was just encoded can be decoded; if not, memory is damaged and nothing more may be written.
     inserted.map_err(|error| core.stop(&error))?;
     if !changes.is_empty() {
-        core.catalogue.store(Arc::new(catalogue));
+        let catalogue = Arc::new(catalogue);
+        core.catalogue.store(catalogue.clone());
+        prepared.made = Some(catalogue);
         for change in changes {
             if let CatalogueChange::Create(number, ..) = change {
                 core.numbers.next_keyspace.store(number.0 + 1, Ordering::Release);
