@@ -87,6 +87,11 @@ impl Ring {
         RingList { start: self.start_position(), blocks }
     }
 
+    /// The blocks in the order of use, each with the position at which it ends.
+    pub fn placed_blocks(&self) -> Vec<(LogBlock, LogPosition)> {
+        self.placed.iter().map(|placed| (placed.block, LogPosition(placed.end))).collect()
+    }
+
     /// Where the first block begins.
     pub fn start_position(&self) -> LogPosition {
         LogPosition(self.start)

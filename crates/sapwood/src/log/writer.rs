@@ -41,6 +41,8 @@ use super::stream::{BlockStream, LogBlock};
 
 /// How far ahead of the last record a block must lie to be dropped, in bytes.
 const DROP_DISTANCE_BYTES: u64 = 64 * 1024;
+/// The longest payload of one record of padding.
+const PADDING_BYTES_MAX: u64 = 64 * 1024;
 
 /// Where a writer begins.
 #[derive(Clone, Debug)]
@@ -264,6 +266,33 @@ impl LogWriter {
     pub fn cut_here(&self) -> (LogPosition, u32) {
         let inner = self.inner.lock();
         (LogPosition(inner.end), inner.chain)
+    }
+
+    /// The blocks of the list in force in the order of use, each with the position at which it ends.
+    pub fn placed_blocks(&self) -> Vec<(LogBlock, LogPosition)> {
+        let inner = self.inner.lock();
+        inner.ring.placed_blocks()
+    }
+
+    /// Fills the log with a record that says nothing, so that it goes on at or behind `position`; false when
+    /// there is no room.
+    ///
+    /// # Errors
+    /// When the log has stopped.
+    pub fn pad_to(&self, position: LogPosition) -> Result<bool> {
+        loop {
+            let end = self.positions().end.0;
+            if end >= position.0 {
+                return Ok(true);
+            }
+            let bytes = (position.0 - end).clamp(1, PADDING_BYTES_MAX) as usize;
+            let (kind, none) = (RecordKind::Padding, SequenceNumber(0));
+            match self.append(kind, none, NamedBlocks::None, &[&vec![0; bytes]]) {
+                Ok(_) => {}
+                Err(AppendError::Full(_)) => return Ok(false),
+                Err(AppendError::Failed(error)) => return Err(error),
+            }
+        }
     }
 
     /// The room that ordinary records have left, in bytes.

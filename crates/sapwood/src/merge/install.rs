@@ -75,6 +75,8 @@ pub struct Change {
     pub flushed: Option<(Arc<MemtableSlot>, Cut)>,
     /// The runs of the flush that went to the last level.
     pub runs: Vec<(KeyspaceNumber, KeyRange)>,
+    /// A new cut: nothing but padding and records of states lies between it and the present one.
+    pub cut: Option<Cut>,
     /// A dropped keyspace whose levels leave.
     pub dropped: Option<KeyspaceNumber>,
 }
@@ -150,6 +152,9 @@ impl Making<'_> {
             }
             self.contents.catalogue = Arc::new(catalogue);
             self.contents.cut = *cut;
+        }
+        if let Some(cut) = change.cut {
+            self.contents.cut = cut;
         }
         if let Some(keyspace) = change.dropped {
             self.drop_levels(keyspace)?;

@@ -11,6 +11,7 @@ pub mod plan;
 pub mod promote;
 pub mod ranges;
 pub mod run;
+pub mod shrink;
 pub mod step;
 pub mod stretch;
 pub mod throttle;

@@ -318,6 +318,7 @@ fn confirm(
         stretch: found.stretch,
         is_last: target.is_last,
         dropped,
+        evacuate_from: None,
         reservation: found.reservation,
     })
 }

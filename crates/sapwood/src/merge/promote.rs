@@ -7,13 +7,14 @@
 //! *Threads*: any number of steps beside one another.
 
 use crate::error::{Error, Result, Structure};
-use crate::page::{Block, NodeWriter};
+use crate::page::{Block, Codec, NodeWriter, PageManager};
 use crate::segment::descriptor::{Bounds, Segment, composite_range};
 use crate::segment::filter::key_hash;
 use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
 use crate::segment::merge_cursor::key_head;
 use crate::segment::node::{Caching, LeafNode, TreeKind, read_leaf};
+use crate::segment::overflow::{OverflowReader, blocks_of, write_value};
 use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::parent_writer::LeafEntry;
 use crate::segment::range_tombstone::{Fragment, clip, union_ranges};
@@ -25,7 +26,7 @@ use crate::state::background::Reservation;
 use crate::state::dead_list::Dead;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
-use crate::types::{Epoch, KeyspaceNumber};
+use crate::types::{Epoch, KeyspaceNumber, PageNumber};
 
 use super::install::{Change, Destination, LevelEdit, install};
 use super::ranges::read_fragments;
@@ -50,6 +51,8 @@ pub struct Plan {
     pub is_last: bool,
     /// The keyspace is dropped: nothing of it is kept.
     pub dropped: bool,
+    /// Leaves and values that reach behind this page are written anew: the file is to be cut there.
+    pub evacuate_from: Option<PageNumber>,
     /// Held until the install is done.
     pub reservation: Reservation,
 }
@@ -65,6 +68,46 @@ pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
     install(core, change)?;
     core.counters.promotions.fetch_add(1, Ordering::Relaxed);
     Ok(())
+}
+
+/// Makes a step that moves nodes below the plan's page; false, and nothing has changed, when there is
+/// no room for them.
+///
+/// # Errors
+/// As [`promote`].
+pub fn evacuate(core: &Arc<Core>, plan: Plan) -> Result<bool> {
+    let mut step = Step::new(core, &plan)?;
+    let fragments = step.run()?;
+    let change = step.into_change(fragments)?;
+    let pages = |block: &Block| u64::from(block.pages);
+    let high = change.written.iter().filter(|block| is_high(**block, plan.evacuate_from));
+    let (high, all): (u64, u64) = (high.map(pages).sum(), change.written.iter().map(pages).sum());
+    if high > all / 4 {
+        for block in change.written {
+            core.pages.free(block);
+        }
+        return Ok(false);
+    }
+    install(core, change)?;
+    Ok(true)
+}
+
+fn is_high(block: Block, ceiling: Option<PageNumber>) -> bool {
+    ceiling.is_some_and(|ceiling| block.end() > ceiling)
+}
+
+/// Blocks of values that a step has copied: free again unless they are taken over.
+struct Copied {
+    pages: Arc<PageManager>,
+    blocks: Vec<Block>,
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        for block in std::mem::take(&mut self.blocks) {
+            self.pages.free(block);
+        }
+    }
 }
 
 /// Entries counted on their way, with the sum of their hashes.
@@ -94,6 +137,8 @@ struct Step<'a> {
     read: Tally,
     dropped: Tally,
     died: Vec<Dead>,
+    codec: Codec,
+    copied: Copied,
 }
 
 impl<'a> Step<'a> {
@@ -129,6 +174,8 @@ impl<'a> Step<'a> {
             read: Tally::default(),
             dropped: Tally::default(),
             died: Vec::new(),
+            codec: settings.codec,
+            copied: Copied { pages: core.pages.clone(), blocks: Vec::new() },
         })
     }
 
@@ -154,6 +201,7 @@ impl<'a> Step<'a> {
             let start = if index == 0 { stretch.range.start.as_slice() } else { &leaf.separator };
             let overlapped = stretch.lone_leaf
                 || self.plan.dropped
+                || self.leaves_tail(leaf)
                 || self.next_key_before(end)
                 || fragments.iter().any(|fragment| reaches(fragment, start, end));
             if !overlapped {
@@ -168,6 +216,40 @@ impl<'a> Step<'a> {
             self.merge_leaf(leaf, end)?;
         }
         Ok(())
+    }
+
+    /// True when a leaf, or a value of it, lies where the file is to be cut.
+    fn leaves_tail(&self, leaf: &LeafEntry) -> bool {
+        let ceiling = self.plan.evacuate_from;
+        let mut values = leaf.overflow.iter().flat_map(|value| &value.blocks);
+        ceiling.is_some()
+            && (is_high(leaf.child.reference.block(), ceiling)
+                || values.any(|&(first, pages)| is_high(Block::new(first, pages), ceiling)))
+    }
+
+    /// A copy of a value that lies where the file is to be cut, unless it is long.
+    fn copy_value(
+        &mut self,
+        value: &[u8],
+        birth: Epoch,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<LeafOverflow>> {
+        if self.plan.evacuate_from.is_none() {
+            return Ok(None);
+        }
+        let reference = decode(value)?;
+        let is_in_tail = blocks_of(&reference).any(|b| is_high(b, self.plan.evacuate_from));
+        if !is_in_tail || reference.length > self.core.options.step_bytes {
+            return Ok(None);
+        }
+        let (pages, keyspace) = (&self.core.pages, self.plan.keyspace);
+        let reader = OverflowReader::open(&**pages, keyspace, &reference)?;
+        let bytes = reader.read_all(self.core.options.step_bytes)?;
+        let copy = write_value(pages, keyspace, self.codec, &bytes)?;
+        self.copied.blocks.extend(blocks_of(&copy));
+        drop_value(value, birth, &mut self.died)?;
+        copy.encode(out);
+        Ok(Some(LeafOverflow { birth: copy.birth, blocks: copy.blocks }))
     }
 
     /// True when a source has a key of the range before `end`.
@@ -327,7 +409,13 @@ impl<'a> Step<'a> {
         }
         let mut moved = Vec::new();
         let overflow = match found.kind {
-            EntryKind::PutOverflow => Some(move_reference(found.value, below.birth, &mut moved)?),
+            EntryKind::PutOverflow => {
+                let copy = self.copy_value(found.value, below.birth, &mut moved)?;
+                match copy {
+                    Some(copy) => Some(copy),
+                    None => Some(move_reference(found.value, below.birth, &mut moved)?),
+                }
+            }
             _ => None,
         };
         let value = if overflow.is_some() { moved.as_slice() } else { found.value };
@@ -376,7 +464,7 @@ impl<'a> Step<'a> {
     }
 
     fn into_change(self, fragments: Vec<Fragment>) -> Result<Change> {
-        let Step { core, plan, mut nodes, writer, read, dropped, mut died, .. } = self;
+        let Step { core, plan, mut nodes, writer, read, dropped, mut died, mut copied, .. } = self;
         let written = writer.written();
         let out = Tally { entries: written.entries, hash_sum: written.hash_sum };
         let sum = Tally {
@@ -410,7 +498,8 @@ impl<'a> Step<'a> {
         let lowest = writer.finish(&mut nodes, whole)?;
         let replaced =
             plan.stretch.as_ref().map_or_else(KeyRange::all, |stretch| stretch.range.clone());
-        let blocks: Vec<Block> = nodes.finish()?.blocks;
+        let mut blocks: Vec<Block> = nodes.finish()?.blocks;
+        blocks.append(&mut copied.blocks);
         if let Some(stretch) = &plan.stretch {
             died.extend_from_slice(&stretch.died);
         }

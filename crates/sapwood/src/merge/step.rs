@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::segment::key_range::KeyRange;
+use crate::state::Core;
 use crate::state::background::LEVELS_ALL;
 use crate::state::durable::{Purpose, begin_writing, make_durable};
-use crate::state::{Core, State};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::KeyspaceNumber;
@@ -21,6 +21,7 @@ use super::flush;
 use super::install::{Change, install};
 use super::plan::next_plan;
 use super::promote::promote;
+use super::shrink;
 
 /// A state is made durable when so much was written to segments since the last one.
 const DURABLE_EVERY_BYTES: u64 = 64 << 20;
@@ -74,6 +75,9 @@ fn step_in_order(core: &Arc<Core>) -> Result<bool> {
         return Ok(true);
     }
     let pressure = pressure(core);
+    if pressure == Pressure::Writing {
+        shrink::interrupt(core);
+    }
     if pressure == Pressure::Quiet && seal_when_quiet(core)? {
         return Ok(true);
     }
@@ -89,7 +93,7 @@ fn step_in_order(core: &Arc<Core>) -> Result<bool> {
         return Ok(true);
     }
     if pressure == Pressure::Quiet && core.background.reservations.is_empty() {
-        return settle(core);
+        return shrink::settle(core);
     }
     Ok(false)
 }
@@ -186,7 +190,7 @@ fn durable_is_due(core: &Core) -> bool {
     since >= DURABLE_EVERY_BYTES || log_is_low
 }
 
-fn make_durable_now(core: &Core, purpose: Purpose) -> Result<()> {
+pub(super) fn make_durable_now(core: &Core, purpose: Purpose) -> Result<()> {
     make_durable(core, purpose)?;
     let written = core.pages.counters().bytes_written();
     core.background.bytes_at_durable.store(written, Ordering::Relaxed);
@@ -216,16 +220,6 @@ fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
     };
     install(core, Change { dropped: Some(keyspace), ..Change::default() })?;
     drop(reservation);
-    Ok(true)
-}
-
-/// Nothing is left to merge: the state becomes durable, and the log small.
-fn settle(core: &Arc<Core>) -> Result<bool> {
-    let state: Arc<State> = core.state();
-    if core.durable.is_settled(&state, &core.log.positions()) {
-        return Ok(false);
-    }
-    make_durable_now(core, Purpose::Idle)?;
     Ok(true)
 }
 
@@ -324,5 +318,9 @@ pub fn close(core: &Arc<Core>) -> Result<()> {
     sync(core)?;
     flush_sealed(core)?;
     core.collect_released();
-    make_durable_now(core, Purpose::Closing)
+    // What only the durable state before needed is given up, and with it the end of the file.
+    make_durable_now(core, Purpose::Idle)?;
+    core.pages.allocator().shrink_to_used();
+    make_durable_now(core, Purpose::Closing)?;
+    core.pages.allocator().cut_file().map_err(|error| core.stop(&error))
 }

@@ -12,7 +12,7 @@ use crate::error::{Corruption, Error, Result, Structure};
 use crate::storage::Storage;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OnceLock, OrderedMutex};
-use crate::types::KeyspaceNumber;
+use crate::types::{KeyspaceNumber, PageNumber};
 
 use super::block::Block;
 use super::block_list::BlockList;
@@ -79,6 +79,17 @@ pub struct AllocatorStats {
     pub blocks_asked: u64,
     /// Blocks given back since the open.
     pub blocks_returned: u64,
+}
+
+/// How far the file is used: see [`Allocator::extent`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Pages in the file.
+    pub file_pages: u64,
+    /// The page behind the last one given out.
+    pub used_end: u64,
+    /// Pages that are given out, header pages and homes included.
+    pub given_pages: u64,
 }
 
 impl AllocatorStats {
@@ -402,6 +413,24 @@ impl Allocator {
             self.storage.set_length(length).map_err(failed)?;
         }
         Ok(())
+    }
+
+    /// From now on free runs that begin below this page are taken first, so that the file can be cut
+    /// there; `None`: any run will do.
+    pub fn set_ceiling(&self, ceiling: Option<PageNumber>) {
+        self.regions.lock().set_ceiling(ceiling.map(|page| page.0));
+    }
+
+    /// See [`Allocator::set_ceiling`].
+    pub fn ceiling(&self) -> Option<PageNumber> {
+        self.regions.lock().ceiling().map(PageNumber)
+    }
+
+    /// How far the file is used, and how much of it.
+    pub fn extent(&self) -> Extent {
+        let regions = self.regions.lock();
+        let (used_end, given_pages) = regions.extent();
+        Extent { file_pages: regions.file_pages(), used_end, given_pages }
     }
 
     /// Whether the block can be one of this file and every page of it is given out. Numbers that

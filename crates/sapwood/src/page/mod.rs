@@ -38,7 +38,7 @@ pub mod varint;
 #[cfg(test)]
 mod tests;
 
-pub use allocator::{Allocator, AllocatorStats, CapturedMaps};
+pub use allocator::{Allocator, AllocatorStats, CapturedMaps, Extent};
 pub use block::Block;
 pub use block_list::BlockList;
 pub use budget::{Charge, MemoryBudget, MemoryPart};

@@ -50,6 +50,8 @@ pub(super) struct Regions {
     max_pages: u64,
     growth_bytes: u64,
     capturing: bool,
+    /// Runs below it are taken first; `None`: any run will do.
+    ceiling: Option<u64>,
     /// Homes of regions that were given up: the last durable state may name them still, so that a
     /// region which comes back must not write there.
     retired: BTreeMap<u64, RegionEntry>,
@@ -64,10 +66,33 @@ impl Regions {
             max_pages: 0,
             growth_bytes: GROWTH_BYTES_MIN,
             capturing: false,
+            ceiling: None,
             retired: BTreeMap::new(),
         };
         regions.set_max_pages(max_pages);
         regions
+    }
+
+    /// From now on free runs below this page are taken first.
+    pub(super) fn set_ceiling(&mut self, ceiling: Option<u64>) {
+        self.ceiling = ceiling;
+    }
+
+    pub(super) fn ceiling(&self) -> Option<u64> {
+        self.ceiling
+    }
+
+    /// The page behind the last one given out; and how many are given out.
+    pub(super) fn extent(&self) -> (u64, u64) {
+        let layout = &self.layout;
+        let used = self.regions.iter().map(|region| u64::from(region.given.used())).sum();
+        let ends = (0..).zip(&self.regions).filter_map(|(index, region)| {
+            let end = region.given.used_end();
+            // A region with nothing but its own homes can go.
+            let in_use = index == 0 || end > layout.fixed_pages(index);
+            in_use.then(|| layout.region_start(index).0 + u64::from(end))
+        });
+        (ends.last().unwrap_or(0), used)
     }
 
     pub(super) fn set_max_pages(&mut self, max_pages: Option<u64>) {
@@ -135,9 +160,20 @@ impl Regions {
         most_pages: u32,
         hint_pages: u32,
     ) -> Option<Block> {
-        let mut target = hint_pages.clamp(min_pages, self.layout.block_pages_max().max(min_pages));
+        let target = hint_pages.clamp(min_pages, self.layout.block_pages_max().max(min_pages));
+        let low = self.ceiling.and_then(|end| self.take_below(end, target, min_pages, most_pages));
+        low.or_else(|| self.take_below(self.file_pages, target, min_pages, most_pages))
+    }
+
+    fn take_below(
+        &mut self,
+        end: u64,
+        mut target: u32,
+        min_pages: u32,
+        most_pages: u32,
+    ) -> Option<Block> {
         loop {
-            if let Some(block) = self.take_run(target, most_pages) {
+            if let Some(block) = self.take_run(end, target, most_pages) {
                 return Some(block);
             }
             if target == min_pages {
@@ -147,13 +183,16 @@ impl Regions {
         }
     }
 
-    fn take_run(&mut self, least_pages: u32, most_pages: u32) -> Option<Block> {
+    fn take_run(&mut self, end: u64, least_pages: u32, most_pages: u32) -> Option<Block> {
         for region_index in 0..self.regions.len() as u64 {
-            let limit = self.inside(region_index);
+            let below = end.saturating_sub(self.layout.region_start(region_index).0);
+            // At most a region's pages.
+            let limit = u64::from(self.inside(region_index)).min(below) as u32;
+            let packing = self.ceiling.is_some();
             let Some(region) = self.regions.get_mut(region_index as usize) else {
                 continue;
             };
-            let cursor = region.cursor;
+            let cursor = if packing { 0 } else { region.cursor };
             let found = region.given.find_run(least_pages, cursor, limit);
             let found = found.or_else(|| region.given.find_run(least_pages, 0, limit));
             if let Some(first) = found {

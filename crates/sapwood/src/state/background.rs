@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::segment::key_range::KeyRange;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, Condvar, LockRank, Mutex, OrderedMutex};
-use crate::types::KeyspaceNumber;
+use crate::types::{Epoch, KeyspaceNumber};
 
 /// The rank of the lock over reservations.
 pub const RESERVATIONS: LockRank = LockRank::new(25, "reservations");
@@ -112,6 +112,31 @@ pub struct YoungSet {
     pub above: Vec<(KeyspaceNumber, u64)>,
 }
 
+/// What is done in quiet times to make the file smaller.
+#[derive(Debug, Default)]
+pub struct Shrink {
+    /// What comes next.
+    pub stage: ShrinkStage,
+    /// A thread is at it.
+    pub is_out: bool,
+    /// A round that began here did not help: the epoch, the file's length and its used pages at its end.
+    pub tried: Option<(Epoch, u64, u64)>,
+}
+
+/// The stages of a round.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ShrinkStage {
+    /// Nothing has begun.
+    #[default]
+    Rest,
+    /// Nodes in the tail are moved: those of this keyspace from this key on, then the next keyspaces'.
+    Nodes(KeyspaceNumber, Vec<u8>),
+    /// The log leaves the tail.
+    Log,
+    /// The file is cut.
+    Cut,
+}
+
 /// Jobs and sets that outlive a step.
 #[derive(Debug, Default)]
 pub struct Jobs {
@@ -121,6 +146,8 @@ pub struct Jobs {
     pub flush_is_out: bool,
     /// See [`YoungSet`].
     pub young_set: YoungSet,
+    /// How far the file has been made smaller.
+    pub shrink: Shrink,
 }
 
 /// See the module.

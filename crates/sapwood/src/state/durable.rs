@@ -101,6 +101,11 @@ impl Durable {
         self.inner.lock().opened.is_some()
     }
 
+    /// Whether the log has blocks behind `ceiling` that new ones must replace.
+    pub(crate) fn log_moves(&self, core: &Core) -> bool {
+        log_moves(core, &self.inner.lock())
+    }
+
     /// The cut of the last durable state.
     pub fn cut(&self) -> LogPosition {
         self.inner.lock().state.as_ref().map_or(LogPosition(0), |state| state.cut.position)
@@ -285,6 +290,9 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
         Purpose::Running if core.log.available() < total / 2 && total < log_max => {
             total.min(log_max - total).max(block_bytes)
         }
+        Purpose::Idle if log_moves(core, inner) => {
+            (log_blocks_least(core) as u64).saturating_mul(block_bytes)
+        }
         // Room for the records of this state and the next one.
         _ if core.log.available() < 4 * STATE_DURABLE_BYTES => block_bytes,
         _ => 0,
@@ -322,12 +330,50 @@ pub(crate) fn log_block_pages(layout: &Layout) -> u32 {
 }
 
 fn log_blocks_to_drop(core: &Core, inner: &DurableInner, state: &State, purpose: Purpose) -> usize {
+    if purpose == Purpose::Running {
+        return 0;
+    }
+    if let Some(ceiling) = core.pages.allocator().ceiling().filter(|_| purpose == Purpose::Idle) {
+        let is_high = |block: &LogBlock| end_of(block) > ceiling.0;
+        if log_moves(core, inner) {
+            // All that can go: new blocks below the ceiling come in their place.
+            return inner.log_blocks.len();
+        }
+        // After that the high ones are those in front, which go once the cut has passed them.
+        let placed = core.log.placed_blocks();
+        if placed.iter().any(|(block, _)| is_high(block)) {
+            let passed = placed.iter().take_while(|(_, end)| *end <= state.cut.position);
+            return passed.take_while(|(block, _)| is_high(block)).count();
+        }
+    }
+    inner.log_blocks.len().saturating_sub(log_blocks_least(core))
+}
+
+/// The number of blocks to which the log goes back in quiet times.
+fn log_blocks_least(core: &Core) -> usize {
     let layout = core.pages.layout();
-    let least = (core.options.log_bytes_min / u64::from(layout.page_size))
-        .div_ceil(u64::from(log_block_pages(layout)))
-        .max(2) as usize;
-    let idle = purpose != Purpose::Running && core.log.positions().end == state.cut.position;
-    if idle { inner.log_blocks.len().saturating_sub(least) } else { 0 }
+    let pages = core.options.log_bytes_min / u64::from(layout.page_size);
+    pages.div_ceil(u64::from(log_block_pages(layout))).max(2) as usize
+}
+
+fn end_of(block: &LogBlock) -> u64 {
+    block.first.0 + u64::from(block.pages)
+}
+
+/// True when blocks of the log lie in the part of the file that is to go, and new ones must come in
+/// their place.
+fn log_moves(core: &Core, inner: &DurableInner) -> bool {
+    let Some(ceiling) = core.pages.allocator().ceiling() else { return false };
+    let low = inner.log_blocks.iter().rev().take_while(|block| end_of(block) <= ceiling.0).count();
+    low < inner.log_blocks.len() && low < log_blocks_least(core)
+}
+
+/// The position behind the last block of the log that lies above the allocator's ceiling, when the log
+/// has still to leave it.
+pub(crate) fn log_must_pass(core: &Core) -> Option<LogPosition> {
+    let ceiling = core.pages.allocator().ceiling()?;
+    let blocks = core.log.placed_blocks();
+    blocks.iter().rev().find(|(block, _)| end_of(block) > ceiling.0).map(|(_, end)| *end)
 }
 
 fn free_log_blocks(core: &Core, blocks: &[LogBlock]) {

@@ -1,0 +1,361 @@
+//! Makes the file smaller in quiet times: what lies in its tail moves to the front, and the tail is cut off.
+//!
+//! One round: nodes and values above a *ceiling* are written anew below it, the log leaves the tail, the free
+//! end is given up, two durable states say so, and the file is cut.
+//!
+//! *Assumes*: nothing is left to merge: each keyspace is one segment.
+//! *Guarantees*: the file is cut only when both header slots name its new length; so a crash at any point opens.
+//! It ends: a round that did not help is not made again before something has changed.
+//! *Threads*: any; one at a time does something.
+
+use crate::error::{Error, Result};
+use crate::page::{NodeKind, NodeRef};
+use crate::segment::coverage::child_range;
+use crate::segment::descriptor::{Segment, TreeRoot};
+use crate::segment::key_range::KeyRange;
+use crate::segment::node::{ParentNode, read_parent};
+use crate::segment::overflow_reference::OverflowList;
+use crate::segment::parent::Child;
+use crate::segment::tree_edit::pages_below;
+use crate::state::background::{LEVELS_ALL, ShrinkStage};
+use crate::state::durable::{Purpose, log_must_pass};
+use crate::state::{Core, Cut, State};
+use crate::sync::Arc;
+use crate::types::{KeyspaceNumber, LogPosition, PageNumber, SequenceNumber};
+
+use super::install::{Change, Destination, install};
+use super::promote::{Plan, evacuate};
+use super::step::{make_durable_now, sync};
+use super::stretch::load_stretch;
+
+/// So much may lie free in a file at rest, beside a tenth of what is used.
+const SLACK_BYTES: u64 = 256 << 10;
+
+/// The file is cut when so much would be saved, or a twentieth of it.
+const SAVING_BYTES: u64 = 1 << 20;
+
+/// Nothing is left to merge: the state becomes durable, the log and the file small. False when they are.
+///
+/// # Errors
+/// What a step failed with.
+pub fn settle(core: &Arc<Core>) -> Result<bool> {
+    let mut jobs = core.background.jobs.lock();
+    if jobs.shrink.is_out {
+        return Ok(false);
+    }
+    jobs.shrink.is_out = true;
+    let stage = std::mem::take(&mut jobs.shrink.stage);
+    drop(jobs);
+    let result = settle_from(core, stage);
+    let mut jobs = core.background.jobs.lock();
+    jobs.shrink.is_out = false;
+    let (stage, done) = match result {
+        Ok((stage, done)) => (stage, Ok(done)),
+        Err(error) => (ShrinkStage::Rest, Err(error)),
+    };
+    if stage == ShrinkStage::Rest {
+        core.pages.allocator().set_ceiling(None);
+    }
+    jobs.shrink.stage = stage;
+    done
+}
+
+/// Writes go on: what has begun is left as it is.
+pub fn interrupt(core: &Core) {
+    let mut jobs = core.background.jobs.lock();
+    if !jobs.shrink.is_out && jobs.shrink.stage != ShrinkStage::Rest {
+        jobs.shrink.stage = ShrinkStage::Rest;
+        core.pages.allocator().set_ceiling(None);
+    }
+}
+
+fn settle_from(core: &Arc<Core>, stage: ShrinkStage) -> Result<(ShrinkStage, bool)> {
+    if let ShrinkStage::Nodes(keyspace, from) = stage {
+        // Without a durable state between the steps: the ceiling leaves room for all.
+        return Ok(match move_nodes(core, keyspace, from)? {
+            Some((keyspace, from)) => (ShrinkStage::Nodes(keyspace, from), true),
+            None => (ShrinkStage::Log, true),
+        });
+    }
+    if !core.durable.is_settled(&core.state(), &core.log.positions()) {
+        make_durable_now(core, Purpose::Idle)?;
+        return Ok((stage, true));
+    }
+    match stage {
+        ShrinkStage::Log => {
+            move_log(core)?;
+            Ok((ShrinkStage::Cut, true))
+        }
+        ShrinkStage::Cut => cut(core).map(|()| (ShrinkStage::Rest, true)),
+        _ => begin(core),
+    }
+}
+
+/// The file's length in pages, the page behind the last one in use, and the used pages.
+fn extent(core: &Core) -> Result<(u64, u64, u64)> {
+    let storage = core.pages.storage();
+    let length = storage
+        .length()
+        .map_err(|error| Error::io("asking for the length", storage.name(), error))?;
+    let extent = core.pages.allocator().extent();
+    // It is longer than the allocator knows when an earlier cut was interrupted.
+    let pages = length / u64::from(core.pages.layout().page_size);
+    Ok((pages.max(extent.file_pages), extent.used_end, extent.given_pages))
+}
+
+fn is_worthwhile(core: &Core, from: u64, to: u64) -> bool {
+    let page_size = u64::from(core.pages.layout().page_size);
+    from.saturating_sub(to) >= (SAVING_BYTES / page_size).min(from / 20).max(1)
+}
+
+fn begin(core: &Core) -> Result<(ShrinkStage, bool)> {
+    let (file, used_end, given) = extent(core)?;
+    let slack = SLACK_BYTES / u64::from(core.pages.layout().page_size);
+    let ceiling = given + given / 10 + slack;
+    let mark = (core.state().epoch, file, given);
+    let tried = core.background.jobs.lock().shrink.tried == Some(mark);
+    if tried || !is_worthwhile(core, file, ceiling.min(used_end)) {
+        return Ok((ShrinkStage::Rest, false));
+    }
+    if used_end <= ceiling {
+        return Ok((ShrinkStage::Cut, true));
+    }
+    core.pages.allocator().set_ceiling(Some(PageNumber(ceiling)));
+    Ok((ShrinkStage::Nodes(KeyspaceNumber(0), Vec::new()), true))
+}
+
+/// Gives up the free end of the file, in both slots, and cuts it.
+fn cut(core: &Core) -> Result<()> {
+    let (before, used_end, _) = extent(core)?;
+    if is_worthwhile(core, before, used_end) {
+        core.pages.allocator().shrink_to_used();
+        make_durable_now(core, Purpose::Idle)?;
+        make_durable_now(core, Purpose::Idle)?;
+        core.pages.allocator().cut_file().map_err(|error| core.stop(&error))?;
+    }
+    let (after, _, given) = extent(core)?;
+    if !is_worthwhile(core, before, after) {
+        core.background.jobs.lock().shrink.tried = Some((core.state().epoch, after, given));
+    }
+    Ok(())
+}
+
+/// Has the log leave the tail: new blocks come behind the present ones, records that say nothing lead over to
+/// them, and a new cut lets go of those before.
+fn move_log(core: &Arc<Core>) -> Result<()> {
+    if core.durable.log_moves(core) {
+        make_durable_now(core, Purpose::Idle)?;
+        if core.durable.log_moves(core) {
+            // There was no room below.
+            return Ok(());
+        }
+    }
+    match log_must_pass(core) {
+        Some(position) => advance_cut(core, position),
+        None => Ok(()),
+    }
+}
+
+fn advance_cut(core: &Arc<Core>, position: LogPosition) -> Result<()> {
+    let order = core.commit_order.lock();
+    let view = core.view();
+    let is_idle = view.active.is_empty() && view.sealed.is_empty();
+    if !is_idle || !core.log.pad_to(position).map_err(|error| core.stop(&error))? {
+        return Ok(());
+    }
+    drop(order);
+    sync(core)?;
+    let _order = core.commit_order.lock();
+    let view = core.view();
+    if !view.active.is_empty() || !view.sealed.is_empty() {
+        return Ok(());
+    }
+    let (position, chain) = core.log.cut_here();
+    let sequence = SequenceNumber(core.commit_numbers().0.0 - 1);
+    let cut = Cut { sequence, position, chain };
+    install(core, Change { cut: Some(cut), ..Change::default() }).map(|_| ())
+}
+
+/// Moves some nodes that lie above the ceiling; says where to go on, or that there are none left, or no room.
+fn move_nodes(
+    core: &Arc<Core>,
+    keyspace: KeyspaceNumber,
+    from: Vec<u8>,
+) -> Result<Option<(KeyspaceNumber, Vec<u8>)>> {
+    let Some(ceiling) = core.pages.allocator().ceiling() else { return Ok(None) };
+    let state = core.state();
+    let mut from = from;
+    for (number, levels) in state.levels.range(keyspace..) {
+        if *number != keyspace {
+            from.clear();
+        }
+        let Some(last) = levels.last() else { continue };
+        let Some(root) = &last.points else { continue };
+        let Some(range) = find_high(core, *number, root, ceiling, &from)? else { continue };
+        let next = range.end.clone();
+        if !move_range(core, &state, *number, last, root, &range, ceiling)? {
+            return Ok(None);
+        }
+        return Ok(match next {
+            Some(end) => Some((*number, end)),
+            None => number.0.checked_add(1).map(|next| (KeyspaceNumber(next), Vec::new())),
+        });
+    }
+    Ok(None)
+}
+
+fn move_range(
+    core: &Arc<Core>,
+    state: &Arc<State>,
+    keyspace: KeyspaceNumber,
+    last: &Arc<Segment>,
+    root: &TreeRoot,
+    range: &KeyRange,
+    ceiling: PageNumber,
+) -> Result<bool> {
+    let stretch = load_stretch(&core.pages, keyspace, root, range, u64::MAX)?;
+    let reserved = stretch.range.clone();
+    let reservations = &core.background.reservations;
+    let Ok(reservation) = reservations.reserve(keyspace, LEVELS_ALL, reserved) else {
+        return Ok(false);
+    };
+    let now = core.state();
+    let same_tree = now.epoch == state.epoch
+        || Core::find_segment(&now, last.number).is_some_and(|now| now.points == last.points);
+    if !same_tree {
+        return Ok(false);
+    }
+    let plan = Plan {
+        keyspace,
+        sources: Vec::new(),
+        range: stretch.range.clone(),
+        destination: Destination::Existing(last.number),
+        filter_seed: last.filter.seed,
+        stretch: Some(stretch),
+        is_last: true,
+        dropped: false,
+        evacuate_from: Some(ceiling),
+        reservation,
+    };
+    match evacuate(core, plan) {
+        Err(Error::NoSpace { .. }) => Ok(false),
+        result => result,
+    }
+}
+
+/// The search for lowest parents with something above the ceiling.
+struct Search<'a> {
+    core: &'a Core,
+    keyspace: KeyspaceNumber,
+    ceiling: PageNumber,
+    from: &'a [u8],
+    pages_max: u64,
+    /// An upper parent on the way lies above: any lowest parent below it will do, since its path is made anew.
+    upper: bool,
+    found: Option<KeyRange>,
+    pages: u64,
+    done: bool,
+}
+
+/// The first run of lowest parents from a key on that have something above the ceiling, a step's worth at most.
+fn find_high(
+    core: &Core,
+    keyspace: KeyspaceNumber,
+    root: &TreeRoot,
+    ceiling: PageNumber,
+    from: &[u8],
+) -> Result<Option<KeyRange>> {
+    if root.height == 0 {
+        let high = root.reference.block().end() > ceiling && from.is_empty();
+        return Ok(high.then(KeyRange::all));
+    }
+    let pages_max = core.options.step_bytes / u64::from(core.pages.layout().page_size);
+    let (upper, found, pages, done) = (false, None, 0, false);
+    let mut search = Search { core, keyspace, ceiling, from, pages_max, upper, found, pages, done };
+    search.visit(&root.reference, root.height, root.pages, &KeyRange::all())?;
+    Ok(search.found)
+}
+
+impl Search<'_> {
+    fn visit(
+        &mut self,
+        reference: &NodeRef,
+        height: u8,
+        pages: u64,
+        range: &KeyRange,
+    ) -> Result<()> {
+        if height == 1 {
+            return self.visit_lowest(reference, pages, range);
+        }
+        self.upper |= self.is_high(reference);
+        let node = read_parent(&self.core.pages, reference, self.keyspace, height)?;
+        let parent = node.view();
+        for index in parent.child_for(self.from)..parent.len() {
+            let child: Child = parent.child(index).map_err(|p| node.damage(p))?;
+            let below = child_range(&node, index, range)?;
+            self.visit(&child.reference, height - 1, pages_below(&child), &below)?;
+            if self.done {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_lowest(&mut self, reference: &NodeRef, pages: u64, range: &KeyRange) -> Result<()> {
+        let wanted = std::mem::take(&mut self.upper) || self.is_wanted(reference)?;
+        match &mut self.found {
+            Some(_) if !wanted => self.done = true,
+            None if !wanted => {}
+            Some(found) => found.end.clone_from(&range.end),
+            None => self.found = Some(range.clone()),
+        }
+        if wanted {
+            self.pages += pages;
+            self.done = self.pages >= self.pages_max;
+        }
+        Ok(())
+    }
+
+    fn is_high(&self, reference: &NodeRef) -> bool {
+        reference.block().end() > self.ceiling
+    }
+
+    /// True when a lowest parent, or anything that it names, lies above the ceiling.
+    fn is_wanted(&self, reference: &NodeRef) -> Result<bool> {
+        if self.is_high(reference) {
+            return Ok(true);
+        }
+        let node = read_parent(&self.core.pages, reference, self.keyspace, 1)?;
+        let parent = node.view();
+        for list in [parent.pieces(), parent.overflow_lists()] {
+            for index in 0..list.len() {
+                if self.is_high(&list.get(index).map_err(|p| node.damage(p))?) {
+                    return Ok(true);
+                }
+            }
+        }
+        for index in 0..parent.len() {
+            let child = parent.child(index).map_err(|p| node.damage(p))?;
+            if self.is_high(&child.reference) {
+                return Ok(true);
+            }
+        }
+        self.has_high_values(&node)
+    }
+
+    fn has_high_values(&self, node: &ParentNode) -> Result<bool> {
+        let lists = node.view().overflow_lists();
+        for index in 0..lists.len() {
+            let list = lists.get(index).map_err(|p| node.damage(p))?;
+            let frame = self.core.pages.read_node(&list, NodeKind::OverflowList)?;
+            for item in OverflowList::new(frame.content()) {
+                let item = item.map_err(|p| node.damage(p))?;
+                let end = |block: &(PageNumber, u32)| block.0.0 + u64::from(block.1);
+                if item.blocks.iter().any(|block| end(block) > self.ceiling.0) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+}
