@@ -44,6 +44,20 @@ impl Inline {
         Some(Inline { length, bytes })
     }
 
+    /// `None` when they are too many.
+    #[inline]
+    fn join(pieces: [&[u8]; 3]) -> Option<Inline> {
+        let mut bytes = [0; INLINE_BYTES_MAX];
+        let mut left = bytes.as_mut_slice();
+        for piece in pieces {
+            let (taken, rest) = left.split_at_mut_checked(piece.len())?;
+            taken.copy_from_slice(piece);
+            left = rest;
+        }
+        let length = INLINE_BYTES_MAX - left.len();
+        Some(Inline { length: u8::try_from(length).ok()?, bytes })
+    }
+
     fn as_slice(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }
@@ -72,6 +86,15 @@ enum KeyBytes {
 }
 
 impl Key {
+    /// The key that is made up of these pieces.
+    #[inline]
+    pub(crate) fn join(pieces: [&[u8]; 3]) -> Key {
+        Key(match Inline::join(pieces) {
+            Some(inline) => KeyBytes::Inline(inline),
+            None => KeyBytes::Boxed(pieces.concat().into_boxed_slice()),
+        })
+    }
+
     /// The bytes.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {

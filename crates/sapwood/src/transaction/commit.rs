@@ -8,6 +8,7 @@
 //! *Format*: docs/format.md, section 5.
 //! *Threads*: any.
 
+use super::batch_writes::{BatchWrites, Collected};
 use super::pending::{PendingOperation, PendingWrites};
 use super::validate::{Validation, validate};
 use crate::error::{Error, Result};
@@ -61,14 +62,7 @@ pub fn commit(
         // A serializable reader that wrote nothing saw one instant: its place in the order is there.
         return Ok(core.visible());
     }
-    core.check_writable()?;
-    begin_writing(core)?;
-    let limit = core.memtable_bytes_max();
-    if writes.bytes() > limit {
-        let (bytes, limit) = (writes.bytes() as u64, limit as u64);
-        return Err(Error::TransactionTooLarge { bytes, limit });
-    }
-    before_commit(core, writes.bytes())?;
+    begin(core, writes.bytes())?;
     let mut prepared = prepare(core, writes, durability)?;
     // What is validated here need not be looked at again under the lock.
     let seen = SequenceNumber(core.commit_numbers().0.0 - 1);
@@ -108,6 +102,63 @@ pub fn commit(
             Err(error)
         }
     }
+}
+
+/// Commits what a batch has collected.
+///
+/// # Errors
+/// As [`commit`] without a validation.
+pub fn commit_batch(
+    core: &Arc<Core>,
+    writes: &mut BatchWrites,
+    durability: Durability,
+) -> Result<SequenceNumber> {
+    match writes.collected() {
+        Collected::Pending(pending) => commit(core, pending, durability, None),
+        Collected::Encoded { encoder, keyspaces, bytes } => {
+            commit_encoded(core, encoder, keyspaces, bytes, durability)
+        }
+    }
+}
+
+/// Commits operations that name no blocks and change no catalogue, and of which the later takes the
+/// place of the earlier on the same key.
+fn commit_encoded(
+    core: &Arc<Core>,
+    encoder: CommitEncoder,
+    keyspaces: &[KeyspaceNumber],
+    bytes: usize,
+    durability: Durability,
+) -> Result<SequenceNumber> {
+    if encoder.operation_count() == 0 {
+        return Ok(core.visible());
+    }
+    begin(core, bytes)?;
+    let mut prepared = Prepared { encoder, ..Prepared::default() };
+    let mut check = |core: &Core, _: &mut Prepared| {
+        let catalogue = core.catalogue.load();
+        let dropped =
+            |number: &&KeyspaceNumber| catalogue.get(**number).is_none_or(|entry| entry.dropped);
+        match keyspaces.iter().find(dropped) {
+            Some(number) => Err(Error::KeyspaceDropped(number.to_string())),
+            None => Ok(()),
+        }
+    };
+    let placed = place(core, &mut prepared, durability, &mut check)?;
+    core.counters.user_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    finish(core, placed, durability)
+}
+
+/// What comes before each commit of writes.
+fn begin(core: &Arc<Core>, bytes: usize) -> Result<()> {
+    core.check_writable()?;
+    begin_writing(core)?;
+    let limit = core.memtable_bytes_max();
+    if bytes > limit {
+        let (bytes, limit) = (bytes as u64, limit as u64);
+        return Err(Error::TransactionTooLarge { bytes, limit });
+    }
+    before_commit(core, bytes)
 }
 
 /// Makes a keyspace of that name.
