@@ -140,6 +140,19 @@ pub fn verify(database: &Database) -> Result<Option<String>> {
     Ok(verify_finding(&report))
 }
 
+/// Bytes of the pages that the current state uses, and of those that are dead and held; the log,
+/// maps and header are in neither.
+///
+/// # Errors
+/// Those of the check.
+pub fn live_and_held_bytes(database: &Database) -> Result<(u64, u64)> {
+    #[allow(unused_imports)]
+    use fallback::Verify as _;
+    let report = database.verify(&mut ())?;
+    let page_bytes = u64::from(report.page_size);
+    Ok((report.live_pages * page_bytes, report.held_pages * page_bytes))
+}
+
 /// Stands in where the public face has no `verify` yet; a method of the same name goes before it.
 #[allow(dead_code)]
 mod fallback {
