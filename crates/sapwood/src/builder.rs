@@ -7,7 +7,7 @@ use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::options::{Durability, Options};
 use crate::page::Layout;
-use crate::page::file_header::{newest_first, read_slots};
+use crate::page::file_header::{is_unborn, newest_first, read_slots};
 use crate::state::{create, recovery};
 use crate::storage::{FileOpenOptions, FileStorage, MemoryStorage, Storage};
 use crate::sync::{Arc, Clock};
@@ -66,29 +66,29 @@ impl Builder {
         }
     }
 
-    /// All memory that the database takes, in bytes: memtables, caches, filters, merge buffers and the
-    /// rest. 256 MiB unless set; 4 MiB at least.
+    /// All memory that the database takes, in bytes: memtables, caches, filters, merge buffers and
+    /// the rest. 256 MiB unless set; 4 MiB at least.
     pub fn memory_budget(mut self, bytes: u64) -> Builder {
         self.options.memory_budget = bytes;
         self
     }
 
-    /// Bytes of a page: a power of two from 1 KiB to 64 KiB, 4 KiB unless set. Fixed when the file is
-    /// created.
+    /// Bytes of a page: a power of two from 1 KiB to 64 KiB, 4 KiB unless set. Fixed when the file
+    /// is created.
     pub fn page_size(mut self, bytes: u32) -> Builder {
         self.page_size = Some(bytes);
         self
     }
 
-    /// Bytes at the end of each page that nothing is written to: a multiple of 8 up to 256, 0 unless set.
-    /// Fixed when the file is created.
+    /// Bytes at the end of each page that nothing is written to: a multiple of 8 up to 256, 0
+    /// unless set. Fixed when the file is created.
     pub fn reserved_bytes(mut self, bytes: u16) -> Builder {
         self.reserved_bytes = Some(bytes);
         self
     }
 
-    /// Bytes of a region, a stretch of the file with a free map of its own: a power of two, 128 MiB unless
-    /// set. Fixed when the file is created.
+    /// Bytes of a region, a stretch of the file with a free map of its own: a power of two, 128 MiB
+    /// unless set. Fixed when the file is created.
     pub fn region_bytes(mut self, bytes: u64) -> Builder {
         self.region_bytes = Some(bytes);
         self
@@ -100,8 +100,8 @@ impl Builder {
         self
     }
 
-    /// How long a [`Durability::Buffered`] commit waits for its sync at most: 1 millisecond to 24 hours,
-    /// one second unless set.
+    /// How long a [`Durability::Buffered`] commit waits for its sync at most: 1 millisecond to 24
+    /// hours, one second unless set.
     pub fn sync_interval(mut self, interval: Duration) -> Builder {
         self.options.sync_interval = interval;
         self
@@ -114,13 +114,15 @@ impl Builder {
         self
     }
 
-    /// Bytes of a leaf before compression, up to 64 KiB; rounded up to whole pages. 8 KiB unless set.
+    /// Bytes of a leaf before compression, up to 64 KiB; rounded up to whole pages. 8 KiB unless
+    /// set.
     pub fn leaf_bytes(mut self, bytes: u32) -> Builder {
         self.options.leaf_bytes = bytes;
         self
     }
 
-    /// How long the file may grow, in bytes. Writes beyond give [`Error::NoSpace`]. No limit unless set.
+    /// How long the file may grow, in bytes. Writes beyond give [`Error::NoSpace`]. No limit unless
+    /// set.
     pub fn max_file_bytes(mut self, bytes: u64) -> Builder {
         self.options.max_file_bytes = Some(bytes);
         self
@@ -184,8 +186,8 @@ impl Builder {
         self.validate()?;
         let file_options =
             FileOpenOptions { create: self.options.create, read_only: self.options.read_only };
-        let (storage, is_new) = FileStorage::open(path, &file_options)?;
-        self.open_storage(Arc::new(storage), is_new)
+        let (storage, _) = FileStorage::open(path, &file_options)?;
+        self.open_storage(Arc::new(storage))
     }
 
     /// Makes a database in memory, which is gone when it is closed.
@@ -194,22 +196,20 @@ impl Builder {
     /// [`Error::InvalidOption`].
     pub fn open_in_memory(self) -> Result<Database> {
         self.validate()?;
-        self.open_storage(Arc::new(MemoryStorage::new()), true)
+        self.open_storage(Arc::new(MemoryStorage::new()))
     }
 
-    /// Opens the database in `storage`, and makes it when that is empty. Whoever made the storage locks it.
+    /// Opens the database in `storage`, and makes it when that is empty. Whoever made the storage
+    /// locks it.
     ///
     /// # Errors
     /// As [`Builder::open`].
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Database> {
         self.validate()?;
-        let length = storage.length();
-        let length =
-            length.map_err(|error| Error::io("reading the length", storage.name(), error))?;
-        if length == 0 && !self.options.create {
+        if !self.options.create && is_unborn(&*storage)? {
             return Err(Error::NotFound(storage.name().into()));
         }
-        self.open_storage(storage, length == 0)
+        self.open_storage(storage)
     }
 
     /// The options for a new file.
@@ -229,8 +229,8 @@ impl Builder {
         self.options_new().validate()
     }
 
-    fn open_storage(self, storage: Arc<dyn Storage>, is_new: bool) -> Result<Database> {
-        let core = if is_new {
+    fn open_storage(self, storage: Arc<dyn Storage>) -> Result<Database> {
+        let core = if self.options.create && is_unborn(&*storage)? {
             create::create(storage, self.options_new(), self.clock)?
         } else {
             let options = self.options_existing(&*storage)?;

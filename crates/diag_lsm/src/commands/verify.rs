@@ -1,4 +1,5 @@
-//! `verify`: every checksum, order, count and reference of the last durable state, its maps, and the log
+//! `verify`: every checksum, order, count and reference of the last durable state, its maps, and
+//! the log
 //! behind it.
 
 use std::io::Write;
@@ -212,4 +213,11 @@ fn print(verified: &Verified) -> std::io::Result<()> {
         count => writeln!(out, "{count} problems")?,
     }
     out.flush()
+}
+
+/// What is wrong with a file, in words: for other commands.
+pub fn problems(path: &Path) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let file = DurableFile::open(path)?;
+    let (report, _) = check(&file, &mut Vec::new())?;
+    Ok(report.problems.iter().map(ToString::to_string).collect())
 }
