@@ -9,8 +9,10 @@ use crate::builder::Builder;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
 use crate::merge::step;
+use crate::merge::verify::{VerifyReport, verify};
 use crate::options::{Compression, Isolation, KeyspaceOptions};
 use crate::page::Codec;
+use crate::progress::Progress;
 use crate::shared::Shared;
 use crate::snapshot::Snapshot;
 use crate::state::Core;
@@ -360,6 +362,35 @@ impl Database {
     /// As [`Database::flush`].
     pub fn compact(&self) -> Result<()> {
         self.shared().change(step::compact)
+    }
+
+    /// Checks everything that this moment's state consists of: checksums, order, counts, references, and that
+    /// each page has one owner. Damage is in the report; the check goes on beside readers and writers.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] when `progress` asks for that; [`Error::Closed`], also when the database is closed
+    /// meanwhile.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// db.keyspace("a")?.put("key", "value")?;
+    /// db.flush()?;
+    /// let report = db.verify(&mut ())?;
+    /// assert_eq!(report.problem_count, 0);
+    /// let cancelled = db.verify(&mut |_done: u64, _total: u64| false);
+    /// assert!(matches!(cancelled, Err(sapwood::Error::Cancelled)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn verify(&self, progress: &mut dyn Progress) -> Result<VerifyReport> {
+        let shared = self.shared();
+        let mut report = |done, total| shared.is_open() && progress.report(done, total);
+        match shared.read(|core| verify(core, &mut report)) {
+            Err(Error::Cancelled) => Err(shared.check_open().err().unwrap_or(Error::Cancelled)),
+            result => result,
+        }
     }
 
     /// Numbers about this moment.

@@ -89,7 +89,7 @@ mod tests {
         assert_eq!(key_range(&(.."b")).unwrap(), range("", Some("b")));
         assert_eq!(key_range::<&str>(&..).unwrap(), KeyRange::all());
         let after = (Bound::Excluded("a"), Bound::Unbounded);
-        assert_eq!(key_range(&after).unwrap(), range("a\0", None));
+        assert_eq!(key_range::<&str>(&after).unwrap(), range("a\0", None));
     }
 
     #[test]
@@ -99,7 +99,7 @@ mod tests {
         assert!(matches!(key_range(&inverted), Err(Error::InvalidRange)));
         assert!(key_range(&("a".."a")).unwrap().is_empty());
         let neither = (Bound::Excluded("a"), Bound::Excluded("a"));
-        assert!(key_range(&neither).unwrap().is_empty());
+        assert!(key_range::<&str>(&neither).unwrap().is_empty());
     }
 
     #[test]

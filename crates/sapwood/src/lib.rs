@@ -1,8 +1,69 @@
 //! Sapwood: an embedded, ordered key-value database in one file.
 //!
-//! The floors, from the bottom: [`sync`], [`storage`], [`page`], [`segment`], [`log`] and
-//! [`memtable`], [`state`] and [`merge`], [`transaction`] and the public face. A lower floor never
-//! imports a higher one; a test reads the imports and says so.
+//! Keys and values are bytes; keys order as unsigned bytes. The database is an LSM-tree whose segments are
+//! immutable B-trees: writes go to a log and to memory, are flushed as young segments, and merges carry
+//! them inward. Readers never wait for writers or merges.
+//!
+//! # Quick start
+//! ```
+//! use sapwood::{Database, Durability};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("garden.sapwood");
+//! // One file; it is made when there is none.
+//! let db = Database::open(&path)?;
+//!
+//! // A keyspace is an ordered map of its own.
+//! let plants = db.keyspace("plants")?;
+//! plants.put("fern", "shade")?;
+//! plants.put("rose", "sun")?;
+//! assert_eq!(plants.get("rose")?.unwrap(), "sun");
+//!
+//! // Ranges go both ways.
+//! for entry in plants.range("a".."s")?.rev() {
+//!     let (name, place) = entry?;
+//!     println!("{name:?} likes {place:?}");
+//! }
+//!
+//! // Writes to several keyspaces become visible, and durable, together.
+//! let places = db.keyspace("places")?;
+//! let mut batch = db.batch();
+//! batch.put(&plants, "moss", "shade")?;
+//! batch.put(&places, "shade", "north wall")?;
+//! batch.commit_with(Durability::Sync)?;
+//!
+//! // A snapshot sees one instant for ever.
+//! let before = db.snapshot()?;
+//! plants.delete("fern")?;
+//! assert!(before.contains(&plants, "fern")?);
+//!
+//! // A transaction reads, writes, and is tried again when others come between.
+//! let count = db.transact(|transaction| {
+//!     let count = transaction.count(&plants, "a"..)?;
+//!     transaction.put(&places, "count", count.to_string())?;
+//!     Ok(count)
+//! })?;
+//! assert_eq!(count, 2);
+//!
+//! // Dropping the last handle closes too, but cannot report what fails.
+//! db.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What to know
+//! - Each commit chooses its [`Durability`]; the default, [`Durability::Sync`], is on disk when it returns.
+//! - [`Isolation`] says what makes a transaction fail with [`Error::Conflict`].
+//! - All memory is under one budget, 256 MiB unless [`Builder::memory_budget`] says otherwise.
+//! - Keys have at most 16,384 bytes. The writes of one transaction take at most a quarter of the memory
+//!   budget, and a value above an eighth of it is not handed out whole.
+//! - Flushes and merges run in threads of their own, or in the application's with
+//!   [`Builder::merge_threads`] 0 and [`Database::run_step`].
+//! - [`Stats`] tells what the engine does; the same goes to `tracing`.
+
+// The floors, from the bottom: sync, storage, page, segment, log and memtable, state and merge, transaction and
+// the public face. A lower floor never imports a higher one; a test reads the imports and says so.
 
 #![deny(missing_docs)]
 
@@ -87,6 +148,7 @@ pub use cursor::{Cursor, Seek};
 pub use database::Database;
 pub use error::{Corruption, Error, Result, Structure};
 pub use keyspace::Keyspace;
+pub use merge::verify::{Problem, VerifyReport};
 pub use options::{Compression, Durability, Isolation, KeyspaceOptions};
 pub use progress::Progress;
 pub use range::Range;
