@@ -33,6 +33,217 @@ pub enum Command {
     Log(LogArguments),
     /// Checks everything; exit status 1 when anything is wrong.
     Verify(FileArgument),
+    /// Makes a new database.
+    Create(CreateArguments),
+    /// Loads pairs from a folder, a file or standard input.
+    Import(ImportArguments),
+    /// Writes all pairs to a folder, a file or standard output.
+    Export(ExportArguments),
+    /// Prints the value of a key; exit status 1 when there is none.
+    Get(KeyArguments),
+    /// Sets the value of a key.
+    Put(PutArguments),
+    /// Deletes a key.
+    Delete(KeyArguments),
+    /// Prints the pairs of a range.
+    Scan(ScanArguments),
+    /// Counts the keys of a range.
+    Count(RangeArguments),
+    /// Merges everything into one segment for each keyspace.
+    Compact(FileArgument),
+    /// Loads pairs, reads and scans them, and says how fast that was.
+    Bench(BenchArguments),
+}
+
+/// Of `create`.
+#[derive(Debug, Args)]
+pub struct CreateArguments {
+    /// The database file, which must not be there.
+    pub file: PathBuf,
+    /// Bytes of a page, a power of two from 1024 to 65536.
+    #[arg(long, default_value_t = 4096)]
+    pub page_size: u32,
+    /// Bytes at the end of each page that stay unused.
+    #[arg(long, default_value_t = 0)]
+    pub reserved_bytes: u16,
+    /// Names of keyspaces to make.
+    #[arg(long, default_value = "default")]
+    pub keyspace: Vec<String>,
+    /// Level of zstd, from 1 to 22; 0 stores plain.
+    #[arg(long, default_value_t = 1)]
+    pub compression: i32,
+    /// Filter bits for each key.
+    #[arg(long, default_value_t = 10)]
+    pub filter_bits: u8,
+}
+
+/// A database file and a keyspace in it.
+#[derive(Debug, Args)]
+pub struct KeyspaceArguments {
+    /// The database file.
+    pub file: PathBuf,
+    /// The keyspace.
+    #[arg(long, default_value = "default")]
+    pub keyspace: String,
+    /// Memory budget in MiB.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(4..=1 << 20))]
+    pub budget: u64,
+}
+
+/// Of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArguments {
+    /// Where to.
+    #[command(flatten)]
+    pub to: KeyspaceArguments,
+    /// The folder or file to read; standard input when it is left out or `-`.
+    pub from: Option<PathBuf>,
+    /// How the pairs are written; told from the source's name when it is left out.
+    #[arg(long, value_enum)]
+    pub form: Option<Form>,
+}
+
+/// Of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArguments {
+    /// Where from.
+    #[command(flatten)]
+    pub from: KeyspaceArguments,
+    /// The folder or file to write; standard output when it is left out or `-`.
+    pub to: Option<PathBuf>,
+    /// How the pairs are written; told from the target's name when it is left out.
+    #[arg(long, value_enum)]
+    pub form: Option<Form>,
+}
+
+/// A key.
+#[derive(Debug, Args)]
+pub struct KeyArguments {
+    /// Where.
+    #[command(flatten)]
+    pub at: KeyspaceArguments,
+    /// The key.
+    pub key: String,
+    /// The key is given in hexadecimal.
+    #[arg(long)]
+    pub hex: bool,
+}
+
+/// Of `put`.
+#[derive(Debug, Args)]
+pub struct PutArguments {
+    /// Where.
+    #[command(flatten)]
+    pub at: KeyspaceArguments,
+    /// The key.
+    pub key: String,
+    /// The value; standard input when it is left out.
+    pub value: Option<String>,
+    /// Key and value are given in hexadecimal.
+    #[arg(long)]
+    pub hex: bool,
+}
+
+/// A range of keys.
+#[derive(Debug, Args)]
+pub struct RangeArguments {
+    /// Where.
+    #[command(flatten)]
+    pub at: KeyspaceArguments,
+    /// The first key.
+    #[arg(long, conflicts_with = "prefix")]
+    pub start: Option<String>,
+    /// The first key behind the range.
+    #[arg(long, conflicts_with = "prefix")]
+    pub end: Option<String>,
+    /// Only keys that begin so.
+    #[arg(long)]
+    pub prefix: Option<String>,
+    /// Keys are given in hexadecimal.
+    #[arg(long)]
+    pub hex: bool,
+}
+
+/// Of `scan`.
+#[derive(Debug, Args)]
+pub struct ScanArguments {
+    /// Which keys.
+    #[command(flatten)]
+    pub range: RangeArguments,
+    /// At most so many.
+    #[arg(long)]
+    pub limit: Option<usize>,
+    /// From the last to the first.
+    #[arg(long)]
+    pub reverse: bool,
+    /// Without values.
+    #[arg(long)]
+    pub keys_only: bool,
+}
+
+/// In which order a load writes keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// Each key at a random place.
+    Random,
+    /// Ascending.
+    Sorted,
+}
+
+/// Of `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArguments {
+    /// The database file, which must not be there.
+    pub file: PathBuf,
+    /// How many pairs to write.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub count: u64,
+    /// The order of their keys.
+    #[arg(long, value_enum, default_value_t = Order::Random)]
+    pub order: Order,
+    /// Bytes of a key, at least 8.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(8..=16384))]
+    pub key_bytes: u64,
+    /// Bytes of a value.
+    #[arg(long, default_value_t = 100)]
+    pub value_bytes: usize,
+    /// Pairs to a commit.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    pub batch: u64,
+    /// Memory budget in MiB.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(4..=1 << 20))]
+    pub budget: u64,
+    /// When a commit counts as done.
+    #[arg(long, value_enum, default_value_t = CommitKind::Buffered)]
+    pub durability: CommitKind,
+    /// Point reads after the load.
+    #[arg(long, default_value_t = 100_000)]
+    pub reads: u64,
+    /// Pairs to scan after the load.
+    #[arg(long, default_value_t = 1_000_000)]
+    pub scan: u64,
+    /// Bytes of a page.
+    #[arg(long, default_value_t = 4096)]
+    pub page_size: u32,
+    /// Verify the file at the end.
+    #[arg(long)]
+    pub verify: bool,
+    /// Keep the file.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// When a commit counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CommitKind {
+    /// On disk.
+    Sync,
+    /// With the operating system.
+    Buffered,
+    /// Visible.
+    Memory,
 }
 
 /// A database file.

@@ -9,8 +9,10 @@
 
 mod args;
 mod commands;
+mod database;
 mod file;
 mod output;
+mod pairs;
 mod shape;
 mod units;
 

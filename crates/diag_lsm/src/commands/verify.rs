@@ -213,3 +213,10 @@ fn print(verified: &Verified) -> std::io::Result<()> {
     }
     out.flush()
 }
+
+/// What is wrong with a file, in words: for other commands.
+pub fn problems(path: &Path) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+    let file = DurableFile::open(path)?;
+    let (report, _) = check(&file, &mut Vec::new())?;
+    Ok(report.problems.iter().map(ToString::to_string).collect())
+}

@@ -1,0 +1,33 @@
+//! `get`: the value of a key.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use crate::Outcome;
+use crate::args::KeyArguments;
+use crate::pairs::JsonPair;
+use crate::{database, output};
+
+pub fn run(arguments: &KeyArguments, json: bool) -> Outcome {
+    let key = database::given(&arguments.key, arguments.hex)?;
+    let (database, keyspace) = database::open_for_reading(&arguments.at)?;
+    let value = keyspace.get(&key)?;
+    let Some(value) = value else {
+        if json {
+            output::json(&serde_json::Value::Null)?;
+        }
+        eprintln!("diag_lsm: there is no such key");
+        return Ok(ExitCode::FAILURE);
+    };
+    if json {
+        output::json(&JsonPair::new(&key, Some(&value)))?;
+    } else {
+        let mut out = output::out();
+        out.write_all(&value)?;
+        writeln!(out)?;
+        out.flush()?;
+    }
+    drop(value);
+    database.close()?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,31 @@
+//! `put`: sets the value of a key.
+
+use std::io::Read;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::Outcome;
+use crate::args::PutArguments;
+use crate::{database, output, units};
+
+pub fn run(arguments: &PutArguments, json: bool) -> Outcome {
+    let key = database::given(&arguments.key, arguments.hex)?;
+    let value = match &arguments.value {
+        Some(value) => database::given(value, arguments.hex)?,
+        None => {
+            let mut value = Vec::new();
+            std::io::stdin().lock().read_to_end(&mut value)?;
+            value
+        }
+    };
+    let (database, keyspace) = database::open_for_writing(&arguments.at)?;
+    keyspace.put(&key, &value)?;
+    database.close()?;
+    if json {
+        output::json(&json!({ "key_bytes": key.len(), "value_bytes": value.len() }))?;
+    } else {
+        println!("put a value of {}", units::bytes(value.len() as u64));
+    }
+    Ok(ExitCode::SUCCESS)
+}
