@@ -20,7 +20,13 @@ pub fn open(path: &Path, budget_mib: u64) -> sapwood::Result<Database> {
 /// Opens a database for reading, and a keyspace in it.
 pub fn open_for_reading(at: &KeyspaceArguments) -> sapwood::Result<(Database, Keyspace)> {
     let builder = Database::builder().create(false).read_only(true);
-    let database = builder.memory_budget(at.budget << 20).open(&at.file)?;
+    let database = match builder.memory_budget(at.budget << 20).open(&at.file) {
+        // A library that cannot do that still writes nothing unless it is told to.
+        Err(sapwood::Error::InvalidOption { option: "read_only", .. }) => {
+            open(&at.file, at.budget)?
+        }
+        opened => opened?,
+    };
     let keyspace = database.existing_keyspace(&at.keyspace)?;
     Ok((database, keyspace))
 }

@@ -61,7 +61,9 @@ pub fn key(bytes: &[u8]) -> String {
             b'\\' => out.push_str("\\\\"),
             b' '..=b'~' => out.push(char::from(byte)),
             // Writing to a string does not fail.
-            _ => drop(write!(out, "\\x{byte:02x}")),
+            _ => {
+                let _ = write!(out, "\\x{byte:02x}");
+            }
         }
     }
     out
@@ -71,7 +73,7 @@ pub fn key(bytes: &[u8]) -> String {
 pub fn hex(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
-        drop(write!(out, "{byte:02x}"));
+        let _ = write!(out, "{byte:02x}");
     }
     out
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::Outcome;
 use crate::args::{Form, ImportArguments};
 use crate::output::{self, line};
-use crate::{database, pairs, units};
+use crate::{pairs, units};
 
 /// A batch is committed at so many pairs, or so many bytes.
 const BATCH_PAIRS: usize = 1000;

@@ -1,0 +1,322 @@
+//! The built command on temporary databases: output, JSON, exit status, damage.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with a database of 3,000 pairs and some large values.
+struct Given {
+    folder: TempDir,
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_diag_lsm")).args(arguments).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+/// Runs a command that must succeed; what it prints.
+fn good(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert_eq!(code(&output), 0, "{arguments:?}: {}{}", text(&output), errors(&output));
+    text(&output)
+}
+
+fn good_json(arguments: &[&str]) -> Value {
+    let mut all = arguments.to_vec();
+    all.push("--json");
+    let printed = good(&all);
+    serde_json::from_str(&printed)
+        .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {printed}"))
+}
+
+impl Given {
+    fn empty() -> Given {
+        Given { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn new() -> Given {
+        let given = Given::empty();
+        let mut lines = String::new();
+        for number in 0..3000 {
+            lines += &format!("key {number:05}\tvalue of {number}\n");
+        }
+        let noise = |seed: u64| {
+            let mut state = seed;
+            let step = |_| {
+                state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+                char::from(b'0' + (state >> 60) as u8)
+            };
+            (0..40_000).map(step).collect::<String>()
+        };
+        for number in 0..5 {
+            lines += &format!("large {number}\t{}\n", noise(number));
+        }
+        fs::write(given.path("pairs.tsv"), lines).unwrap();
+        good(&["import", &given.name("data.db"), &given.name("pairs.tsv")]);
+        given
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn name(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+}
+
+fn flip(path: &Path, offset: usize) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[offset] ^= 0x10;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn every_inspection_prints_text_and_json() {
+    let given = Given::new();
+    let file = given.name("data.db");
+    let info = good_json(&["info", &file]);
+    assert_eq!(info["keyspaces"][0]["name"], "default");
+    assert_eq!(info["page_size"], 4096);
+    let levels = info["keyspaces"][0]["levels"].as_array().unwrap();
+    let young = info["young"]["entries"].as_u64().unwrap();
+    let entries: u64 = levels.iter().map(|level| level["entries"].as_u64().unwrap()).sum();
+    assert_eq!(entries + young, 3005);
+    let segments = good_json(&["segments", &file]);
+    assert!(segments[0]["leaves"].as_u64().unwrap() > 1);
+    assert_eq!(segments[0]["unreadable_nodes"], 0);
+    let tree = good_json(&["tree", &file]);
+    assert!(tree[0]["depths"].as_array().unwrap().len() > 1);
+    let number = segments[0]["number"].as_u64().unwrap().to_string();
+    assert_eq!(good_json(&["tree", &file, &number])[0]["segment"], segments[0]["number"]);
+    let space = good_json(&["space", &file]);
+    assert_eq!(space["pages"]["used, but by nothing"], 0);
+    assert!(space["pages"]["overflow values"].as_u64().unwrap() > 0, "{space}");
+    let sum: u64 = space["pages"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
+    assert_eq!(sum, space["file_pages"].as_u64().unwrap());
+    assert!(good_json(&["log", &file])["records"].is_array());
+    let verified = good_json(&["verify", &file]);
+    assert_eq!(verified["clean"], true);
+    assert_eq!(verified["entries"], 3005);
+    assert_eq!(verified["overflow_values"], 5);
+    for command in ["info", "segments", "tree", "space", "log", "verify"] {
+        let printed = good(&[command, &file]);
+        assert!(printed.lines().count() > 1, "{command}: {printed}");
+    }
+    assert!(good(&["verify", &file]).contains("nothing is wrong"));
+    assert_eq!(code(&run(&["tree", &file, "999"])), 1);
+}
+
+#[test]
+fn every_page_can_be_decoded() {
+    let given = Given::new();
+    let file = given.name("data.db");
+    let pages = good_json(&["space", &file])["file_pages"].as_u64().unwrap();
+    let mut kinds = std::collections::BTreeSet::new();
+    // The log takes most of the file: its pages are tried here and there.
+    for page in (0..20).chain((20..pages).step_by(7)).chain(pages - 60..pages) {
+        let page = good_json(&["page", &file, &page.to_string()]);
+        assert!(page["problem"].is_null() || page["what"] != "leaf", "{page}");
+        kinds.insert(page["what"].as_str().unwrap().to_owned());
+    }
+    for kind in ["header slots", "free map"] {
+        assert!(kinds.contains(kind), "{kind} in {kinds:?}");
+    }
+    assert!(good(&["page", &file, "0"]).contains("generation"));
+    let beyond = run(&["page", &file, &pages.to_string()]);
+    assert_eq!(code(&beyond), 1);
+    assert!(errors(&beyond).contains("the last is"));
+}
+
+#[test]
+fn pairs_are_put_read_counted_scanned_and_deleted() {
+    let given = Given::empty();
+    let file = given.name("new.db");
+    let created = good_json(&["create", &file, "--keyspace", "default", "--keyspace", "other"]);
+    assert_eq!(created["keyspaces"][1], "other");
+    assert_eq!(code(&run(&["create", &file])), 1, "it is there already");
+    for (key, value) in [("a", "1"), ("b", "2"), ("bb", "3"), ("c", "4")] {
+        good(&["put", &file, key, value]);
+    }
+    good(&["put", &file, "00ff", "80", "--hex", "--keyspace", "other"]);
+    assert_eq!(good(&["get", &file, "b"]), "2\n");
+    assert_eq!(good_json(&["get", &file, "b"])["value"], "2");
+    let hex = good_json(&["get", &file, "00ff", "--hex", "--keyspace", "other"]);
+    assert_eq!((&hex["key_hex"], &hex["value_hex"]), (&"00ff".into(), &"80".into()));
+    let absent = run(&["get", &file, "x"]);
+    assert_eq!(code(&absent), 1);
+    assert!(errors(&absent).contains("no such key"));
+    assert_eq!(good(&["count", &file]), "4\n");
+    assert_eq!(good_json(&["count", &file, "--prefix", "b"])["count"], 2);
+    assert_eq!(good(&["scan", &file, "--start", "b", "--end", "c"]), "b\t2\nbb\t3\n");
+    assert_eq!(good(&["scan", &file, "--reverse", "--limit", "1", "--keys-only"]), "c\n");
+    let lines = good(&["scan", &file, "--json"]);
+    let pairs: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(pairs.len(), 4);
+    assert_eq!(pairs[0]["key"], "a");
+    assert_eq!(good_json(&["delete", &file, "b"])["was_there"], true);
+    assert_eq!(good_json(&["delete", &file, "b"])["was_there"], false);
+    assert_eq!(good(&["count", &file]), "3\n");
+    let unknown = run(&["count", &file, "--keyspace", "none"]);
+    assert_eq!(code(&unknown), 1);
+    assert!(errors(&unknown).contains("none"));
+    good(&["compact", &file]);
+    assert!(good_json(&["compact", &file])["bytes_after"].as_u64().unwrap() > 0);
+    assert_eq!(good(&["count", &file]), "3\n");
+    good(&["verify", &file]);
+}
+
+#[test]
+fn what_is_exported_can_be_imported_in_every_form() {
+    let given = Given::new();
+    let file = given.name("data.db");
+    let expected = good(&["scan", &file]);
+    for form in ["tsv", "csv", "jsonl"] {
+        let (out, copy) = (given.name(&format!("out.{form}")), given.name(&format!("{form}.db")));
+        assert_eq!(good_json(&["export", &file, &out])["entries"], 3005);
+        let imported = good_json(&["import", &copy, &out]);
+        assert_eq!(imported["entries"], 3005);
+        assert_eq!(good(&["scan", &copy]), expected, "{form}");
+        assert_eq!(good(&["export", &file, "--form", form]), fs::read_to_string(&out).unwrap());
+    }
+    let (folder, copy) = (given.name("folder"), given.name("folder.db"));
+    good(&["export", &file, &folder, "--form", "folder"]);
+    assert_eq!(fs::read_to_string(given.path("folder/key 00007")).unwrap(), "value of 7");
+    assert!(good(&["import", &copy, &folder]).contains("next"));
+    assert_eq!(good(&["scan", &copy]), expected);
+}
+
+#[test]
+fn lines_come_from_standard_input() {
+    let given = Given::empty();
+    let file = given.name("lines.db");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_diag_lsm"))
+        .args(["import", &file, "-", "--form", "lines"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(b"one\ntwo\nthree\n").unwrap();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(good(&["scan", &file, "--keys-only"]), "one\nthree\ntwo\n");
+    let form = run(&["import", &file]);
+    assert_eq!(code(&form), 1);
+    assert!(errors(&form).contains("--form"));
+}
+
+#[test]
+fn a_flipped_bit_makes_verify_fail_and_name_the_page() {
+    let given = Given::new();
+    let path = given.path("data.db");
+    let file = given.name("data.db");
+    let whole = fs::read(&path).unwrap();
+    let map = good_json(&["space", &file]);
+    assert_eq!(map["pages_per_character"], 1);
+    let owners: Vec<char> = map["regions"][0].as_str().unwrap().chars().collect();
+    for owner in ['l', 'p', 'f', 'o'] {
+        let page = owners.iter().position(|found| *found == owner).unwrap();
+        flip(&path, page * 4096 + 50);
+        let output = run(&["verify", &file]);
+        assert_eq!(code(&output), 1, "{owner}");
+        let printed = text(&output);
+        assert!(printed.contains(&format!("page {page}")), "{owner}: {printed}");
+        let output = run(&["verify", &file, "--json"]);
+        assert_eq!(code(&output), 1);
+        let report: Value = serde_json::from_str(&text(&output)).unwrap();
+        assert_eq!(report["clean"], false);
+        assert!(report["problems"].as_array().unwrap().iter().any(|p| p["page"] == page as u64));
+        // The others go on past it.
+        for command in ["info", "segments", "tree", "log"] {
+            let output = run(&[command, &file, "--json"]);
+            serde_json::from_str::<Value>(&text(&output)).unwrap();
+        }
+        fs::write(&path, &whole).unwrap();
+    }
+    good(&["verify", &file]);
+    // Each header slot alone is enough to read the state, but the damage is told.
+    for slot in [0, 4096] {
+        flip(&path, slot + 20);
+        assert_eq!(code(&run(&["verify", &file])), 1);
+        good(&["info", &file]);
+        fs::write(&path, &whole).unwrap();
+    }
+    // A free map that is damaged does not hide the rest.
+    let home = owners.iter().rposition(|found| *found == 'H').unwrap();
+    for page in 2..=home {
+        flip(&path, page * 4096 + 40);
+    }
+    let output = run(&["verify", &file]);
+    assert_eq!(code(&output), 1);
+    assert!(text(&output).contains("free map"), "{}", text(&output));
+    assert!(text(&output).contains("3,005"));
+    good(&["info", &file]);
+}
+
+#[test]
+fn what_is_no_database_is_told_so() {
+    let given = Given::empty();
+    fs::write(given.path("notes.txt"), "Some text.\n".repeat(2000)).unwrap();
+    let file = given.name("notes.txt");
+    for command in ["info", "segments", "tree", "space", "log", "verify", "count", "scan"] {
+        let output = run(&[command, &file]);
+        assert_eq!(code(&output), 1, "{command}");
+        assert!(errors(&output).contains("not a Sapwood database"), "{}", errors(&output));
+    }
+    let absent = given.name("absent");
+    for command in ["info", "verify", "count", "compact"] {
+        let output = run(&[command, &absent]);
+        assert_eq!(code(&output), 1, "{command}");
+        assert!(errors(&output).contains("does not exist"), "{}", errors(&output));
+    }
+    assert!(!given.path("absent").exists());
+}
+
+#[test]
+fn wrong_usage_has_a_status_of_its_own() {
+    for arguments in [
+        &["nonsense"][..],
+        &[],
+        &["info"],
+        &["page", "file", "ten"],
+        &["scan", "file", "--prefix", "a", "--start", "b"],
+        &["import", "file", "--form", "xml"],
+        &["bench", "file", "--batch", "0"],
+    ] {
+        assert_eq!(code(&run(arguments)), 2, "{arguments:?}");
+    }
+    assert!(good(&["--help"]).contains("verify"));
+}
+
+#[test]
+fn a_small_bench_measures_and_verifies() {
+    let given = Given::empty();
+    let file = given.name("bench.db");
+    let common =
+        ["bench", &file, "--count", "20000", "--reads", "500", "--budget", "8", "--verify"];
+    let results = good_json(&common);
+    assert_eq!(results["verified"], true);
+    assert_eq!(results["phases"].as_array().unwrap().len(), 3);
+    assert!(results["write_amplification"].as_f64().unwrap() > 0.1);
+    assert!(results["phases"][0]["latency"]["p99"].as_f64().unwrap() > 0.0);
+    assert!(!given.path("bench.db").exists());
+    let mut sorted = common.to_vec();
+    sorted.extend(["--order", "sorted", "--keep"]);
+    assert!(good(&sorted).contains("peak memory"));
+    assert_eq!(good(&["count", &file]), "20,000\n");
+    assert_eq!(code(&run(&sorted)), 1, "it is there already");
+}
