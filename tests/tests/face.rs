@@ -832,7 +832,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn a_cursor_moves_like_the_model(layers in layers(), moves in moves(), flush_after in 0..400_usize) {
+    fn a_cursor_moves_like_the_model(
+        layers in layers(), moves in moves(), flush_after in 0..400_usize
+    ) {
         let (db, keyspace, model) = build(&layers);
         let mut cursor = keyspace.cursor().unwrap();
         let mut at: Option<Vec<u8>> = None;

@@ -84,8 +84,8 @@ impl Batch {
     /// Adds a put.
     ///
     /// # Errors
-    /// [`Error::KeyTooLong`]; [`Error::TransactionTooLarge`] when the batch has grown above a quarter of the
-    /// memory budget, and then its commit fails too; [`Error::ForeignKeyspace`],
+    /// [`Error::KeyTooLong`]; [`Error::TransactionTooLarge`] when the batch has grown above a
+    /// quarter of the memory budget, and then its commit fails too; [`Error::ForeignKeyspace`],
     /// [`Error::KeyspaceDropped`], [`Error::Closed`].
     pub fn put(
         &mut self,
@@ -108,8 +108,8 @@ impl Batch {
         self.write(keyspace, |writes, number| writes.delete(number, key))
     }
 
-    /// Adds the delete of all entries of a range: those that are committed when the batch is, and those
-    /// that the batch has put before.
+    /// Adds the delete of all entries of a range: those that are committed when the batch is, and
+    /// those that the batch has put before.
     ///
     /// # Errors
     /// [`Error::InvalidRange`], and as [`Batch::put`].
@@ -137,8 +137,8 @@ impl Batch {
     /// Commits with the database's default durability.
     ///
     /// # Errors
-    /// [`Error::TransactionTooLarge`], [`Error::KeyspaceDropped`], [`Error::Closed`], [`Error::Stopped`],
-    /// [`Error::NoSpace`] and others: nothing of the batch is visible then.
+    /// [`Error::TransactionTooLarge`], [`Error::KeyspaceDropped`], [`Error::Closed`],
+    /// [`Error::Stopped`], [`Error::NoSpace`] and others: nothing of the batch is visible then.
     pub fn commit(self) -> Result<()> {
         let durability = self.shared.durability;
         self.commit_with(durability)

@@ -66,29 +66,29 @@ impl Builder {
         }
     }
 
-    /// All memory that the database takes, in bytes: memtables, caches, filters, merge buffers and the
-    /// rest. 256 MiB unless set; 4 MiB at least.
+    /// All memory that the database takes, in bytes: memtables, caches, filters, merge buffers and
+    /// the rest. 256 MiB unless set; 4 MiB at least.
     pub fn memory_budget(mut self, bytes: u64) -> Builder {
         self.options.memory_budget = bytes;
         self
     }
 
-    /// Bytes of a page: a power of two from 1 KiB to 64 KiB, 4 KiB unless set. Fixed when the file is
-    /// created.
+    /// Bytes of a page: a power of two from 1 KiB to 64 KiB, 4 KiB unless set. Fixed when the file
+    /// is created.
     pub fn page_size(mut self, bytes: u32) -> Builder {
         self.page_size = Some(bytes);
         self
     }
 
-    /// Bytes at the end of each page that nothing is written to: a multiple of 8 up to 256, 0 unless set.
-    /// Fixed when the file is created.
+    /// Bytes at the end of each page that nothing is written to: a multiple of 8 up to 256, 0
+    /// unless set. Fixed when the file is created.
     pub fn reserved_bytes(mut self, bytes: u16) -> Builder {
         self.reserved_bytes = Some(bytes);
         self
     }
 
-    /// Bytes of a region, a stretch of the file with a free map of its own: a power of two, 128 MiB unless
-    /// set. Fixed when the file is created.
+    /// Bytes of a region, a stretch of the file with a free map of its own: a power of two, 128 MiB
+    /// unless set. Fixed when the file is created.
     pub fn region_bytes(mut self, bytes: u64) -> Builder {
         self.region_bytes = Some(bytes);
         self
@@ -100,8 +100,8 @@ impl Builder {
         self
     }
 
-    /// How long a [`Durability::Buffered`] commit waits for its sync at most: 1 millisecond to 24 hours,
-    /// one second unless set.
+    /// How long a [`Durability::Buffered`] commit waits for its sync at most: 1 millisecond to 24
+    /// hours, one second unless set.
     pub fn sync_interval(mut self, interval: Duration) -> Builder {
         self.options.sync_interval = interval;
         self
@@ -114,13 +114,15 @@ impl Builder {
         self
     }
 
-    /// Bytes of a leaf before compression, up to 64 KiB; rounded up to whole pages. 8 KiB unless set.
+    /// Bytes of a leaf before compression, up to 64 KiB; rounded up to whole pages. 8 KiB unless
+    /// set.
     pub fn leaf_bytes(mut self, bytes: u32) -> Builder {
         self.options.leaf_bytes = bytes;
         self
     }
 
-    /// How long the file may grow, in bytes. Writes beyond give [`Error::NoSpace`]. No limit unless set.
+    /// How long the file may grow, in bytes. Writes beyond give [`Error::NoSpace`]. No limit unless
+    /// set.
     pub fn max_file_bytes(mut self, bytes: u64) -> Builder {
         self.options.max_file_bytes = Some(bytes);
         self
@@ -197,7 +199,8 @@ impl Builder {
         self.open_storage(Arc::new(MemoryStorage::new()), true)
     }
 
-    /// Opens the database in `storage`, and makes it when that is empty. Whoever made the storage locks it.
+    /// Opens the database in `storage`, and makes it when that is empty. Whoever made the storage
+    /// locks it.
     ///
     /// # Errors
     /// As [`Builder::open`].

@@ -23,10 +23,10 @@ pub enum Seek {
 /// Moves over the entries of a keyspace; next and previous may be mixed freely.
 ///
 /// It sees the instant at which it was made (or that of its snapshot or transaction). A new cursor
-/// stands nowhere, and so does one that has gone beyond the first or last entry, or met an error: then
-/// [`Cursor::next`] and [`Cursor::prev`] return false, and [`Cursor::first`], [`Cursor::last`] or
-/// [`Cursor::seek`] begin anew. Large values are read only when [`Cursor::value`] asks for them. While it
-/// lives, it keeps the file open, even after a close.
+/// stands nowhere, and so does one that has gone beyond the first or last entry, or met an error:
+/// then [`Cursor::next`] and [`Cursor::prev`] return false, and [`Cursor::first`], [`Cursor::last`]
+/// or [`Cursor::seek`] begin anew. Large values are read only when [`Cursor::value`] asks for them.
+/// While it lives, it keeps the file open, even after a close.
 ///
 /// # Examples
 /// ```
@@ -114,7 +114,8 @@ impl Cursor {
         Ok(valid)
     }
 
-    /// To the entry that `seek` describes. False when there is none: then the cursor stands nowhere.
+    /// To the entry that `seek` describes. False when there is none: then the cursor stands
+    /// nowhere.
     ///
     /// # Errors
     /// As [`Cursor::first`].
@@ -233,8 +234,8 @@ impl Cursor {
     /// The value of the entry; empty when the cursor stands nowhere. A large value is read now.
     ///
     /// # Errors
-    /// [`Error::ValueTooLarge`](crate::Error::ValueTooLarge) for a value above an eighth of the memory
-    /// budget, and as [`Cursor::first`]. The cursor stays where it is.
+    /// [`Error::ValueTooLarge`](crate::Error::ValueTooLarge) for a value above an eighth of the
+    /// memory budget, and as [`Cursor::first`]. The cursor stays where it is.
     pub fn value(&self) -> Result<Value> {
         self.walker.scan.shared.check_open()?;
         match self.entry() {
@@ -243,7 +244,8 @@ impl Cursor {
         }
     }
 
-    /// The length of the value, in bytes, without reading it; `None` when the cursor stands nowhere.
+    /// The length of the value, in bytes, without reading it; `None` when the cursor stands
+    /// nowhere.
     #[must_use]
     pub fn value_len(&self) -> Option<u64> {
         self.entry().map(|entry| entry.value.len())

@@ -33,9 +33,9 @@ const TRANSACT_DOUBLINGS_MAX: u32 = 8;
 /// An open database: one file, or memory.
 ///
 /// Clones are handles of the same database; all may be used from any thread. When the last one is
-/// dropped, the database is closed as by [`Database::close`], and what fails is logged: keyspaces, snapshots,
-/// iterators and the rest do not keep it open, and give [`Error::Closed`] afterwards. Keys and values that
-/// were handed out stay readable.
+/// dropped, the database is closed as by [`Database::close`], and what fails is logged: keyspaces,
+/// snapshots, iterators and the rest do not keep it open, and give [`Error::Closed`] afterwards.
+/// Keys and values that were handed out stay readable.
 ///
 /// # Examples
 /// ```
@@ -100,8 +100,8 @@ impl Database {
         &self.guard.shared
     }
 
-    /// Opens the database in the file at `path`, and makes it when there is none. It takes up to 256 MiB
-    /// of memory; [`Database::builder`] has more to choose.
+    /// Opens the database in the file at `path`, and makes it when there is none. It takes up to
+    /// 256 MiB of memory; [`Database::builder`] has more to choose.
     ///
     /// # Errors
     /// As [`Builder::open`].
@@ -122,8 +122,8 @@ impl Database {
         self.keyspace_with(name, KeyspaceOptions::default())
     }
 
-    /// The keyspace of that name; it is created with these options when there is none. One that exists
-    /// keeps its own.
+    /// The keyspace of that name; it is created with these options when there is none. One that
+    /// exists keeps its own.
     ///
     /// # Errors
     /// [`Error::InvalidOption`], and as [`Database::keyspace`].
@@ -192,8 +192,8 @@ impl Database {
         })
     }
 
-    /// Drops a keyspace with all that it holds. Snapshots that were taken before still see it; its handles
-    /// give [`Error::KeyspaceDropped`].
+    /// Drops a keyspace with all that it holds. Snapshots that were taken before still see it; its
+    /// handles give [`Error::KeyspaceDropped`].
     ///
     /// # Errors
     /// [`Error::UnknownKeyspace`], and as for a commit.
@@ -218,8 +218,8 @@ impl Database {
     /// Gives a keyspace another name. Its handles go on, under the new name.
     ///
     /// # Errors
-    /// [`Error::UnknownKeyspace`]; [`Error::KeyspaceExists`] when the new name is taken; and as for a
-    /// commit.
+    /// [`Error::UnknownKeyspace`]; [`Error::KeyspaceExists`] when the new name is taken; and as for
+    /// a commit.
     ///
     /// # Examples
     /// ```
@@ -261,9 +261,9 @@ impl Database {
         Transaction::begin(self.shared(), isolation)
     }
 
-    /// Runs `run` in a serializable transaction and commits it. On a conflict all is done again, up to 16
-    /// times in all, after short random pauses; so `run` should have no other effects. When it returns an
-    /// error, or panics, nothing is committed.
+    /// Runs `run` in a serializable transaction and commits it. On a conflict all is done again, up
+    /// to 16 times in all, after short random pauses; so `run` should have no other effects. When
+    /// it returns an error, or panics, nothing is committed.
     ///
     /// # Errors
     /// What `run` returns; [`Error::Conflict`] when every attempt met one; and as
@@ -276,7 +276,8 @@ impl Database {
     /// let counters = db.keyspace("counters")?;
     /// let visits = db.transact(|transaction| {
     ///     let before = transaction.get(&counters, "visits")?;
-    ///     let before = before.map_or(0, |bytes| u64::from_le_bytes(bytes[..].try_into().unwrap()));
+    ///     let count = |bytes: sapwood::Value| u64::from_le_bytes(bytes[..].try_into().unwrap());
+    ///     let before = before.map_or(0, count);
     ///     transaction.put(&counters, "visits", (before + 1).to_le_bytes())?;
     ///     Ok(before + 1)
     /// })?;
@@ -305,8 +306,8 @@ impl Database {
         Err(Error::Conflict)
     }
 
-    /// Waits until everything that was committed so far is on disk, whatever durability it was committed
-    /// with.
+    /// Waits until everything that was committed so far is on disk, whatever durability it was
+    /// committed with.
     ///
     /// # Errors
     /// [`Error::Stopped`] when it cannot be; [`Error::Closed`].
@@ -328,8 +329,8 @@ impl Database {
         self.shared().change(|core| step::sync(core))
     }
 
-    /// Writes what is in memory to segments, and makes that state durable: an open after it has nothing to
-    /// replay.
+    /// Writes what is in memory to segments, and makes that state durable: an open after it has
+    /// nothing to replay.
     ///
     /// # Errors
     /// As [`Database::sync`], and [`Error::NoSpace`].
@@ -337,8 +338,8 @@ impl Database {
         self.shared().change(step::flush)
     }
 
-    /// Waits until no merge is due. It does not keep others from writing, so that there may be more to do
-    /// when it returns.
+    /// Waits until no merge is due. It does not keep others from writing, so that there may be more
+    /// to do when it returns.
     ///
     /// # Errors
     /// [`Error::Stopped`] or [`Error::MergeMismatch`] when merging has stopped; [`Error::Closed`].
@@ -346,8 +347,9 @@ impl Database {
         self.shared().change(step::wait_until_idle)
     }
 
-    /// Runs one bounded step of background work, the timed sync included. False when there was nothing to
-    /// do. For databases that were opened with `merge_threads(0)`; with threads it only helps them.
+    /// Runs one bounded step of background work, the timed sync included. False when there was
+    /// nothing to do. For databases that were opened with `merge_threads(0)`; with threads it only
+    /// helps them.
     ///
     /// # Errors
     /// As [`Database::flush`].
@@ -355,8 +357,8 @@ impl Database {
         self.shared().change(step::run_step)
     }
 
-    /// Merges everything into one segment for each keyspace, whatever it costs. Others may read and write
-    /// meanwhile.
+    /// Merges everything into one segment for each keyspace, whatever it costs. Others may read and
+    /// write meanwhile.
     ///
     /// # Errors
     /// As [`Database::flush`].
@@ -364,12 +366,13 @@ impl Database {
         self.shared().change(step::compact)
     }
 
-    /// Checks everything that this moment's state consists of: checksums, order, counts, references, and that
-    /// each page has one owner. Damage is in the report; the check goes on beside readers and writers.
+    /// Checks everything that this moment's state consists of: checksums, order, counts,
+    /// references, and that each page has one owner. Damage is in the report; the check goes on
+    /// beside readers and writers.
     ///
     /// # Errors
-    /// [`Error::Cancelled`] when `progress` asks for that; [`Error::Closed`], also when the database is closed
-    /// meanwhile.
+    /// [`Error::Cancelled`] when `progress` asks for that; [`Error::Closed`], also when the
+    /// database is closed meanwhile.
     ///
     /// # Examples
     /// ```
@@ -401,8 +404,9 @@ impl Database {
         self.shared().read(|core| Ok(Stats::gather(core)))
     }
 
-    /// Closes the database: waits for calls that are under way, ends all threads, flushes, and makes the
-    /// last state durable. All handles give [`Error::Closed`] from now on; dropping them takes nothing more.
+    /// Closes the database: waits for calls that are under way, ends all threads, flushes, and
+    /// makes the last state durable. All handles give [`Error::Closed`] from now on; dropping them
+    /// takes nothing more.
     ///
     /// # Errors
     /// When the last steps fail: what was committed is in the log then, as after a crash.

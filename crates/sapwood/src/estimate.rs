@@ -1,7 +1,7 @@
 //! About how many entries a range has.
 //!
-//! *Guarantees*: it reads parents at the edges of the range only, and of each memtable a bounded number of
-//! entries.
+//! *Guarantees*: it reads parents at the edges of the range only, and of each memtable a bounded
+//! number of entries.
 
 use crate::error::Result;
 use crate::memtable::Memtable;

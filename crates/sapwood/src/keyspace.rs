@@ -21,11 +21,11 @@ use crate::types::KeyspaceNumber;
 
 /// A named, independent ordered map inside a [`Database`](crate::Database).
 ///
-/// Handles are cheap to clone and may be used from any thread. Each call by itself is a transaction of
-/// one: a read sees the newest commit, a write is committed with the database's default durability when it
-/// returns. A handle follows its keyspace when that is renamed, and gives
-/// [`Error::KeyspaceDropped`] once it is dropped, [`Error::Closed`] once the database is closed. Handles do
-/// not keep a database open: that does a [`Database`](crate::Database) alone.
+/// Handles are cheap to clone and may be used from any thread. Each call by itself is a transaction
+/// of one: a read sees the newest commit, a write is committed with the database's default
+/// durability when it returns. A handle follows its keyspace when that is renamed, and gives
+/// [`Error::KeyspaceDropped`] once it is dropped, [`Error::Closed`] once the database is closed.
+/// Handles do not keep a database open: that does a [`Database`](crate::Database) alone.
 ///
 /// # Examples
 /// ```
@@ -145,7 +145,8 @@ impl Keyspace {
         })
     }
 
-    /// Its name: the one that it has now, or had at opening once it is dropped or the database closed.
+    /// Its name: the one that it has now, or had at opening once it is dropped or the database
+    /// closed.
     #[must_use]
     pub fn name(&self) -> String {
         let Handle { shared, number, name } = &*self.handle;
@@ -159,9 +160,9 @@ impl Keyspace {
     /// Puts a value under a key, in place of the one that it had.
     ///
     /// # Errors
-    /// [`Error::KeyTooLong`] for a key of more than 16,384 bytes, [`Error::TransactionTooLarge`] for a
-    /// value that does not fit the memory budget; [`Error::Stopped`], [`Error::NoSpace`] and others when it
-    /// cannot be committed.
+    /// [`Error::KeyTooLong`] for a key of more than 16,384 bytes, [`Error::TransactionTooLarge`]
+    /// for a value that does not fit the memory budget; [`Error::Stopped`], [`Error::NoSpace`] and
+    /// others when it cannot be committed.
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         let (key, value) = (key.as_ref(), value.as_ref());
         check_key(key)?;
@@ -171,8 +172,8 @@ impl Keyspace {
     /// The value of a key.
     ///
     /// # Errors
-    /// [`Error::KeyTooLong`]; [`Error::ValueTooLarge`] for a value above an eighth of the memory budget; or
-    /// when a node cannot be read or is damaged.
+    /// [`Error::KeyTooLong`]; [`Error::ValueTooLarge`] for a value above an eighth of the memory
+    /// budget; or when a node cannot be read or is damaged.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let key = key.as_ref();
         check_key(key)?;
@@ -237,7 +238,8 @@ impl Keyspace {
         self.write(|writes, number| writes.delete_range(number, range))
     }
 
-    /// The entries of a range, in order, from both ends. For all entries there is [`Keyspace::iter`].
+    /// The entries of a range, in order, from both ends. For all entries there is
+    /// [`Keyspace::iter`].
     ///
     /// # Errors
     /// [`Error::InvalidRange`] when its start lies after its end.
@@ -307,9 +309,9 @@ impl Keyspace {
 
     /// About how many entries a range has, without visiting them.
     ///
-    /// The sum of what the parents of each segment say of their children; what lies at the edges of the
-    /// range counts half. Keys that were overwritten or deleted count until they are merged away, so it
-    /// tends to be high.
+    /// The sum of what the parents of each segment say of their children; what lies at the edges of
+    /// the range counts half. Keys that were overwritten or deleted count until they are merged
+    /// away, so it tends to be high.
     ///
     /// # Errors
     /// As [`Keyspace::count`].

@@ -1,8 +1,8 @@
 //! Sapwood: an embedded, ordered key-value database in one file.
 //!
-//! Keys and values are bytes; keys order as unsigned bytes. The database is an LSM-tree whose segments are
-//! immutable B-trees: writes go to a log and to memory, are flushed as young segments, and merges carry
-//! them inward. Readers never wait for writers or merges.
+//! Keys and values are bytes; keys order as unsigned bytes. The database is an LSM-tree whose
+//! segments are immutable B-trees: writes go to a log and to memory, are flushed as young segments,
+//! and merges carry them inward. Readers never wait for writers or merges.
 //!
 //! # Quick start
 //! ```
@@ -53,17 +53,20 @@
 //! ```
 //!
 //! # What to know
-//! - Each commit chooses its [`Durability`]; the default, [`Durability::Sync`], is on disk when it returns.
+//! - Each commit chooses its [`Durability`]; the default, [`Durability::Sync`], is on disk when it
+//!   returns.
 //! - [`Isolation`] says what makes a transaction fail with [`Error::Conflict`].
 //! - All memory is under one budget, 256 MiB unless [`Builder::memory_budget`] says otherwise.
-//! - Keys have at most 16,384 bytes. The writes of one transaction take at most a quarter of the memory
+//! - Keys have at most 16,384 bytes. The writes of one transaction take at most a quarter of the
+//!   memory
 //!   budget, and a value above an eighth of it is not handed out whole.
 //! - Flushes and merges run in threads of their own, or in the application's with
 //!   [`Builder::merge_threads`] 0 and [`Database::run_step`].
 //! - [`Stats`] tells what the engine does; the same goes to `tracing`.
 
-// The floors, from the bottom: sync, storage, page, segment, log and memtable, state and merge, transaction and
-// the public face. A lower floor never imports a higher one; a test reads the imports and says so.
+// The floors, from the bottom: sync, storage, page, segment, log and memtable, state and merge,
+// transaction and the public face. A lower floor never imports a higher one; a test reads the
+// imports and says so.
 
 #![deny(missing_docs)]
 

@@ -18,8 +18,8 @@
 /// assert!(().report(1, 3));
 /// ```
 pub trait Progress {
-    /// `done` of about `total` units are done; what is counted depends on the call. Returns false to
-    /// cancel it.
+    /// `done` of about `total` units are done; what is counted depends on the call. Returns false
+    /// to cancel it.
     fn report(&mut self, done: u64, total: u64) -> bool;
 }
 

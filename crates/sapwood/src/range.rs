@@ -12,8 +12,8 @@ use crate::transaction::reads::Walk;
 /// An iterator over the entries of a range, in the order of keys, from both ends.
 ///
 /// It sees the instant at which it was made (or that of its snapshot or transaction), whatever is
-/// committed meanwhile. Between calls it holds a few entries that it has read ahead. After an error it
-/// ends. While it lives, it keeps the file open, even after a close.
+/// committed meanwhile. Between calls it holds a few entries that it has read ahead. After an error
+/// it ends. While it lives, it keeps the file open, even after a close.
 ///
 /// # Examples
 /// ```

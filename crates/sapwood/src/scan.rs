@@ -1,8 +1,8 @@
 //! Walks one keyspace as of one instant, some entries ahead at a time.
 //!
-//! *Guarantees*: between calls nothing of a memtable is held, only a few copied entries; what lies in
-//! segments alone is walked on without seeking again. One instant for ever, whatever is flushed or
-//! merged meanwhile.
+//! *Guarantees*: between calls nothing of a memtable is held, only a few copied entries; what lies
+//! in segments alone is walked on without seeking again. One instant for ever, whatever is flushed
+//! or merged meanwhile.
 //! *Threads*: one owner each; clones of a [`Scan`] may go elsewhere.
 
 use std::collections::VecDeque;

@@ -1,7 +1,7 @@
 //! What all handles of one database share, and how it is closed.
 //!
-//! *Guarantees*: no call that was begun after `close` reaches the core; `close` waits for the writing
-//! calls that were begun before. Handles do not keep the file open once it is closed.
+//! *Guarantees*: no call that was begun after `close` reaches the core; `close` waits for the
+//! writing calls that were begun before. Handles do not keep the file open once it is closed.
 //! *Threads*: any.
 
 use std::fmt;
@@ -62,7 +62,8 @@ impl Shared {
         }
     }
 
-    /// Runs a call that changes the file. Never from within another one: a close could come between.
+    /// Runs a call that changes the file. Never from within another one: a close could come
+    /// between.
     ///
     /// # Errors
     /// As [`Shared::read`].

@@ -19,9 +19,9 @@ use crate::types::{KeyspaceNumber, SequenceNumber};
 
 /// One instant of a whole database: it sees what was committed then, for ever.
 ///
-/// Taking, cloning and dropping one cost the same at any size of the database. What it sees is kept in the
-/// file for as long as it or an iterator of it lives, also what was deleted since, and keyspaces that
-/// were dropped since.
+/// Taking, cloning and dropping one cost the same at any size of the database. What it sees is kept
+/// in the file for as long as it or an iterator of it lives, also what was deleted since, and
+/// keyspaces that were dropped since.
 ///
 /// # Examples
 /// ```
@@ -82,8 +82,8 @@ impl Snapshot {
         })
     }
 
-    /// The number of the last commit that it sees. Of two snapshots, the one with the higher number sees
-    /// more.
+    /// The number of the last commit that it sees. Of two snapshots, the one with the higher number
+    /// sees more.
     #[must_use]
     pub fn sequence(&self) -> SequenceNumber {
         self.hold.number()

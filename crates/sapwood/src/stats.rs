@@ -9,7 +9,8 @@ use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::types::{Epoch, SequenceNumber};
 
-/// Numbers about a database, as of one moment; counts are since the open. `Display` writes them as a table.
+/// Numbers about a database, as of one moment; counts are since the open. `Display` writes them as
+/// a table.
 ///
 /// # Examples
 /// ```

@@ -230,7 +230,9 @@ impl LeafWriter {
             let spec = self.spec(info.wide);
             let stored = nodes.compress_candidate(&spec, &self.content)?;
             let raw = self.content.len().max(1);
-            let seen = stored * 1024 / raw;
+            // A leaf that compression does not save a page of tells the ratio all the same.
+            let compressed = nodes.candidate_compressed_bytes().unwrap_or(raw);
+            let seen = compressed * 1024 / raw;
             // Only leaves of some size tell a ratio.
             if raw * 2 >= aim {
                 self.ratio = (self.ratio * 3 + seen) / 4;

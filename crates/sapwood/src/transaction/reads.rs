@@ -1,7 +1,7 @@
 //! What a serializable transaction has read, while its iterators and cursors still read on.
 //!
-//! *Guarantees*: a range counts as read from the moment at which an entry of it is handed out, with all
-//! that was passed on the way, and not before.
+//! *Guarantees*: a range counts as read from the moment at which an entry of it is handed out, with
+//! all that was passed on the way, and not before.
 //! *Threads*: any; one short lock.
 
 use super::read_set::ReadSet;

@@ -23,13 +23,13 @@ use crate::state::{Core, SnapshotHold};
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
 
-/// Reads one instant of the database and its own writes, and commits these together, unless another commit
-/// has come between.
+/// Reads one instant of the database and its own writes, and commits these together, unless another
+/// commit has come between.
 ///
 /// Which changes of others count is chosen when it [begins](crate::Database::begin): see
-/// [`Isolation`]. [`Database::transact`](crate::Database::transact) begins, commits and tries again by
-/// itself. A transaction that is dropped, also while a panic unwinds, is rolled back. Iterators and cursors
-/// see the writes that were made before they were, and may outlive the transaction.
+/// [`Isolation`]. [`Database::transact`](crate::Database::transact) begins, commits and tries again
+/// by itself. A transaction that is dropped, also while a panic unwinds, is rolled back. Iterators
+/// and cursors see the writes that were made before they were, and may outlive the transaction.
 ///
 /// # Examples
 /// ```
@@ -177,10 +177,11 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::KeyTooLong`](crate::Error::KeyTooLong);
-    /// [`Error::TransactionTooLarge`](crate::Error::TransactionTooLarge) when its writes have grown above a
-    /// quarter of the memory budget, and then its commit fails too;
+    /// [`Error::TransactionTooLarge`](crate::Error::TransactionTooLarge) when its writes have grown
+    /// above a quarter of the memory budget, and then its commit fails too;
     /// [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace),
-    /// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped), [`Error::Closed`](crate::Error::Closed).
+    /// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped),
+    /// [`Error::Closed`](crate::Error::Closed).
     pub fn put(
         &mut self,
         keyspace: &Keyspace,
@@ -202,8 +203,8 @@ impl Transaction {
         self.write(keyspace, |writes, number| writes.delete(number, key))
     }
 
-    /// Deletes all entries of a range. Its commit conflicts with every other one that wrote to the range
-    /// meanwhile.
+    /// Deletes all entries of a range. Its commit conflicts with every other one that wrote to the
+    /// range meanwhile.
     ///
     /// # Errors
     /// [`Error::InvalidRange`](crate::Error::InvalidRange), and as [`Transaction::put`].
@@ -225,8 +226,8 @@ impl Transaction {
         self.write(keyspace, |writes, number| writes.delete_range(number, range))
     }
 
-    /// The entries of a range, in order, from both ends. A serializable transaction has read what the
-    /// iterator has passed, the gaps between entries included.
+    /// The entries of a range, in order, from both ends. A serializable transaction has read what
+    /// the iterator has passed, the gaps between entries included.
     ///
     /// # Errors
     /// [`Error::InvalidRange`](crate::Error::InvalidRange), and as [`Transaction::get`].
@@ -291,11 +292,12 @@ impl Transaction {
         Ok(Cursor::new(self.scan(keyspace)?))
     }
 
-    /// Commits with the database's default durability. A transaction that wrote nothing never conflicts.
+    /// Commits with the database's default durability. A transaction that wrote nothing never
+    /// conflicts.
     ///
     /// # Errors
-    /// [`Error::Conflict`](crate::Error::Conflict) when another commit has changed what this one wrote or,
-    /// when it is serializable, read;
+    /// [`Error::Conflict`](crate::Error::Conflict) when another commit has changed what this one
+    /// wrote or, when it is serializable, read;
     /// [`Error::TransactionTooLarge`](crate::Error::TransactionTooLarge),
     /// [`Error::Closed`](crate::Error::Closed), [`Error::Stopped`](crate::Error::Stopped),
     /// [`Error::NoSpace`](crate::Error::NoSpace) and others. Nothing of it is visible then.
