@@ -32,10 +32,18 @@ pub struct Plan {
     pub lives: u64,
     /// How many steps each life has, when nothing ends it before.
     pub steps: u64,
+    /// Whether lives end by crashes, and copies are taken; otherwise each ends with a clean close.
+    pub crashes: bool,
+    /// Whether lives may end while the file is being made, too.
+    pub creation: bool,
     /// Whether writes and syncs fail, too.
     pub faults: bool,
+    /// Whether each step is printed, for a closer look.
+    pub trace: bool,
     /// The options; drawn when not given.
     pub setup: Option<Setup>,
+    /// What the steps are drawn from; drawn itself when not given.
+    pub shape: Option<Shape>,
 }
 
 impl Plan {
@@ -47,8 +55,12 @@ impl Plan {
             seed,
             lives: 1 + random.below(4),
             steps: 10 << random.below(6),
+            crashes: true,
+            creation: random.one_in(8),
             faults: random.one_in(4),
+            trace: false,
             setup: None,
+            shape: None,
         }
     }
 }
@@ -60,6 +72,8 @@ pub struct Totals {
     pub runs: u64,
     /// Steps of workloads.
     pub steps: u64,
+    /// Operations in those: changes, reads of a key, scans, moves of cursors.
+    pub operations: u64,
     /// Commits that were acknowledged.
     pub commits: u64,
     /// Processes that were killed.
@@ -81,6 +95,7 @@ impl Totals {
     pub fn add(&mut self, other: &Totals) {
         self.runs += other.runs;
         self.steps += other.steps;
+        self.operations += other.operations;
         self.commits += other.commits;
         self.kills += other.kills;
         self.power_cuts += other.power_cuts;
@@ -95,10 +110,11 @@ impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} runs, {} steps, {} commits, {} kills, {} power cuts, {} copies opened, {} closes, \
+            "{} runs, {} steps, {} operations, {} commits, {} kills, {} power cuts, {} copies opened, {} closes, \
              {} lives with failed writes, {} false conflicts",
             self.runs,
             self.steps,
+            self.operations,
             self.commits,
             self.kills,
             self.power_cuts,
@@ -149,7 +165,7 @@ pub fn run_seed(seed: u64) -> Result<Totals, Failure> {
 pub fn run(plan: Plan) -> Result<Totals, Failure> {
     let mut random = Random::from_seed(plan.seed);
     let setup = plan.setup.unwrap_or_else(|| Setup::draw(&mut random));
-    let shape = Shape::draw(&mut random);
+    let shape = plan.shape.unwrap_or_else(|| Shape::draw(&mut random));
     let mut run = Run {
         plan,
         setup,
@@ -159,6 +175,9 @@ pub fn run(plan: Plan) -> Result<Totals, Failure> {
         totals: Totals { runs: 1, ..Totals::default() },
     };
     let mut left = Left::new();
+    if !plan.creation {
+        run.create(&left)?;
+    }
     for life in 0..plan.lives {
         left = run.live(life, left)?;
     }
@@ -180,10 +199,32 @@ impl Run {
         Failure { seed: self.plan.seed, life, step, setup: self.setup, detail }
     }
 
+    fn trace(&self, text: &str) {
+        if self.plan.trace {
+            println!("{text}");
+        }
+    }
+
+    /// Makes the file, with nothing going wrong.
+    fn create(&self, left: &Left) -> Result<(), Failure> {
+        let crashing = Crashing::calm(left);
+        let mut driver = Driver::new(&crashing, self.setup);
+        match driver.open().and_then(|()| driver.close(&mut Model::default())) {
+            Err(Stop::Found(detail)) => {
+                Err(self.failure(0, 0, format!("making the file: {detail}")))
+            }
+            Ok(()) | Err(Stop::Ended) => Ok(()),
+        }
+    }
+
     /// One life: opens what the last one left, compares, works, and ends.
     fn live(&mut self, life: u64, left: Left) -> Result<Left, Failure> {
         self.setup = self.setup.redraw(&mut self.random);
-        let crashing = Crashing::new(&left, &mut self.random, self.plan.faults && life > 0);
+        let crashing = if self.plan.crashes {
+            Crashing::new(&left, &mut self.random, self.plan.faults && life > 0)
+        } else {
+            Crashing::calm(&left)
+        };
         crashing.know(left.knowledge.after(left.ending));
         let mut driver = Driver::new(&crashing, self.setup);
         let mut step = 0;
@@ -193,6 +234,8 @@ impl Run {
             }
             while step < self.plan.steps {
                 let next = self.workload.next_step(self.model.state(), driver.snapshot_count());
+                self.totals.operations += next.operation_count();
+                self.trace(&format!("step {step}: {next:?}"));
                 driver.step(next, &mut self.model, &mut self.totals, &mut self.random)?;
                 driver.check_copies(&self.model, &mut self.totals)?;
                 self.model.forget_history();
@@ -201,6 +244,8 @@ impl Run {
             }
             driver.close(&mut self.model)
         });
+        let known = self.model.knowledge();
+        self.trace(&format!("life {life}, begun after {:?}, ends: {known:?}", left.ending));
         if let Err(Stop::Found(detail)) = outcome {
             return Err(self.failure(life, step, detail));
         }

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use crash_lsm::harness::{Totals, run_seed};
+use crash_lsm::harness::{Plan, Totals, run};
 
 /// Runs random workloads on a simulated disk, cuts its power, and compares what is left.
 #[derive(Debug, Parser)]
@@ -20,6 +20,9 @@ struct Arguments {
     /// Go on after a finding.
     #[arg(long)]
     keep_going: bool,
+    /// Print every step.
+    #[arg(long)]
+    trace: bool,
 }
 
 fn main() -> ExitCode {
@@ -27,7 +30,7 @@ fn main() -> ExitCode {
     let (mut totals, mut findings) = (Totals::default(), 0u64);
     for count in 0..arguments.seeds {
         let seed = arguments.from.wrapping_add(count);
-        match run_seed(seed) {
+        match run(Plan { trace: arguments.trace, ..Plan::of_seed(seed) }) {
             Ok(run) => totals.add(&run),
             Err(failure) => {
                 println!("FOUND {failure}");

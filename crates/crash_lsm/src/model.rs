@@ -226,6 +226,9 @@ impl fmt::Debug for Change {
     }
 }
 
+/// Commits that are kept though no crash may go back before them.
+const HISTORY_KEPT: usize = 32;
+
 /// What ended a database's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
@@ -329,9 +332,9 @@ impl Model {
         self.knowledge.durable = self.knowledge.written;
     }
 
-    /// Drops the history that no crash can go back to.
+    /// Drops the history that no crash can go back to, but for a little that explains losses.
     pub fn forget_history(&mut self) {
-        let count = self.knowledge.durable - self.base_count;
+        let count = (self.knowledge.durable - self.base_count).saturating_sub(HISTORY_KEPT);
         for changes in self.commits.drain(..count) {
             self.base.apply_all(&changes);
         }
@@ -391,11 +394,10 @@ impl Model {
         self.commits.truncate(prefix - self.base_count);
         self.state = self.state_at(prefix);
         self.knowledge.begun = prefix;
+        // Nothing more was promised than before: an open writes unsynced records again, and the
+        // next power cut may tear that.
+        self.knowledge = self.knowledge.after(Some(ending));
         self.knowledge.written = prefix;
-        if ending == Ending::PowerCut {
-            // What the disk holds after it lost its cache, it holds.
-            self.knowledge.durable = prefix;
-        }
     }
 }
 

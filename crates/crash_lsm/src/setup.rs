@@ -34,7 +34,7 @@ impl Setup {
         Setup {
             page_bytes: 1 << 10,
             reserved_bytes: 0,
-            region_bytes: 64 << 10,
+            region_bytes: 128 << 10,
             leaf_bytes: 1 << 10,
             budget_bytes: BUDGET_BYTES_MIN,
             durability: Durability::Buffered,
@@ -46,7 +46,7 @@ impl Setup {
         let page_bytes = 1u32 << (10 + random.below(7).saturating_sub(3));
         let reserved_bytes = if random.one_in(3) { 8 * (1 + random.below(32)) as u16 } else { 0 };
         // A region must hold the longest nodes: those of four of the longest keys.
-        let region_pages = 64u64 << random.below(5);
+        let region_pages = 128u64 << random.below(4);
         let region_bytes = (region_pages * u64::from(page_bytes)).max(256 << 10);
         let setup = Setup { page_bytes, reserved_bytes, region_bytes, ..Setup::tiny() };
         setup.redraw(random)

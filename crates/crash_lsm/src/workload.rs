@@ -89,6 +89,8 @@ pub enum Step {
     RunSteps(u64),
     /// `run_step` until nothing is due.
     RunAllSteps,
+    /// More than the sync interval passes, and what is due then is done.
+    PassInterval,
     /// `compact`
     Compact,
     /// `verify`
@@ -97,6 +99,21 @@ pub enum Step {
     ReadAll,
     /// Closes the database and opens it again with other options.
     Reopen,
+}
+
+impl Step {
+    /// How many operations it stands for.
+    #[must_use]
+    pub fn operation_count(&self) -> u64 {
+        let count = match self {
+            Step::Commit { changes, .. } => changes.len(),
+            Step::Overlapping { changes, between, .. } => changes.len() + between.len() + 2,
+            Step::Get { keys, .. } => keys.len(),
+            Step::Walk { moves, .. } => moves.len(),
+            _ => 1,
+        };
+        count as u64
+    }
 }
 
 /// One move of a cursor.
@@ -181,6 +198,7 @@ impl Workload {
             73..=81 => Step::Sync,
             82..=85 => Step::Flush,
             86..=92 => Step::RunSteps(1 + self.random.below(20)),
+            93 if self.random.one_in(2) => Step::PassInterval,
             93 => Step::RunAllSteps,
             94 if self.shape.heavy && self.random.one_in(4) => Step::Compact,
             95 if self.shape.heavy => Step::Verify,

@@ -1,6 +1,8 @@
-//! A database file as it lies: header slots, the last durable state, a page manager that never writes.
+//! A database file as it lies: header slots, the last durable state, a page manager that never
+//! writes.
 //!
-//! *Guarantees*: nothing is written and no lock is taken, so it works beside a process that has the file
+//! *Guarantees*: nothing is written and no lock is taken, so it works beside a process that has the
+//! file
 //! open; that process may go on to overwrite what is read here.
 
 use std::error::Error;

@@ -78,7 +78,7 @@ fn levels_of_the_longest_keys_hold_at_every_page_size_with_reserved_bytes() {
                 page_bytes,
                 reserved_bytes,
                 leaf_bytes: page_bytes,
-                region_bytes: (u64::from(page_bytes) * 64).max(1 << 20),
+                region_bytes: (u64::from(page_bytes) * 128).max(1 << 20),
                 ..Setup::tiny()
             };
             let database = setup.builder().open_in_memory().unwrap();

@@ -53,6 +53,15 @@ impl Driver<'_> {
             Step::Flush => self.make_durable("flush", model, sapwood::Database::flush),
             Step::RunSteps(count) => self.run_steps(count),
             Step::RunAllSteps => self.run_steps(u64::MAX),
+            Step::PassInterval => {
+                self.pass_interval();
+                self.run_steps(u64::MAX)?;
+                model.written_is_durable();
+                if !self.crashing.is_over() {
+                    self.crashing.know(model.knowledge());
+                }
+                Ok(())
+            }
             Step::Compact => {
                 let compacted = self.database()?.compact();
                 self.check("compact", compacted)
@@ -152,7 +161,7 @@ impl Driver<'_> {
     fn overlap(&mut self, parts: Overlap, model: &mut Model, totals: &mut Totals) -> Outcome {
         let before = model.state().clone();
         let transaction = self.database()?.begin(parts.isolation);
-        let mut transaction = self.check("begin", transaction)?;
+        let transaction = self.check("begin", transaction)?;
         let handle = self.handle(&parts.keyspace)?;
         let seen = transaction.range(&handle, parts.read.clone()).and_then(access::collect);
         let seen = self.check("range in a transaction", seen)?;

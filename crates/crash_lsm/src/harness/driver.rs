@@ -1,9 +1,10 @@
 //! One life of a database, beside the model.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use sapwood::storage::SimulatedStorage;
-use sapwood::sync::{Arc, Random};
+use sapwood::sync::{Arc, Clock, FakeClock, Random};
 use sapwood::{Database, Durability, Error, Keyspace, Snapshot};
 
 use super::Totals;
@@ -12,6 +13,9 @@ use crate::access;
 use crate::model::{Change, Ending, Knowledge, Model, State};
 use crate::setup::Setup;
 use crate::workload::Step;
+
+/// What the builder has when it is told nothing.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a life goes no further.
 #[derive(Debug)]
@@ -41,10 +45,13 @@ pub(crate) struct Driver<'a> {
     /// A write or sync failed: writes are refused from here on.
     pub is_stopped: bool,
     was_closed: bool,
+    clock: Clock,
+    hand: FakeClock,
 }
 
 impl<'a> Driver<'a> {
     pub(crate) fn new(crashing: &'a Crashing, setup: Setup) -> Driver<'a> {
+        let (clock, hand) = Clock::fake();
         Driver {
             crashing,
             setup,
@@ -53,6 +60,8 @@ impl<'a> Driver<'a> {
             kept: Vec::new(),
             is_stopped: false,
             was_closed: false,
+            clock,
+            hand,
         }
     }
 
@@ -93,7 +102,7 @@ impl<'a> Driver<'a> {
         let prefix = model
             .find_prefix(&found, allowed)
             .map_err(|text| Stop::Found(format!("{what}: {text}")))?;
-        model.recovered(prefix, left.ending.unwrap_or(Ending::PowerCut));
+        model.recovered(prefix, left.ending.unwrap_or(Ending::Kill));
         self.crashing.know(model.knowledge());
         self.verify(&what)?;
         self.refresh_handles(model.state())
@@ -101,7 +110,7 @@ impl<'a> Driver<'a> {
 
     pub(crate) fn open(&mut self) -> Outcome {
         let storage = Arc::new(self.crashing.storage.clone());
-        let opened = self.setup.open_on(storage);
+        let opened = self.setup.builder().clock(self.clock.clone()).open_on(storage);
         self.database = Some(self.check("open", opened)?);
         Ok(())
     }
@@ -118,9 +127,8 @@ impl<'a> Driver<'a> {
     }
 
     pub(crate) fn verify(&mut self, when: &str) -> Outcome {
-        let report = self.database()?.verify(&mut ());
-        let report = self.check("verify", report)?;
-        match access::verify_finding(&report) {
+        let finding = access::verify(self.database()?);
+        match self.check("verify", finding)? {
             None => Ok(()),
             Some(finding) => Err(Stop::Found(format!("verify {when}: {finding}"))),
         }
@@ -189,7 +197,7 @@ impl<'a> Driver<'a> {
         totals: &mut Totals,
         random: &mut Random,
     ) -> Outcome {
-        let text = format!("{step:?}");
+        let shown = step.clone();
         let outcome = self.apply(step, model, totals, random);
         let outcome = match outcome {
             Err(Stop::Ended) if self.is_stopped && !self.crashing.is_over() => {
@@ -200,7 +208,8 @@ impl<'a> Driver<'a> {
         };
         outcome.map_err(|stop| match stop {
             Stop::Found(detail) => {
-                Stop::Found(format!("{detail}, in {}", text.chars().take(300).collect::<String>()))
+                let step = format!("{shown:?}");
+                Stop::Found(format!("{detail}, in {}", step.chars().take(300).collect::<String>()))
             }
             Stop::Ended => Stop::Ended,
         })
@@ -247,6 +256,11 @@ impl<'a> Driver<'a> {
             self.was_closed = true;
         }
         Ok(())
+    }
+
+    /// Lets more than the sync interval pass.
+    pub(crate) fn pass_interval(&self) {
+        self.hand.advance(SYNC_INTERVAL * 2);
     }
 
     pub(crate) fn let_go(&mut self) {

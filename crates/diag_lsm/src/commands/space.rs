@@ -1,6 +1,7 @@
 //! `space`: whose each part of the file is, as a map of characters, a paragraph to a region.
 //!
-//! Dead blocks that wait for readers are known only to the process that has the file open; here they
+//! Dead blocks that wait for readers are known only to the process that has the file open; here
+//! they
 //! count as free.
 
 use std::collections::BTreeMap;

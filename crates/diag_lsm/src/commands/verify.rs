@@ -1,4 +1,5 @@
-//! `verify`: every checksum, order, count and reference of the last durable state, its maps, and the log
+//! `verify`: every checksum, order, count and reference of the last durable state, its maps, and
+//! the log
 //! behind it.
 
 use std::io::Write;

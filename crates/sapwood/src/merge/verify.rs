@@ -1,10 +1,14 @@
-//! Checks a state completely: every node, order, count, filter, reference and birth, and that the maps
+//! Checks a state completely: every node, order, count, filter, reference and birth, and that the
+//! maps
 //! give each page exactly one owner.
 //!
-//! *Assumes*: nothing of the bytes that are read. *Guarantees*: damage is collected, not stopped at; a
-//! node that lies in a promoted range is dead and is not read. Nodes come from the file, not from the
+//! *Assumes*: nothing of the bytes that are read. *Guarantees*: damage is collected, not stopped
+//! at; a
+//! node that lies in a promoted range is dead and is not read. Nodes come from the file, not from
+//! the
 //! cache, unless they were not written yet.
-//! *Format*: docs/format.md, sections 2.2 and 4. *Threads*: any; the install lock is held while maps
+//! *Format*: docs/format.md, sections 2.2 and 4. *Threads*: any; the install lock is held while
+//! maps
 //! are copied, and never across I/O.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
@@ -19,7 +23,10 @@ mod space;
 mod tests;
 mod walk;
 
+// Tests and tools are the only users of some.
+#[allow(unused_imports)]
 pub use blocks::{LiveBlock, LiveBlocks, difference, live_blocks, walk_blocks};
+#[allow(unused_imports)]
 pub use problem::{PROBLEMS_MAX, Problem};
 pub use report::VerifyReport;
 pub use space::StateOwners;

@@ -1,4 +1,5 @@
-//! All live blocks of a state, computed from its leaves: for tests that compare it with what installs
+//! All live blocks of a state, computed from its leaves: for tests that compare it with what
+//! installs
 //! say was born and died.
 
 use std::collections::BTreeMap;

@@ -69,7 +69,8 @@ impl Leaves {
         let (tree, claim) = (check.tree, check.claim);
         let page = claim.reference.page;
         let Some(frame) = walk.read(&claim.reference, NodeKind::Leaf) else {
-            return self.meet_listed(walk, check);
+            self.meet_listed(walk, check);
+            return Ok(());
         };
         walk.counts.leaves += 1;
         match self.check_content(walk, check, &frame) {
@@ -77,7 +78,8 @@ impl Leaves {
             Err(problem) => {
                 walk.counts.unreadable += 1;
                 walk.problem(Structure::Leaf, page, tree.keyspace, problem.0);
-                self.meet_listed(walk, check)
+                self.meet_listed(walk, check);
+                Ok(())
             }
         }
     }
@@ -180,7 +182,8 @@ impl Leaves {
         if tree.kind == TreeKind::Ranges {
             sums.tombstones += 1;
             let base = block.is_numbered().then_some(block.base_number());
-            return self.range(segment, keyspace, &RangeValue::decode(entry.value, base)?, sums);
+            self.range(segment, keyspace, &RangeValue::decode(entry.value, base)?, sums);
+            return Ok(());
         }
         let hash = key_hash(file_seed, keyspace, bare);
         let denied = |lines: &[u8]| !may_contain(lines, segment.filter.seed, hash);
@@ -197,7 +200,7 @@ impl Leaves {
         keyspace: KeyspaceNumber,
         value: &RangeValue<'_>,
         sums: &mut LeafSums,
-    ) -> Result<(), BlockProblem> {
+    ) {
         let overlap = match &self.last_end {
             None => false,
             Some(None) => true,
@@ -218,7 +221,6 @@ impl Leaves {
             let outside = value.end.is_none_or(|end| end > next.as_slice());
             sums.tell(outside, "a range tombstone reaches into another keyspace");
         }
-        Ok(())
     }
 
     /// Compares the overflow values of a leaf with the sidecar's list, and checks those that live.
@@ -252,10 +254,10 @@ impl Leaves {
     }
 
     /// Meets the blocks that the sidecar lists for a leaf that cannot be read.
-    fn meet_listed(&mut self, walk: &mut Walk<'_>, check: &LeafCheck<'_>) -> Walked {
+    fn meet_listed(&mut self, walk: &mut Walk<'_>, check: &LeafCheck<'_>) {
         let (tree, claim) = (check.tree, check.claim);
         let Some(listed) = check.listed.filter(|_| !tree.promoted.overlaps(check.range)) else {
-            return Ok(());
+            return;
         };
         for item in &listed.items {
             let birth = if item.birth.0 == 0 { claim.birth } else { item.birth };
@@ -264,7 +266,6 @@ impl Leaves {
                 walk.meet(block, birth, NodeKind::OverflowValue, tree.keyspace);
             }
         }
-        Ok(())
     }
 
     /// Compares the entries that a young segment has of each keyspace with what the state says.

@@ -35,7 +35,8 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Takes both under the install lock. The log's list changes with durable states, so it is asked
+    /// Takes both under the install lock. The log's list changes with durable states, so it is
+    /// asked
     /// for before and after.
     pub fn take(core: &Core) -> Moment {
         for _ in 1..LOOKS {
@@ -173,7 +174,8 @@ fn is_quiet(core: &Core) -> bool {
         && background.running.load(Ordering::Acquire) == 0
 }
 
-/// Checks that every given page has one owner, and every owned page is given. Returns the pages that
+/// Checks that every given page has one owner, and every owned page is given. Returns the pages
+/// that
 /// are held for something else than the current state, and whether steps were under way.
 pub fn check_owners(
     core: &Core,

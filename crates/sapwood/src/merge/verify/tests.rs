@@ -48,7 +48,8 @@ fn key(index: u32) -> Vec<u8> {
 }
 
 impl File {
-    /// A tree of `count` keys, every 97th with an overflow value and every tenth deleted; numbered and
+    /// A tree of `count` keys, every 97th with an overflow value and every tenth deleted; numbered
+    /// and
     /// composite when `young`.
     fn points(&self, count: u32, young: bool, epoch: u64) -> (TreeRoot, Vec<u64>) {
         let named = if young { KeyspaceNumber::MANY } else { KEYSPACE };

@@ -1,0 +1,254 @@
+//! What survives which ending, commit by commit.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::time::Duration;
+
+use crash_lsm::access;
+use crash_lsm::fixtures::run_all_steps;
+use crash_lsm::harness::{Plan, Totals, run};
+use crash_lsm::setup::Setup;
+use sapwood::storage::{CrashPlan, FaultKind, SimulatedStorage};
+use sapwood::sync::{Arc, Clock, Mutex};
+use sapwood::{Database, Durability, Error, Result};
+
+fn open(storage: &SimulatedStorage) -> Result<Database> {
+    Setup::tiny().open_on(Arc::new(storage.clone()))
+}
+
+fn commit(database: &Database, key: &str, durability: Durability) -> Result<()> {
+    let keyspace = database.keyspace("a")?;
+    let mut batch = database.batch();
+    batch.put(&keyspace, key, key)?;
+    batch.commit_with(durability)
+}
+
+/// The keys that are there; none when the keyspace is not.
+fn keys(storage: &SimulatedStorage) -> Vec<String> {
+    let database = open(storage).unwrap();
+    let state = access::dump(&database).unwrap();
+    assert_eq!(access::verify(&database).unwrap(), None);
+    let map = state.keyspaces.get("a").cloned().unwrap_or_default();
+    map.into_keys().map(|key| String::from_utf8(key).unwrap()).collect()
+}
+
+/// A made file with the keyspace in it, all of it on disk.
+fn made() -> (SimulatedStorage, Database) {
+    let storage = SimulatedStorage::new();
+    let database = open(&storage).unwrap();
+    database.keyspace("a").unwrap();
+    database.flush().unwrap();
+    (storage, database)
+}
+
+#[test]
+fn a_synced_commit_survives_a_power_cut_that_loses_all_it_can() {
+    let (storage, database) = made();
+    commit(&database, "1", Durability::Sync).unwrap();
+    assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1"]);
+    drop(database);
+}
+
+#[test]
+fn a_synced_commit_takes_all_earlier_ones_with_it() {
+    let (storage, database) = made();
+    commit(&database, "1", Durability::Memory).unwrap();
+    commit(&database, "2", Durability::Buffered).unwrap();
+    commit(&database, "3", Durability::Memory).unwrap();
+    commit(&database, "4", Durability::Sync).unwrap();
+    commit(&database, "5", Durability::Memory).unwrap();
+    assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1", "2", "3", "4"]);
+    drop(database);
+}
+
+#[test]
+fn a_buffered_commit_survives_a_kill_and_may_be_lost_by_a_power_cut() {
+    let (storage, database) = made();
+    commit(&database, "1", Durability::Memory).unwrap();
+    commit(&database, "2", Durability::Buffered).unwrap();
+    commit(&database, "3", Durability::Memory).unwrap();
+    assert!(keys(&storage.crash_copy(CrashPlan::KeepNone)).is_empty());
+    assert_eq!(keys(&storage.kill()), ["1", "2"]);
+    drop(database);
+}
+
+#[test]
+fn a_memory_commit_is_visible_at_once_and_a_sync_takes_it_along() {
+    let (storage, database) = made();
+    commit(&database, "1", Durability::Memory).unwrap();
+    assert!(database.keyspace("a").unwrap().contains("1").unwrap());
+    assert!(keys(&storage.crash_copy(CrashPlan::KeepAll)).is_empty());
+    database.sync().unwrap();
+    assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1"]);
+    commit(&database, "2", Durability::Memory).unwrap();
+    database.flush().unwrap();
+    assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1", "2"]);
+}
+
+#[test]
+fn a_buffered_commit_is_on_disk_when_the_interval_has_passed_and_its_step_was_run() {
+    let storage = SimulatedStorage::new();
+    let (clock, hand) = Clock::fake();
+    let builder = Setup::tiny().builder().clock(clock).sync_interval(Duration::from_millis(500));
+    let database = builder.open_on(Arc::new(storage.clone())).unwrap();
+    database.keyspace("a").unwrap();
+    database.flush().unwrap();
+    run_all_steps(&database).unwrap();
+    commit(&database, "1", Durability::Buffered).unwrap();
+    hand.advance(Duration::from_millis(100));
+    run_all_steps(&database).unwrap();
+    assert!(keys(&storage.crash_copy(CrashPlan::KeepNone)).is_empty());
+    hand.advance(Duration::from_millis(401));
+    run_all_steps(&database).unwrap();
+    assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1"]);
+}
+
+#[test]
+fn after_a_kill_one_synced_commit_takes_along_what_was_only_replayed() {
+    let (storage, database) = made();
+    for key in ["5", "6", "7", "8", "9"] {
+        commit(&database, key, Durability::Buffered).unwrap();
+    }
+    let storage = storage.kill();
+    drop(database);
+    let database = open(&storage).unwrap();
+    commit(&database, "z", Durability::Sync).unwrap();
+    let left = storage.crash_copy(CrashPlan::KeepNone);
+    assert_eq!(keys(&left), ["5", "6", "7", "8", "9", "z"]);
+    drop(database);
+}
+
+/// A power cut at each operation of the first commit after an open, with the pending writes torn in
+/// several ways.
+#[test]
+fn a_power_cut_during_the_first_write_after_an_open_loses_no_synced_commit() {
+    let (storage, database) = made();
+    let keyspace = database.keyspace("a").unwrap();
+    for key in ["1", "2", "3"] {
+        let mut batch = database.batch();
+        batch.put(&keyspace, key, vec![b'v'; 3000]).unwrap();
+        batch.commit_with(Durability::Sync).unwrap();
+    }
+    let storage = storage.crash_with(CrashPlan::KeepNone);
+    drop(database);
+    let copies = copies_of_each_operation(&storage, 16, || {
+        let database = open(&storage).unwrap();
+        commit(&database, "4", Durability::Sync).unwrap();
+        drop(database);
+    });
+    for (operation, seed, copy) in copies {
+        let found = keys(&copy);
+        let expected: &[&str] =
+            if found.len() == 4 { &["1", "2", "3", "4"] } else { &["1", "2", "3"] };
+        assert_eq!(found, expected, "operation {operation}, seed {seed}");
+    }
+}
+
+/// What a power cut would leave before each changing operation of `act`, for several seeds.
+fn copies_of_each_operation(
+    storage: &SimulatedStorage,
+    seeds: u64,
+    act: impl FnOnce(),
+) -> Vec<(u64, u64, SimulatedStorage)> {
+    let copies = Arc::new(Mutex::new(Vec::new()));
+    let (into, of) = (Arc::clone(&copies), storage.clone());
+    storage.on_operation(Box::new(move |operation| {
+        for seed in 0..seeds {
+            let plan = CrashPlan::Random(operation.index * 100 + seed);
+            into.lock().push((operation.index, seed, of.crash_copy(plan)));
+        }
+    }));
+    act();
+    storage.clear_on_operation();
+    let copies = std::mem::take(&mut *copies.lock());
+    copies
+}
+
+#[test]
+fn a_power_cut_while_a_database_is_made_leaves_what_can_be_opened_or_made_again() {
+    let storage = SimulatedStorage::new();
+    let copies = copies_of_each_operation(&storage, 4, || {
+        open(&storage).unwrap().close().unwrap();
+    });
+    for (operation, seed, copy) in copies {
+        let opened = open(&copy).map(|database| database.keyspaces().unwrap());
+        match opened {
+            Ok(names) => assert!(names.is_empty()),
+            Err(error) => panic!("operation {operation}, seed {seed}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn after_a_failed_sync_writes_are_refused_with_the_cause_and_reads_go_on() {
+    let (storage, database) = made();
+    commit(&database, "1", Durability::Sync).unwrap();
+    storage.fail_sync_and_drop_cache();
+    let failed = commit(&database, "2", Durability::Sync);
+    assert!(failed.is_err());
+    for _ in 0..2 {
+        let error = commit(&database, "3", Durability::Buffered).unwrap_err();
+        assert!(matches!(error, Error::Stopped(_)), "{error}");
+        assert!(error.to_string().contains("reopen"), "{error}");
+    }
+    assert!(database.flush().is_err());
+    let keyspace = database.existing_keyspace("a").unwrap();
+    assert!(keyspace.contains("1").unwrap());
+    assert!(!keyspace.contains("2").unwrap());
+    assert!(!keyspace.contains("3").unwrap());
+    let storage = storage.crash_with(CrashPlan::KeepAll);
+    drop(database);
+    let found = keys(&storage);
+    assert!(found == ["1"] || found == ["1", "2"], "{found:?}");
+}
+
+#[test]
+fn a_write_that_fails_part_way_leaves_the_commit_whole_or_not_at_all() {
+    for nth in 1..12 {
+        let (storage, database) = made();
+        storage.set_seed(nth);
+        storage.fail_at(FaultKind::Write, nth, true, std::io::ErrorKind::Other);
+        let mut acknowledged = 0;
+        for n in 0..20 {
+            match commit(&database, &format!("{n:02}"), Durability::Sync) {
+                Ok(()) => acknowledged = n + 1,
+                Err(_) => break,
+            }
+        }
+        let storage = storage.crash_with(CrashPlan::Random(nth));
+        drop(database);
+        let found = keys(&storage);
+        assert!((acknowledged..=acknowledged + 1).contains(&found.len()), "{nth}: {found:?}");
+    }
+}
+
+/// Random workloads with kills and power cuts; `crash_lsm --seeds 1 --from S --trace` shows one again.
+#[test]
+fn random_crashes_lose_nothing_that_had_to_survive() {
+    let mut totals = Totals::default();
+    let mut found = Vec::new();
+    for seed in 100_000..100_150 {
+        let plan = Plan { creation: false, faults: false, ..Plan::of_seed(seed) };
+        match run(plan) {
+            Ok(run) => totals.add(&run),
+            Err(failure) => found.push(failure.to_string()),
+        }
+    }
+    assert!(found.is_empty(), "{} of 150 seeds: {found:#?}", found.len());
+    assert!(totals.kills > 0 && totals.power_cuts > 0 && totals.copies > 100, "{totals}");
+}
+
+#[test]
+fn random_failures_of_writes_and_syncs_lose_nothing_that_had_to_survive() {
+    let mut totals = Totals::default();
+    let mut found = Vec::new();
+    for seed in 200_000..200_150 {
+        let plan = Plan { creation: false, faults: true, ..Plan::of_seed(seed) };
+        match run(plan) {
+            Ok(run) => totals.add(&run),
+            Err(failure) => found.push(failure.to_string()),
+        }
+    }
+    assert!(found.is_empty(), "{} of 150 seeds: {found:#?}", found.len());
+    assert!(totals.failed_writes > 0, "{totals}");
+}
