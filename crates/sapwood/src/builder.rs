@@ -7,7 +7,7 @@ use crate::database::Database;
 use crate::error::{Error, Result};
 use crate::options::{Durability, Options};
 use crate::page::Layout;
-use crate::page::file_header::{newest_first, read_slots};
+use crate::page::file_header::{is_unborn, newest_first, read_slots};
 use crate::state::{create, recovery};
 use crate::storage::{FileOpenOptions, FileStorage, MemoryStorage, Storage};
 use crate::sync::{Arc, Clock};
@@ -186,8 +186,8 @@ impl Builder {
         self.validate()?;
         let file_options =
             FileOpenOptions { create: self.options.create, read_only: self.options.read_only };
-        let (storage, is_new) = FileStorage::open(path, &file_options)?;
-        self.open_storage(Arc::new(storage), is_new)
+        let (storage, _) = FileStorage::open(path, &file_options)?;
+        self.open_storage(Arc::new(storage))
     }
 
     /// Makes a database in memory, which is gone when it is closed.
@@ -196,7 +196,7 @@ impl Builder {
     /// [`Error::InvalidOption`].
     pub fn open_in_memory(self) -> Result<Database> {
         self.validate()?;
-        self.open_storage(Arc::new(MemoryStorage::new()), true)
+        self.open_storage(Arc::new(MemoryStorage::new()))
     }
 
     /// Opens the database in `storage`, and makes it when that is empty. Whoever made the storage
@@ -206,13 +206,10 @@ impl Builder {
     /// As [`Builder::open`].
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Database> {
         self.validate()?;
-        let length = storage.length();
-        let length =
-            length.map_err(|error| Error::io("reading the length", storage.name(), error))?;
-        if length == 0 && !self.options.create {
+        if !self.options.create && is_unborn(&*storage)? {
             return Err(Error::NotFound(storage.name().into()));
         }
-        self.open_storage(storage, length == 0)
+        self.open_storage(storage)
     }
 
     /// The options for a new file.
@@ -232,8 +229,8 @@ impl Builder {
         self.options_new().validate()
     }
 
-    fn open_storage(self, storage: Arc<dyn Storage>, is_new: bool) -> Result<Database> {
-        let core = if is_new {
+    fn open_storage(self, storage: Arc<dyn Storage>) -> Result<Database> {
+        let core = if self.options.create && is_unborn(&*storage)? {
             create::create(storage, self.options_new(), self.clock)?
         } else {
             let options = self.options_existing(&*storage)?;

@@ -75,7 +75,7 @@ fn wait_for_step(core: &Arc<Core>) -> Result<()> {
 ///
 /// # Errors
 /// When the state cannot be made durable.
-pub fn make_room_in_log(core: &Arc<Core>, attempt: u32) -> Result<()> {
+pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     if attempt > 0 {
         // Growing was not enough: what the log holds must go to segments.
@@ -86,6 +86,7 @@ pub fn make_room_in_log(core: &Arc<Core>, attempt: u32) -> Result<()> {
         core.log.write_to(positions.end).map_err(|error| core.stop(&error))?;
         core.publisher.publish(core.log.positions());
         flush_sealed(core)?;
+        core.durable.want_room(needed);
     }
     make_durable(core, Purpose::Running)
 }

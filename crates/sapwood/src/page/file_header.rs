@@ -24,6 +24,8 @@ pub const INLINE_STATE_BYTES_MAX: usize = SLOT_BYTES - INLINE_STATE_AT;
 /// The most blocks that a state may lie in.
 pub const STATE_BLOCKS_MAX: usize = 9;
 
+/// What a write may be torn at.
+const SECTOR_BYTES: usize = 512;
 const MARK: [u8; 8] = *b"Sapwood\n";
 const CRC_AT: usize = 8;
 const INLINE_STATE_AT: usize = 256;
@@ -337,6 +339,26 @@ fn read_slot(
     Ok(HeaderSlot::decode(&unit).and_then(|slot| {
         if slot.slot_number() == slot_number { Ok(slot) } else { Err(SlotProblem::WrongSlot) }
     }))
+}
+
+/// True when no database was ever complete in the file: it is empty, or making one was cut short. That leaves one
+/// slot untouched, and the other untouched or torn; a database that was made has both.
+pub fn is_unborn(storage: &dyn Storage) -> Result<bool> {
+    let failed = |error| Error::io("reading the header", storage.name(), error);
+    let length = storage.length().map_err(failed)?;
+    let mut units = vec![0; 2 * SLOT_BYTES];
+    let there = units.len().min(usize::try_from(length).unwrap_or(usize::MAX));
+    if let Some(units) = units.get_mut(..there) {
+        storage.read_at(0, units).map_err(failed)?;
+    }
+    let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    let (first, second) = units.split_at(SLOT_BYTES);
+    // Of a torn slot, the sector with the mark may be the one that was lost.
+    let torn = |unit: &[u8]| {
+        unit.starts_with(&MARK) && HeaderSlot::decode(unit).is_err()
+            || unit.get(..SECTOR_BYTES).is_some_and(zero)
+    };
+    Ok((zero(first) && torn(second)) || (zero(second) && torn(first)))
 }
 
 /// The slots that count, the newest first; at least one.

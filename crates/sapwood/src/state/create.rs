@@ -7,8 +7,8 @@ use super::catalogue::Catalogue;
 use super::core::{CommitNumbers, Core, CoreParts};
 use super::dead_list::HeldStates;
 use super::durable::{
-    Durable, DurableInner, KEYSPACE_LIMIT_AHEAD, LIMIT_AHEAD, LOG_BLOCK_BYTES, Limits,
-    STAMP_LIMIT_AHEAD, log_block_pages,
+    Durable, DurableInner, KEYSPACE_LIMIT_AHEAD, LIMIT_AHEAD, Limits, STAMP_LIMIT_AHEAD,
+    log_block_pages,
 };
 use super::log_named::LogNamed;
 use super::manifest::{self, Counters, LogSection, Manifest};
@@ -66,16 +66,17 @@ pub(crate) fn create(
         keyspace: KEYSPACE_LIMIT_AHEAD,
         segment: LIMIT_AHEAD,
     };
-    let file_pages = write_first_state(&pages, contents, limits, &list)?;
-    let _ = file_pages;
+    let slot = write_first_state(&pages, contents, limits, &list)?;
     log.record_state(Epoch(1), 1)?;
+    // From here on both slots are there: one that cannot be read is damage, and no file that was never complete.
+    write_slot(&*storage, &HeaderSlot { generation: 2, ..slot })?;
     storage
         .sync_directory()
         .map_err(|error| Error::io("syncing the directory", storage.name(), error))?;
     let pool = Arc::new(ChunkPool::new((options.memory_budget / 8) as usize));
     let active = MemtableSlot::new(Memtable::new(pool.clone()), Cut::default());
     let durable = DurableInner {
-        generation: 1,
+        generation: 2,
         state: Some(state.clone()),
         own_blocks: Vec::new(),
         opened: None,
@@ -109,9 +110,10 @@ pub const FIRST_KEYSPACE: KeyspaceNumber = KeyspaceNumber(1);
 
 fn allocate_log(pages: &PageManager, bytes: u64) -> Result<Vec<LogBlock>> {
     let layout = pages.layout();
-    let block_pages = log_block_pages(layout.page_size);
+    let block_pages = log_block_pages(layout);
     // With fewer than two blocks the log could not be reused in parts.
-    let count = bytes.min(1 << 32).div_ceil(LOG_BLOCK_BYTES).max(4);
+    let block_bytes = u64::from(block_pages) * u64::from(layout.page_size);
+    let count = bytes.min(1 << 32).div_ceil(block_bytes).max(4);
     let mut blocks = Vec::new();
     for _ in 0..count {
         let block = pages.allocator().allocate(block_pages, 0)?;
@@ -127,7 +129,7 @@ fn write_first_state(
     contents: Contents,
     limits: Limits,
     list: &RingList,
-) -> Result<u64> {
+) -> Result<HeaderSlot> {
     let storage = pages.storage();
     let captured = pages.allocator().capture(&[]);
     let regions = pages.allocator().write_captured(&captured)?;
@@ -156,5 +158,5 @@ fn write_first_state(
     storage.sync_data().map_err(|error| Error::io("syncing the file", storage.name(), error))?;
     write_slot(&**storage, &slot)?;
     pages.allocator().captured_durable(captured);
-    Ok(file_pages)
+    Ok(slot)
 }

@@ -14,8 +14,8 @@ use crate::log::ring::RingList;
 use crate::log::stream::{BlockStream, LogBlock, prepare_blocks};
 use crate::log::writer::{AppendError, Positions};
 use crate::page::file_header::{INLINE_STATE_BYTES_MAX, write_slot};
-use crate::page::{Block, CapturedMaps, HeaderSlot, PageManager, StateLocation};
-use crate::sync::atomic::Ordering;
+use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, PageManager, StateLocation};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{Epoch, LogPosition};
 
@@ -36,6 +36,8 @@ pub const LOG_BLOCK_BYTES: u64 = 256 * 1024;
 #[derive(Debug)]
 pub struct Durable {
     inner: OrderedMutex<DurableInner>,
+    /// The longest record that found no room in the log, in bytes; the next state brings blocks for it.
+    room_wanted: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -86,7 +88,12 @@ pub enum Purpose {
 
 impl Durable {
     pub(crate) fn new(inner: DurableInner) -> Durable {
-        Durable { inner: OrderedMutex::new(DURABLE, inner) }
+        Durable { inner: OrderedMutex::new(DURABLE, inner), room_wanted: AtomicU64::new(0) }
+    }
+
+    /// A record of so many bytes found no room in the log.
+    pub fn want_room(&self, bytes: u64) {
+        self.room_wanted.fetch_max(bytes, Ordering::Relaxed);
     }
 
     /// True when the process has only read so far.
@@ -127,8 +134,14 @@ pub fn begin_writing(core: &Core) -> Result<()> {
     core.check_writable()?;
     let mut inner = core.durable.inner.lock();
     let Some(opened) = &inner.opened else { return Ok(()) };
+    // A slot that a record names was on disk before the record was written. Any other may lie in the system's cache
+    // only; writing it again may tear it, but then the state before it, whose log names no later one, is whole.
     let storage = core.pages.storage();
-    let result = write_slot(&**storage, &opened.slot)
+    let slot_is_safe = match opened.state_is_recorded {
+        true => Ok(()),
+        false => write_slot(&**storage, &opened.slot),
+    };
+    let result = slot_is_safe
         .and_then(|()| core.log.make_tail_durable())
         .and_then(|()| sync_file(&core.pages))
         .and_then(|()| match opened.state_is_recorded {
@@ -263,7 +276,7 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
         layout.page_size,
         layout.usable_bytes() as u32,
     );
-    let block_bytes = stream.usable_bytes() * u64::from(log_block_pages(layout.page_size));
+    let block_bytes = stream.usable_bytes() * u64::from(log_block_pages(layout));
     let total: u64 =
         inner.log_blocks.iter().map(|b| u64::from(b.pages) * stream.usable_bytes()).sum();
     let log_max = core.options.memory_budget / 2;
@@ -276,10 +289,17 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
         _ if core.log.available() < 4 * STATE_DURABLE_BYTES => block_bytes,
         _ => 0,
     };
+    // A record longer than all room gets what it lacks, however long the log is already.
+    let room = core.durable.room_wanted.swap(0, Ordering::Relaxed);
+    let lacking = match room {
+        0 => 0,
+        _ => (room + block_bytes).saturating_sub(core.log.available()),
+    };
     let mut blocks = Vec::new();
     // One durable state brings at most a step's worth, so that zeros are not written for long.
-    for _ in 0..wanted.min(core.options.step_bytes.max(block_bytes)).div_ceil(block_bytes) {
-        match core.pages.allocator().allocate(log_block_pages(layout.page_size), 0) {
+    let brought = wanted.min(core.options.step_bytes.max(block_bytes)).max(lacking);
+    for _ in 0..brought.div_ceil(block_bytes) {
+        match core.pages.allocator().allocate(log_block_pages(layout), 0) {
             Ok(block) => blocks.push(LogBlock { first: block.first, pages: block.pages }),
             Err(error) if blocks.is_empty() && core.log.available() < 4 * STATE_DURABLE_BYTES => {
                 return Err(error);
@@ -296,14 +316,15 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
 }
 
 /// Pages of one block of the log.
-pub(crate) fn log_block_pages(page_size: u32) -> u32 {
-    (LOG_BLOCK_BYTES / u64::from(page_size)).clamp(1, 64) as u32
+pub(crate) fn log_block_pages(layout: &Layout) -> u32 {
+    let wanted = (LOG_BLOCK_BYTES / u64::from(layout.page_size)).clamp(1, 64) as u32;
+    wanted.min(layout.block_pages_max()).max(1)
 }
 
 fn log_blocks_to_drop(core: &Core, inner: &DurableInner, state: &State, purpose: Purpose) -> usize {
-    let page_size = core.pages.layout().page_size;
-    let least = (core.options.log_bytes_min / u64::from(page_size))
-        .div_ceil(u64::from(log_block_pages(page_size)))
+    let layout = core.pages.layout();
+    let least = (core.options.log_bytes_min / u64::from(layout.page_size))
+        .div_ceil(u64::from(log_block_pages(layout)))
         .max(2) as usize;
     let idle = purpose != Purpose::Running && core.log.positions().end == state.cut.position;
     if idle { inner.log_blocks.len().saturating_sub(least) } else { 0 }

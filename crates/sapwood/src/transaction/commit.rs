@@ -286,9 +286,9 @@ fn place(
                 return Ok(Placed { number, end: appended.end, buffer_is_full });
             }
             Err(AppendError::Failed(error)) => return Err(error),
-            Err(AppendError::Full(_)) => {
+            Err(AppendError::Full(full)) => {
                 drop(order);
-                make_room_in_log(core, attempt)?;
+                make_room_in_log(core, attempt, full.needed)?;
             }
         }
     }

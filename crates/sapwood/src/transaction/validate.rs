@@ -41,7 +41,7 @@ pub fn validate(
     let view = core.view();
     let flushes = core.transactions.flushes_after(after);
     let mut hit = false;
-    let mut key_changed = |keyspace: KeyspaceNumber, key: &[u8]| -> Result<bool> {
+    let key_changed = |keyspace: KeyspaceNumber, key: &[u8]| -> Result<bool> {
         if view.memtables().any(|slot| slot.table.key_changed_since(keyspace, key, after)) {
             return Ok(true);
         }

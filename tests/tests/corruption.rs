@@ -1,0 +1,267 @@
+//! Damage: whatever bytes of a file are wrong, opening and reading give right data or an error
+//! that names where it lies; never a panic, never wrong data.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crash_lsm::access;
+use crash_lsm::fixtures::{run_all_steps, write};
+use crash_lsm::model::State;
+use crash_lsm::setup::Setup;
+use sapwood::storage::SimulatedStorage;
+use sapwood::sync::{Arc, Random};
+use sapwood::{Durability, Error, Result};
+
+/// A file with levels, young segments, range tombstones, overflow values, a filter and a log, and
+/// what it holds.
+fn made(closed: bool) -> (Vec<u8>, State) {
+    let storage = SimulatedStorage::new();
+    let database = Setup::tiny().open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let other = database.keyspace("other").unwrap();
+    let changes = |from: u32, step: usize| -> Vec<_> {
+        (from..from + 300)
+            .step_by(step)
+            .map(|n| (format!("{n:05}").into_bytes(), Some(format!("value {n}").into_bytes())))
+            .collect()
+    };
+    write(&database, &keyspace, &changes(0, 1)).unwrap();
+    database.flush().unwrap();
+    run_all_steps(&database).unwrap();
+    write(&database, &keyspace, &changes(100, 2)).unwrap();
+    keyspace.put("large", vec![b'l'; 9000]).unwrap();
+    keyspace.delete_range("00020".."00030").unwrap();
+    database.flush().unwrap();
+    write(&database, &other, &changes(500, 5)).unwrap();
+    keyspace.delete("00150").unwrap();
+    database.sync().unwrap();
+    let state = access::dump(&database).unwrap();
+    if closed {
+        database.close().unwrap();
+        return (storage.image(), state);
+    }
+    let image = storage.image();
+    drop(database);
+    (image, state)
+}
+
+/// Opens and reads everything: right, or an error.
+fn read(image: Vec<u8>) -> Result<(State, State)> {
+    let storage = SimulatedStorage::from_image(image);
+    let database = Setup::tiny().open_on(Arc::new(storage))?;
+    let forwards = access::dump(&database)?;
+    let backwards = access::dump_back(&database)?;
+    Ok((forwards, backwards))
+}
+
+/// What damage came to.
+#[derive(Default)]
+struct Outcomes {
+    right: u64,
+    errors: u64,
+}
+
+impl Outcomes {
+    fn check(&mut self, image: Vec<u8>, expected: &[&State], what: &str) {
+        let result = catch_unwind(AssertUnwindSafe(|| read(image)));
+        let Ok(result) = result else { panic!("{what}: a panic") };
+        match result {
+            Ok((forwards, backwards)) => {
+                let is_right = expected.iter().any(|state| {
+                    forwards.difference(state).is_none() && backwards.difference(state).is_none()
+                });
+                assert!(is_right, "{what}: wrong data: {:?}", forwards.difference(expected[0]));
+                self.right += 1;
+            }
+            Err(error) => {
+                if let Error::Corruption(corruption) = &error {
+                    let is_placed =
+                        corruption.page.is_some() || error.to_string().contains("damaged");
+                    assert!(is_placed, "{what}: {error}");
+                }
+                self.errors += 1;
+            }
+        }
+    }
+}
+
+/// Which bits are tried: some of each byte that is not zero, and a sample of the others.
+fn bits(image: &[u8], random: &mut Random, one_in: u64) -> Vec<(usize, u8)> {
+    let mut bits = Vec::new();
+    for (offset, &byte) in image.iter().enumerate() {
+        let rare = if byte == 0 { one_in * 20 } else { one_in };
+        if random.one_in(rare) {
+            bits.push((offset, random.below(8) as u8));
+        }
+    }
+    bits
+}
+
+#[test]
+fn a_flipped_bit_of_a_closed_file_gives_right_data_or_an_error() {
+    let (image, state) = made(true);
+    let mut random = Random::from_seed(1);
+    let mut outcomes = Outcomes::default();
+    for (offset, bit) in bits(&image, &mut random, 24) {
+        let mut damaged = image.clone();
+        damaged[offset] ^= 1 << bit;
+        outcomes.check(damaged, &[&state], &format!("byte {offset}, bit {bit}"));
+    }
+    assert!(
+        outcomes.errors > 100 && outcomes.right > 50,
+        "{}, {}",
+        outcomes.errors,
+        outcomes.right
+    );
+}
+
+#[test]
+fn every_bit_of_both_header_slots_may_flip() {
+    let (image, state) = made(true);
+    let mut outcomes = Outcomes::default();
+    for offset in (0..8192).filter(|&offset| image[offset] != 0 || offset % 64 == 0) {
+        let mut damaged = image.clone();
+        damaged[offset] ^= 1 << (offset % 8);
+        outcomes.check(damaged, &[&state], &format!("byte {offset}"));
+    }
+    // A clean close writes the same state twice, so one slot is enough.
+    assert_eq!(outcomes.errors, 0);
+}
+
+/// After a crash, damage to the last record of the log cannot be told from a torn write: then the
+/// content without it is right as well. Nothing else is.
+#[test]
+fn a_flipped_bit_of_a_file_that_was_not_closed_gives_right_data_or_an_error() {
+    let storage = SimulatedStorage::new();
+    let database = Setup::tiny().open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    database.flush().unwrap();
+    let mut states = vec![access::dump(&database).unwrap()];
+    for n in 0..20 {
+        let mut batch = database.batch();
+        batch.put(&keyspace, format!("{n:02}"), vec![b'v'; 30]).unwrap();
+        batch.commit_with(Durability::Sync).unwrap();
+        states.push(access::dump(&database).unwrap());
+    }
+    let image = storage.image();
+    drop(database);
+    let last_two: Vec<&State> = states.iter().rev().take(2).collect();
+    let mut random = Random::from_seed(2);
+    let mut outcomes = Outcomes::default();
+    for (offset, bit) in bits(&image, &mut random, 4) {
+        let mut damaged = image.clone();
+        damaged[offset] ^= 1 << bit;
+        outcomes.check(damaged, &last_two, &format!("byte {offset}, bit {bit}"));
+    }
+    assert!(outcomes.errors > 50 && outcomes.right > 50, "{}, {}", outcomes.errors, outcomes.right);
+}
+
+#[test]
+fn a_page_that_is_zeroed_swapped_or_filled_gives_right_data_or_an_error() {
+    let (image, state) = made(true);
+    let page = Setup::tiny().page_bytes as usize;
+    let count = image.len() / page;
+    let mut random = Random::from_seed(3);
+    let mut outcomes = Outcomes::default();
+    let used: Vec<_> = (8..count)
+        .filter(|n| image[n * page..(n + 1) * page].iter().any(|&byte| byte != 0))
+        .collect();
+    for &n in used.iter().take(120) {
+        let mut zeroed = image.clone();
+        zeroed[n * page..(n + 1) * page].fill(0);
+        outcomes.check(zeroed, &[&state], &format!("page {n} zeroed"));
+        let mut filled = image.clone();
+        random.fill(&mut filled[n * page..(n + 1) * page]);
+        outcomes.check(filled, &[&state], &format!("page {n} filled"));
+        let other = used[random.below(used.len() as u64) as usize];
+        let mut swapped = image.clone();
+        swapped.copy_within(other * page..(other + 1) * page, n * page);
+        outcomes.check(swapped, &[&state], &format!("page {other} in place of {n}"));
+    }
+    assert!(outcomes.errors > 50, "{}", outcomes.errors);
+}
+
+#[test]
+fn a_page_of_an_older_file_in_its_old_place_is_seen() {
+    let (older, _) = made(true);
+    let storage = SimulatedStorage::from_image(older.clone());
+    let database = Setup::tiny().open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    for n in 0..300 {
+        keyspace.put(format!("{n:05}"), "newer").unwrap();
+    }
+    database.compact().unwrap();
+    let state = access::dump(&database).unwrap();
+    database.close().unwrap();
+    let newer = storage.image();
+    let page = Setup::tiny().page_bytes as usize;
+    let mut outcomes = Outcomes::default();
+    for n in 8..older.len().min(newer.len()) / page {
+        let mut mixed = newer.clone();
+        mixed[n * page..(n + 1) * page].copy_from_slice(&older[n * page..(n + 1) * page]);
+        outcomes.check(mixed, &[&state], &format!("page {n} as it was"));
+    }
+    assert!(outcomes.errors > 0 && outcomes.right > 0);
+}
+
+#[test]
+fn a_file_cut_at_any_page_gives_right_data_or_an_error() {
+    for closed in [true, false] {
+        let (image, state) = made(closed);
+        let mut outcomes = Outcomes::default();
+        for length in (0..image.len()).step_by(512) {
+            if length == 0 {
+                continue;
+            }
+            outcomes.check(image[..length].to_vec(), &[&state], &format!("cut at {length}"));
+        }
+        assert!(outcomes.errors > 0);
+    }
+}
+
+#[test]
+fn a_file_with_bytes_behind_its_end_is_read() {
+    let (mut image, state) = made(true);
+    image.extend(vec![0xa5; 5000]);
+    let mut outcomes = Outcomes::default();
+    outcomes.check(image, &[&state], "bytes behind the end");
+}
+
+/// One damaged leaf spoils what lies in it; the rest can be read, and merges do not spread it.
+#[test]
+fn damage_in_one_place_leaves_the_other_keys_readable() {
+    let (image, state) = made(true);
+    let expected = &state.keyspaces["a"];
+    let mut random = Random::from_seed(4);
+    let (mut right, mut wrong) = (0u64, 0u64);
+    for _ in 0..40 {
+        let offset = 8192 + random.below(image.len() as u64 - 8192) as usize;
+        let mut damaged = image.clone();
+        damaged[offset] ^= 0x10;
+        let storage = SimulatedStorage::from_image(damaged);
+        let Ok(database) = Setup::tiny().open_on(Arc::new(storage)) else { continue };
+        let keyspace = database.existing_keyspace("a").unwrap();
+        for (key, value) in expected {
+            match keyspace.get(key) {
+                Ok(found) => {
+                    assert_eq!(found.as_deref(), Some(&**value), "byte {offset}");
+                    right += 1;
+                }
+                Err(Error::Corruption(_)) => wrong += 1,
+                Err(error) => panic!("byte {offset}: {error}"),
+            }
+        }
+    }
+    assert!(right > wrong, "{right} keys read, {wrong} not");
+}
+
+#[test]
+fn random_bytes_are_no_database() {
+    let mut random = Random::from_seed(5);
+    for length in [1usize, 100, 4096, 8192, 100_000] {
+        let mut image = vec![0; length];
+        random.fill(&mut image);
+        assert!(read(image).is_err());
+    }
+}

@@ -1,0 +1,134 @@
+//! The memory budget: the parts that the engine counts stay within it, whatever is done.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use crash_lsm::setup::{BUDGET_BYTES_MIN, Setup};
+use sapwood::sync::Random;
+use sapwood::{Database, Durability, Isolation, Keyspace};
+
+fn open() -> (Database, Keyspace) {
+    let setup = Setup { region_bytes: 8 << 20, ..Setup::tiny() };
+    let database = setup.builder().open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    (database, keyspace)
+}
+
+fn counted_bytes(database: &Database) -> u64 {
+    let memory = database.stats().unwrap().memory;
+    memory.memtables
+        + memory.cache
+        + memory.filters
+        + memory.merge_buffers
+        + memory.free_maps
+        + memory.read_sets
+        + memory.dead_lists
+        + memory.other
+}
+
+/// The budget, and a fifth of it on top.
+const LIMIT_BYTES: u64 = BUDGET_BYTES_MIN + BUDGET_BYTES_MIN / 5;
+
+#[test]
+fn writing_ten_times_the_budget_stays_within_it() {
+    let (database, keyspace) = open();
+    let mut random = Random::from_seed(1);
+    let (mut most, mut written) = (0, 0);
+    while written < 10 * BUDGET_BYTES_MIN {
+        let mut batch = database.batch();
+        for _ in 0..50 {
+            let mut value = vec![0; 200 + random.below(400) as usize];
+            random.fill(&mut value);
+            written += value.len() as u64;
+            batch.put(&keyspace, random.next_u64().to_be_bytes(), value).unwrap();
+        }
+        batch.commit_with(Durability::Memory).unwrap();
+        most = most.max(counted_bytes(&database));
+    }
+    assert!(
+        most <= LIMIT_BYTES,
+        "{most} of {BUDGET_BYTES_MIN} bytes: {}",
+        database.stats().unwrap()
+    );
+}
+
+#[test]
+fn scans_gets_snapshots_and_cursors_stay_within_the_budget() {
+    let (database, keyspace) = open();
+    let mut random = Random::from_seed(2);
+    for _ in 0..30_000 {
+        keyspace.put(random.next_u64().to_be_bytes(), vec![b'v'; 300]).unwrap();
+    }
+    let snapshots: Vec<_> = (0..100)
+        .map(|n: u64| {
+            keyspace.put(n.to_be_bytes(), "v").unwrap();
+            database.snapshot().unwrap()
+        })
+        .collect();
+    let mut cursors: Vec<_> = (0..50).map(|_| keyspace.cursor().unwrap()).collect();
+    let mut most = 0;
+    for cursor in &mut cursors {
+        cursor.first().unwrap();
+        for _ in 0..500 {
+            cursor.next().unwrap();
+        }
+        most = most.max(counted_bytes(&database));
+    }
+    assert_eq!(keyspace.iter().unwrap().count(), 30_100);
+    for _ in 0..2000 {
+        keyspace.get(random.next_u64().to_be_bytes()).unwrap();
+    }
+    most = most.max(counted_bytes(&database));
+    assert!(
+        most <= LIMIT_BYTES,
+        "{most} of {BUDGET_BYTES_MIN} bytes: {}",
+        database.stats().unwrap()
+    );
+    drop(snapshots);
+}
+
+#[test]
+fn read_sets_of_serializable_transactions_stay_within_the_budget() {
+    let (database, keyspace) = open();
+    for n in 0..20_000u64 {
+        keyspace.put(n.to_be_bytes(), "v").unwrap();
+    }
+    let mut random = Random::from_seed(3);
+    let mut transaction = database.begin(Isolation::Serializable).unwrap();
+    let mut most = 0;
+    for round in 0..60_000u64 {
+        let mut key = random.next_u64().to_be_bytes().to_vec();
+        key.resize(200, b'k');
+        transaction.get(&keyspace, &key).unwrap();
+        if round % 5000 == 0 {
+            most = most.max(counted_bytes(&database));
+        }
+    }
+    most = most.max(counted_bytes(&database));
+    transaction.rollback();
+    assert!(most <= LIMIT_BYTES, "{most} of {BUDGET_BYTES_MIN} bytes");
+}
+
+#[test]
+fn a_transaction_larger_than_a_memtable_is_committed_or_refused_with_its_limit() {
+    let (database, keyspace) = open();
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    let mut refused = None;
+    for n in 0..20_000u64 {
+        if let Err(error) = transaction.put(&keyspace, n.to_be_bytes(), vec![b'v'; 1000]) {
+            refused = Some(error);
+            break;
+        }
+    }
+    let result = match refused {
+        Some(error) => Err(error),
+        None => transaction.commit(),
+    };
+    match result {
+        Ok(()) => assert_eq!(keyspace.count::<&[u8]>(..).unwrap(), 20_000),
+        Err(error) => {
+            assert!(error.to_string().contains("split it"), "{error}");
+            assert_eq!(keyspace.count::<&[u8]>(..).unwrap(), 0);
+            keyspace.put("small", "v").unwrap();
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! Bad input and bad surroundings: a clear error whose text is tested, and nothing lost.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crash_lsm::access;
+use crash_lsm::fixtures::{run_all_steps, tiny};
+use crash_lsm::setup::Setup;
+use sapwood::storage::SimulatedStorage;
+use sapwood::sync::{Arc, Random};
+use sapwood::{Database, Durability, Error, Isolation, KeyspaceOptions, Result};
+use tempfile::TempDir;
+
+fn directory() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("test.db");
+    (directory, path)
+}
+
+fn open(path: &Path) -> Result<Database> {
+    Setup::tiny().builder().open(path)
+}
+
+fn made(path: &Path) {
+    let database = open(path).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    for n in 0..200 {
+        keyspace.put(format!("{n:03}"), "value").unwrap();
+    }
+    database.close().unwrap();
+}
+
+fn check_nothing_lost(path: &Path) {
+    let database = open(path).unwrap();
+    let keyspace = database.existing_keyspace("a").unwrap();
+    assert_eq!(keyspace.count::<&str>(..).unwrap(), 200);
+}
+
+/// The text of an error names all of `words`.
+fn assert_says(error: &Error, words: &[&str]) {
+    let text = error.to_string();
+    for word in words {
+        assert!(text.contains(word), "{text:?} does not say {word:?}");
+    }
+}
+
+fn rewrite_slots(path: &Path, change: impl Fn(&mut [u8])) {
+    let mut bytes = fs::read(path).unwrap();
+    for slot in 0..2 {
+        let unit = &mut bytes[slot * 4096..(slot + 1) * 4096];
+        change(unit);
+        unit[8..12].fill(0);
+        let sum = crc32(unit);
+        unit[8..12].copy_from_slice(&sum.to_le_bytes());
+    }
+    fs::write(path, bytes).unwrap();
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    let mut sum = u32::MAX;
+    for &byte in bytes {
+        sum ^= u32::from(byte);
+        for _ in 0..8 {
+            sum = (sum >> 1) ^ (0xedb8_8320 & 0u32.wrapping_sub(sum & 1));
+        }
+    }
+    !sum
+}
+
+#[test]
+fn a_file_of_something_else_is_named_and_left_as_it_is() {
+    let (_directory, path) = directory();
+    for content in [b"This is a letter.".to_vec(), vec![7; 100_000], vec![b'x'; 4096]] {
+        fs::write(&path, &content).unwrap();
+        let error = open(&path).unwrap_err();
+        assert!(matches!(error, Error::NotADatabase(_)), "{error:?}");
+        assert_says(&error, &["test.db", "not a Sapwood database"]);
+        assert_eq!(fs::read(&path).unwrap(), content);
+    }
+}
+
+#[test]
+fn a_file_of_a_newer_format_says_which_and_what_to_do() {
+    let (_directory, path) = directory();
+    made(&path);
+    let before = fs::read(&path).unwrap();
+    rewrite_slots(&path, |unit| unit[12..16].copy_from_slice(&9u32.to_le_bytes()));
+    let error = open(&path).unwrap_err();
+    assert!(matches!(error, Error::UnsupportedVersion { found: 9, supported: 1, .. }), "{error:?}");
+    assert_says(&error, &["test.db", "version 9", "newer library"]);
+    fs::write(&path, before).unwrap();
+    check_nothing_lost(&path);
+}
+
+#[test]
+fn features_that_are_not_known_forbid_what_they_must() {
+    let (_directory, path) = directory();
+    made(&path);
+    let before = fs::read(&path).unwrap();
+    rewrite_slots(&path, |unit| unit[72] = 4);
+    assert_says(&open(&path).unwrap_err(), &["unknown features 0x4", "neither read nor written"]);
+    fs::write(&path, &before).unwrap();
+    rewrite_slots(&path, |unit| unit[64] = 2);
+    assert_says(&open(&path).unwrap_err(), &["unknown features 0x2", "read but not written"]);
+    fs::write(&path, &before).unwrap();
+    rewrite_slots(&path, |unit| unit[56] = 1);
+    check_nothing_lost(&path);
+}
+
+#[test]
+fn options_that_were_fixed_when_the_file_was_made_must_be_the_same() {
+    let (_directory, path) = directory();
+    made(&path);
+    for (builder, option) in [
+        (Database::builder().page_size(8192), "page_size"),
+        (Database::builder().reserved_bytes(64), "reserved_bytes"),
+        (Database::builder().region_bytes(1 << 20), "region_bytes"),
+    ] {
+        match builder.open(&path) {
+            Err(error) => {
+                assert!(matches!(error, Error::InvalidOption { .. }), "{error:?}");
+                assert_says(&error, &[option]);
+            }
+            Ok(_) => panic!("{option} was taken though the file has another"),
+        }
+    }
+    check_nothing_lost(&path);
+}
+
+#[test]
+fn options_that_were_never_set_are_taken_from_the_file() {
+    let (_directory, path) = directory();
+    made(&path);
+    let database = Database::open(&path).unwrap();
+    assert_eq!(database.existing_keyspace("a").unwrap().count::<&str>(..).unwrap(), 200);
+}
+
+#[test]
+fn options_out_of_range_say_what_is_allowed() {
+    let (_directory, path) = directory();
+    let builder = Database::builder;
+    for (builder, words) in [
+        (builder().page_size(1000), ["page_size", "power of two"]),
+        (builder().page_size(1 << 17), ["page_size", "65536"]),
+        (builder().reserved_bytes(7), ["reserved_bytes", "multiple of 8"]),
+        (builder().memory_budget(1000), ["memory_budget", "4194304"]),
+        (builder().leaf_bytes(0), ["leaf_bytes", "1 to 65536"]),
+        (builder().merge_threads(1000), ["merge_threads", "64"]),
+        (builder().region_bytes(12345), ["region_bytes", "power of two"]),
+    ] {
+        let error = builder.open(&path).unwrap_err();
+        assert_says(&error, &words);
+        assert!(!path.exists(), "{error}");
+    }
+}
+
+#[test]
+fn a_region_that_is_too_small_for_a_node_says_the_least_and_leaves_no_file() {
+    let (_directory, path) = directory();
+    let error = Setup::tiny().builder().region_bytes(64 << 10).open(&path).unwrap_err();
+    assert_says(&error, &["region_bytes"]);
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_directory_is_no_database() {
+    let (directory, _) = directory();
+    let error = open(directory.path()).unwrap_err();
+    assert!(matches!(error, Error::NotAFile { .. }), "{error:?}");
+    assert_says(&error, &["directory"]);
+}
+
+#[test]
+fn a_file_that_is_not_there_is_made_only_when_asked_for() {
+    let (_directory, path) = directory();
+    let error = Database::builder().create(false).open(&path).unwrap_err();
+    assert!(matches!(error, Error::NotFound(_)), "{error:?}");
+    assert_says(&error, &["test.db", "does not exist", "create(true)"]);
+    assert!(!path.exists());
+    assert!(Database::builder().read_only(true).open(&path).is_err());
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_second_opener_is_refused_and_the_first_goes_on() {
+    let (_directory, path) = directory();
+    let database = open(&path).unwrap();
+    let error = open(&path).unwrap_err();
+    assert!(matches!(error, Error::Locked(_)), "{error:?}");
+    assert_says(&error, &["test.db", "in use"]);
+    database.keyspace("a").unwrap().put("k", "v").unwrap();
+    database.close().unwrap();
+    drop(open(&path).unwrap());
+    drop(open(&path).unwrap());
+}
+
+#[test]
+fn a_read_only_database_reads_and_refuses_every_write() {
+    let (_directory, path) = directory();
+    made(&path);
+    let before = fs::read(&path).unwrap();
+    let database = Database::builder().read_only(true).open(&path).unwrap();
+    let keyspace = database.existing_keyspace("a").unwrap();
+    assert_eq!(keyspace.count::<&str>(..).unwrap(), 200);
+    for result in [
+        keyspace.put("x", "y"),
+        keyspace.delete("001"),
+        keyspace.delete_range("0".."1"),
+        database.drop_keyspace("a"),
+        database.keyspace("new").map(drop),
+    ] {
+        assert!(matches!(result, Err(Error::ReadOnly)), "{result:?}");
+    }
+    drop((database, keyspace));
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn nothing_stays_beside_the_file_after_a_clean_close() {
+    let (directory, path) = directory();
+    made(&path);
+    let names: Vec<_> =
+        fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["test.db"]);
+}
+
+#[test]
+fn a_key_that_is_too_long_is_refused_with_both_lengths() {
+    let database = tiny().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let long = vec![b'k'; 16_385];
+    let longest = vec![b'k'; 16_384];
+    let error = keyspace.put(&long, "v").unwrap_err();
+    assert!(matches!(error, Error::KeyTooLong { length: 16_385, limit: 16_384 }), "{error:?}");
+    assert_says(&error, &["16385", "16384"]);
+    assert!(keyspace.delete(&long).is_err());
+    keyspace.put(&longest, "v").unwrap();
+    assert_eq!(keyspace.get(&longest).unwrap().unwrap(), b"v");
+    assert!(matches!(keyspace.get(&long), Ok(None) | Err(Error::KeyTooLong { .. })));
+    let mut batch = database.batch();
+    batch.put(&keyspace, "other", "v").unwrap();
+    assert!(batch.put(&keyspace, &long, "v").is_err());
+    drop(batch);
+    assert_eq!(keyspace.count::<&str>(..).unwrap(), 1);
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    assert!(transaction.put(&keyspace, &long, "v").is_err());
+}
+
+#[test]
+fn keyspaces_that_are_not_there_or_are_there_already_are_named() {
+    let database = tiny().unwrap();
+    let error = database.existing_keyspace("none").unwrap_err();
+    assert!(matches!(error, Error::UnknownKeyspace(_)), "{error:?}");
+    assert_says(&error, &["\"none\""]);
+    assert!(matches!(database.drop_keyspace("none"), Err(Error::UnknownKeyspace(_))));
+    assert!(matches!(database.rename_keyspace("none", "b"), Err(Error::UnknownKeyspace(_))));
+    database.keyspace("a").unwrap();
+    database.keyspace("b").unwrap();
+    assert!(matches!(database.rename_keyspace("a", "b"), Err(Error::KeyspaceExists(_))));
+    assert_eq!(database.keyspaces().unwrap(), ["a", "b"]);
+    let error =
+        database.keyspace_with("c", KeyspaceOptions::default().filter_bits(200)).unwrap_err();
+    assert_says(&error, &["filter_bits", "32"]);
+    assert_eq!(database.keyspaces().unwrap(), ["a", "b"]);
+}
+
+#[test]
+fn the_handle_of_a_dropped_keyspace_says_so_and_one_made_anew_is_empty() {
+    let database = tiny().unwrap();
+    let old = database.keyspace("a").unwrap();
+    old.put("k", "v").unwrap();
+    database.drop_keyspace("a").unwrap();
+    for result in [old.put("k", "v"), old.delete("k"), old.get("k").map(drop)] {
+        assert!(matches!(result, Err(Error::KeyspaceDropped(_))), "{result:?}");
+    }
+    let new = database.keyspace("a").unwrap();
+    assert!(new.first().unwrap().is_none());
+    assert!(matches!(old.get("k"), Err(Error::KeyspaceDropped(_))));
+    new.put("k", "new").unwrap();
+    database.flush().unwrap();
+    run_all_steps(&database).unwrap();
+    assert_eq!(new.get("k").unwrap().unwrap(), b"new");
+}
+
+#[test]
+fn a_keyspace_of_another_database_is_refused() {
+    let (one, two) = (tiny().unwrap(), tiny().unwrap());
+    let foreign = two.keyspace("a").unwrap();
+    one.keyspace("a").unwrap();
+    let mut batch = one.batch();
+    let put = batch.put(&foreign, "k", "v");
+    let result = put.and_then(|()| batch.commit());
+    assert!(matches!(result, Err(Error::ForeignKeyspace(_))), "{result:?}");
+    let snapshot = one.snapshot().unwrap();
+    assert!(matches!(snapshot.get(&foreign, "k"), Err(Error::ForeignKeyspace(_))));
+}
+
+#[test]
+fn a_closed_database_says_so_everywhere_and_what_was_handed_out_stays() {
+    let database = tiny().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    keyspace.put("k", vec![b'v'; 20_000]).unwrap();
+    database.flush().unwrap();
+    let value = keyspace.get("k").unwrap().unwrap();
+    let snapshot = database.snapshot().unwrap();
+    let other = database.clone();
+    database.close().unwrap();
+    for result in [
+        keyspace.put("k", "v"),
+        keyspace.get("k").map(drop),
+        keyspace.iter().map(drop),
+        snapshot.get(&keyspace, "k").map(drop),
+        other.flush(),
+        other.sync(),
+        other.snapshot().map(drop),
+        other.keyspaces().map(drop),
+        other.begin(Isolation::Snapshot).map(drop),
+        other.close(),
+    ] {
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::Closed), "{error:?}");
+        assert_says(&error, &["closed"]);
+    }
+    assert_eq!(value.len(), 20_000);
+}
+
+#[test]
+fn an_inverted_range_is_an_error_and_an_empty_one_is_not() {
+    let database = tiny().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    keyspace.put("m", "v").unwrap();
+    let error = keyspace.range("z".."a").unwrap_err();
+    assert!(matches!(error, Error::InvalidRange), "{error:?}");
+    assert_says(&error, &["start lies after its end"]);
+    assert!(matches!(keyspace.delete_range("z".."a"), Err(Error::InvalidRange)));
+    assert!(matches!(keyspace.count("z".."a"), Err(Error::InvalidRange)));
+    assert!(matches!(database.batch().delete_range(&keyspace, "z".."a"), Err(Error::InvalidRange)));
+    assert_eq!(keyspace.range("m".."m").unwrap().count(), 0);
+    keyspace.delete_range("m".."m").unwrap();
+    assert_eq!(keyspace.count("m"..="m").unwrap(), 1);
+}
+
+#[test]
+fn errors_hold_neither_keys_nor_values() {
+    let database = tiny().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let secret = "secret".repeat(3000);
+    let error = keyspace.put(&secret, &secret).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("secret"));
+}
+
+/// No space left: the write fails and says so, nothing acknowledged is lost, reads and deletes go
+/// on, and with more space everything goes on.
+#[test]
+fn a_full_disk_loses_nothing_and_work_goes_on_when_there_is_space_again() {
+    let storage = SimulatedStorage::new();
+    let setup = Setup { region_bytes: 256 << 10, ..Setup::tiny() };
+    let database = setup.open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    storage.set_capacity(6 << 20);
+    let mut random = Random::from_seed(1);
+    let mut acknowledged = Vec::new();
+    let error = loop {
+        let key = format!("{:06}", acknowledged.len());
+        let mut value = vec![0; 3000];
+        random.fill(&mut value);
+        let mut batch = database.batch();
+        batch.put(&keyspace, &key, &value).unwrap();
+        match batch.commit_with(Durability::Buffered) {
+            Ok(()) => acknowledged.push((key, value)),
+            Err(error) => break error,
+        }
+        assert!(acknowledged.len() < 10_000, "the disk is never full");
+    };
+    assert!(error.is_no_space(), "{error}");
+    assert_says(&error, &["no space left"]);
+    for (key, value) in acknowledged.iter().step_by(97) {
+        assert_eq!(keyspace.get(key).unwrap().unwrap(), value[..]);
+    }
+    // Deletes work from a reserve, and what they free can be used.
+    keyspace.delete_range("000100"..).unwrap();
+    database.flush().unwrap();
+    run_all_steps(&database).unwrap();
+    assert_eq!(keyspace.count::<&str>(..).unwrap(), 100);
+    for n in 0..200 {
+        keyspace.put(format!("new {n:03}"), vec![b'v'; 2000]).unwrap();
+    }
+    storage.set_capacity(u64::MAX);
+    keyspace.put("last", "v").unwrap();
+    let before = access::dump(&database).unwrap();
+    database.close().unwrap();
+    let database =
+        setup.open_on(Arc::new(storage.crash_copy(sapwood::storage::CrashPlan::KeepNone)));
+    let database = database.unwrap();
+    assert_eq!(access::dump(&database).unwrap().difference(&before), None);
+    assert_eq!(access::verify(&database).unwrap(), None);
+}
+
+#[test]
+fn a_truncated_file_is_an_error_and_not_a_smaller_database() {
+    let (_directory, path) = directory();
+    made(&path);
+    let whole = fs::read(&path).unwrap();
+    for length in (0..whole.len()).step_by(1024).skip(1) {
+        fs::write(&path, &whole[..length]).unwrap();
+        let read = open(&path).and_then(|database| {
+            let keyspace = database.existing_keyspace("a")?;
+            access::collect(keyspace.iter()?)
+        });
+        match read {
+            Err(error) => assert!(!error.to_string().is_empty()),
+            Ok(map) => assert_eq!(map.len(), 200, "{length} of {} bytes", whole.len()),
+        }
+    }
+    fs::write(&path, whole).unwrap();
+    check_nothing_lost(&path);
+}
