@@ -93,7 +93,7 @@ fn read_sets_of_serializable_transactions_stay_within_the_budget() {
         keyspace.put(n.to_be_bytes(), "v").unwrap();
     }
     let mut random = Random::from_seed(3);
-    let mut transaction = database.begin(Isolation::Serializable).unwrap();
+    let transaction = database.begin(Isolation::Serializable).unwrap();
     let mut most = 0;
     for round in 0..60_000u64 {
         let mut key = random.next_u64().to_be_bytes().to_vec();

@@ -578,10 +578,7 @@ fn move_reference(value: &[u8], leaf_birth: Epoch, out: &mut Vec<u8>) -> Result<
 fn drop_value(value: &[u8], leaf_birth: Epoch, died: &mut Vec<Dead>) -> Result<()> {
     let reference = decode(value)?;
     let birth = if reference.birth.0 == 0 { leaf_birth } else { reference.birth };
-    let dead = |block: &(crate::types::PageNumber, u32)| Dead {
-        block: Block::new(block.0, block.1),
-        birth,
-    };
+    let dead = |block: &(PageNumber, u32)| Dead { block: Block::new(block.0, block.1), birth };
     died.extend(reference.blocks.iter().map(dead));
     Ok(())
 }

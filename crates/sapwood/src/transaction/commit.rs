@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::log::operation::CommitEncoder;
 use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
+use crate::merge::step::begin_writing;
 use crate::merge::throttle::{before_commit, make_room_in_log};
 use crate::options::Durability;
 use crate::page::Block;
@@ -23,7 +24,6 @@ use crate::segment::overflow_reference::OverflowReference;
 use crate::state::Core;
 use crate::state::apply;
 use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
-use crate::state::durable::begin_writing;
 use crate::state::manifest::encode_settings;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -394,8 +394,6 @@ fn finish(core: &Arc<Core>, placed: Placed, durability: Durability) -> Result<Se
     core.publisher.wait_for(placed.number)?;
     core.background.note_commit(core.clock.now(), durability == Durability::Buffered);
     core.counters.commits.fetch_add(1, Ordering::Relaxed);
-    if placed.number.0.is_multiple_of(16) {
-        core.charge_memtables();
-    }
+    core.charge_memtables();
     Ok(placed.number)
 }
