@@ -58,6 +58,7 @@ impl Inline {
         Some(Inline { length: u8::try_from(length).ok()?, bytes })
     }
 
+    #[inline]
     fn as_slice(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }
@@ -97,6 +98,7 @@ impl Key {
 
     /// The bytes.
     #[must_use]
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         match &self.0 {
             KeyBytes::Inline(inline) => inline.as_slice(),
@@ -115,6 +117,7 @@ impl Key {
 }
 
 impl From<&[u8]> for Key {
+    #[inline]
     fn from(bytes: &[u8]) -> Key {
         Key(match Inline::new(bytes) {
             Some(inline) => KeyBytes::Inline(inline),
@@ -182,6 +185,7 @@ impl Value {
 
     /// The bytes.
     #[must_use]
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         match &self.0 {
             ValueBytes::Inline(inline) => inline.as_slice(),
@@ -206,6 +210,7 @@ impl Value {
 }
 
 impl From<&[u8]> for Value {
+    #[inline]
     fn from(bytes: &[u8]) -> Value {
         Value(match Inline::new(bytes) {
             Some(inline) => ValueBytes::Inline(inline),
@@ -249,18 +254,21 @@ macro_rules! acts_as_bytes {
         impl Deref for $name {
             type Target = [u8];
 
+            #[inline]
             fn deref(&self) -> &[u8] {
                 self.as_slice()
             }
         }
 
         impl AsRef<[u8]> for $name {
+            #[inline]
             fn as_ref(&self) -> &[u8] {
                 self.as_slice()
             }
         }
 
         impl Borrow<[u8]> for $name {
+            #[inline]
             fn borrow(&self) -> &[u8] {
                 self.as_slice()
             }
