@@ -1,0 +1,179 @@
+//! The file at rest: it is little longer than what it holds, and a power cut while it shrinks loses nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use crash_lsm::access;
+use sapwood::storage::{CrashPlan, MemoryStorage, OperationKind, SimulatedStorage, Storage};
+use sapwood::sync::{Arc, Random};
+use sapwood::{Builder, Database, Durability, Keyspace};
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// Header, maps, and the smallest log.
+const CONSTANT_BYTES: u64 = 2 << 20;
+
+fn builder(budget_bytes: u64) -> Builder {
+    Database::builder()
+        .memory_budget(budget_bytes)
+        .merge_threads(0)
+        .durability(Durability::Buffered)
+}
+
+/// Pairs in random order; values half of which can be compressed.
+fn load(keyspace: &Keyspace, model: &mut Model, count: u64, seed: u64) {
+    let mut random = Random::from_seed(seed);
+    for _ in 0..count {
+        let key = (random.below(count).wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_be_bytes();
+        let mut value = vec![0; 100];
+        random.fill(&mut value[..50]);
+        keyspace.put(key, &value).unwrap();
+        model.insert(key.to_vec(), value);
+    }
+}
+
+fn live_bytes(database: &Database) -> u64 {
+    let report = database.verify(&mut ()).unwrap();
+    report.live_pages * u64::from(report.page_size)
+}
+
+fn assert_small(database: &Database, storage: &dyn Storage, when: &str) {
+    database.wait_until_idle().unwrap();
+    assert_eq!(access::verify(database).unwrap(), None, "{when}");
+    let (live, length) = (live_bytes(database), storage.length().unwrap());
+    println!("{when}: {live} live, {length} in the file");
+    assert!(length <= live + live / 4 + CONSTANT_BYTES, "{when}: {live} live, {length} in all");
+}
+
+fn assert_holds(keyspace: &Keyspace, model: &Model) {
+    let mut pairs = keyspace.iter().unwrap();
+    for (key, value) in model {
+        let (k, v) = pairs.next().unwrap().unwrap();
+        assert!(k.as_slice() == key && v.as_slice() == value);
+    }
+    assert!(pairs.next().is_none());
+}
+
+#[test]
+fn at_rest_the_file_is_little_longer_than_what_it_holds() {
+    let storage = Arc::new(MemoryStorage::new());
+    let database = builder(16 << 20).open_on(Arc::clone(&storage) as _).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut model = Model::new();
+    load(&keyspace, &mut model, 60_000, 1);
+    assert_small(&database, &*storage, "after the load");
+    for round in 2..5 {
+        load(&keyspace, &mut model, 60_000, round);
+    }
+    assert_small(&database, &*storage, "after overwriting");
+    assert_holds(&keyspace, &model);
+    let mut random = Random::from_seed(9);
+    for key in model.keys().cloned().collect::<Vec<_>>() {
+        if !random.one_in(10) {
+            keyspace.delete(&key).unwrap();
+            model.remove(&key);
+        }
+    }
+    assert_small(&database, &*storage, "after deleting");
+    // Nothing is done again at rest.
+    let states = database.stats().unwrap().durable_states;
+    assert!(!database.run_step().unwrap());
+    database.wait_until_idle().unwrap();
+    assert_eq!(database.stats().unwrap().durable_states, states);
+    drop(keyspace);
+    database.close().unwrap();
+    let database = builder(16 << 20).open_on(Arc::clone(&storage) as _).unwrap();
+    assert_holds(&database.existing_keyspace("a").unwrap(), &model);
+    assert_small(&database, &*storage, "after opening again");
+}
+
+#[test]
+fn large_values_in_the_tail_move_too() {
+    let storage = Arc::new(MemoryStorage::new());
+    let database = builder(16 << 20).open_on(Arc::clone(&storage) as _).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut model = Model::new();
+    let mut random = Random::from_seed(3);
+    for n in 0..400_u32 {
+        let mut value = vec![0; 30_000 + (n as usize % 7) * 9000];
+        random.fill(&mut value);
+        keyspace.put(n.to_be_bytes(), &value).unwrap();
+        model.insert(n.to_be_bytes().to_vec(), value);
+    }
+    database.wait_until_idle().unwrap();
+    for n in 0..360_u32 {
+        keyspace.delete(n.to_be_bytes()).unwrap();
+        model.remove(n.to_be_bytes().as_slice());
+    }
+    assert_small(&database, &*storage, "after deleting large values");
+    assert_holds(&keyspace, &model);
+}
+
+#[test]
+fn a_file_is_cut_at_the_close() {
+    let storage = Arc::new(MemoryStorage::new());
+    let database = builder(16 << 20).open_on(Arc::clone(&storage) as _).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    load(&keyspace, &mut Model::new(), 30_000, 1);
+    database.wait_until_idle().unwrap();
+    keyspace.delete_range::<&str>(..).unwrap();
+    database.flush().unwrap();
+    let before = storage.length().unwrap();
+    drop(keyspace);
+    database.close().unwrap();
+    assert!(storage.length().unwrap() <= before);
+    let database = builder(16 << 20).open_on(Arc::clone(&storage) as _).unwrap();
+    assert_eq!(access::verify(&database).unwrap(), None);
+}
+
+/// Every operation on the file from the first step at rest on is one after which the power may go.
+#[test]
+fn a_power_cut_at_any_point_of_the_shrinking_loses_nothing() {
+    let storage = SimulatedStorage::new();
+    let options = || builder(4 << 20).page_size(1024).log_bytes_min(64 << 10).step_bytes(64 << 10);
+    let database = options().open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut model = Model::new();
+    for round in 0..3 {
+        load(&keyspace, &mut model, 5000, round);
+        database.flush().unwrap();
+    }
+    let kept: Model = model.iter().step_by(10).map(|(k, v)| (k.clone(), v.clone())).collect();
+    for key in model.keys().filter(|key| !kept.contains_key(*key)) {
+        keyspace.delete(key).unwrap();
+    }
+    database.flush().unwrap();
+    let before = storage.length().unwrap();
+    let copies = Arc::new(Mutex::new(Vec::new()));
+    let (handle, into) = (storage.clone(), Arc::clone(&copies));
+    storage.on_operation(Box::new(move |operation| {
+        if !matches!(operation.kind, OperationKind::Read) {
+            let mut copies = into.lock().unwrap();
+            let plan = match operation.index % 4 {
+                0 => CrashPlan::KeepNone,
+                1 => CrashPlan::KeepAll,
+                _ => CrashPlan::Random(operation.index),
+            };
+            copies.push((operation.index, handle.crash_copy(plan)));
+        }
+    }));
+    database.wait_until_idle().unwrap();
+    storage.clear_on_operation();
+    assert!(storage.length().unwrap() < before);
+    let copies = std::mem::take(&mut *copies.lock().unwrap());
+    println!("{} points, {before} bytes before, {} after", copies.len(), storage.length().unwrap());
+    for (index, copy) in copies {
+        let database = options().open_on(Arc::new(copy.clone())).unwrap();
+        let keyspace = database.existing_keyspace("a").unwrap();
+        assert_holds(&keyspace, &kept);
+        assert_eq!(access::verify(&database).unwrap(), None, "cut before operation {index}");
+        // It goes on from there.
+        if index % 8 == 0 {
+            keyspace.put("new", "pair").unwrap();
+            database.wait_until_idle().unwrap();
+            assert_eq!(access::verify(&database).unwrap(), None, "cut before operation {index}");
+        }
+    }
+}
