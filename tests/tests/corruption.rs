@@ -103,7 +103,7 @@ fn a_flipped_bit_of_a_closed_file_gives_right_data_or_an_error() {
     let (image, state) = made(true);
     let mut random = Random::from_seed(1);
     let mut outcomes = Outcomes::default();
-    for (offset, bit) in bits(&image, &mut random, 24) {
+    for (offset, bit) in bits(&image, &mut random, 40) {
         let mut damaged = image.clone();
         damaged[offset] ^= 1 << bit;
         outcomes.check(damaged, &[&state], &format!("byte {offset}, bit {bit}"));

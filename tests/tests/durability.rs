@@ -8,7 +8,7 @@ use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::harness::{Plan, Totals, run};
 use crash_lsm::setup::Setup;
-use sapwood::storage::{CrashPlan, FaultKind, SimulatedStorage};
+use sapwood::storage::{CrashPlan, FaultKind, OperationKind, SimulatedStorage};
 use sapwood::sync::{Arc, Clock, Mutex};
 use sapwood::{Database, Durability, Error, Result};
 
@@ -153,6 +153,9 @@ fn copies_of_each_operation(
     let copies = Arc::new(Mutex::new(Vec::new()));
     let (into, of) = (Arc::clone(&copies), storage.clone());
     storage.on_operation(Box::new(move |operation| {
+        if operation.kind == OperationKind::Read {
+            return;
+        }
         for seed in 0..seeds {
             let plan = CrashPlan::Random(operation.index * 100 + seed);
             into.lock().push((operation.index, seed, of.crash_copy(plan)));

@@ -157,11 +157,28 @@ fn options_out_of_range_say_what_is_allowed() {
 }
 
 #[test]
-fn a_region_that_is_too_small_for_a_node_says_the_least_and_leaves_no_file() {
-    let (_directory, path) = directory();
-    let error = Setup::tiny().builder().region_bytes(64 << 10).open(&path).unwrap_err();
-    assert_says(&error, &["region_bytes"]);
-    assert!(!path.exists());
+fn a_small_region_takes_the_longest_keys_or_is_refused_and_leaves_no_file() {
+    for region_bytes in [64 << 10, 128 << 10, 256 << 10] {
+        let (_directory, path) = directory();
+        match Setup::tiny().builder().region_bytes(region_bytes).open(&path) {
+            Err(error) => {
+                assert_says(&error, &["region_bytes"]);
+                assert!(!path.exists(), "{region_bytes}");
+            }
+            Ok(database) => {
+                let keyspace = database.keyspace("a").unwrap();
+                for n in 0..40u32 {
+                    let mut key = vec![b'k'; 16_384];
+                    key[16_380..].copy_from_slice(&n.to_be_bytes());
+                    keyspace.put(key, "v").unwrap();
+                }
+                database.flush().unwrap();
+                run_all_steps(&database).unwrap();
+                database.compact().unwrap();
+                assert_eq!(keyspace.count::<&str>(..).unwrap(), 40, "{region_bytes}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -5,7 +5,6 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use sapwood::merge::verify::VerifyReport;
 use sapwood::{Database, Key, Keyspace, Range, Result, Snapshot, Value};
 
 use crate::model::{Change, KeyRange, Map, State};
@@ -120,7 +119,7 @@ writes!(sapwood::Transaction);
 
 /// What a report finds fault with, leaks included; `None` when it is clean.
 #[must_use]
-pub fn verify_finding(report: &VerifyReport) -> Option<String> {
+pub fn verify_finding(report: &sapwood::VerifyReport) -> Option<String> {
     let first = report.problems.first().map(ToString::to_string).unwrap_or_default();
     (report.problem_count > 0)
         .then(|| format!("{} problems, the first: {first}", report.problem_count))
@@ -131,8 +130,6 @@ pub fn verify_finding(report: &VerifyReport) -> Option<String> {
 /// # Errors
 /// Those of the check.
 pub fn verify(database: &Database) -> Result<Option<String>> {
-    #[allow(unused_imports)]
-    use fallback::Verify as _;
     let report = database.verify(&mut ())?;
     if report.unowned_pages > 0 {
         return Ok(Some(format!("{} pages have no owner", report.unowned_pages)));
@@ -140,18 +137,13 @@ pub fn verify(database: &Database) -> Result<Option<String>> {
     Ok(verify_finding(&report))
 }
 
-/// Stands in where the public face has no `verify` yet; a method of the same name goes before it.
-#[allow(dead_code)]
-mod fallback {
-    use super::{Database, Result, VerifyReport};
-
-    pub(super) trait Verify {
-        fn verify(&self, progress: &mut ()) -> Result<VerifyReport>;
-    }
-
-    impl Verify for Database {
-        fn verify(&self, _progress: &mut ()) -> Result<VerifyReport> {
-            Ok(VerifyReport::default())
-        }
-    }
+/// Bytes of the pages that the current state uses, and of those that are dead and held; the log,
+/// maps and header are in neither.
+///
+/// # Errors
+/// Those of the check.
+pub fn live_and_held_bytes(database: &Database) -> Result<(u64, u64)> {
+    let report = database.verify(&mut ())?;
+    let page_bytes = u64::from(report.page_size);
+    Ok((report.live_pages * page_bytes, report.held_pages * page_bytes))
 }

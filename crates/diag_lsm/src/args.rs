@@ -101,6 +101,9 @@ pub struct ImportArguments {
     /// How the pairs are written; told from the source's name when it is left out.
     #[arg(long, value_enum)]
     pub form: Option<Form>,
+    /// Read the sources that Cargo has fetched, and ask the new database some questions.
+    #[arg(long, conflicts_with_all = ["from", "form"])]
+    pub cargo_sources: bool,
 }
 
 /// Of `export`.

@@ -11,7 +11,8 @@ use crate::shared::{Shared, check_key};
 use crate::state::Core;
 use crate::sync::Arc;
 use crate::transaction::PendingWrites;
-use crate::transaction::commit::commit;
+use crate::transaction::batch_writes::BatchWrites;
+use crate::transaction::commit::commit_batch;
 use crate::types::KeyspaceNumber;
 
 /// Collects writes to any keyspaces of one database and commits them together: all of them become
@@ -38,7 +39,9 @@ use crate::types::KeyspaceNumber;
 /// ```
 pub struct Batch {
     shared: Arc<Shared>,
-    writes: PendingWrites,
+    writes: BatchWrites,
+    /// What the writes may take; 0 until it is known.
+    bytes_max: usize,
     /// Those that were written to, each once.
     keyspaces: Vec<Keyspace>,
 }
@@ -61,22 +64,32 @@ pub(crate) fn check_size(core: &Core, writes: &PendingWrites) -> Result<()> {
 
 impl Batch {
     pub(crate) fn new(shared: &Arc<Shared>) -> Batch {
-        Batch { shared: shared.clone(), writes: PendingWrites::new(), keyspaces: Vec::new() }
+        Batch {
+            shared: shared.clone(),
+            writes: BatchWrites::default(),
+            bytes_max: 0,
+            keyspaces: Vec::new(),
+        }
     }
 
     fn write(
         &mut self,
         keyspace: &Keyspace,
-        operation: impl FnOnce(&mut PendingWrites, KeyspaceNumber),
+        operation: impl FnOnce(&mut BatchWrites, KeyspaceNumber) -> Result<()>,
     ) -> Result<()> {
-        let writes = &mut self.writes;
-        self.shared.read(|core| {
-            let number = keyspace.live_in(&self.shared, core)?;
-            operation(writes, number);
-            check_size(core, writes)
-        })?;
+        let number = keyspace.number_in(&self.shared)?;
+        self.shared.check_open()?;
         if !self.keyspaces.iter().any(|known| known.is_same(keyspace)) {
+            self.bytes_max = self.shared.read(|core| {
+                keyspace.live_in(&self.shared, core)?;
+                Ok(core.memtable_bytes_max())
+            })?;
             self.keyspaces.push(keyspace.clone());
+        }
+        operation(&mut self.writes, number)?;
+        let (bytes, limit) = (self.writes.bytes_within(self.bytes_max)?, self.bytes_max);
+        if bytes > limit {
+            return Err(Error::TransactionTooLarge { bytes: bytes as u64, limit: limit as u64 });
         }
         Ok(())
     }
@@ -86,7 +99,8 @@ impl Batch {
     /// # Errors
     /// [`Error::KeyTooLong`]; [`Error::TransactionTooLarge`] when the batch has grown above a
     /// quarter of the memory budget, and then its commit fails too; [`Error::ForeignKeyspace`],
-    /// [`Error::KeyspaceDropped`], [`Error::Closed`].
+    /// [`Error::Closed`]; [`Error::KeyspaceDropped`], unless the batch has written to the keyspace
+    /// before it was dropped: then the commit fails.
     pub fn put(
         &mut self,
         keyspace: &Keyspace,
@@ -122,7 +136,8 @@ impl Batch {
         self.write(keyspace, |writes, number| writes.delete_range(number, range))
     }
 
-    /// How many writes would be committed. What a later one made void does not count.
+    /// How many writes would be committed. What a later one made void does not count. Complexity:
+    /// O(n).
     #[must_use]
     pub fn len(&self) -> usize {
         self.writes.len()
@@ -148,18 +163,13 @@ impl Batch {
     ///
     /// # Errors
     /// As [`Batch::commit`].
-    pub fn commit_with(self, durability: Durability) -> Result<()> {
-        self.shared.change(|core| {
-            check_size(core, &self.writes)?;
-            match commit(core, &self.writes, durability, None) {
-                Err(error @ Error::KeyspaceDropped(_)) => {
-                    self.keyspaces
-                        .iter()
-                        .try_for_each(|k| k.live_in(&self.shared, core).map(drop))?;
-                    Err(error)
-                }
-                result => result.map(drop),
+    pub fn commit_with(mut self, durability: Durability) -> Result<()> {
+        self.shared.change(|core| match commit_batch(core, &mut self.writes, durability) {
+            Err(error @ Error::KeyspaceDropped(_)) => {
+                self.keyspaces.iter().try_for_each(|k| k.live_in(&self.shared, core).map(drop))?;
+                Err(error)
             }
+            result => result.map(drop),
         })
     }
 }

@@ -44,6 +44,21 @@ impl Inline {
         Some(Inline { length, bytes })
     }
 
+    /// `None` when they are too many.
+    #[inline]
+    fn join(pieces: [&[u8]; 3]) -> Option<Inline> {
+        let mut bytes = [0; INLINE_BYTES_MAX];
+        let mut left = bytes.as_mut_slice();
+        for piece in pieces {
+            let (taken, rest) = left.split_at_mut_checked(piece.len())?;
+            taken.copy_from_slice(piece);
+            left = rest;
+        }
+        let length = INLINE_BYTES_MAX - left.len();
+        Some(Inline { length: u8::try_from(length).ok()?, bytes })
+    }
+
+    #[inline]
     fn as_slice(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }
@@ -72,8 +87,18 @@ enum KeyBytes {
 }
 
 impl Key {
+    /// The key that is made up of these pieces.
+    #[inline]
+    pub(crate) fn join(pieces: [&[u8]; 3]) -> Key {
+        Key(match Inline::join(pieces) {
+            Some(inline) => KeyBytes::Inline(inline),
+            None => KeyBytes::Boxed(pieces.concat().into_boxed_slice()),
+        })
+    }
+
     /// The bytes.
     #[must_use]
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         match &self.0 {
             KeyBytes::Inline(inline) => inline.as_slice(),
@@ -92,6 +117,7 @@ impl Key {
 }
 
 impl From<&[u8]> for Key {
+    #[inline]
     fn from(bytes: &[u8]) -> Key {
         Key(match Inline::new(bytes) {
             Some(inline) => KeyBytes::Inline(inline),
@@ -159,6 +185,7 @@ impl Value {
 
     /// The bytes.
     #[must_use]
+    #[inline]
     pub fn as_slice(&self) -> &[u8] {
         match &self.0 {
             ValueBytes::Inline(inline) => inline.as_slice(),
@@ -183,6 +210,7 @@ impl Value {
 }
 
 impl From<&[u8]> for Value {
+    #[inline]
     fn from(bytes: &[u8]) -> Value {
         Value(match Inline::new(bytes) {
             Some(inline) => ValueBytes::Inline(inline),
@@ -226,18 +254,21 @@ macro_rules! acts_as_bytes {
         impl Deref for $name {
             type Target = [u8];
 
+            #[inline]
             fn deref(&self) -> &[u8] {
                 self.as_slice()
             }
         }
 
         impl AsRef<[u8]> for $name {
+            #[inline]
             fn as_ref(&self) -> &[u8] {
                 self.as_slice()
             }
         }
 
         impl Borrow<[u8]> for $name {
+            #[inline]
             fn borrow(&self) -> &[u8] {
                 self.as_slice()
             }

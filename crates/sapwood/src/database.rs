@@ -184,7 +184,7 @@ impl Database {
     /// [`Error::Closed`].
     pub fn keyspaces(&self) -> Result<Vec<String>> {
         self.shared().read(|core| {
-            let catalogue = core.catalogue.load();
+            let catalogue = core.visible_catalogue();
             let live = catalogue.iter().filter(|(_, entry)| !entry.dropped);
             let mut names: Vec<String> = live.map(|(_, entry)| entry.name.clone()).collect();
             names.sort_unstable();
@@ -433,7 +433,7 @@ impl Database {
 /// # Errors
 /// `UnknownKeyspace`.
 fn find(core: &Arc<Core>, name: &str) -> Result<KeyspaceNumber> {
-    let catalogue = core.catalogue.load();
+    let catalogue = core.current_catalogue();
     let found = catalogue.find(name).map(|(number, _)| number);
     found.ok_or_else(|| Error::UnknownKeyspace(name.to_owned()))
 }

@@ -15,8 +15,8 @@ use crate::shared::{Shared, check_key};
 use crate::state::lookup::{self, Found};
 use crate::state::{Core, ReadPoint, SnapshotHold};
 use crate::sync::Arc;
-use crate::transaction::PendingWrites;
-use crate::transaction::commit::commit;
+use crate::transaction::batch_writes::BatchWrites;
+use crate::transaction::commit::commit_batch;
 use crate::types::KeyspaceNumber;
 
 /// A named, independent ordered map inside a [`Database`](crate::Database).
@@ -103,7 +103,7 @@ impl Keyspace {
     }
 
     fn live(&self, core: &Core) -> Result<KeyspaceNumber> {
-        match core.catalogue.load().get(self.handle.number) {
+        match core.current_catalogue().get(self.handle.number) {
             Some(entry) if !entry.dropped => Ok(self.handle.number),
             _ => Err(self.dropped()),
         }
@@ -132,13 +132,16 @@ impl Keyspace {
     }
 
     /// Commits one operation.
-    fn write(&self, operation: impl FnOnce(&mut PendingWrites, KeyspaceNumber)) -> Result<()> {
+    fn write(
+        &self,
+        operation: impl FnOnce(&mut BatchWrites, KeyspaceNumber) -> Result<()>,
+    ) -> Result<()> {
         let shared = &self.handle.shared;
         shared.change(|core| {
             let number = self.live(core)?;
-            let mut writes = PendingWrites::new();
-            operation(&mut writes, number);
-            match commit(core, &writes, shared.durability, None) {
+            let mut writes = BatchWrites::default();
+            operation(&mut writes, number)?;
+            match commit_batch(core, &mut writes, shared.durability) {
                 Err(Error::KeyspaceDropped(_)) => Err(self.dropped()),
                 result => result.map(drop),
             }
@@ -151,7 +154,7 @@ impl Keyspace {
     pub fn name(&self) -> String {
         let Handle { shared, number, name } = &*self.handle;
         let current = shared.read(|core| {
-            let catalogue = core.catalogue.load();
+            let catalogue = core.current_catalogue();
             Ok(catalogue.get(*number).filter(|entry| !entry.dropped).map(|e| e.name.clone()))
         });
         current.ok().flatten().unwrap_or_else(|| name.clone())

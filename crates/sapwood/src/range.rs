@@ -42,7 +42,7 @@ struct Open {
     scan: Scan,
     front: End,
     back: End,
-    /// What neither end has handed out.
+    /// What neither end has handed out, once [`Open::leave_out_other`] has looked.
     left: KeyRange,
 }
 
@@ -62,9 +62,54 @@ impl fmt::Debug for Range {
 }
 
 impl Open {
+    /// The next entry of one end, when it was read ahead and the other end was never used.
+    #[inline]
+    fn ahead(&mut self, direction: Direction) -> Option<Entry> {
+        let (end, other) = match direction {
+            Direction::Forward => (&mut self.front, &self.back),
+            Direction::Backward => (&mut self.back, &self.front),
+        };
+        if self.scan.reads.is_some() || other.walker.is_some() || !self.scan.shared.is_open() {
+            return None;
+        }
+        end.walker.as_mut()?.batch.pop_front()
+    }
+
+    /// Brings `left` up to what the other end has handed out; false when that was the last entry.
+    /// A serializable transaction's ends keep it themselves: it needs to know exactly how far they
+    /// have come, even where nothing lies.
+    fn leave_out_other(&mut self, direction: Direction) -> bool {
+        let other = match direction {
+            Direction::Forward => &self.back,
+            Direction::Backward => &self.front,
+        };
+        let Some(walker) = other.walker.as_ref().filter(|_| self.scan.reads.is_none()) else {
+            return true;
+        };
+        // Nothing lies between the entry handed out last and the next one.
+        let (key, is_left) = match walker.batch.front() {
+            Some(next) => (next.key.as_slice(), true),
+            None if walker.exhausted => return false,
+            None => (walker.last(), false),
+        };
+        let bound = match direction {
+            Direction::Forward => self.left.end.get_or_insert_default(),
+            Direction::Backward => &mut self.left.start,
+        };
+        bound.clear();
+        bound.extend_from_slice(key);
+        if is_left == (direction == Direction::Forward) {
+            bound.push(0);
+        }
+        true
+    }
+
     fn next_front(&mut self, entries: usize) -> Result<Option<Entry>> {
+        self.scan.shared.check_open()?;
+        if !self.leave_out_other(Direction::Forward) {
+            return Ok(None);
+        }
         let Open { scan, front: End { walker, walk }, left, .. } = self;
-        scan.shared.check_open()?;
         let limits = Limits { start: &left.start, end: left.end.as_deref() };
         let walker = match walker {
             Some(walker) => walker,
@@ -86,7 +131,9 @@ impl Open {
             (None, Some(walk)) => walk.reach_end(left.end.as_deref()),
             (_, None) => {}
         }
-        if let Some(entry) = &entry {
+        if scan.reads.is_some()
+            && let Some(entry) = &entry
+        {
             left.start.clear();
             left.start.extend_from_slice(&entry.key);
             left.start.push(0);
@@ -95,8 +142,11 @@ impl Open {
     }
 
     fn next_back(&mut self, entries: usize) -> Result<Option<Entry>> {
+        self.scan.shared.check_open()?;
+        if !self.leave_out_other(Direction::Backward) {
+            return Ok(None);
+        }
         let Open { scan, back: End { walker, walk }, left, .. } = self;
-        scan.shared.check_open()?;
         let limits = Limits { start: &left.start, end: left.end.as_deref() };
         let walker = match walker {
             Some(walker) => walker,
@@ -122,7 +172,9 @@ impl Open {
         if let Some(walk) = walk {
             walk.reach_start(reached);
         }
-        if let Some(entry) = &entry {
+        if scan.reads.is_some()
+            && let Some(entry) = &entry
+        {
             let end = left.end.get_or_insert_default();
             end.clear();
             end.extend_from_slice(&entry.key);
@@ -144,9 +196,10 @@ impl Range {
         entries: usize,
     ) -> Option<Result<(Key, Value)>> {
         let open = self.open.as_mut()?;
-        let entry = match direction {
-            Direction::Forward => open.next_front(entries),
-            Direction::Backward => open.next_back(entries),
+        let entry = match (open.ahead(direction), direction) {
+            (Some(entry), _) => Ok(Some(entry)),
+            (None, Direction::Forward) => open.next_front(entries),
+            (None, Direction::Backward) => open.next_back(entries),
         };
         let result = match entry {
             Ok(Some(Entry { key, value: Ahead::Value(value) })) => return Some(Ok((key, value))),

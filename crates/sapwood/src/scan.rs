@@ -15,8 +15,8 @@ use crate::page::Frame;
 use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::segment::merge_cursor::MergeCursor;
 use crate::segment::overflow_reference::OverflowReference;
-use crate::segment::segment_cursor::{Cover, SortedSource};
-use crate::segment::sorted_block::EntryKind;
+use crate::segment::segment_cursor::{Cover, Run, SortedSource};
+use crate::segment::sorted_block::{Entry as LeafEntry, EntryKind};
 use crate::shared::Shared;
 use crate::state::sources::{Source, sources};
 use crate::state::{Core, SnapshotHold};
@@ -108,6 +108,14 @@ impl SortedSource for ReadSource {
     fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>> {
         each!(self, source => source.cover(key, at))
     }
+
+    fn run(&self, end: Option<&[u8]>) -> Option<Run<'_>> {
+        each!(self, source => source.run(end))
+    }
+
+    fn stand_in_run(&mut self, index: usize) -> Result<()> {
+        each!(self, source => source.stand_in_run(index))
+    }
 }
 
 type Merged = MergeCursor<ReadSource>;
@@ -180,7 +188,7 @@ impl Scan {
                 };
                 let until = count + COUNT_ENTRIES_MAX;
                 while cursor.valid() && is_before_end(cursor.key(), range.end.as_deref()) {
-                    count += 1;
+                    count += count_run(&mut cursor, range.end.as_deref(), until - count)?;
                     if count == until {
                         from = successor(cursor.key());
                         open = (!has_memtables).then_some(cursor);
@@ -197,15 +205,40 @@ impl Scan {
     }
 }
 
+/// Counts the entry on which the cursor stands, and as many behind it as are at hand, up to `max`; the
+/// cursor stands on the last of them then.
+fn count_run(cursor: &mut Merged, end: Option<&[u8]>, max: u64) -> Result<u64> {
+    let Some(mut run) = cursor.run(end) else {
+        return Ok(1);
+    };
+    let (mut count, mut last) = (0, None);
+    while count < max
+        && let Some((index, _)) = run.next_live()?
+    {
+        count += 1;
+        last = Some(index);
+    }
+    last.map(|index| cursor.stand_in_run(index)).transpose()?;
+    // What the cursor stands on counts in any case.
+    Ok(count.max(1))
+}
+
 /// The value of an entry that was read ahead.
 #[derive(Clone, Debug)]
 pub(crate) enum Ahead {
     Value(Value),
     /// It is read when it is asked for.
-    Overflow(OverflowReference),
+    // Rare, and large.
+    Overflow(Box<OverflowReference>),
 }
 
 impl Ahead {
+    fn overflow(reference: &[u8]) -> Result<Ahead> {
+        let reference = OverflowReference::decode(reference);
+        let reference = reference.map_err(|p| Error::from(p.corruption(Structure::Overflow)))?;
+        Ok(Ahead::Overflow(Box::new(reference)))
+    }
+
     /// The value's length, in bytes.
     pub fn len(&self) -> u64 {
         match self {
@@ -225,12 +258,7 @@ pub(crate) struct Entry {
 impl Entry {
     fn copy(cursor: &Merged) -> Result<Entry> {
         let value = match cursor.kind() {
-            EntryKind::PutOverflow => {
-                let reference = OverflowReference::decode(cursor.value());
-                Ahead::Overflow(
-                    reference.map_err(|p| Error::from(p.corruption(Structure::Overflow)))?,
-                )
-            }
+            EntryKind::PutOverflow => Ahead::overflow(cursor.value())?,
             _ => match cursor.value_frame() {
                 Some((frame, range)) if range.len() > COPY_BYTES_MAX => {
                     Ahead::Value(Value::from_frame(frame.clone(), range))
@@ -239,6 +267,19 @@ impl Entry {
             },
         };
         Ok(Entry { key: Key::from(cursor.key()), value })
+    }
+
+    #[inline]
+    fn from_run(run: &Run<'_>, entry: &LeafEntry<'_>) -> Result<Entry> {
+        let value = if entry.kind == EntryKind::PutOverflow {
+            Ahead::overflow(entry.value)?
+        } else if entry.value.len() > COPY_BYTES_MAX {
+            let (frame, range) = run.value_frame(entry);
+            Ahead::Value(Value::from_frame(frame.clone(), range))
+        } else {
+            Ahead::Value(Value::from(entry.value))
+        };
+        Ok(Entry { key: run.with_key_pieces(entry, Key::join), value })
     }
 
     fn bytes(&self) -> usize {
@@ -296,6 +337,11 @@ impl Walker {
             last: Vec::new(),
             batch_entries: BATCH_ENTRIES_FIRST,
         }
+    }
+
+    /// The key of the last entry of the batch as it was fetched, unless it was the last of all.
+    pub fn last(&self) -> &[u8] {
+        &self.last
     }
 
     /// Lets everything go that was fetched; nothing lies ahead.
@@ -377,9 +423,13 @@ impl Walker {
         let mut bytes = 0;
         self.exhausted = false;
         while cursor.valid() && limits.hold(cursor.key()) {
-            let entry = Entry::copy(&cursor)?;
-            bytes += entry.bytes();
-            self.batch.push_back(entry);
+            if self.direction == Direction::Backward
+                || !self.take_run(&mut cursor, limits, &mut bytes)?
+            {
+                let entry = Entry::copy(&cursor)?;
+                bytes += entry.bytes();
+                self.batch.push_back(entry);
+            }
             if self.batch.len() >= self.batch_entries || bytes >= BATCH_BYTES_MAX {
                 self.last.clear();
                 self.last.extend_from_slice(cursor.key());
@@ -395,6 +445,32 @@ impl Walker {
         // A cursor seeks again and again: what its sources have read is worth keeping.
         self.open = (!has_memtables).then_some(cursor);
         Ok(())
+    }
+}
+
+impl Walker {
+    /// Adds the entries from where the cursor stands that lie in one leaf and can be handed out as
+    /// they are; the cursor stands on the last of them then. False when it can give no such
+    /// entries.
+    fn take_run(
+        &mut self,
+        cursor: &mut Merged,
+        limits: Limits<'_>,
+        bytes: &mut usize,
+    ) -> Result<bool> {
+        let Some(mut run) = cursor.run(limits.end) else {
+            return Ok(false);
+        };
+        let mut last = None;
+        while self.batch.len() < self.batch_entries && *bytes < BATCH_BYTES_MAX {
+            let Some((index, entry)) = run.next_live()? else { break };
+            let entry = Entry::from_run(&run, &entry)?;
+            *bytes += entry.bytes();
+            self.batch.push_back(entry);
+            last = Some(index);
+        }
+        last.map(|index| cursor.stand_in_run(index)).transpose()?;
+        Ok(last.is_some())
     }
 }
 

@@ -14,12 +14,15 @@ use crate::segment::KEY_BYTES_MAX;
 use crate::segment::overflow::OverflowReader;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::state::Core;
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, ArcSwapOption, Mutex, RwLock};
 use crate::types::KeyspaceNumber;
 
 /// See the module.
 pub(crate) struct Shared {
     core: ArcSwapOption<Core>,
+    /// Said before the core is taken away; a cheaper question.
+    closed: AtomicBool,
     /// Held shared by calls that change the file, so that a close can wait for them.
     changing: RwLock<()>,
     workers: Mutex<Option<Workers>>,
@@ -46,6 +49,7 @@ impl Shared {
             durability: core.options.durability,
             value_bytes_max: core.options.memory_budget / 8,
             core: ArcSwapOption::new(Some(core)),
+            closed: AtomicBool::new(false),
             changing: RwLock::new(()),
             workers: Mutex::new(Some(workers)),
         }))
@@ -74,7 +78,7 @@ impl Shared {
 
     /// False once the database is closed.
     pub fn is_open(&self) -> bool {
-        self.core.load().is_some()
+        !self.closed.load(Ordering::Acquire)
     }
 
     /// # Errors
@@ -88,6 +92,7 @@ impl Shared {
     /// # Errors
     /// `Closed` when it is already; else what the last steps return.
     pub fn close(&self) -> Result<()> {
+        self.closed.store(true, Ordering::Release);
         let core = self.core.swap(None).ok_or(Error::Closed)?;
         // Calls that are under way may wait for the threads, so those are stopped after them.
         drop(self.changing.write());

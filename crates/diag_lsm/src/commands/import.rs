@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use crate::Outcome;
 use crate::args::{Form, ImportArguments};
+use crate::commands::cargo_sources::{self, Answers};
 use crate::output::{self, line};
 use crate::{pairs, units};
 
@@ -26,6 +27,8 @@ struct Imported {
     bytes_in: u64,
     bytes_on_disk: u64,
     seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answers: Option<Answers>,
 }
 
 /// Gathers pairs into batches.
@@ -81,7 +84,9 @@ pub fn form_of(path: &Path) -> Option<Form> {
 
 pub fn run(arguments: &ImportArguments, json: bool) -> Outcome {
     let began = Instant::now();
-    let source = arguments.from.as_deref().filter(|path| *path != Path::new("-"));
+    let sources = arguments.cargo_sources.then(cargo_sources::folder).transpose()?;
+    let given = arguments.from.as_deref().filter(|path| *path != Path::new("-"));
+    let source = sources.as_deref().or(given);
     let form = arguments.form.or_else(|| source.and_then(form_of));
     let form = form.ok_or("--form is needed: folder, lines, tsv, csv or jsonl")?;
     let total = match (form, source) {
@@ -127,7 +132,8 @@ pub fn run(arguments: &ImportArguments, json: bool) -> Outcome {
     database.close()?;
     let bytes_on_disk = fs::metadata(&to.file)?.len();
     let seconds = began.elapsed().as_secs_f64();
-    let imported = Imported { entries, bytes_in, bytes_on_disk, seconds };
+    let answers = sources.map(|_| cargo_sources::ask(to)).transpose()?;
+    let imported = Imported { entries, bytes_in, bytes_on_disk, seconds, answers };
     if json {
         output::json(&imported)?;
     } else {
@@ -142,6 +148,9 @@ fn print(imported: &Imported, path: &Path) -> io::Result<()> {
     line(&mut out, "bytes in", units::bytes(imported.bytes_in))?;
     line(&mut out, "bytes on disk", units::bytes(imported.bytes_on_disk))?;
     line(&mut out, "time", units::time(Duration::from_secs_f64(imported.seconds)))?;
+    if let Some(answers) = &imported.answers {
+        cargo_sources::print(&mut out, answers)?;
+    }
     let file = path.display();
     line(&mut out, "next", format!("diag_lsm scan {file} --limit 10; diag_lsm info {file}"))
 }

@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod bench;
+mod cargo_sources;
 mod compact;
 mod count;
 mod create;

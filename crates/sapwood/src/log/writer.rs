@@ -150,22 +150,34 @@ impl LogWriter {
         }
     }
 
-    /// Erases the records of a lost time, writes again what was replayed without being known to be
-    /// on disk, and syncs the file, unless there is nothing of either. An open calls it; else the
-    /// first write or sync does the same.
+    /// Erases the records of a lost time and syncs the file, so that what was replayed is on disk as far as the
+    /// system knows. It is not written again: most of it is on disk already, and a power cut could tear it. An
+    /// open calls it, and takes what was replayed out of the log before the first commit.
     pub fn make_tail_durable(&self) -> Result<()> {
         let mut inner = self.inner.lock();
         while inner.writing {
             inner.wait(&self.changed);
         }
         inner.check()?;
+        if inner.stale.is_empty() && inner.durable == inner.end {
+            return Ok(());
+        }
         inner.writing = true;
-        let mut inner = self.erase_stale(inner)?;
-        inner.writing = false;
-        self.changed.notify_all();
-        let end = LogPosition(inner.end);
+        let inner = self.erase_stale(inner)?;
+        let end = inner.end;
         drop(inner);
-        self.sync_to(end)
+        let outcome = self.stream.sync_data();
+        let mut inner = self.inner.lock();
+        inner.writing = false;
+        match outcome {
+            Ok(()) => {
+                inner.written = inner.written.max(end);
+                inner.became_durable(end);
+            }
+            Err(error) => inner.stop(Arc::new(error)),
+        }
+        self.changed.notify_all();
+        inner.check()
     }
 
     /// Puts a record into the buffer. Called in the commit order. No I/O.

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::segment::key_range::KeyRange;
 use crate::state::Core;
 use crate::state::background::LEVELS_ALL;
-use crate::state::durable::{Purpose, begin_writing, make_durable};
+use crate::state::durable::{Purpose, claim_file, make_durable};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::KeyspaceNumber;
@@ -57,6 +57,33 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
         Err(error) => core.background.fail(error),
     }
     result
+}
+
+/// Does what must come before the first write after an open (D7); later calls cost one load.
+///
+/// What was replayed without being known to be on disk goes to segments before any commit is taken: a power cut after
+/// that commit then loses nothing before it, and no byte of the log that may be on disk is written over.
+///
+/// # Errors
+/// What failed; nothing was committed then.
+pub fn begin_writing(core: &Arc<Core>) -> Result<()> {
+    if core.durable.writing_has_begun.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    let _first = core.durable.first_write.lock();
+    if core.durable.writing_has_begun.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    claim_file(core)?;
+    if core.durable.tail_is_uncertain.load(Ordering::Acquire) {
+        let order = core.commit_order.lock();
+        core.seal();
+        drop(order);
+        flush_sealed(core)?;
+        make_durable_now(core, Purpose::Running)?;
+    }
+    core.durable.writing_has_begun.store(true, Ordering::Release);
+    Ok(())
 }
 
 fn step_in_order(core: &Arc<Core>) -> Result<bool> {
@@ -123,7 +150,7 @@ fn is_quiet(core: &Core) -> bool {
 ///
 /// # Errors
 /// When the sync fails: writing has stopped.
-pub fn timed_sync(core: &Core) -> Result<bool> {
+pub fn timed_sync(core: &Arc<Core>) -> Result<bool> {
     let since = core.background.unsynced_since.load(Ordering::Relaxed);
     if since == 0 {
         return Ok(false);
@@ -141,13 +168,14 @@ pub fn timed_sync(core: &Core) -> Result<bool> {
 ///
 /// # Errors
 /// When the sync fails: writing has stopped.
-pub fn sync(core: &Core) -> Result<()> {
+pub fn sync(core: &Arc<Core>) -> Result<()> {
     core.check_writable()?;
     let positions = core.log.positions();
     if positions.end == positions.durable {
         return Ok(());
     }
     begin_writing(core)?;
+    let positions = core.log.positions();
     core.log.sync_to(positions.end).map_err(|error| core.stop(&error))?;
     core.publisher.publish(core.log.positions());
     Ok(())

@@ -352,6 +352,10 @@ pub fn is_unborn(storage: &dyn Storage) -> Result<bool> {
         storage.read_at(0, units).map_err(failed)?;
     }
     let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    // The file has its length on disk before the first slot is written.
+    if there < units.len() {
+        return Ok(zero(&units));
+    }
     let (first, second) = units.split_at(SLOT_BYTES);
     // Of a torn slot, the sector with the mark may be the one that was lost.
     let torn = |unit: &[u8]| {

@@ -11,7 +11,7 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use super::segment_cursor::{Cover, SortedSource};
+use super::segment_cursor::{Cover, Run, SortedSource};
 use super::sorted_block::EntryKind;
 use crate::error::Result;
 use crate::page::Frame;
@@ -170,6 +170,44 @@ impl<S: SortedSource> MergeCursor<S> {
             }
         }
         front.map(|index| (index, alone))
+    }
+
+    /// The entries from where the cursor stands, going forward, that lie before `end`, as far as
+    /// one source alone decides over them and has them at hand. `None` says nothing of what comes.
+    pub fn run(&self, end: Option<&[u8]>) -> Option<Run<'_>> {
+        let index = self.alone.filter(|index| {
+            self.direction == Direction::Forward && self.current == Current::Source(*index)
+        })?;
+        let source = self.sources.get(index)?;
+        if self.any_ranges {
+            // Without numbers a source's ranges hide nothing of itself.
+            let newer = self.sources.get(..index).unwrap_or_default();
+            let hides = newer.iter().any(SortedSource::has_ranges);
+            if hides || source.numbered() && source.has_ranges() {
+                return None;
+            }
+        }
+        let others = self.sources.iter().enumerate();
+        let others = others.filter(|(other, source)| *other != index && source.valid());
+        let end = others.map(|(_, source)| source.key()).chain(end).min();
+        source.run(end).map(|run| run.at(self.at))
+    }
+
+    /// Stands on an entry of the run, which is live.
+    ///
+    /// # Errors
+    /// When the leaf is damaged.
+    pub fn stand_in_run(&mut self, index_in_leaf: usize) -> Result<()> {
+        let Current::Source(index) = self.current else {
+            return Ok(());
+        };
+        self.guarded(|this| {
+            this.sources[index].stand_in_run(index_in_leaf)?;
+            this.refresh(index);
+            this.key.clear();
+            this.key.extend_from_slice(this.sources[index].key());
+            Ok(())
+        })
     }
 
     /// To the first live entry.

@@ -12,7 +12,7 @@ use super::descriptor::{Segment, TreeRoot, composite_key};
 use super::key_range::{KeyRange, KeyRanges, is_before_end};
 use super::node::{Caching, LeafNode, ParentNode, TreeKind, read_leaf, read_parent};
 use super::range_tombstone::RangeValue;
-use super::sorted_block::EntryKind;
+use super::sorted_block::{Entry, EntryKind, SortedBlock};
 use crate::error::{Result, Structure};
 use crate::page::{Frame, PageManager};
 use crate::sync::Arc;
@@ -48,6 +48,79 @@ pub trait SortedSource {
     fn has_ranges(&self) -> bool;
     /// The range tombstone over `key` with the highest number at or below `at`.
     fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>>;
+    /// The entries from where the source stands that lie before `end`, as far as they lie at hand
+    /// in one leaf; `None` when the source has no leaves.
+    fn run(&self, _end: Option<&[u8]>) -> Option<Run<'_>> {
+        None
+    }
+    /// Stands on an entry of the run that was handed out last.
+    fn stand_in_run(&mut self, _index: usize) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Entries that follow each other in one leaf, in ascending order.
+#[derive(Debug)]
+pub struct Run<'a> {
+    leaf: &'a LeafNode,
+    block: SortedBlock<'a>,
+    indices: Range<usize>,
+    /// Bytes that lead each key in the tree alone.
+    lead_bytes: usize,
+    /// Versions above it do not exist for the reader.
+    at: u64,
+    /// The version that decided over its key: those that follow of the same key are hidden.
+    decided: Option<Entry<'a>>,
+}
+
+impl<'a> Run<'a> {
+    /// The same for a reader that sees no versions above `at`.
+    #[must_use]
+    pub fn at(mut self, at: u64) -> Run<'a> {
+        self.at = at;
+        self
+    }
+
+    /// The next live entry, and its index in the leaf.
+    ///
+    /// # Errors
+    /// When the leaf is damaged.
+    #[inline]
+    pub fn next_live(&mut self) -> Result<Option<(usize, Entry<'a>)>> {
+        for index in self.indices.by_ref() {
+            let entry = self.block.entry(index).map_err(|p| self.leaf.damage(p))?;
+            if self.block.is_numbered() {
+                let hidden = |newer: &Entry<'_>| SortedBlock::same_key(newer, &entry);
+                if entry.number > self.at || self.decided.as_ref().is_some_and(hidden) {
+                    continue;
+                }
+                self.decided = Some(entry);
+            }
+            if entry.kind != EntryKind::Delete {
+                return Ok(Some((index, entry)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The pieces of the bare key of one of its entries.
+    #[inline]
+    pub fn with_key_pieces<T>(&self, entry: &Entry<'_>, join: impl FnOnce([&[u8]; 3]) -> T) -> T {
+        self.block.with_key_pieces(entry, self.lead_bytes, join)
+    }
+
+    /// The frame that holds the entry's value, and where.
+    pub fn value_frame(&self, entry: &Entry<'_>) -> (&'a Arc<Frame>, Range<usize>) {
+        (self.leaf.frame(), range_in(self.leaf, entry.value))
+    }
+}
+
+/// Where a value of a leaf lies in its content.
+fn range_in(leaf: &LeafNode, value: &[u8]) -> Range<usize> {
+    // The value is a part of the content, so the distance of the two is its offset.
+    let start = value.as_ptr().addr().wrapping_sub(leaf.frame().content().as_ptr().addr());
+    let start = if value.is_empty() { 0 } else { start };
+    start..start + value.len()
 }
 
 /// A range tombstone that covers a key.
@@ -200,12 +273,8 @@ impl TreeCursor {
         };
         let block = leaf.view();
         let entry = block.entry(self.index).map_err(|p| leaf.damage(p))?;
-        block.copy_key(self.index, &mut self.key).map_err(|p| leaf.damage(p))?;
-        // The value is a part of the content, so the distance of the two is its offset.
-        let start =
-            entry.value.as_ptr().addr().wrapping_sub(leaf.frame().content().as_ptr().addr());
-        let start = if entry.value.is_empty() { 0 } else { start };
-        let value = start..start + entry.value.len();
+        block.copy_key_of(&entry, &mut self.key);
+        let value = range_in(leaf, entry.value);
         self.entry = Some(Position { kind: entry.kind, number: entry.number, value });
         Ok(())
     }
@@ -527,6 +596,19 @@ impl SegmentSource {
         Ok(())
     }
 
+    /// The key, as the tree has it, before which a run ends that must end before the bare key `end`.
+    fn run_end(&self, end: Option<&[u8]>) -> Option<Vec<u8>> {
+        match (self.lead, end) {
+            (None, end) => end.map(<[u8]>::to_vec),
+            (Some(keyspace), Some(end)) => {
+                let mut tree_key = Vec::new();
+                composite_key(keyspace, end, &mut tree_key);
+                Some(tree_key)
+            }
+            (Some(keyspace), None) => Some(keyspace.0.saturating_add(1).to_be_bytes().to_vec()),
+        }
+    }
+
     fn in_keyspace(&self) -> bool {
         let Some(points) = &self.points else {
             return false;
@@ -677,5 +759,38 @@ impl SortedSource for SegmentSource {
         let found = if promoted { Ok(None) } else { self.fragment_over(&tree_key, at) };
         self.scratch = tree_key;
         Ok(found?.map(|cover| Cover { range: self.bare_range(cover.range), ..cover }))
+    }
+
+    fn run(&self, end: Option<&[u8]>) -> Option<Run<'_>> {
+        let points = self.points.as_ref().filter(|_| self.in_keyspace())?;
+        let leaf = points.leaf.as_ref()?;
+        let block = leaf.view();
+        let mut indices = points.index..block.len();
+        let mut end_before = |key: &[u8]| {
+            indices.end = indices.end.min(block.lower_bound(key).0);
+        };
+        if let Some(end) = self.run_end(end) {
+            end_before(&end);
+        }
+        if !self.segment.promoted.is_empty() {
+            // The source stands in none of the ranges, so the next one begins behind it.
+            let mut behind = points.key().to_vec();
+            behind.push(0);
+            if let Some(range) = self.segment.promoted.ending_at_or_after(&behind) {
+                end_before(&range.start);
+            }
+        }
+        let lead_bytes = self.lead_bytes();
+        Some(Run { leaf, block, indices, lead_bytes, at: u64::MAX, decided: None })
+    }
+
+    fn stand_in_run(&mut self, index: usize) -> Result<()> {
+        match &mut self.points {
+            Some(points) => points.guarded(|points| {
+                points.index = index;
+                points.load()
+            }),
+            None => Ok(()),
+        }
     }
 }

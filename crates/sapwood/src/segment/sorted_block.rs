@@ -366,12 +366,38 @@ impl<'a> SortedBlock<'a> {
     /// Puts the key at `index` into `out`, whose former content is dropped.
     pub fn copy_key(&self, index: usize, out: &mut Vec<u8>) -> Result<(), BlockProblem> {
         let entry = self.entry(index)?;
+        self.copy_key_of(&entry, out);
+        Ok(())
+    }
+
+    /// The same for an entry of this block that was read before.
+    pub fn copy_key_of(&self, entry: &Entry<'_>, out: &mut Vec<u8>) {
         let head = entry.head.to_be_bytes();
         out.clear();
         out.extend_from_slice(self.prefix);
-        out.extend_from_slice(head.get(..self.head_len(&entry)).unwrap_or_default());
+        out.extend_from_slice(head.get(..self.head_len(entry)).unwrap_or_default());
         out.extend_from_slice(entry.rest);
-        Ok(())
+    }
+
+    /// Calls `join` with the three pieces that make up the key of an entry of this block, less the
+    /// first `skipped` bytes, which are at most as many as the prefix and the head have.
+    #[inline]
+    pub fn with_key_pieces<T>(
+        &self,
+        entry: &Entry<'_>,
+        skipped: usize,
+        join: impl FnOnce([&[u8]; 3]) -> T,
+    ) -> T {
+        let head = entry.head.to_be_bytes();
+        let skipped_in_head = skipped.saturating_sub(self.prefix.len());
+        let head = head.get(skipped_in_head..self.head_len(entry)).unwrap_or_default();
+        join([self.prefix.get(skipped..).unwrap_or_default(), head, entry.rest])
+    }
+
+    /// True when two entries of this block are versions of one key.
+    #[inline]
+    pub fn same_key(a: &Entry<'_>, b: &Entry<'_>) -> bool {
+        a.head == b.head && a.key_len == b.key_len && a.rest == b.rest
     }
 
     /// How the key at `index` stands to `key`.

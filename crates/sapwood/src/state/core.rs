@@ -65,6 +65,8 @@ pub struct Core {
     view_swap: OrderedMutex<()>,
     /// The keyspaces as of the newest commit.
     pub catalogue: ArcSwap<Catalogue>,
+    /// The keyspaces as of the newest visible change, with its number.
+    visible_catalogue: OrderedMutex<(SequenceNumber, Arc<Catalogue>)>,
     /// Held while a commit gets its place in the order.
     pub commit_order: OrderedMutex<()>,
     /// What it guards.
@@ -102,6 +104,9 @@ const STOPPED: LockRank = LockRank::new(80, "cause of a stop");
 /// The rank of the lock over the memtables' charge.
 const MEMTABLE_CHARGE: LockRank = LockRank::new(66, "charge of memtables");
 
+/// The rank of the lock over the visible catalogue.
+const VISIBLE_CATALOGUE: LockRank = LockRank::new(79, "visible catalogue");
+
 /// What a core is made of: new or recovered.
 #[derive(Debug)]
 pub(crate) struct CoreParts {
@@ -131,6 +136,10 @@ impl Core {
             options: parts.options,
             view: ArcSwap::from_pointee(parts.view),
             view_swap: OrderedMutex::new(LockRank::VIEW_SWAP, ()),
+            visible_catalogue: OrderedMutex::new(
+                VISIBLE_CATALOGUE,
+                (parts.visible, Arc::new(parts.catalogue.clone())),
+            ),
             catalogue: ArcSwap::from_pointee(parts.catalogue),
             commit_order: OrderedMutex::new(LockRank::COMMIT_ORDER, ()),
             numbers: parts.numbers,
@@ -159,6 +168,25 @@ impl Core {
     /// The newest visible commit.
     pub fn visible(&self) -> SequenceNumber {
         self.publisher.visible()
+    }
+
+    /// The keyspaces as of the newest visible commit.
+    pub fn visible_catalogue(&self) -> Arc<Catalogue> {
+        self.visible_catalogue.lock().1.clone()
+    }
+
+    /// The keyspaces that names and handles lead to: as of the newest commit, and after writing stopped as of the
+    /// newest visible one, since the others failed.
+    pub fn current_catalogue(&self) -> Arc<Catalogue> {
+        if self.has_stopped() { self.visible_catalogue() } else { self.catalogue.load_full() }
+    }
+
+    /// A change of the catalogue has become visible; `catalogue` is what it made.
+    pub fn catalogue_became_visible(&self, number: SequenceNumber, catalogue: Arc<Catalogue>) {
+        let mut visible = self.visible_catalogue.lock();
+        if visible.0 < number {
+            *visible = (number, catalogue);
+        }
     }
 
     /// Swaps in a view made from the present one.

@@ -15,7 +15,7 @@ use crate::log::stream::{BlockStream, LogBlock, prepare_blocks};
 use crate::log::writer::{AppendError, Positions};
 use crate::page::file_header::{INLINE_STATE_BYTES_MAX, write_slot};
 use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, PageManager, StateLocation};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{Epoch, LogPosition};
 
@@ -38,7 +38,16 @@ pub struct Durable {
     inner: OrderedMutex<DurableInner>,
     /// The longest record that found no room in the log, in bytes; the next state brings blocks for it.
     room_wanted: AtomicU64,
+    /// What was replayed was not known to be on disk, and is not in segments yet.
+    pub(crate) tail_is_uncertain: AtomicBool,
+    /// Everything that comes before the first commit after an open is done.
+    pub(crate) writing_has_begun: AtomicBool,
+    /// Held while it is done.
+    pub(crate) first_write: OrderedMutex<()>,
 }
+
+/// The rank of the lock over the first write after an open.
+const FIRST_WRITE: LockRank = LockRank::new(4, "first write after an open");
 
 #[derive(Debug)]
 pub(crate) struct DurableInner {
@@ -88,7 +97,13 @@ pub enum Purpose {
 
 impl Durable {
     pub(crate) fn new(inner: DurableInner) -> Durable {
-        Durable { inner: OrderedMutex::new(DURABLE, inner), room_wanted: AtomicU64::new(0) }
+        Durable {
+            writing_has_begun: AtomicBool::new(inner.opened.is_none()),
+            inner: OrderedMutex::new(DURABLE, inner),
+            room_wanted: AtomicU64::new(0),
+            tail_is_uncertain: AtomicBool::new(false),
+            first_write: OrderedMutex::new(FIRST_WRITE, ()),
+        }
     }
 
     /// A record of so many bytes found no room in the log.
@@ -131,14 +146,19 @@ impl Durable {
     }
 }
 
-/// Prepares the file for the first write after an open (D7). Later calls do nothing.
+/// Prepares the file for the first write after an open (D7). Later calls do nothing. What was replayed is still
+/// in the log alone: see `merge::step::begin_writing`.
 ///
 /// # Errors
 /// When the file cannot be written: writing has stopped then.
-pub fn begin_writing(core: &Core) -> Result<()> {
+pub fn claim_file(core: &Core) -> Result<()> {
     core.check_writable()?;
     let mut inner = core.durable.inner.lock();
     let Some(opened) = &inner.opened else { return Ok(()) };
+    let positions = core.log.positions();
+    if positions.durable < positions.end {
+        core.durable.tail_is_uncertain.store(true, Ordering::Release);
+    }
     // A slot that a record names was on disk before the record was written. Any other may lie in the system's cache
     // only; writing it again may tear it, but then the state before it, whose log names no later one, is whole.
     let storage = core.pages.storage();
@@ -165,7 +185,7 @@ pub fn begin_writing(core: &Core) -> Result<()> {
 /// `NoSpace` when there is no room for the state, its maps or the log: nothing has changed then. After any
 /// other failed write or sync, writing has stopped.
 pub fn make_durable(core: &Core, purpose: Purpose) -> Result<()> {
-    begin_writing(core)?;
+    claim_file(core)?;
     let mut inner = core.durable.inner.lock();
     make_durable_locked(core, &mut inner, purpose)
 }

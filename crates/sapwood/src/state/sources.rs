@@ -11,7 +11,7 @@ use crate::memtable::{Memtable, MemtableCursor, Operation};
 use crate::page::{Frame, PageManager};
 use crate::segment::key_range::KeyRange;
 use crate::segment::node::Caching;
-use crate::segment::segment_cursor::{Cover, SegmentSource, SortedSource};
+use crate::segment::segment_cursor::{Cover, Run, SegmentSource, SortedSource};
 use crate::segment::sorted_block::EntryKind;
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
@@ -201,5 +201,13 @@ impl SortedSource for Source {
 
     fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>> {
         each!(self, source => source.cover(key, at))
+    }
+
+    fn run(&self, end: Option<&[u8]>) -> Option<Run<'_>> {
+        each!(self, source => source.run(end))
+    }
+
+    fn stand_in_run(&mut self, index: usize) -> Result<()> {
+        each!(self, source => source.stand_in_run(index))
     }
 }

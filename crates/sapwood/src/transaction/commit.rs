@@ -8,12 +8,14 @@
 //! *Format*: docs/format.md, section 5.
 //! *Threads*: any.
 
+use super::batch_writes::{BatchWrites, Collected};
 use super::pending::{PendingOperation, PendingWrites};
 use super::validate::{Validation, validate};
 use crate::error::{Error, Result};
 use crate::log::operation::CommitEncoder;
 use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
+use crate::merge::step::begin_writing;
 use crate::merge::throttle::{before_commit, make_room_in_log};
 use crate::options::Durability;
 use crate::page::Block;
@@ -22,7 +24,6 @@ use crate::segment::overflow_reference::OverflowReference;
 use crate::state::Core;
 use crate::state::apply;
 use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
-use crate::state::durable::begin_writing;
 use crate::state::manifest::encode_settings;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -42,6 +43,8 @@ struct Prepared {
     blocks: Vec<Block>,
     names_unsynced: bool,
     changes: Vec<CatalogueChange>,
+    /// The catalogue that the changes made.
+    made: Option<Arc<Catalogue>>,
 }
 
 /// Commits writes.
@@ -59,14 +62,7 @@ pub fn commit(
         // A serializable reader that wrote nothing saw one instant: its place in the order is there.
         return Ok(core.visible());
     }
-    core.check_writable()?;
-    begin_writing(core)?;
-    let limit = core.memtable_bytes_max();
-    if writes.bytes() > limit {
-        let (bytes, limit) = (writes.bytes() as u64, limit as u64);
-        return Err(Error::TransactionTooLarge { bytes, limit });
-    }
-    before_commit(core, writes.bytes())?;
+    begin(core, writes.bytes())?;
     let mut prepared = prepare(core, writes, durability)?;
     // What is validated here need not be looked at again under the lock.
     let seen = SequenceNumber(core.commit_numbers().0.0 - 1);
@@ -106,6 +102,63 @@ pub fn commit(
             Err(error)
         }
     }
+}
+
+/// Commits what a batch has collected.
+///
+/// # Errors
+/// As [`commit`] without a validation.
+pub fn commit_batch(
+    core: &Arc<Core>,
+    writes: &mut BatchWrites,
+    durability: Durability,
+) -> Result<SequenceNumber> {
+    match writes.collected() {
+        Collected::Pending(pending) => commit(core, pending, durability, None),
+        Collected::Encoded { encoder, keyspaces, bytes } => {
+            commit_encoded(core, encoder, keyspaces, bytes, durability)
+        }
+    }
+}
+
+/// Commits operations that name no blocks and change no catalogue, and of which the later takes the
+/// place of the earlier on the same key.
+fn commit_encoded(
+    core: &Arc<Core>,
+    encoder: CommitEncoder,
+    keyspaces: &[KeyspaceNumber],
+    bytes: usize,
+    durability: Durability,
+) -> Result<SequenceNumber> {
+    if encoder.operation_count() == 0 {
+        return Ok(core.visible());
+    }
+    begin(core, bytes)?;
+    let mut prepared = Prepared { encoder, ..Prepared::default() };
+    let mut check = |core: &Core, _: &mut Prepared| {
+        let catalogue = core.catalogue.load();
+        let dropped =
+            |number: &&KeyspaceNumber| catalogue.get(**number).is_none_or(|entry| entry.dropped);
+        match keyspaces.iter().find(dropped) {
+            Some(number) => Err(Error::KeyspaceDropped(number.to_string())),
+            None => Ok(()),
+        }
+    };
+    let placed = place(core, &mut prepared, durability, &mut check)?;
+    core.counters.user_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    finish(core, placed, durability)
+}
+
+/// What comes before each commit of writes.
+fn begin(core: &Arc<Core>, bytes: usize) -> Result<()> {
+    core.check_writable()?;
+    begin_writing(core)?;
+    let limit = core.memtable_bytes_max();
+    if bytes > limit {
+        let (bytes, limit) = (bytes as u64, limit as u64);
+        return Err(Error::TransactionTooLarge { bytes, limit });
+    }
+    before_commit(core, bytes)
 }
 
 /// Makes a keyspace of that name.
@@ -190,7 +243,11 @@ fn change_catalogue(
         prepared.changes = vec![change];
         Ok(())
     })?;
-    finish(core, placed, durability).map(|_| ())
+    let number = finish(core, placed, durability)?;
+    if let Some(catalogue) = prepared.made.take() {
+        core.catalogue_became_visible(number, catalogue);
+    }
+    Ok(())
 }
 
 /// Encodes the writes; large values are written to blocks of their own.
@@ -299,7 +356,7 @@ fn place(
 }
 
 /// Puts a commit's entries into the memtable, and its changes into the catalogue. The commit lock is held.
-fn insert(core: &Core, prepared: &Prepared, number: SequenceNumber) -> Result<()> {
+fn insert(core: &Core, prepared: &mut Prepared, number: SequenceNumber) -> Result<()> {
     let view = core.view();
     let operations = prepared.encoder.operations();
     let changes = &prepared.changes;
@@ -311,7 +368,9 @@ fn insert(core: &Core, prepared: &Prepared, number: SequenceNumber) -> Result<()
     // What was just encoded can be decoded; if not, memory is damaged and nothing more may be written.
     inserted.map_err(|error| core.stop(&error))?;
     if !changes.is_empty() {
-        core.catalogue.store(Arc::new(catalogue));
+        let catalogue = Arc::new(catalogue);
+        core.catalogue.store(catalogue.clone());
+        prepared.made = Some(catalogue);
         for change in changes {
             if let CatalogueChange::Create(number, ..) = change {
                 core.numbers.next_keyspace.store(number.0 + 1, Ordering::Release);
@@ -335,8 +394,6 @@ fn finish(core: &Arc<Core>, placed: Placed, durability: Durability) -> Result<Se
     core.publisher.wait_for(placed.number)?;
     core.background.note_commit(core.clock.now(), durability == Durability::Buffered);
     core.counters.commits.fetch_add(1, Ordering::Relaxed);
-    if placed.number.0.is_multiple_of(16) {
-        core.charge_memtables();
-    }
+    core.charge_memtables();
     Ok(placed.number)
 }

@@ -2,6 +2,7 @@
 //!
 //! *Assumes*: one owner for each transaction; cursors of it may live in other threads.
 
+pub mod batch_writes;
 pub mod commit;
 pub mod pending;
 pub mod pending_source;

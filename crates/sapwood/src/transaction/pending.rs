@@ -92,8 +92,12 @@ pub enum PendingOperation<'a> {
 }
 
 fn bytes_of(key: &[u8], write: &PendingWrite) -> usize {
-    let value_bytes = write.value.as_ref().map_or(0, |value| VALUE_BYTES + value.len());
-    POINT_BYTES + key.len() + value_bytes
+    point_bytes(key, write.value.as_deref())
+}
+
+/// How much memory a put, or a delete, takes among pending writes.
+pub(super) fn point_bytes(key: &[u8], value: Option<&[u8]>) -> usize {
+    POINT_BYTES + key.len() + value.map_or(0, |value| VALUE_BYTES + value.len())
 }
 
 impl KeyspaceWrites {

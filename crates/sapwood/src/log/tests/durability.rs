@@ -45,24 +45,7 @@ fn a_sync_after_reopen_covers_what_lay_in_the_cache_only() {
 }
 
 #[test]
-fn an_open_does_not_rely_on_a_write_back_that_may_have_failed() {
-    for buffered in [false, true] {
-        let (storage, image, writer) = new_log(BLOCKS, PAGE);
-        writer.write_to(commit(&writer, 1, 100).end).unwrap();
-        drop(writer);
-        storage.lose_write_backs();
-        let writer = reopen(&storage, &image, PAGE);
-        let end = commit(&writer, 2, 10).end;
-        if buffered {
-            writer.write_to(end).unwrap();
-        }
-        writer.sync_to(end).unwrap();
-        assert_eq!(sequences(&storage.harshest_power_cut(), &image), [1, 2]);
-    }
-}
-
-#[test]
-fn an_open_writes_the_stretch_that_may_be_lost_again_even_when_it_is_long() {
+fn an_open_makes_the_stretch_that_may_be_lost_durable_even_when_it_is_long() {
     let (storage, image, writer) = new_log(&[block(1, 4096)], PAGE);
     for sequence in 1..=30 {
         writer.write_to(commit(&writer, sequence, 100_000).end).unwrap();
