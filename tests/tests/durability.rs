@@ -225,7 +225,8 @@ fn a_write_that_fails_part_way_leaves_the_commit_whole_or_not_at_all() {
     }
 }
 
-/// Random workloads with kills and power cuts; `crash_lsm --seeds 1 --from S --trace` shows one again.
+/// Random workloads with kills and power cuts; `crash_lsm --seeds 1 --from S --trace` shows one
+/// again.
 #[test]
 fn random_crashes_lose_nothing_that_had_to_survive() {
     let mut totals = Totals::default();

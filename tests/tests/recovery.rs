@@ -28,8 +28,7 @@ fn copies(storage: &SimulatedStorage, act: impl FnOnce()) -> Vec<SimulatedStorag
     storage.on_operation(Box::new(move |_| into.lock().push(of.crash_copy(CrashPlan::KeepAll))));
     act();
     storage.clear_on_operation();
-    let copies = std::mem::take(&mut *copies.lock());
-    copies
+    std::mem::take(&mut *copies.lock())
 }
 
 fn with_log() -> (SimulatedStorage, State) {

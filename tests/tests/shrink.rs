@@ -1,4 +1,5 @@
-//! The file at rest: it is little longer than what it holds, and a power cut while it shrinks loses nothing.
+//! The file at rest: it is little longer than what it holds, and a power cut while it shrinks loses
+//! nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 

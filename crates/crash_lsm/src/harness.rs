@@ -1,9 +1,10 @@
 //! Drives a database and the model side by side, and ends its process at a random operation.
 //!
 //! A run is a chain of *lives*. In each the workload goes on until an operation on the storage that
-//! was chosen beforehand: there the power is cut, or the process is killed; the next life opens what
-//! is left. Besides, copies of what a power cut would leave are taken at other operations, opened and
-//! compared, while the life goes on. What had to survive is what was known at exactly that operation.
+//! was chosen beforehand: there the power is cut, or the process is killed; the next life opens
+//! what is left. Besides, copies of what a power cut would leave are taken at other operations,
+//! opened and compared, while the life goes on. What had to survive is what was known at exactly
+//! that operation.
 //!
 //! *Guarantees*: no threads, no other source of chance than the seed. A [`Failure`] names the seed,
 //! the life and the step.
@@ -110,8 +111,8 @@ impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} runs, {} steps, {} operations, {} commits, {} kills, {} power cuts, {} copies opened, {} closes, \
-             {} lives with failed writes, {} false conflicts",
+            "{} runs, {} steps, {} operations, {} commits, {} kills, {} power cuts, \
+             {} copies opened, {} closes, {} lives with failed writes, {} false conflicts",
             self.runs,
             self.steps,
             self.operations,

@@ -18,6 +18,9 @@ pub type Map = BTreeMap<Vec<u8>, Arc<[u8]>>;
 /// A range of keys, by owned bounds.
 pub type KeyRange = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
+/// Pairs of one keyspace, from either end.
+pub type Pairs<'a> = Box<dyn DoubleEndedIterator<Item = (&'a Vec<u8>, &'a Arc<[u8]>)> + 'a>;
+
 /// The content of a whole database: keyspaces by name.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct State {
@@ -131,11 +134,7 @@ impl State {
     }
 
     /// The pairs of a range of a keyspace, ascending; none when there is no such keyspace.
-    pub fn range<'a>(
-        &'a self,
-        keyspace: &str,
-        range: &KeyRange,
-    ) -> Box<dyn DoubleEndedIterator<Item = (&'a Vec<u8>, &'a Arc<[u8]>)> + 'a> {
+    pub fn range<'a>(&'a self, keyspace: &str, range: &KeyRange) -> Pairs<'a> {
         match self.keyspaces.get(keyspace) {
             Some(map) if !is_empty_range(range) => Box::new(map.range(range.clone())),
             _ => Box::new(std::iter::empty()),

@@ -62,7 +62,6 @@ impl Setup {
     }
 
     /// A builder with these options, without merge threads.
-    #[must_use]
     pub fn builder(&self) -> Builder {
         Database::builder()
             .page_size(self.page_bytes)

@@ -44,7 +44,7 @@ pub fn time(duration: Duration) -> String {
     } else if seconds >= 1e-3 {
         format!("{:.2} ms", seconds * 1e3)
     } else {
-        format!("{:.1} µs", seconds * 1e6)
+        format!("{:.1} us", seconds * 1e6)
     }
 }
 

@@ -1,9 +1,8 @@
 //! What reads hand out: [`Key`] and [`Value`], which dereference to `[u8]`.
 //!
-//! *Assumes*: a frame never changes, and its memory stays while it is held.
-//! *Guarantees*: the bytes stay readable for as long as the handle lives, also after the database is
-//! closed; a handle holds at most one node's frame, never a state, so that it keeps nothing in the
-//! file.
+//! *Assumes*: a frame never changes, and its memory stays while it is held. *Guarantees*: the bytes
+//! stay readable for as long as the handle lives, also after the database is closed; a handle holds
+//! at most one node's frame, never a state, so that it keeps nothing in the file.
 //!
 //! *Threads*: both can be sent and shared.
 
@@ -135,7 +134,8 @@ impl From<Vec<u8>> for Key {
     }
 }
 
-/// A value that was read: a copy when it is small, otherwise the cached node that it lies in is held.
+/// A value that was read: a copy when it is small, otherwise the cached node that it lies in is
+/// held.
 ///
 /// It dereferences to `[u8]`, compares and hashes like it, and stays valid for as long as it lives.
 /// Cloning one never copies more than about 1 KiB. A large value that is kept for long is best
@@ -362,7 +362,7 @@ macro_rules! acts_as_bytes {
 acts_as_bytes!(Key);
 acts_as_bytes!(Value);
 
-/// Writes `b"…"`, and of what is long the first bytes and the length.
+/// Writes `b"..."`, and of what is long the first bytes and the length.
 fn write_escaped(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match bytes.get(..DEBUG_BYTES_MAX) {
         Some(shown) if shown.len() < bytes.len() => {

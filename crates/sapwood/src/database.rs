@@ -326,7 +326,7 @@ impl Database {
     /// # }
     /// ```
     pub fn sync(&self) -> Result<()> {
-        self.shared().change(|core| step::sync(core))
+        self.shared().change(step::sync)
     }
 
     /// Writes what is in memory to segments, and makes that state durable: an open after it has

@@ -125,7 +125,8 @@ pub enum Error {
     NotADatabase(PathBuf),
     /// The file was written by a newer format version.
     #[error(
-        "{file} has format version {found}, this library reads up to {supported}; use a newer library"
+        "{file} has format version {found}, this library reads up to {supported}; \
+         use a newer library"
     )]
     UnsupportedVersion {
         /// The file.
@@ -204,7 +205,8 @@ pub enum Error {
     },
     /// One transaction or batch holds more than fits.
     #[error(
-        "a transaction of {bytes} bytes is too large: the limit is {limit}; split it, or raise the memory budget"
+        "a transaction of {bytes} bytes is too large: the limit is {limit}; \
+         split it, or raise the memory budget"
     )]
     TransactionTooLarge {
         /// The size of the transaction's writes, in bytes.

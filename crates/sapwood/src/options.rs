@@ -1,7 +1,7 @@
 //! What a database, a keyspace, a commit and a transaction can be told.
 //!
-//! *Guarantees*: options that `validate` let through contradict neither each other nor the limits of
-//! the file format. What was fixed when the file was created is compared at open, not here.
+//! *Guarantees*: options that `validate` let through contradict neither each other nor the limits
+//! of the file format. What was fixed when the file was created is compared at open, not here.
 
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ const PAGE_BYTES_MIN: u32 = 1 << 10;
 const PAGE_BYTES_MAX: u32 = 1 << 16;
 const RESERVED_BYTES_MAX: u16 = 256;
 const REGION_PAGES_MIN: u64 = 64;
+/// Below it a node of the longest keys would not fit.
+const REGION_BYTES_MIN: u64 = 256 << 10;
 /// With more pages, a region's free map would not fit a node.
 const REGION_PAGES_MAX: u64 = 1 << 22;
 const LEAF_BYTES_MAX: u32 = 1 << 16;
@@ -35,8 +37,9 @@ const FILTER_BITS_MAX: u8 = 32;
 
 /// When a commit counts as done.
 ///
-/// Commits keep one order, whatever each of them asks for: a [`Durability::Sync`] commit takes every
-/// earlier one to the disk with it, and after a crash the database holds a prefix of that order.
+/// Commits keep one order, whatever each of them asks for: a [`Durability::Sync`] commit takes
+/// every earlier one to the disk with it, and after a crash the database holds a prefix of that
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Durability {
     /// The commit is on disk when `commit` returns. It survives a power failure.
@@ -143,8 +146,9 @@ impl KeyspaceOptions {
         self
     }
 
-    /// Filter bits for each key; 10 unless set, at most 32. More bits spare more reads for keys that
-    /// are absent, and take more memory. 0 makes no filters: right when keys are read by range only.
+    /// Filter bits for each key; 10 unless set, at most 32. More bits spare more reads for keys
+    /// that are absent, and take more memory. 0 makes no filters: right when keys are read by range
+    /// only.
     #[must_use]
     pub fn filter_bits(mut self, bits: u8) -> KeyspaceOptions {
         self.filter_bits = bits;
@@ -257,6 +261,10 @@ impl Options {
             || format!("{reserved} is not a multiple of 8 up to {RESERVED_BYTES_MAX}"),
         )?;
         let region = self.region_bytes;
+        // A node of the longest keys must fit beside the fixed pages.
+        check(region >= REGION_BYTES_MIN, "region_bytes", || {
+            format!("{region} is too small: at least {REGION_BYTES_MIN} and a power of two")
+        })?;
         let pages = region / u64::from(page);
         check(
             region.is_power_of_two() && (REGION_PAGES_MIN..=REGION_PAGES_MAX).contains(&pages),

@@ -205,8 +205,8 @@ impl Scan {
     }
 }
 
-/// Counts the entry on which the cursor stands, and as many behind it as are at hand, up to `max`; the
-/// cursor stands on the last of them then.
+/// Counts the entry on which the cursor stands, and as many behind it as are at hand, up to `max`;
+/// the cursor stands on the last of them then.
 fn count_run(cursor: &mut Merged, end: Option<&[u8]>, max: u64) -> Result<u64> {
     let Some(mut run) = cursor.run(end) else {
         return Ok(1);

@@ -1,4 +1,5 @@
-//! The numbers that every floor speaks of, each as a type of its own so that none is taken for another.
+//! The numbers that every floor speaks of, each as a type of its own so that none is taken for
+//! another.
 
 use std::fmt;
 

@@ -292,7 +292,7 @@ impl File<'_> {
         if let Some(young) = sections.get(&4) {
             self.young(young, &mut maps)?;
         }
-        self.log(sections[&2])?;
+        self.log(sections[&2]);
         for (number, name) in names {
             self.contents.keyspaces.insert(name, maps.remove(&number).unwrap_or_default());
         }
@@ -395,7 +395,7 @@ impl File<'_> {
     }
 
     /// 5: counts the commits that follow the cut.
-    fn log(&mut self, section: &[u8]) -> Result<()> {
+    fn log(&mut self, section: &[u8]) {
         let mut input = Input(section);
         let cut = input.varint();
         let mut before = input.u32();
@@ -421,7 +421,6 @@ impl File<'_> {
             at += length;
             position += length as u64;
         }
-        Ok(())
     }
 }
 
@@ -568,7 +567,7 @@ fn apply(map: &mut Map, event: Event) {
             map.remove(&key);
         }
         Event::Range(start, end) => {
-            map.retain(|key, _| *key < start || end.as_ref().is_some_and(|end| key >= end))
+            map.retain(|key, _| *key < start || end.as_ref().is_some_and(|end| key >= end));
         }
     }
 }

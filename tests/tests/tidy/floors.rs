@@ -8,7 +8,7 @@ use crate::tree::Source;
 
 /// The floors from the bottom, as in `docs/architecture.md`. A new module at the root of the engine
 /// gets a place here.
-const FLOORS: [(&str, u8); 12] = [
+const FLOORS: [(&str, u8); 23] = [
     ("sync", 0),
     ("storage", 1),
     ("page", 2),
@@ -21,6 +21,17 @@ const FLOORS: [(&str, u8); 12] = [
     ("cursor", 6),
     ("keyspace", 6),
     ("database", 6),
+    ("batch", 6),
+    ("builder", 6),
+    ("bytes", 6),
+    ("estimate", 6),
+    ("key_bounds", 6),
+    ("progress", 6),
+    ("range", 6),
+    ("scan", 6),
+    ("shared", 6),
+    ("snapshot", 6),
+    ("stats", 6),
 ];
 
 /// At the side: all may import them; they import each other and floor 0.

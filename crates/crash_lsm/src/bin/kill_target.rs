@@ -2,8 +2,8 @@
 //! output what was acknowledged, before the next commit.
 //!
 //! `kill_target FILE THREADS SEED`. Each thread has a keyspace of its own, `thread N`, and puts the
-//! keys 0, 1, 2.. (8 bytes, big-endian) with values that follow from thread and key, two keyspaces a
-//! commit. A line is `N KEY D`, with D `s`, `b` or `m` for the durability.
+//! keys 0, 1, 2.. (8 bytes, big-endian) with values that follow from thread and key, two keyspaces
+//! a commit. A line is `N KEY D`, with D `s`, `b` or `m` for the durability.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -69,7 +69,7 @@ impl Driver<'_> {
             Step::Verify => self.verify("in between"),
             Step::ReadAll => {
                 let content = self.dump()?;
-                content.difference(model.state()).map_or(Ok(()), |text| found(text))
+                content.difference(model.state()).map_or(Ok(()), found)
             }
             Step::Reopen => self.reopen(model, random),
         }

@@ -1,7 +1,7 @@
 //! The bytes of the log that are in memory, and how far each kind of keeping has come.
 //!
-//! *Assumes*: its user holds the lock of [`super::writer`]. *Guarantees*: L2 and L3 of [`super`] for
-//! what is appended; no I/O. *Format*: section 5. *Threads*: whoever holds the lock.
+//! *Assumes*: its user holds the lock of [`super::writer`]. *Guarantees*: L2 and L3 of [`super`]
+//! for what is appended; no I/O. *Format*: section 5. *Threads*: whoever holds the lock.
 
 use std::collections::VecDeque;
 
@@ -15,7 +15,8 @@ use super::record::{
 use super::ring::Ring;
 use super::stream::LogBlock;
 
-/// The longest stretch that one data-synced write covers, and what stays in memory for it, in bytes.
+/// The longest stretch that one data-synced write covers, and what stays in memory for it, in
+/// bytes.
 pub const DIRECT_BYTES_MAX: u64 = 1 << 20;
 /// The room that ordinary records leave, in bytes: a state's record and one padding.
 pub const RESERVE_BYTES: u64 = 64 + HEADER_BYTES as u64;

@@ -1,7 +1,7 @@
 //! Floor 4: the log, which makes a small commit durable.
 //!
-//! *Assumes*: the storage keeps what it says ([`crate::storage`]); whoever commits appends records in
-//! the commit order; blocks that a record names were written before the record is appended.
+//! *Assumes*: the storage keeps what it says ([`crate::storage`]); whoever commits appends records
+//! in the commit order; blocks that a record names were written before the record is appended.
 //! *Guarantees*, cited by number in assertions and tests:
 //! - L1: the durable position never passes a byte that a crash could still take away.
 //! - L2: the log writes only inside the list of the last durable state that a record names.

@@ -1,8 +1,9 @@
 //! What a commit does, as its record carries it.
 //!
 //! *Assumes*: keys are within their limit; keyspace options and overflow references are bytes that
-//! their own modules encode. *Guarantees*: operations come back in the order in which they were put;
-//! a payload is decoded to its last byte or gives an error. *Format*: section 5. *Threads*: none.
+//! their own modules encode. *Guarantees*: operations come back in the order in which they were
+//! put; a payload is decoded to its last byte or gives an error. *Format*: section 5. *Threads*:
+//! none.
 
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::types::KeyspaceNumber;

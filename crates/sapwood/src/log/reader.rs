@@ -60,7 +60,8 @@ pub struct ReplayEnd {
     pub last_state_durable: Option<(Epoch, u64)>,
     /// True when that is the state that was replayed.
     pub state_is_recorded: bool,
-    /// Where records lie behind the end, as after a crash. The writer erases them before it goes on.
+    /// Where records lie behind the end, as after a crash. The writer erases them before it goes
+    /// on.
     pub stale: Vec<LogPosition>,
 }
 

@@ -1,7 +1,7 @@
 //! Records: the units in which the log is written, checked and replayed.
 //!
-//! *Assumes*: nothing of the bytes that are decoded. *Guarantees*: a header is believed only with its
-//! record's checksum; what is decoded without error was written by this code or a newer one.
+//! *Assumes*: nothing of the bytes that are decoded. *Guarantees*: a header is believed only with
+//! its record's checksum; what is decoded without error was written by this code or a newer one.
 //! *Format*: section 5. *Threads*: none.
 
 use crate::error::{Corruption, Error, Result, Structure};
@@ -95,8 +95,8 @@ pub fn record_bytes(payload_bytes: usize) -> Option<u32> {
     u32::try_from(length).ok()
 }
 
-/// Appends a record whose payload is `parts`, one after the other, to `out`, and gives its crc field.
-/// `None`, and nothing appended, when it is too long to be a record.
+/// Appends a record whose payload is `parts`, one after the other, to `out`, and gives its crc
+/// field. `None`, and nothing appended, when it is too long to be a record.
 pub fn encode_record(
     out: &mut Vec<u8>,
     seed: u32,

@@ -1,12 +1,12 @@
 //! Where a position of the log lies in the file.
 //!
 //! The log is reused in a ring, but described as a line: the blocks from the one that holds the
-//! durable cut onward, in the order of use. A new durable state names the next line: the blocks that
-//! its cut has passed come again at the end, or are dropped; new ones may follow. So a position means
-//! the same place in both lines as far as both reach.
+//! durable cut onward, in the order of use. A new durable state names the next line: the blocks
+//! that its cut has passed come again at the end, or are dropped; new ones may follow. So a
+//! position means the same place in both lines as far as both reach.
 //!
-//! *Assumes*: the list comes from a state, so it may be wrong. *Guarantees*: pure arithmetic without
-//! overflow; a line never names a page twice unless the state did. *Format*: section 6.2.
+//! *Assumes*: the list comes from a state, so it may be wrong. *Guarantees*: pure arithmetic
+//! without overflow; a line never names a page twice unless the state did. *Format*: section 6.2.
 //! *Threads*: none.
 
 use crate::error::{Corruption, Result, Structure};

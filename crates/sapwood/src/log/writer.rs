@@ -1,21 +1,22 @@
 //! Appending records, and making them durable for many committers at once.
 //!
 //! *Assumes*: records are appended in the commit order; the caller makes a durable state when the
-//! log is full. *Guarantees*: L1, L2, L3, L5 of [`super`].
-//! *Format*: section 5.
-//! *Threads*: any thread calls anything. One lock (rank "log writer") guards the buffer and the positions; no I/O happens
-//! under it. At most one thread writes and at most one syncs; whoever needs a sync and finds none
-//! under way leads one for everything that was appended until then, the others wait for it.
+//! log is full. *Guarantees*: L1, L2, L3, L5 of [`super`]. *Format*: section 5. *Threads*: any
+//! thread calls anything. One lock (rank "log writer") guards the buffer and the positions; no I/O
+//! happens under it. At most one thread writes and at most one syncs; whoever needs a sync and
+//! finds none under way leads one for everything that was appended until then, the others wait for
+//! it.
 //!
-//! Three positions (in [`super::buffer`]): `durable <= written <= end`. In memory are the bytes from `written` on, and those
-//! from `durable` on while they are at most 1 MiB. After an open, what was replayed behind `durable`
-//! counts as not yet written, so that the first write or sync takes it along: it may lie in the
-//! system's cache only, or a write-back of it may have failed unseen.
+//! Three positions (in [`super::buffer`]): `durable <= written <= end`. In memory are the bytes
+//! from `written` on, and those from `durable` on while they are at most 1 MiB. After an open, what
+//! was replayed behind `durable` counts as not yet written, so that the first write or sync takes
+//! it along: it may lie in the system's cache only, or a write-back of it may have failed unseen.
 //!
 //! The list of blocks changes so:
 //!
 //! ```text
-//! in force --plan_list--> planned --append_state_durable, sync--> recorded --install_list--> in force
+//! in force --plan_list--> planned --append_state_durable, sync--> recorded --install_list--> in
+//! force
 //!     ^                      |
 //!     +------abandon_list----+
 //! ```
@@ -57,8 +58,8 @@ pub struct LogStart {
     pub tail: Vec<u8>,
     /// Where records of a lost time lie behind `position`.
     pub stale: Vec<LogPosition>,
-    /// True when a record names the state whose list is used. When not, that record must come before
-    /// any other, since only for it there is room for sure.
+    /// True when a record names the state whose list is used. When not, that record must come
+    /// before any other, since only for it there is room for sure.
     pub state_is_recorded: bool,
 }
 
@@ -150,9 +151,10 @@ impl LogWriter {
         }
     }
 
-    /// Erases the records of a lost time and syncs the file, so that what was replayed is on disk as far as the
-    /// system knows. It is not written again: most of it is on disk already, and a power cut could tear it. An
-    /// open calls it, and takes what was replayed out of the log before the first commit.
+    /// Erases the records of a lost time and syncs the file, so that what was replayed is on disk
+    /// as far as the system knows. It is not written again: most of it is on disk already, and a
+    /// power cut could tear it. An open calls it, and takes what was replayed out of the log before
+    /// the first commit.
     pub fn make_tail_durable(&self) -> Result<()> {
         let mut inner = self.inner.lock();
         while inner.writing {
@@ -280,14 +282,15 @@ impl LogWriter {
         (LogPosition(inner.end), inner.chain)
     }
 
-    /// The blocks of the list in force in the order of use, each with the position at which it ends.
+    /// The blocks of the list in force in the order of use, each with the position at which it
+    /// ends.
     pub fn placed_blocks(&self) -> Vec<(LogBlock, LogPosition)> {
         let inner = self.inner.lock();
         inner.ring.placed_blocks()
     }
 
-    /// Fills the log with a record that says nothing, so that it goes on at or behind `position`; false when
-    /// there is no room.
+    /// Fills the log with a record that says nothing, so that it goes on at or behind `position`;
+    /// false when there is no room.
     ///
     /// # Errors
     /// When the log has stopped.
@@ -411,10 +414,10 @@ impl LogWriter {
         Ok(self.install_list())
     }
 
-    /// Erases records of a lost time, and has that on disk before anything else is written. Else one
-    /// of them could follow a new record that happens to be the very one that it followed, as the
-    /// record that names a state may be: it would be back after the next open, and was not there
-    /// after this one. The caller has set `writing`.
+    /// Erases records of a lost time, and has that on disk before anything else is written. Else
+    /// one of them could follow a new record that happens to be the very one that it followed, as
+    /// the record that names a state may be: it would be back after the next open, and was not
+    /// there after this one. The caller has set `writing`.
     fn erase_stale<'a>(
         &'a self,
         mut inner: OrderedGuard<'a, Buffer>,

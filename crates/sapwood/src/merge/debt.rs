@@ -5,8 +5,9 @@
 use crate::state::{Contents, Levels};
 use crate::types::KeyspaceNumber;
 
-/// So many young segments are merged at once. Simulated at 64 million random pairs, merging eight at once costs 4.5 bytes
-/// for each byte of the user, four 5.8, one 11.1 (log and flush not counted).
+/// So many young segments are merged at once. Simulated at 64 million random pairs, merging eight
+/// at once costs 4.5 bytes for each byte of the user, four 5.8, one 11.1 (log and flush not
+/// counted).
 pub const YOUNG_MERGE_COUNT: usize = 8;
 
 /// With so many young segments writers are slowed to the pace of merging.
@@ -15,8 +16,8 @@ pub const YOUNG_SLOW_COUNT: usize = 20;
 /// So many segments may stand in the level above the last before they are promoted.
 pub const ABOVE_COUNT_MAX: usize = 4;
 
-/// Young segments go straight to the last level while it is at most this many times as large as what is merged into
-/// it: rewriting it then costs no more than a level between would.
+/// Young segments go straight to the last level while it is at most this many times as large as
+/// what is merged into it: rewriting it then costs no more than a level between would.
 pub const DIRECT_RATIO: u64 = 4;
 
 /// What is asked of merging.
@@ -36,8 +37,8 @@ pub fn young_are_due(contents: &Contents, pressure: Pressure) -> bool {
     }
 }
 
-/// True when the segments above the last level of a keyspace are to be promoted. `open`: the one that is still
-/// being written, which is no source.
+/// True when the segments above the last level of a keyspace are to be promoted. `open`: the one
+/// that is still being written, which is no source.
 pub fn above_are_due(levels: &Levels, open: Option<u64>, pressure: Pressure) -> bool {
     let complete = above_of(levels).filter(|segment| Some(segment.number) != open).count();
     match pressure {

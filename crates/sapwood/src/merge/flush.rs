@@ -1,9 +1,10 @@
 //! Turns the oldest sealed memtable into segments, in steps.
 //!
-//! *Guarantees*: S3: of each key the newest version stays, and what registered snapshots see. A run of keys that
-//! overlaps no segment goes to the last level at once, in its final form; the rest becomes one young segment. A
-//! flush that fails gives everything back and can be made again.
-//! *Threads*: one flush at a time; it takes no lock that commits wait for, but the view's at its install.
+//! *Guarantees*: S3: of each key the newest version stays, and what registered snapshots see. A run
+//! of keys that overlaps no segment goes to the last level at once, in its final form; the rest
+//! becomes one young segment. A flush that fails gives everything back and can be made again.
+//! *Threads*: one flush at a time; it takes no lock that commits wait for, but the view's at its
+//! install.
 
 use crate::error::{Error, Result, Structure};
 use crate::memtable::{MemtableCursor, Operation};
@@ -175,7 +176,8 @@ impl FlushJob {
         }
     }
 
-    /// A run needs that nothing in this memtable is seen at an older number, and no range tombstone.
+    /// A run needs that nothing in this memtable is seen at an older number, and no range
+    /// tombstone.
     fn may_have_runs(&self, core: &Core, keyspace: KeyspaceNumber) -> bool {
         let last = self.slot.cut.get().map_or(SequenceNumber(0), |cut| cut.sequence);
         let seen = self.registered.iter().any(|number| *number < last);
@@ -192,7 +194,8 @@ impl FlushJob {
         {
             let number = self.cursor.sequence();
             let operation = self.cursor.operation();
-            // Who sees this version: the newest reader, or one registered below the next newer version.
+            // Who sees this version: the newest reader, or one registered below the next newer
+            // version.
             let limit = newer.unwrap_or(SequenceNumber::MAX);
             let seen_by = |at: SequenceNumber| {
                 let cover = table.covering_range_delete(keyspace, key, at);
@@ -410,7 +413,8 @@ impl FlushJob {
     }
 }
 
-/// The first key behind everything that the segments hold of a keyspace; `None` when that is not known.
+/// The first key behind everything that the segments hold of a keyspace; `None` when that is not
+/// known.
 fn free_from(core: &Core, keyspace: KeyspaceNumber) -> Option<Vec<u8>> {
     let state = core.state();
     let mut from = Vec::new();

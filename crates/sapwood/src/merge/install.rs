@@ -1,8 +1,9 @@
 //! Puts what a step made into the next state: one install at a time, in memory.
 //!
-//! *Assumes*: I3: reservations exclude each other, so the separators that a step was planned with still exist.
-//! *Guarantees*: I1, E1; after an error nothing has changed and every block of the step is free again.
-//! *Threads*: under the install lock; readers and commits go on, and see the next view at once.
+//! *Assumes*: I3: reservations exclude each other, so the separators that a step was planned with
+//! still exist. *Guarantees*: I1, E1; after an error nothing has changed and every block of the
+//! step is free again. *Threads*: under the install lock; readers and commits go on, and see the
+//! next view at once.
 
 use crate::error::{Error, Result};
 use crate::page::{Block, NodeWriter};
@@ -43,8 +44,8 @@ pub struct LevelEdit {
     pub destination: Destination,
     /// The seed of its filters, when it is new.
     pub filter_seed: u64,
-    /// The separators of the lowest parents that are replaced lie in here; all of them when the tree is
-    /// replaced whole.
+    /// The separators of the lowest parents that are replaced lie in here; all of them when the
+    /// tree is replaced whole.
     pub replaced: KeyRange,
     /// The tree is replaced whole.
     pub whole: bool,
@@ -61,7 +62,8 @@ pub struct LevelEdit {
 pub struct Change {
     /// Blocks that the step wrote: free again when the install fails.
     pub written: Vec<Block>,
-    /// Blocks that were there before and come into the state now: overflow values that commits wrote.
+    /// Blocks that were there before and come into the state now: overflow values that commits
+    /// wrote.
     pub adopted: Vec<Block>,
     /// What dies, apart from upper parents of edited trees and nodes of promoted ranges.
     pub died: Vec<Dead>,
@@ -97,8 +99,8 @@ struct Making<'a> {
 /// Installs a change; returns the new state.
 ///
 /// # Errors
-/// When no page can be had, or a parent cannot be read. The step's blocks are free then, and it can be made
-/// again.
+/// When no page can be had, or a parent cannot be read. The step's blocks are free then, and it can
+/// be made again.
 pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
     core.collect_released();
     let order = core.install_order.lock();
@@ -367,7 +369,8 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// Everything that cannot fail: the dead find their lists, the maps their bits, the view is swapped.
+    /// Everything that cannot fail: the dead find their lists, the maps their bits, the view is
+    /// swapped.
     fn swap_in(self, base: &Arc<State>, change: &Change, epoch: Epoch) -> Arc<State> {
         let Making { core, contents, born, died, died_young, .. } = self;
         let allocator = core.pages.allocator();

@@ -1,5 +1,5 @@
-//! Floor 5: flushes, promotions and everything else that makes the next state, in bounded steps that own
-//! no thread.
+//! Floor 5: flushes, promotions and everything else that makes the next state, in bounded steps
+//! that own no thread.
 //!
 //! docs/architecture.md, sections 4 to 6 and 9, has the invariants that are cited here by number.
 

@@ -1,5 +1,5 @@
-//! The overflow values of a whole tree, found through parents and sidecars: leaves are read only where a
-//! promoted range ends inside one, or where a tree is one leaf.
+//! The overflow values of a whole tree, found through parents and sidecars: leaves are read only
+//! where a promoted range ends inside one, or where a tree is one leaf.
 
 use crate::error::Result;
 use crate::page::{Block, NodeKind, NodeRef, PageManager};

@@ -1,8 +1,8 @@
 //! Chooses what the next promotion step does, and reserves it.
 //!
-//! *Guarantees*: G1, I3: sources are the oldest young segments or all complete segments of a level; the range
-//! is rounded out to whole lowest parents of the destination and reserved.
-//! *Threads*: any number beside one another.
+//! *Guarantees*: G1, I3: sources are the oldest young segments or all complete segments of a level;
+//! the range is rounded out to whole lowest parents of the destination and reserved. *Threads*: any
+//! number beside one another.
 
 use crate::error::Result;
 use crate::segment::descriptor::{Segment, composite_range};
@@ -52,7 +52,8 @@ fn open_above(core: &Core, keyspace: KeyspaceNumber) -> Option<u64> {
     jobs.young_set.above.iter().find(|(of, _)| *of == keyspace).map(|(_, number)| *number)
 }
 
-/// The young segments that are merged together, newest first: a set is kept until all of it is gone.
+/// The young segments that are merged together, newest first: a set is kept until all of it is
+/// gone.
 fn young_members(core: &Core, state: &State, pressure: Pressure) -> Vec<Arc<Segment>> {
     let mut jobs = core.background.jobs.lock();
     let set = &mut jobs.young_set;
@@ -139,7 +140,8 @@ fn plan_young(
     let has_above =
         state.levels_of(keyspace).is_some_and(|levels| above_of(levels).next().is_some());
     if has_above && pressure == Pressure::Quiet && open_above(core, keyspace).is_none() {
-        // In quiet times what stands above goes first, and then all goes straight to the last level.
+        // In quiet times what stands above goes first, and then all goes straight to the last
+        // level.
         return Ok(None);
     }
     let dropped = is_dropped(core, keyspace);
@@ -179,7 +181,8 @@ fn plan_above(
 }
 
 fn is_dropped(core: &Core, keyspace: KeyspaceNumber) -> bool {
-    // By the state's own catalogue: the drop itself must be flushed, and older readers hold older states.
+    // By the state's own catalogue: the drop itself must be flushed, and older readers hold older
+    // states.
     core.state().catalogue.get(keyspace).is_none_or(|entry| entry.dropped)
 }
 
@@ -277,8 +280,8 @@ fn try_range(
     })
 }
 
-/// Makes the plan, unless an install has come between the look at the state and the reservation: then the next
-/// call looks again.
+/// Makes the plan, unless an install has come between the look at the state and the reservation:
+/// then the next call looks again.
 fn confirm(
     core: &Arc<Core>,
     sources: &[Arc<Segment>],
@@ -293,7 +296,8 @@ fn confirm(
     let current = current?;
     let number = target.segment.as_ref().map(|segment| segment.number);
     let destination = number.and_then(|number| Core::find_segment(&state, number));
-    // Installs elsewhere change neither what is reserved nor its borders; only the same trees matter.
+    // Installs elsewhere change neither what is reserved nor its borders; only the same trees
+    // matter.
     let same_tree = match (&destination, &target.segment) {
         (Some(now), Some(then)) => now.points == then.points,
         (None, None) => true,

@@ -1,10 +1,9 @@
 //! One promotion step: merges a range of some segments into a deeper level.
 //!
-//! *Assumes*: the plan's range is reserved; the sources are in order of precedence and all newer than the
-//! destination (G1).
-//! *Guarantees*: I2: entries in = entries out + entries dropped, by count and by hash. Leaves of the destination that
-//! nothing overlaps are referenced again unread. A step that fails gives everything back.
-//! *Threads*: any number of steps beside one another.
+//! *Assumes*: the plan's range is reserved; the sources are in order of precedence and all newer
+//! than the destination (G1). *Guarantees*: I2: entries in = entries out + entries dropped, by
+//! count and by hash. Leaves of the destination that nothing overlaps are referenced again unread.
+//! A step that fails gives everything back. *Threads*: any number of steps beside one another.
 
 use crate::error::{Error, Result, Structure};
 use crate::page::{Block, Codec, NodeWriter, PageManager};
@@ -60,7 +59,8 @@ pub struct Plan {
 /// Makes a step and installs it.
 ///
 /// # Errors
-/// When a node cannot be read or written, or what comes out does not add up: nothing is changed then.
+/// When a node cannot be read or written, or what comes out does not add up: nothing is changed
+/// then.
 pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
     let mut step = Step::new(core, &plan)?;
     let fragments = step.run()?;
@@ -70,8 +70,8 @@ pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
     Ok(())
 }
 
-/// Makes a step that moves nodes below the plan's page; false, and nothing has changed, when there is
-/// no room for them.
+/// Makes a step that moves nodes below the plan's page; false, and nothing has changed, when there
+/// is no room for them.
 ///
 /// # Errors
 /// As [`promote`].
@@ -435,7 +435,8 @@ impl<'a> Step<'a> {
         below.advance()
     }
 
-    /// The sources' range tombstones with bare keys, cut to the range and to what was not promoted before.
+    /// The sources' range tombstones with bare keys, cut to the range and to what was not promoted
+    /// before.
     fn fragments(&self) -> Result<Vec<Fragment>> {
         let (plan, pages) = (self.plan, &self.core.pages);
         let mut lists: Vec<Vec<Fragment>> = Vec::new();
@@ -593,8 +594,8 @@ pub fn bare_range(keyspace: KeyspaceNumber, range: &KeyRange) -> KeyRange {
     }
 }
 
-/// What moves out of a young segment: at the edges of a keyspace the range reaches to the next keyspace that the
-/// segment holds, so that no leaf between two keyspaces is left behind.
+/// What moves out of a young segment: at the edges of a keyspace the range reaches to the next
+/// keyspace that the segment holds, so that no leaf between two keyspaces is left behind.
 pub fn young_range(segment: &Segment, keyspace: KeyspaceNumber, range: &KeyRange) -> KeyRange {
     let mut composite = composite_range(keyspace, range);
     let index = segment.keyspaces.partition_point(|share| share.keyspace < keyspace);

@@ -1,7 +1,7 @@
 //! A run in final form: keys of a flush that overlap no segment and go to the last level at once.
 //!
-//! *Guarantees*: the run's range is reserved in all levels of the keyspace until the install, so nothing comes
-//! between. What lies before it in the last level is referenced again unread.
+//! *Guarantees*: the run's range is reserved in all levels of the keyspace until the install, so
+//! nothing comes between. What lies before it in the last level is referenced again unread.
 //! *Threads*: the flush's.
 
 use crate::error::Result;
@@ -43,8 +43,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Begins a run at `key` when nothing lies at or behind it in the keyspace, and when `bytes`, what follows in the
-    /// memtable, fill a leaf.
+    /// Begins a run at `key` when nothing lies at or behind it in the keyspace, and when `bytes`,
+    /// what follows in the memtable, fill a leaf.
     ///
     /// # Errors
     /// When the last level cannot be read.
@@ -69,7 +69,8 @@ impl Run {
         if !is_free(core) {
             return Ok(None);
         }
-        // The last lowest parent is taken in, so that parents stay full; it is reserved with the run.
+        // The last lowest parent is taken in, so that parents stay full; it is reserved with the
+        // run.
         let Some(start) = last_parent_start(core, keyspace)? else { return Ok(None) };
         let reserved = KeyRange::new(start, None);
         let reservations = &core.background.reservations;
@@ -240,8 +241,8 @@ fn last_key_of(
     greatest.unwrap_or_default().max(reserved.start.clone())
 }
 
-/// The separator of the last lowest parent of the last level; empty when there is at most one; `None` when there
-/// is no sensible place for a run.
+/// The separator of the last lowest parent of the last level; empty when there is at most one;
+/// `None` when there is no sensible place for a run.
 fn last_parent_start(core: &Core, keyspace: KeyspaceNumber) -> Result<Option<Vec<u8>>> {
     let state = core.state();
     let Some(levels) = state.levels_of(keyspace) else { return Ok(Some(Vec::new())) };

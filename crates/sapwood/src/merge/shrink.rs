@@ -1,12 +1,13 @@
-//! Makes the file smaller in quiet times: what lies in its tail moves to the front, and the tail is cut off.
+//! Makes the file smaller in quiet times: what lies in its tail moves to the front, and the tail is
+//! cut off.
 //!
-//! One round: nodes and values above a *ceiling* are written anew below it, the log leaves the tail, the free
-//! end is given up, two durable states say so, and the file is cut.
+//! One round: nodes and values above a *ceiling* are written anew below it, the log leaves the
+//! tail, the free end is given up, two durable states say so, and the file is cut.
 //!
-//! *Assumes*: nothing is left to merge: each keyspace is one segment.
-//! *Guarantees*: the file is cut only when both header slots name its new length; so a crash at any point opens.
-//! It ends: a round that did not help is not made again before something has changed.
-//! *Threads*: any; one at a time does something.
+//! *Assumes*: nothing is left to merge: each keyspace is one segment. *Guarantees*: the file is cut
+//! only when both header slots name its new length; so a crash at any point opens. It ends: a round
+//! that did not help is not made again before something has changed. *Threads*: any; one at a time
+//! does something.
 
 use crate::error::{Error, Result};
 use crate::page::{NodeKind, NodeRef};
@@ -34,7 +35,8 @@ const SLACK_BYTES: u64 = 256 << 10;
 /// The file is cut when so much would be saved, or a twentieth of it.
 const SAVING_BYTES: u64 = 1 << 20;
 
-/// Nothing is left to merge: the state becomes durable, the log and the file small. False when they are.
+/// Nothing is left to merge: the state becomes durable, the log and the file small. False when they
+/// are.
 ///
 /// # Errors
 /// What a step failed with.
@@ -140,8 +142,8 @@ fn cut(core: &Core) -> Result<()> {
     Ok(())
 }
 
-/// Has the log leave the tail: new blocks come behind the present ones, records that say nothing lead over to
-/// them, and a new cut lets go of those before.
+/// Has the log leave the tail: new blocks come behind the present ones, records that say nothing
+/// lead over to them, and a new cut lets go of those before.
 fn move_log(core: &Arc<Core>) -> Result<()> {
     if core.durable.log_moves(core) {
         make_durable_now(core, Purpose::Idle)?;
@@ -176,7 +178,8 @@ fn advance_cut(core: &Arc<Core>, position: LogPosition) -> Result<()> {
     install(core, Change { cut: Some(cut), ..Change::default() }).map(|_| ())
 }
 
-/// Moves some nodes that lie above the ceiling; says where to go on, or that there are none left, or no room.
+/// Moves some nodes that lie above the ceiling; says where to go on, or that there are none left,
+/// or no room.
 fn move_nodes(
     core: &Arc<Core>,
     keyspace: KeyspaceNumber,
@@ -250,14 +253,16 @@ struct Search<'a> {
     ceiling: PageNumber,
     from: &'a [u8],
     pages_max: u64,
-    /// An upper parent on the way lies above: any lowest parent below it will do, since its path is made anew.
+    /// An upper parent on the way lies above: any lowest parent below it will do, since its path is
+    /// made anew.
     upper: bool,
     found: Option<KeyRange>,
     pages: u64,
     done: bool,
 }
 
-/// The first run of lowest parents from a key on that have something above the ceiling, a step's worth at most.
+/// The first run of lowest parents from a key on that have something above the ceiling, a step's
+/// worth at most.
 fn find_high(
     core: &Core,
     keyspace: KeyspaceNumber,

@@ -1,9 +1,8 @@
-//! What is due, and one bounded step of it. These functions own no thread: merge threads call them, and so
-//! does whoever must wait when there are none.
+//! What is due, and one bounded step of it. These functions own no thread: merge threads call them,
+//! and so does whoever must wait when there are none.
 //!
-//! *Guarantees*: after a failed step everything is as before and the step can be made again; a failed write or sync
-//! stops writing (C4).
-//! *Threads*: any number beside one another.
+//! *Guarantees*: after a failed step everything is as before and the step can be made again; a
+//! failed write or sync stops writing (C4). *Threads*: any number beside one another.
 
 use std::time::Duration;
 
@@ -61,8 +60,9 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
 
 /// Does what must come before the first write after an open (D7); later calls cost one load.
 ///
-/// What was replayed without being known to be on disk goes to segments before any commit is taken: a power cut after
-/// that commit then loses nothing before it, and no byte of the log that may be on disk is written over.
+/// What was replayed without being known to be on disk goes to segments before any commit is taken:
+/// a power cut after that commit then loses nothing before it, and no byte of the log that may be
+/// on disk is written over.
 ///
 /// # Errors
 /// What failed; nothing was committed then.
@@ -105,7 +105,7 @@ fn step_in_order(core: &Arc<Core>) -> Result<bool> {
     if pressure == Pressure::Writing {
         shrink::interrupt(core);
     }
-    if pressure == Pressure::Quiet && seal_when_quiet(core)? {
+    if pressure == Pressure::Quiet && seal_when_quiet(core) {
         return Ok(true);
     }
     if core.durable.is_untouched() && !has_merge_work(core, pressure) {
@@ -226,13 +226,13 @@ pub(super) fn make_durable_now(core: &Core, purpose: Purpose) -> Result<()> {
 }
 
 /// Seals what waits in memory, so that it is flushed.
-fn seal_when_quiet(core: &Core) -> Result<bool> {
+fn seal_when_quiet(core: &Core) -> bool {
     if core.view().active.is_empty() {
-        return Ok(false);
+        return false;
     }
     let _order = core.commit_order.lock();
     core.seal();
-    Ok(true)
+    true
 }
 
 /// The levels of a dropped keyspace leave, in an install of their own (G7).
@@ -251,7 +251,8 @@ fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
     Ok(true)
 }
 
-/// Waits until nothing is left to do: memtables flushed, each key range in one segment, the state durable.
+/// Waits until nothing is left to do: memtables flushed, each key range in one segment, the state
+/// durable.
 ///
 /// # Errors
 /// The error with which merging has stopped.
@@ -289,7 +290,8 @@ pub fn flush(core: &Arc<Core>) -> Result<()> {
     let order = core.commit_order.lock();
     core.seal();
     drop(order);
-    // Buffered and in-flight commits become visible by their own committers; those that wait for a sync here.
+    // Buffered and in-flight commits become visible by their own committers; those that wait for a
+    // sync here.
     let positions = core.log.positions();
     core.log.write_to(positions.end).map_err(|error| core.stop(&error))?;
     core.publisher.publish(core.log.positions());

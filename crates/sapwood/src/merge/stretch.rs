@@ -1,7 +1,7 @@
 //! A stretch of a level's tree: whole lowest parents, taken apart into their leaves.
 //!
-//! *Guarantees*: what is taken apart is complete: each leaf brings its filter and its overflow values, so that it
-//! can be referenced again without being read.
+//! *Guarantees*: what is taken apart is complete: each leaf brings its filter and its overflow
+//! values, so that it can be referenced again without being read.
 
 use crate::error::{Result, Structure};
 use crate::page::{NodeKind, NodeRef, PageManager};
@@ -30,7 +30,8 @@ pub struct Stretch {
     pub leaves: Vec<LeafEntry>,
     /// The parents and their sidecars: dead once they are replaced.
     pub died: Vec<Dead>,
-    /// The tree is one leaf, without a parent: it has no filter and no list, so it must be rewritten.
+    /// The tree is one leaf, without a parent: it has no filter and no list, so it must be
+    /// rewritten.
     pub lone_leaf: bool,
 }
 
@@ -85,8 +86,8 @@ impl Collect<'_> {
     }
 }
 
-/// The lowest parents of a tree that hold keys of `wanted`, from its start on: as many as it takes to have
-/// `pages_max` pages below them, at least one.
+/// The lowest parents of a tree that hold keys of `wanted`, from its start on: as many as it takes
+/// to have `pages_max` pages below them, at least one.
 ///
 /// # Errors
 /// When a node cannot be read.
@@ -220,8 +221,9 @@ struct Measure<'a> {
     found: Option<Vec<u8>>,
 }
 
-/// A key of a tree behind about `pages_max` pages from the start of `wanted` on: the separator at which they are
-/// reached; `None` when the range, or the tree, ends before. Nodes in `masked` ranges are neither read nor counted.
+/// A key of a tree behind about `pages_max` pages from the start of `wanted` on: the separator at
+/// which they are reached; `None` when the range, or the tree, ends before. Nodes in `masked`
+/// ranges are neither read nor counted.
 ///
 /// # Errors
 /// When a parent cannot be read.

@@ -1,8 +1,8 @@
 //! The threads that run steps.
 //!
-//! *Guarantees*: stopping joins every thread; a step that fails is tried again after a pause, and its error is kept for
-//! whoever waits.
-//! *Threads*: as many as the options say, and one for timed syncs, so that no merge delays them.
+//! *Guarantees*: stopping joins every thread; a step that fails is tried again after a pause, and
+//! its error is kept for whoever waits. *Threads*: as many as the options say, and one for timed
+//! syncs, so that no merge delays them.
 
 use std::time::Duration;
 
@@ -61,8 +61,8 @@ impl Workers {
         Ok(())
     }
 
-    /// Stops and joins every thread. A thread that ends the last reference to its own database is not joined by
-    /// itself.
+    /// Stops and joins every thread. A thread that ends the last reference to its own database is
+    /// not joined by itself.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
         self.core.background.notify();

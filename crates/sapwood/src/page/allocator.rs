@@ -415,8 +415,8 @@ impl Allocator {
         Ok(())
     }
 
-    /// From now on free runs that begin below this page are taken first, so that the file can be cut
-    /// there; `None`: any run will do.
+    /// From now on free runs that begin below this page are taken first, so that the file can be
+    /// cut there; `None`: any run will do.
     pub fn set_ceiling(&self, ceiling: Option<PageNumber>) {
         self.regions.lock().set_ceiling(ceiling.map(|page| page.0));
     }

@@ -341,8 +341,9 @@ fn read_slot(
     }))
 }
 
-/// True when no database was ever complete in the file: it is empty, or making one was cut short. That leaves one
-/// slot untouched, and the other untouched or torn; a database that was made has both.
+/// True when no database was ever complete in the file: it is empty, or making one was cut short.
+/// That leaves one slot untouched, and the other untouched or torn; a database that was made has
+/// both.
 pub fn is_unborn(storage: &dyn Storage) -> Result<bool> {
     let failed = |error| Error::io("reading the header", storage.name(), error);
     let length = storage.length().map_err(failed)?;

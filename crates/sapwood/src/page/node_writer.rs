@@ -101,11 +101,11 @@ impl NodeWriter {
         Ok(if candidate.codec_id == CODEC_PLAIN { content.len() } else { candidate.stored.len() })
     }
 
-    /// The length to which the last candidate was compressed, whether it is worth it or not; `None` when it was
-    /// not tried.
+    /// The length to which the last candidate was compressed, whether it is worth it or not; `None`
+    /// when it was not tried.
     pub fn candidate_compressed_bytes(&self) -> Option<usize> {
         let candidate = &self.candidate;
-        (candidate.valid && !candidate.stored.is_empty()).then(|| candidate.stored.len())
+        (candidate.valid && !candidate.stored.is_empty()).then_some(candidate.stored.len())
     }
 
     /// Pages that a node takes whose content is stored with so many bytes.

@@ -1,4 +1,5 @@
-//! What a state knows of a segment: its trees, bounds, filter, and what has been promoted out of it.
+//! What a state knows of a segment: its trees, bounds, filter, and what has been promoted out of
+//! it.
 //!
 //! *Guarantees*: a [`Segment`] never changes; a state that differs in one has a new one.
 
@@ -42,7 +43,8 @@ pub struct SegmentFilter {
 }
 
 impl SegmentFilter {
-    /// False when the key of this hash is certainly absent; `None` while the lines are not in memory.
+    /// False when the key of this hash is certainly absent; `None` while the lines are not in
+    /// memory.
     pub fn may_contain(&self, hash: u64) -> Option<bool> {
         self.lines.get().map(|lines| may_contain(lines, self.seed, hash))
     }

@@ -1,10 +1,10 @@
 //! Cuts sorted entries into leaves and writes them.
 //!
-//! *Assumes*: entries come in the order of a sorted block.
-//! *Guarantees*: each leaf but a lone one is at least about half full. The stored size is aimed at with
-//! the compression ratio of the leaves written before; a leaf that misses its pages is cut again. The
-//! versions of one key stay in one leaf, however large it grows: so the range between two separators
-//! holds all versions of its keys.
+//! *Assumes*: entries come in the order of a sorted block. *Guarantees*: each leaf but a lone one
+//! is at least about half full. The stored size is aimed at with the compression ratio of the
+//! leaves written before; a leaf that misses its pages is cut again. The versions of one key stay
+//! in one leaf, however large it grows: so the range between two separators holds all versions of
+//! its keys.
 //!
 //! *Format*: docs/format.md, sections 3 and 4.1. *Threads*: one owner.
 
@@ -135,8 +135,8 @@ impl LeafWriter {
         pages * layout.usable_bytes() - NODE_HEADER_BYTES
     }
 
-    /// Adds an entry; leaves that are full go to `out`. `overflow` names the blocks of an entry of kind
-    /// [`EntryKind::PutOverflow`].
+    /// Adds an entry; leaves that are full go to `out`. `overflow` names the blocks of an entry of
+    /// kind [`EntryKind::PutOverflow`].
     ///
     /// # Errors
     /// When a leaf cannot be written.

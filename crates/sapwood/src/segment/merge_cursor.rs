@@ -1,10 +1,10 @@
 //! One sorted view over several sources, newest first: what a reader sees.
 //!
-//! *Assumes*: sources are given in order of precedence: a version in an earlier source hides those in
-//! later ones, and so does its range tombstone; where there are numbers, a range tombstone hides only
-//! lower numbers of its own source.
-//! *Guarantees*: of each key the newest version at or below the reader's number, unless it is deleted.
-//! Next and previous may be mixed freely. After an error the cursor is invalid.
+//! *Assumes*: sources are given in order of precedence: a version in an earlier source hides those
+//! in later ones, and so does its range tombstone; where there are numbers, a range tombstone hides
+//! only lower numbers of its own source. *Guarantees*: of each key the newest version at or below
+//! the reader's number, unless it is deleted. Next and previous may be mixed freely. After an error
+//! the cursor is invalid.
 //!
 //! *Threads*: one owner.
 
@@ -65,7 +65,8 @@ pub struct MergeCursor<S> {
     key: Vec<u8>,
     copied: Copied,
     any_ranges: bool,
-    /// Going forward: the one source that had the current key, when the next source's key was above.
+    /// Going forward: the one source that had the current key, when the next source's key was
+    /// above.
     alone: Option<usize>,
 }
 
@@ -427,8 +428,8 @@ impl<S: SortedSource> MergeCursor<S> {
         Ok(())
     }
 
-    /// Stands on the last live entry at or before where the sources stand. Each source that has the key
-    /// is moved before it, and the newest version is copied.
+    /// Stands on the last live entry at or before where the sources stand. Each source that has the
+    /// key is moved before it, and the newest version is copied.
     fn settle_backward(&mut self) -> Result<()> {
         loop {
             let Some((front, _)) = self.front() else {
@@ -461,8 +462,8 @@ impl<S: SortedSource> MergeCursor<S> {
         }
     }
 
-    /// Moves a source before all versions of the current key; they come oldest first. With `copy`, keeps
-    /// the newest one that the reader may see. True when there is one.
+    /// Moves a source before all versions of the current key; they come oldest first. With `copy`,
+    /// keeps the newest one that the reader may see. True when there is one.
     fn walk_versions_backward(&mut self, index: usize, copy: bool) -> Result<bool> {
         let source = &mut self.sources[index];
         let mut seen = false;

@@ -1,8 +1,8 @@
 //! Leaves and parents as checked frames.
 //!
-//! *Assumes*: the page manager has verified identity and checksum.
-//! *Guarantees*: a frame that is handed out has been checked whole once: its order, kinds and lengths are
-//! right, so that search in it finds what is there.
+//! *Assumes*: the page manager has verified identity and checksum. *Guarantees*: a frame that is
+//! handed out has been checked whole once: its order, kinds and lengths are right, so that search
+//! in it finds what is there.
 
 use super::parent::{Parent, ParentShape};
 use super::sorted_block::{BlockShape, KindSet, SortedBlock};

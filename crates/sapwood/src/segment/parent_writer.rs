@@ -1,8 +1,8 @@
 //! Gathers leaves under lowest parents, with their sidecars.
 //!
 //! *Assumes*: children come in key order; reused ones bring their filters and overflow lists along.
-//! *Guarantees*: no parent has more than 64 children or, with long separators, more bytes than it may;
-//! the last two share evenly, so that none is nearly empty beside a full one.
+//! *Guarantees*: no parent has more than 64 children or, with long separators, more bytes than it
+//! may; the last two share evenly, so that none is nearly empty beside a full one.
 //!
 //! *Format*: docs/format.md, sections 4.2 and 4.4. *Threads*: one owner.
 
@@ -44,8 +44,8 @@ pub struct ParentEntry {
     pub child: Child,
 }
 
-/// Cuts `count` children, whose separators take `bytes` together, into even groups of at most `count_max`
-/// children: the sizes of the groups.
+/// Cuts `count` children, whose separators take `bytes` together, into even groups of at most
+/// `count_max` children: the sizes of the groups.
 pub fn even_groups(count: usize, bytes: usize, count_max: usize) -> Vec<usize> {
     let by_count = count.div_ceil(count_max);
     let by_bytes = bytes.div_ceil(SEPARATOR_BYTES_MAX);
@@ -99,8 +99,8 @@ impl ParentWriter {
         Ok(())
     }
 
-    /// Writes what is pending and returns all parents; or, when there was one leaf in all and they are to
-    /// be the `whole` tree, that leaf.
+    /// Writes what is pending and returns all parents; or, when there was one leaf in all and they
+    /// are to be the `whole` tree, that leaf.
     ///
     /// # Errors
     /// When a parent cannot be written.
@@ -251,8 +251,8 @@ fn write_overflow_list(
     let mut content = Vec::new();
     for (index, leaf) in leaves.iter().enumerate() {
         for overflow in &leaf.overflow {
-            // A value born with its leaf keeps that meaning when the leaf is reused: the leaf's birth
-            // is then written in the parent.
+            // A value born with its leaf keeps that meaning when the leaf is reused: the leaf's
+            // birth is then written in the parent.
             let item = OverflowListItem {
                 child_index: index as u32,
                 birth: overflow.birth,

@@ -183,8 +183,8 @@ impl TreeCursor {
         }
     }
 
-    /// The same, which never reads a node that lies whole in one of these ranges. It may still stand on
-    /// entries in them.
+    /// The same, which never reads a node that lies whole in one of these ranges. It may still
+    /// stand on entries in them.
     #[must_use]
     pub fn masked(mut self, ranges: Arc<KeyRanges>) -> TreeCursor {
         self.masked = ranges;
@@ -346,8 +346,8 @@ impl TreeCursor {
         Ok(())
     }
 
-    /// Opens the leaf that holds what comes right before `key`, leaving masked ranges out, and stands at the
-    /// lower bound of `key`; false when there is none.
+    /// Opens the leaf that holds what comes right before `key`, leaving masked ranges out, and
+    /// stands at the lower bound of `key`; false when there is none.
     fn open_before(&mut self, key: &[u8]) -> Result<bool> {
         if let Some(start) = self.masked_before(key) {
             return self.open_before(&start);
@@ -596,7 +596,8 @@ impl SegmentSource {
         Ok(())
     }
 
-    /// The key, as the tree has it, before which a run ends that must end before the bare key `end`.
+    /// The key, as the tree has it, before which a run ends that must end before the bare key
+    /// `end`.
     fn run_end(&self, end: Option<&[u8]>) -> Option<Vec<u8>> {
         match (self.lead, end) {
             (None, end) => end.map(<[u8]>::to_vec),
@@ -727,7 +728,7 @@ impl SortedSource for SegmentSource {
             match self.lead {
                 None => points.seek_last()?,
                 Some(keyspace) => {
-                    points.seek_before(&keyspace.0.saturating_add(1).to_be_bytes())?
+                    points.seek_before(&keyspace.0.saturating_add(1).to_be_bytes())?;
                 }
             }
         }

@@ -234,8 +234,8 @@ impl SortedBlockBuilder {
         self.finish_first_behind(0, count, out)
     }
 
-    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and keeps
-    /// all of them: the caller may find that the block does not fit, and try with fewer.
+    /// Appends the block of the first `count` entries to `out`, at least one and at most all, and
+    /// keeps all of them: the caller may find that the block does not fit, and try with fewer.
     pub fn write_first(&self, count: usize, out: &mut Vec<u8>) -> BlockInfo {
         assert!(count > 0 && count <= self.len(), "a sorted block has at least one entry");
         BlockInfo { wide: self.write_block(0, count, out), count }

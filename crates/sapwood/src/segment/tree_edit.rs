@@ -62,8 +62,8 @@ impl<'a> TreeEdit<'a> {
     /// Replaces the lowest parents of `root` whose separators lie from `start` to before `end`.
     ///
     /// # Errors
-    /// When an upper parent cannot be read, or no page can be had for one. What was allotted is then
-    /// given back.
+    /// When an upper parent cannot be read, or no page can be had for one. What was allotted is
+    /// then given back.
     pub fn replace(
         mut self,
         root: &TreeRoot,

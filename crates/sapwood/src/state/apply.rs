@@ -1,7 +1,7 @@
 //! Puts the operations of a commit into a memtable: the same for a commit and for its replay.
 //!
-//! *Assumes*: the operations are normalised: a range tombstone never covers a put of its own commit that
-//! should stay, since both carry one number and a range tombstone hides only lower ones.
+//! *Assumes*: the operations are normalised: a range tombstone never covers a put of its own commit
+//! that should stay, since both carry one number and a range tombstone hides only lower ones.
 //! *Threads*: under the commit order's lock, or alone at open.
 
 use super::catalogue::{Catalogue, CatalogueChange};

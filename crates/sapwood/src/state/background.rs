@@ -1,5 +1,5 @@
-//! What background steps share: who works on which range, the flush in progress, and how threads wake
-//! one another.
+//! What background steps share: who works on which range, the flush in progress, and how threads
+//! wake one another.
 //!
 //! *Guarantees*: I3: two reservations that share a level and a keyspace never overlap.
 //! *Threads*: any; short locks.
@@ -119,7 +119,8 @@ pub struct Shrink {
     pub stage: ShrinkStage,
     /// A thread is at it.
     pub is_out: bool,
-    /// A round that began here did not help: the epoch, the file's length and its used pages at its end.
+    /// A round that began here did not help: the epoch, the file's length and its used pages at its
+    /// end.
     pub tried: Option<(Epoch, u64, u64)>,
 }
 
@@ -129,7 +130,8 @@ pub enum ShrinkStage {
     /// Nothing has begun.
     #[default]
     Rest,
-    /// Nodes in the tail are moved: those of this keyspace from this key on, then the next keyspaces'.
+    /// Nodes in the tail are moved: those of this keyspace from this key on, then the next
+    /// keyspaces'.
     Nodes(KeyspaceNumber, Vec<u8>),
     /// The log leaves the tail.
     Log,
@@ -167,7 +169,8 @@ pub struct Background {
     pub drain: AtomicU64,
     /// When the last commit was made, in microseconds of the clock.
     pub last_commit: AtomicU64,
-    /// When the oldest commit that waits for a timed sync was made, in microseconds plus one; 0: none.
+    /// When the oldest commit that waits for a timed sync was made, in microseconds plus one; 0:
+    /// none.
     pub unsynced_since: AtomicU64,
     /// Bytes written to segments when the last state was made durable.
     pub bytes_at_durable: AtomicU64,

@@ -87,7 +87,8 @@ impl Catalogue {
         self.entries.remove(&number);
     }
 
-    /// Makes a change. Changes of numbers that are not there do nothing: replay may meet them again.
+    /// Makes a change. Changes of numbers that are not there do nothing: replay may meet them
+    /// again.
     pub fn apply(&mut self, change: &CatalogueChange) {
         match change {
             CatalogueChange::Create(number, name, settings) => {

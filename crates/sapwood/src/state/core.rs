@@ -1,8 +1,8 @@
 //! What all parts of an open database share.
 //!
-//! *Guarantees*: after [`Core::stop`] nothing is written, allotted or freed any more; reads go on (C4).
-//! *Threads*: any. The order in which locks may be taken is in docs/architecture.md, section 8; debug builds
-//! check it.
+//! *Guarantees*: after [`Core::stop`] nothing is written, allotted or freed any more; reads go on
+//! (C4). *Threads*: any. The order in which locks may be taken is in docs/architecture.md, section
+//! 8; debug builds check it.
 
 use super::background::Background;
 use super::catalogue::Catalogue;
@@ -73,8 +73,8 @@ pub struct Core {
     pub numbers: CommitNumbers,
     /// Held while a state is built and swapped in.
     pub install_order: OrderedMutex<()>,
-    /// The epoch of the next state: not always one more, since an open after a crash skips some. It changes
-    /// only under the install lock.
+    /// The epoch of the next state: not always one more, since an open after a crash skips some. It
+    /// changes only under the install lock.
     pub next_epoch: AtomicU64,
     /// The number of the next segment.
     pub next_segment: AtomicU64,
@@ -175,8 +175,8 @@ impl Core {
         self.visible_catalogue.lock().1.clone()
     }
 
-    /// The keyspaces that names and handles lead to: as of the newest commit, and after writing stopped as of the
-    /// newest visible one, since the others failed.
+    /// The keyspaces that names and handles lead to: as of the newest commit, and after writing
+    /// stopped as of the newest visible one, since the others failed.
     pub fn current_catalogue(&self) -> Arc<Catalogue> {
         if self.has_stopped() { self.visible_catalogue() } else { self.catalogue.load_full() }
     }

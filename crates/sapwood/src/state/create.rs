@@ -68,7 +68,8 @@ pub(crate) fn create(
     };
     let slot = write_first_state(&pages, contents, limits, &list)?;
     log.record_state(Epoch(1), 1)?;
-    // From here on both slots are there: one that cannot be read is damage, and no file that was never complete.
+    // From here on both slots are there: one that cannot be read is damage, and no file that was
+    // never complete.
     write_slot(&*storage, &HeaderSlot { generation: 2, ..slot })?;
     storage
         .sync_directory()

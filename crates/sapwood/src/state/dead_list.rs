@@ -1,13 +1,13 @@
 //! What is dead in the current state but still held by an older one.
 //!
-//! A held state is one that was replaced and is still referenced. Each has a list of the blocks that
-//! died after it. When a hold ends, its list passes to the next older hold, less what was born after
-//! that one: the rest is free (as ZFS does with its dead lists; Bonwick and Moore, "ZFS: The Last Word
-//! in File Systems", dead lists of snapshots).
+//! A held state is one that was replaced and is still referenced. Each has a list of the blocks
+//! that died after it. When a hold ends, its list passes to the next older hold, less what was born
+//! after that one: the rest is free (as ZFS does with its dead lists; Bonwick and Moore, "ZFS: The
+//! Last Word in File Systems", dead lists of snapshots).
 //!
-//! *Guarantees*: E1: a block with birth `b` and death `d` that is not free is in the list of the newest held
-//! state `h` with `b <= h < d`.
-//! *Threads*: ends of holds arrive over a channel, so that dropping a state takes no lock.
+//! *Guarantees*: E1: a block with birth `b` and death `d` that is not free is in the list of the
+//! newest held state `h` with `b <= h < d`. *Threads*: ends of holds arrive over a channel, so that
+//! dropping a state takes no lock.
 
 use std::collections::BTreeMap;
 
@@ -85,8 +85,8 @@ impl HeldStates {
         self.releases.clone()
     }
 
-    /// State `replaced` gives way to the next one; `died` is what the next one no longer uses. It is
-    /// called before anyone can see the next state.
+    /// State `replaced` gives way to the next one; `died` is what the next one no longer uses. It
+    /// is called before anyone can see the next state.
     pub fn replaced(&self, replaced: Epoch, died: Vec<Dead>) {
         let mut held = self.held.lock();
         let newest = held.lists.keys().next_back().copied();
@@ -96,8 +96,8 @@ impl HeldStates {
         held.recharge();
     }
 
-    /// Adds a block that died with the install of `death`, at any later time. It is returned when it is
-    /// free.
+    /// Adds a block that died with the install of `death`, at any later time. It is returned when
+    /// it is free.
     pub fn dispose(&self, dead: Dead, death: Epoch) -> Option<Block> {
         self.held.lock().dispose(dead, death)
     }
@@ -197,8 +197,8 @@ mod tests {
     }
 
     proptest! {
-        /// Blocks are born and die at random; holds end in random order. After each end exactly those
-        /// blocks are free that no remaining hold lies within the life of.
+        /// Blocks are born and die at random; holds end in random order. After each end exactly
+        /// those blocks are free that no remaining hold lies within the life of.
         #[test]
         fn blocks_are_free_exactly_when_no_hold_needs_them(
             lives in prop::collection::vec((1u64..20, 1u64..10), 1..60),

@@ -1,9 +1,9 @@
 //! Makes a state durable: the seven steps of docs/architecture.md, section 6.
 //!
-//! *Guarantees*: D1: until "state n is durable" is in the log on disk, nothing that n or the state before it
-//! needs is reused. D5: the map that is written for n is what n references, n's own blocks, and the log list
-//! noted for n. D7: before the first write after an open, what was opened is made safe.
-//! *Threads*: one at a time; commits and merges go on meanwhile.
+//! *Guarantees*: D1: until "state n is durable" is in the log on disk, nothing that n or the state
+//! before it needs is reused. D5: the map that is written for n is what n references, n's own
+//! blocks, and the log list noted for n. D7: before the first write after an open, what was opened
+//! is made safe. *Threads*: one at a time; commits and merges go on meanwhile.
 
 use super::core::Core;
 use super::manifest::{self, Counters, ExactCounters, LogSection, Manifest};
@@ -19,7 +19,8 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{Epoch, LogPosition};
 
-/// The rank of the lock: held across the I/O of a durable state, so nothing that commits wait for is above it.
+/// The rank of the lock: held across the I/O of a durable state, so nothing that commits wait for
+/// is above it.
 pub const DURABLE: LockRank = LockRank::new(5, "durable state");
 
 /// How far ahead of the counters the limits in the file lie.
@@ -36,7 +37,8 @@ pub const LOG_BLOCK_BYTES: u64 = 256 * 1024;
 #[derive(Debug)]
 pub struct Durable {
     inner: OrderedMutex<DurableInner>,
-    /// The longest record that found no room in the log, in bytes; the next state brings blocks for it.
+    /// The longest record that found no room in the log, in bytes; the next state brings blocks for
+    /// it.
     room_wanted: AtomicU64,
     /// What was replayed was not known to be on disk, and is not in segments yet.
     pub(crate) tail_is_uncertain: AtomicBool,
@@ -146,8 +148,8 @@ impl Durable {
     }
 }
 
-/// Prepares the file for the first write after an open (D7). Later calls do nothing. What was replayed is still
-/// in the log alone: see `merge::step::begin_writing`.
+/// Prepares the file for the first write after an open (D7). Later calls do nothing. What was
+/// replayed is still in the log alone: see `merge::step::begin_writing`.
 ///
 /// # Errors
 /// When the file cannot be written: writing has stopped then.
@@ -159,8 +161,9 @@ pub fn claim_file(core: &Core) -> Result<()> {
     if positions.durable < positions.end {
         core.durable.tail_is_uncertain.store(true, Ordering::Release);
     }
-    // A slot that a record names was on disk before the record was written. Any other may lie in the system's cache
-    // only; writing it again may tear it, but then the state before it, whose log names no later one, is whole.
+    // A slot that a record names was on disk before the record was written. Any other may lie in
+    // the system's cache only; writing it again may tear it, but then the state before it, whose
+    // log names no later one, is whole.
     let storage = core.pages.storage();
     let slot_is_safe = match opened.state_is_recorded {
         true => Ok(()),
@@ -182,8 +185,8 @@ pub fn claim_file(core: &Core) -> Result<()> {
 /// Makes the current state durable.
 ///
 /// # Errors
-/// `NoSpace` when there is no room for the state, its maps or the log: nothing has changed then. After any
-/// other failed write or sync, writing has stopped.
+/// `NoSpace` when there is no room for the state, its maps or the log: nothing has changed then.
+/// After any other failed write or sync, writing has stopped.
 pub fn make_durable(core: &Core, purpose: Purpose) -> Result<()> {
     claim_file(core)?;
     let mut inner = core.durable.inner.lock();
@@ -238,7 +241,8 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
     }
     inner.settled_at = (purpose != Purpose::Running).then(|| core.log.positions().end);
     core.counters.durable_states.fetch_add(1, Ordering::Relaxed);
-    tracing::debug!(generation, epoch = %inner.state.as_ref().map_or(Epoch(0), |s| s.epoch), "state is durable");
+    let epoch = inner.state.as_ref().map_or(Epoch(0), |state| state.epoch);
+    tracing::debug!(generation, %epoch, "state is durable");
     Ok(())
 }
 
@@ -388,8 +392,8 @@ fn log_moves(core: &Core, inner: &DurableInner) -> bool {
     low < inner.log_blocks.len() && low < log_blocks_least(core)
 }
 
-/// The position behind the last block of the log that lies above the allocator's ceiling, when the log
-/// has still to leave it.
+/// The position behind the last block of the log that lies above the allocator's ceiling, when the
+/// log has still to leave it.
 pub(crate) fn log_must_pass(core: &Core) -> Option<LogPosition> {
     let ceiling = core.pages.allocator().ceiling()?;
     let blocks = core.log.placed_blocks();
@@ -459,7 +463,8 @@ fn log_section(core: &Core, state: &State, list: &RingList) -> LogSection {
     }
 }
 
-/// Steps 3 and 4. Returns the slot to write, and how far the operating system had the log before the sync.
+/// Steps 3 and 4. Returns the slot to write, and how far the operating system had the log before
+/// the sync.
 fn write(
     core: &Core,
     making: &Making,

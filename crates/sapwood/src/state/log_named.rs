@@ -1,8 +1,7 @@
 //! Blocks that records of the log name: replay would read them.
 //!
-//! *Guarantees*: E3: a block that a record names is not free before the cut of a durable state has passed the
-//! record, whatever else has happened to it.
-//! *Threads*: any; one short lock.
+//! *Guarantees*: E3: a block that a record names is not free before the cut of a durable state has
+//! passed the record, whatever else has happened to it. *Threads*: any; one short lock.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -47,8 +46,8 @@ impl LogNamed {
         named.records.entry(end).or_default().extend_from_slice(blocks);
     }
 
-    /// Asks whether a block that nothing else needs may be given back now; if not, it is given back by
-    /// [`LogNamed::passed`].
+    /// Asks whether a block that nothing else needs may be given back now; if not, it is given back
+    /// by [`LogNamed::passed`].
     pub fn may_free(&self, block: Block) -> bool {
         let mut named = self.named.lock();
         match named.blocks.get_mut(&block.first) {

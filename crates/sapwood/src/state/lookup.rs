@@ -1,8 +1,7 @@
 //! The newest version of one key.
 //!
-//! *Guarantees*: the same answer as the merging cursor's. Filters are asked before leaves are read, range
-//! tombstones before filters are believed.
-//! *Threads*: any; no lock is held across a read.
+//! *Guarantees*: the same answer as the merging cursor's. Filters are asked before leaves are read,
+//! range tombstones before filters are believed. *Threads*: any; no lock is held across a read.
 
 use std::ops::Range;
 

@@ -1,8 +1,8 @@
 //! Open transactions, and what flushes have added since they began: validation looks there.
 //!
-//! *Guarantees*: E5: a transaction is listed before its number is chosen; a flush record is kept, with the blocks
-//! of its young segment, while any listed transaction began before the flush's last commit.
-//! *Threads*: any; one short lock.
+//! *Guarantees*: E5: a transaction is listed before its number is chosen; a flush record is kept,
+//! with the blocks of its young segment, while any listed transaction began before the flush's last
+//! commit. *Threads*: any; one short lock.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,8 @@ pub struct FlushRecord {
     pub last: SequenceNumber,
     /// The young segment, if the flush made one.
     pub young: Option<Arc<Segment>>,
-    /// Runs that went to the last level, where they carry no numbers: every key in them counts as changed.
+    /// Runs that went to the last level, where they carry no numbers: every key in them counts as
+    /// changed.
     pub runs: Vec<(KeyspaceNumber, KeyRange)>,
 }
 
@@ -64,7 +65,8 @@ impl OpenTransactions {
         self.open.lock().transactions.insert(name, number);
     }
 
-    /// Ends a transaction. Returns the dead blocks that were held for validation alone, with their deaths.
+    /// Ends a transaction. Returns the dead blocks that were held for validation alone, with their
+    /// deaths.
     pub fn end(&self, name: u64) -> Vec<(Dead, Epoch)> {
         let mut open = self.open.lock();
         open.transactions.remove(&name);

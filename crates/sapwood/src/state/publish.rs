@@ -1,8 +1,8 @@
 //! Makes commits visible in their one order.
 //!
-//! *Guarantees*: C1: `visible` only rises, and a commit is visible only when all before it are and its own
-//! wish (written, on disk) is met.
-//! *Threads*: any committer publishes what has become due, others' commits included.
+//! *Guarantees*: C1: `visible` only rises, and a commit is visible only when all before it are and
+//! its own wish (written, on disk) is met. *Threads*: any committer publishes what has become due,
+//! others' commits included.
 
 use std::collections::VecDeque;
 

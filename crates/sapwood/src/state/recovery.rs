@@ -1,9 +1,8 @@
 //! Finds the newest durable state in a file and replays the log behind its cut.
 //!
-//! *Guarantees*: nothing is written, so recovery can be interrupted anywhere and begun again with the same
-//! result. Everything that was read is checked; damage is an error that names its place.
-//! *Format*: docs/format.md, sections 2, 5 and 6.
-//! *Threads*: one, before anything else runs.
+//! *Guarantees*: nothing is written, so recovery can be interrupted anywhere and begun again with
+//! the same result. Everything that was read is checked; damage is an error that names its place.
+//! *Format*: docs/format.md, sections 2, 5 and 6. *Threads*: one, before anything else runs.
 
 use std::path::PathBuf;
 
@@ -50,8 +49,8 @@ pub struct ReadState {
 /// Reads the newest durable state that can be read.
 ///
 /// # Errors
-/// `NotADatabase`, `UnsupportedVersion`, `UnknownFeature`, or the damage of the newest state when the one before
-/// cannot be read either.
+/// `NotADatabase`, `UnsupportedVersion`, `UnknownFeature`, or the damage of the newest state when
+/// the one before cannot be read either.
 pub fn read_newest_state(storage: &dyn Storage, read_only: bool) -> Result<ReadState> {
     let mut first_error = None;
     for slot in newest_first(read_slots(storage)?, &storage.name())? {
@@ -125,7 +124,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
     };
     let end = replay(&stream, &start, &mut |record| replayed.visit(record))?;
     let Replayed { catalogue, slots, log_named, last, keyspace_most, .. } = replayed;
-    Ok(assemble(Assembly {
+    assemble(Assembly {
         read,
         pages: pages.clone(),
         pool: pool.clone(),
@@ -141,7 +140,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
         log_named,
         last,
         keyspace_most,
-    })?)
+    })
 }
 
 fn open_pages(
@@ -221,7 +220,8 @@ impl Replayed<'_> {
     fn commit(&mut self, record: &Record<'_>) -> Result<Visit> {
         let applied = apply::inspect(operations(record.payload)?)?;
         let named = applied.named_blocks();
-        // What was on disk before its record need not be read; the rest may have been lost with the power.
+        // What was on disk before its record need not be read; the rest may have been lost with the
+        // power.
         if !record.blocks_on_disk && record.end > self.durable {
             for (keyspace, reference) in &applied.named {
                 if verify_value(self.pages, *keyspace, reference).is_err() {

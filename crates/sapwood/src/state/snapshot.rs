@@ -86,8 +86,8 @@ impl SnapshotHold {
             }
             Place::Home(home) => home,
         };
-        // The view is loaded before the home is asked: without a state in the home, that view still has
-        // the memtable.
+        // The view is loaded before the home is asked: without a state in the home, that view still
+        // has the memtable.
         let view = core.view();
         if let Some(state) = home.state() {
             return ReadPoint { memtables: Vec::new(), state: state.clone(), at: self.number };

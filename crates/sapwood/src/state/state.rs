@@ -1,8 +1,8 @@
 //! The state: which segments are current. One immutable value, swapped whole.
 //!
-//! *Guarantees*: a state never changes. While any reference to it lives, none of its blocks is reused;
-//! when the last one goes, its epoch is handed to whoever keeps the dead lists (no I/O, no lock that a
-//! merge holds).
+//! *Guarantees*: a state never changes. While any reference to it lives, none of its blocks is
+//! reused; when the last one goes, its epoch is handed to whoever keeps the dead lists (no I/O, no
+//! lock that a merge holds).
 
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ pub struct Cut {
     pub chain: u32,
 }
 
-/// The levels of one keyspace, from the top; in each the segments, newest first. The last level has at
-/// most one segment.
+/// The levels of one keyspace, from the top; in each the segments, newest first. The last level has
+/// at most one segment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Levels {
     /// The last element is the deepest level.

@@ -77,7 +77,8 @@ impl MemtableSlot {
 #[derive(Debug)]
 pub struct Home {
     registered: OrderedMutex<Registered>,
-    /// The state that the memtable's flush installed; set before the view that has it is swapped in.
+    /// The state that the memtable's flush installed; set before the view that has it is swapped
+    /// in.
     state: OnceLock<Arc<State>>,
 }
 
@@ -96,8 +97,8 @@ impl Default for Home {
 }
 
 impl Home {
-    /// Registers a snapshot's number. `last` is the memtable's last number: false when a flush may already
-    /// have dropped what the snapshot needs (S2).
+    /// Registers a snapshot's number. `last` is the memtable's last number: false when a flush may
+    /// already have dropped what the snapshot needs (S2).
     pub fn register(&self, number: SequenceNumber, last: SequenceNumber) -> bool {
         let mut registered = self.registered.lock();
         if registered.closed && number < last {
@@ -123,8 +124,8 @@ impl Home {
         }
     }
 
-    /// Takes the registered numbers, ascending; from now on only numbers at or above the memtable's last
-    /// are registered.
+    /// Takes the registered numbers, ascending; from now on only numbers at or above the memtable's
+    /// last are registered.
     pub fn close(&self) -> Vec<SequenceNumber> {
         let mut registered = self.registered.lock();
         registered.closed = true;

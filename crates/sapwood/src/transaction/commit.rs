@@ -1,12 +1,11 @@
-//! The one way into the database: a commit gets its place in the order, reaches the log and the memtable,
-//! and becomes visible.
+//! The one way into the database: a commit gets its place in the order, reaches the log and the
+//! memtable, and becomes visible.
 //!
-//! *Guarantees*: C1, C2: under the commit lock a commit is validated against what came since the unlocked validation,
-//! gets its number, its record and its entries in the memtable; outside it waits for the disk as far as its durability
-//! asks. A commit that returns is visible. A commit that fails after its record was appended is there whole or
-//! not at all after the next open.
-//! *Format*: docs/format.md, section 5.
-//! *Threads*: any.
+//! *Guarantees*: C1, C2: under the commit lock a commit is validated against what came since the
+//! unlocked validation, gets its number, its record and its entries in the memtable; outside it
+//! waits for the disk as far as its durability asks. A commit that returns is visible. A commit
+//! that fails after its record was appended is there whole or not at all after the next open.
+//! *Format*: docs/format.md, section 5. *Threads*: any.
 
 use super::batch_writes::{BatchWrites, Collected};
 use super::pending::{PendingOperation, PendingWrites};
@@ -29,7 +28,8 @@ use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::{KeyspaceNumber, LogPosition, SequenceNumber};
 
-/// Values from this length on are written once, at the commit, and the log carries their references.
+/// Values from this length on are written once, at the commit, and the log carries their
+/// references.
 pub const OVERFLOW_AT_COMMIT_BYTES: usize = 64 * 1024;
 
 /// How often a commit makes room in the log before it gives up.
@@ -50,8 +50,8 @@ struct Prepared {
 /// Commits writes.
 ///
 /// # Errors
-/// `Conflict`, `TransactionTooLarge`, `KeyspaceDropped`, `NoSpace`: nothing is committed. `Stopped`: it is not known
-/// whether it will be there after the next open.
+/// `Conflict`, `TransactionTooLarge`, `KeyspaceDropped`, `NoSpace`: nothing is committed.
+/// `Stopped`: it is not known whether it will be there after the next open.
 pub fn commit(
     core: &Arc<Core>,
     writes: &PendingWrites,
@@ -59,7 +59,8 @@ pub fn commit(
     validation: Option<&Validation<'_>>,
 ) -> Result<SequenceNumber> {
     if writes.is_empty() {
-        // A serializable reader that wrote nothing saw one instant: its place in the order is there.
+        // A serializable reader that wrote nothing saw one instant: its place in the order is
+        // there.
         return Ok(core.visible());
     }
     begin(core, writes.bytes())?;
@@ -237,7 +238,7 @@ fn change_catalogue(
             }
             CatalogueChange::Drop(number) => prepared.encoder.drop_keyspace(*number),
             CatalogueChange::Rename(number, name) => {
-                prepared.encoder.rename_keyspace(*number, name)
+                prepared.encoder.rename_keyspace(*number, name);
             }
         }
         prepared.changes = vec![change];
@@ -272,7 +273,8 @@ fn prepare(core: &Core, writes: &PendingWrites, durability: Durability) -> Resul
     if !prepared.blocks.is_empty() {
         prepared.names_unsynced = true;
         if durability == Durability::Sync {
-            // They are on disk before the record takes its place, so that no other committer waits for them.
+            // They are on disk before the record takes its place, so that no other committer waits
+            // for them.
             let storage = core.pages.storage();
             let synced = storage.sync_data();
             let failed = |error| Error::io("syncing values", storage.name(), error);
@@ -355,7 +357,8 @@ fn place(
     })
 }
 
-/// Puts a commit's entries into the memtable, and its changes into the catalogue. The commit lock is held.
+/// Puts a commit's entries into the memtable, and its changes into the catalogue. The commit lock
+/// is held.
 fn insert(core: &Core, prepared: &mut Prepared, number: SequenceNumber) -> Result<()> {
     let view = core.view();
     let operations = prepared.encoder.operations();
@@ -365,7 +368,8 @@ fn insert(core: &Core, prepared: &mut Prepared, number: SequenceNumber) -> Resul
         false => (**core.catalogue.load()).clone(),
     };
     let inserted = apply::insert(&view.active, &mut catalogue, number, operations, changes);
-    // What was just encoded can be decoded; if not, memory is damaged and nothing more may be written.
+    // What was just encoded can be decoded; if not, memory is damaged and nothing more may be
+    // written.
     inserted.map_err(|error| core.stop(&error))?;
     if !changes.is_empty() {
         let catalogue = Arc::new(catalogue);

@@ -5,9 +5,9 @@
 //! *Guarantees*:
 //! - N1: of each key the last operation wins. A range delete takes the earlier operations that it
 //!   covers out; what comes after it stands.
-//! - N2: where a put and a range delete of one `PendingWrites` meet, the put is the later one. So the
-//!   range deletes can be given to the log and the memtable first and with the same number: they
-//!   hide nothing of their own commit.
+//! - N2: where a put and a range delete of one `PendingWrites` meet, the put is the later one. So
+//!   the range deletes can be given to the log and the memtable first and with the same number:
+//!   they hide nothing of their own commit.
 //! - N3: no point delete lies in an own range delete, since that says the same.
 //! - N4: what was written is touched: each key that was ever put or deleted is among the touched
 //!   keys, or in a touched range.
@@ -160,8 +160,8 @@ impl PendingWrites {
         PendingWrites::default()
     }
 
-    /// Puts a value. Complexity: O(log n), and a copy of the keyspace's keys when a source of it that
-    /// was opened since the last write is still held.
+    /// Puts a value. Complexity: O(log n), and a copy of the keyspace's keys when a source of it
+    /// that was opened since the last write is still held.
     pub fn put(&mut self, keyspace: KeyspaceNumber, key: &[u8], value: &[u8]) {
         let value = Some(value.into());
         self.change(keyspace, |writes, operation| {
@@ -239,8 +239,9 @@ impl PendingWrites {
         self.keyspaces.keys().copied()
     }
 
-    /// The operations that the commit consists of: first the range deletes, then the points, each by
-    /// keyspace and key. They give the same result in this order, and with one number for all (N2).
+    /// The operations that the commit consists of: first the range deletes, then the points, each
+    /// by keyspace and key. They give the same result in this order, and with one number for all
+    /// (N2).
     pub fn operations(&self) -> impl Iterator<Item = (KeyspaceNumber, PendingOperation<'_>)> {
         let ranges = self.touched_ranges();
         let ranges = ranges.map(|(number, range)| (number, PendingOperation::DeleteRange(range)));

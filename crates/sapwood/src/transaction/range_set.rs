@@ -1,11 +1,12 @@
-//! A set of keys, held as ranges in a tree, for those who add ranges in any order and in any number.
+//! A set of keys, held as ranges in a tree, for those who add ranges in any order and in any
+//! number.
 //!
 //! [`crate::segment::key_range::KeyRanges`] says the same in a vector, where each insertion moves
 //! what lies behind it: right for a few ranges, not for the hundreds of thousands that one
 //! transaction may delete or read.
 //!
-//! *Guarantees*: the ranges ascend, are not empty, and neither overlap nor touch; `bytes` is the sum
-//! over them.
+//! *Guarantees*: the ranges ascend, are not empty, and neither overlap nor touch; `bytes` is the
+//! sum over them.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;

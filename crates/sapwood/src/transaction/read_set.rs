@@ -207,8 +207,8 @@ fn common_bytes(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take(COMMON_BYTES_MAX).take_while(|(a, b)| a == b).count()
 }
 
-/// Which neighbours to join: all that have more than `above` bytes in common, and of those that have
-/// exactly as many, `share` out of `of`, spread evenly.
+/// Which neighbours to join: all that have more than `above` bytes in common, and of those that
+/// have exactly as many, `share` out of `of`, spread evenly.
 #[derive(Debug)]
 struct Joins {
     above: usize,

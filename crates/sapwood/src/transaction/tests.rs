@@ -206,7 +206,8 @@ fn all_is_referenced(core: &Arc<Core>, what: &str) {
     }
 }
 
-/// With nothing held, what is given out is what the current state references, and the state's own blocks.
+/// With nothing held, what is given out is what the current state references, and the state's own
+/// blocks.
 fn nothing_leaks(core: &Arc<Core>, seed: u64) {
     core.collect_released();
     let given = core.pages.allocator().given_list();

@@ -1,9 +1,9 @@
 //! Whether another commit has changed what a transaction uses.
 //!
-//! *Guarantees*: the first committer of a key wins; with a read set, a change of anything read, absent keys and empty
-//! ranges included, is a conflict. False conflicts are possible (joined ranges, runs known by their bounds only); a
-//! missed one is not.
-//! *Threads*: the committer's; first outside the commit lock, then under it for what came since.
+//! *Guarantees*: the first committer of a key wins; with a read set, a change of anything read,
+//! absent keys and empty ranges included, is a conflict. False conflicts are possible (joined
+//! ranges, runs known by their bounds only); a missed one is not. *Threads*: the committer's; first
+//! outside the commit lock, then under it for what came since.
 
 use super::pending::PendingWrites;
 use super::read_set::ReadSet;
@@ -125,8 +125,8 @@ fn flush_changed_range(
     }
 }
 
-/// True when a young segment has a version or a range tombstone above `after` in a range of composite keys.
-/// What was promoted out of it counts still: its blocks are held for this.
+/// True when a young segment has a version or a range tombstone above `after` in a range of
+/// composite keys. What was promoted out of it counts still: its blocks are held for this.
 fn young_changed(
     core: &Core,
     young: &Segment,

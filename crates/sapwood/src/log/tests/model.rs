@@ -36,7 +36,8 @@ enum Action {
 }
 
 fn crash() -> impl Strategy<Value = Crash> {
-    prop_oneof![3 => Just(Crash::No), 1 => Just(Crash::Kill), 2 => any::<u64>().prop_map(Crash::Power)]
+    let power = any::<u64>().prop_map(Crash::Power);
+    prop_oneof![3 => Just(Crash::No), 1 => Just(Crash::Kill), 2 => power]
 }
 
 fn action() -> impl Strategy<Value = Action> {

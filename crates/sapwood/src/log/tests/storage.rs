@@ -90,11 +90,6 @@ impl TestStorage {
         TestStorage::holding(bytes)
     }
 
-    /// Every pending write fails to reach the disk, which nobody hears of; reads still see it.
-    pub fn lose_write_backs(&self) {
-        self.contents.lock().pending.clear();
-    }
-
     pub fn fail_write_after(&self, writes: u64) {
         self.contents.lock().writes_until_failure = Some(writes);
     }

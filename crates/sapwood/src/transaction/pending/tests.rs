@@ -147,7 +147,8 @@ proptest! {
 
     #[test]
     fn a_source_steps_as_its_points_lie_and_keeps_what_it_saw(
-        before in steps(), later in steps(), moves in prop::collection::vec((0u8..5, 0..KEYS), 0..40)
+        before in steps(), later in steps(),
+        moves in prop::collection::vec((0u8..5, 0..KEYS), 0..40)
     ) {
         let keyspace = KeyspaceNumber(1);
         let mut writes = written(&before);
@@ -188,7 +189,8 @@ proptest! {
 
     #[test]
     fn a_merging_cursor_shows_own_writes_over_older_ones(
-        committed in steps(), own in steps(), moves in prop::collection::vec((0u8..4, 0..KEYS), 1..30)
+        committed in steps(), own in steps(),
+        moves in prop::collection::vec((0u8..4, 0..KEYS), 1..30)
     ) {
         let keyspace = KeyspaceNumber(1);
         let (below, above) = (written(&committed), written(&own));
