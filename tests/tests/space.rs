@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crash_lsm::access;
+use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use sapwood::storage::MemoryStorage;
 use sapwood::sync::{Arc, Random};
@@ -28,6 +29,8 @@ fn fill(keyspace: &Keyspace, count: u32, round: u32) {
 /// Everything flushed and merged, and nothing held that is not needed.
 fn settle(database: &Database) {
     for _ in 0..3 {
+        database.flush().unwrap();
+        run_all_steps(database).unwrap();
         database.wait_until_idle().unwrap();
     }
 }

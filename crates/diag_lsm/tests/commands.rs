@@ -1,5 +1,8 @@
 //! The built command on temporary databases: output, JSON, exit status, damage.
 
+// Helpers outside the test functions may fail as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -21,7 +21,7 @@ const PAGE_BYTES_MAX: u32 = 1 << 16;
 const RESERVED_BYTES_MAX: u16 = 256;
 const REGION_PAGES_MIN: u64 = 64;
 /// Below it a node of the longest keys would not fit.
-const REGION_BYTES_MIN: u64 = 256 << 10;
+const REGION_BYTES_MIN: u64 = 128 << 10;
 /// With more pages, a region's free map would not fit a node.
 const REGION_PAGES_MAX: u64 = 1 << 22;
 const LEAF_BYTES_MAX: u32 = 1 << 16;
@@ -261,10 +261,6 @@ impl Options {
             || format!("{reserved} is not a multiple of 8 up to {RESERVED_BYTES_MAX}"),
         )?;
         let region = self.region_bytes;
-        // A node of the longest keys must fit beside the fixed pages.
-        check(region >= REGION_BYTES_MIN, "region_bytes", || {
-            format!("{region} is too small: at least {REGION_BYTES_MIN} and a power of two")
-        })?;
         let pages = region / u64::from(page);
         check(
             region.is_power_of_two() && (REGION_PAGES_MIN..=REGION_PAGES_MAX).contains(&pages),
@@ -276,6 +272,10 @@ impl Options {
                 )
             },
         )?;
+        // A node of the longest keys must fit beside the fixed pages.
+        check(region >= REGION_BYTES_MIN, "region_bytes", || {
+            format!("{region} is too small: at least {REGION_BYTES_MIN} bytes are needed")
+        })?;
         let leaf = self.leaf_bytes;
         check((1..=LEAF_BYTES_MAX).contains(&leaf), "leaf_bytes", || {
             format!(
