@@ -1,5 +1,8 @@
 //! The public face: handles, ranges, cursors, transactions and their errors, against a `BTreeMap`.
 
+// Helpers outside the test functions may fail as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -150,9 +150,9 @@ pub fn run(arguments: &BenchArguments, json: bool) -> Outcome {
         let problems = super::verify::problems(path)?;
         results.verified = Some(problems.is_empty());
         if json {
-            output::json(&results)?
+            output::json(&results)?;
         } else {
-            print(&results)?
+            print(&results)?;
         }
         for problem in &problems {
             eprintln!("diag_lsm: {problem}");
