@@ -163,8 +163,8 @@ fn copies_of_each_operation(
     }));
     act();
     storage.clear_on_operation();
-    let copies = std::mem::take(&mut *copies.lock());
-    copies
+
+    std::mem::take(&mut *copies.lock())
 }
 
 #[test]

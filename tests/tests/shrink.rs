@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use sapwood::sync::Mutex;
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 
 use crash_lsm::access;
 use sapwood::storage::{CrashPlan, MemoryStorage, OperationKind, SimulatedStorage, Storage};
@@ -151,7 +151,7 @@ fn a_power_cut_at_any_point_of_the_shrinking_loses_nothing() {
     let (handle, into) = (storage.clone(), Arc::clone(&copies));
     storage.on_operation(Box::new(move |operation| {
         if !matches!(operation.kind, OperationKind::Read) {
-            let mut copies = into.lock().unwrap();
+            let mut copies = into.lock();
             let plan = match operation.index % 4 {
                 0 => CrashPlan::KeepNone,
                 1 => CrashPlan::KeepAll,
@@ -163,7 +163,7 @@ fn a_power_cut_at_any_point_of_the_shrinking_loses_nothing() {
     database.wait_until_idle().unwrap();
     storage.clear_on_operation();
     assert!(storage.length().unwrap() < before);
-    let copies = std::mem::take(&mut *copies.lock().unwrap());
+    let copies = std::mem::take(&mut *copies.lock());
     println!("{} points, {before} bytes before, {} after", copies.len(), storage.length().unwrap());
     for (index, copy) in copies {
         let database = options().open_on(Arc::new(copy.clone())).unwrap();

@@ -61,8 +61,7 @@ fn an_iterator_used_from_both_ends_gives_each_pair_once() {
     in_every_arrangement(&changes, |_, keyspace, _| {
         let mut range = keyspace.iter().unwrap();
         let (mut front, mut back) = (Vec::new(), Vec::new());
-        loop {
-            let Some(pair) = range.next() else { break };
+        while let Some(pair) = range.next() {
             front.push(pair.unwrap().0.into_vec());
             for _ in 0..2 {
                 let Some(pair) = range.next_back() else { break };

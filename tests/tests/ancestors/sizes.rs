@@ -106,10 +106,12 @@ fn keys_and_values_of_odd_sizes_are_kept() {
     let mut random = Random::from_seed(1);
     let changes: Vec<_> = (0..1500)
         .map(|n: u32| {
-            let mut key = vec![0; 1 + random.below(if n % 20 == 0 { 1000 } else { 100 }) as usize];
+            let mut key =
+                vec![0; 1 + random.below(if n.is_multiple_of(20) { 1000 } else { 100 }) as usize];
             random.fill(&mut key);
             key.extend_from_slice(&n.to_be_bytes());
-            let mut value = vec![0; random.below(if n % 30 == 0 { 10_000 } else { 300 }) as usize];
+            let mut value =
+                vec![0; random.below(if n.is_multiple_of(30) { 10_000 } else { 300 }) as usize];
             random.fill(&mut value);
             put(key, value)
         })
