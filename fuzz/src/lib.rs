@@ -91,11 +91,7 @@ pub fn parent(bytes: &[u8]) {
         let separated = parent.separator(index, &mut key);
         if sound {
             assert!(child.is_ok() && reference.is_ok() && separated.is_ok());
-            assert_eq!(
-                parent.child_for(&key),
-                index,
-                "a separator leads to another child"
-            );
+            assert_eq!(parent.child_for(&key), index, "a separator leads to another child");
         }
     }
     for references in [parent.pieces(), parent.overflow_lists()] {
@@ -120,20 +116,14 @@ pub fn range_tombstone(bytes: &[u8]) {
         return;
     };
     let numbers: Vec<u64> = range.numbers().collect();
-    assert!(
-        numbers.windows(2).all(|pair| pair[0] > pair[1]),
-        "the numbers do not descend"
-    );
+    assert!(numbers.windows(2).all(|pair| pair[0] > pair[1]), "the numbers do not descend");
     assert_eq!(range.newest_at(u64::MAX), numbers.first().copied());
 }
 
 /// The same bytes as an overflow reference and as an overflow list.
 pub fn overflow(bytes: &[u8]) {
     if let Ok(reference) = OverflowReference::decode(bytes) {
-        assert_eq!(
-            OverflowReference::decode_length(bytes),
-            Ok(reference.length)
-        );
+        assert_eq!(OverflowReference::decode_length(bytes), Ok(reference.length));
         let mut again = Vec::new();
         reference.encode(&mut again);
         assert_eq!(again, bytes, "a reference has two forms");
@@ -222,9 +212,7 @@ mod tests {
     fn a_valid_block_passes_its_check() {
         let bytes = valid_block();
         let block = SortedBlock::parse(&bytes[1..], true, false).unwrap();
-        block
-            .check(KindSet::POINTS, COMPOSITE_KEY_BYTES_MAX)
-            .unwrap();
+        block.check(KindSet::POINTS, COMPOSITE_KEY_BYTES_MAX).unwrap();
         sorted_block(&bytes);
     }
 
