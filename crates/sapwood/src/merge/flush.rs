@@ -301,7 +301,7 @@ impl FlushJob {
         self.change.young = young;
         let mut runs = std::mem::take(&mut self.finished_runs);
         for run in &mut runs {
-            run.add_to(&mut self.change)?;
+            run.add_to(&mut self.change);
         }
         let change = std::mem::take(&mut self.change);
         install(core, change)?;

@@ -197,11 +197,8 @@ impl Run {
     }
 
     /// Adds the run to what the flush installs.
-    ///
-    /// # Errors
-    /// None; the signature is that of a step.
-    pub fn add_to(&mut self, change: &mut Change) -> Result<()> {
-        let Some(lowest) = self.lowest.take() else { return Ok(()) };
+    pub fn add_to(&mut self, change: &mut Change) {
+        let Some(lowest) = self.lowest.take() else { return };
         change.written.append(&mut self.blocks);
         change.died.append(&mut self.died);
         if let Some(bounds) = &self.bounds {
@@ -219,7 +216,6 @@ impl Run {
             fragments: Vec::new(),
             bounds: self.bounds.take(),
         });
-        Ok(())
     }
 }
 

@@ -10,6 +10,8 @@
 //! *Threads*: everything is shared; see [`manager`].
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
+// Some of what is exported here is for tools alone.
+#![cfg_attr(not(feature = "internals"), allow(unused_imports))]
 
 pub mod allocator;
 pub mod block;

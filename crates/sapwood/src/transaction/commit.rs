@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::log::operation::CommitEncoder;
 use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
-use crate::merge::step::begin_writing;
+use crate::merge::step::{begin_writing, sync};
 use crate::merge::throttle::{before_commit, make_room_in_log};
 use crate::options::Durability;
 use crate::page::Block;
@@ -61,7 +61,7 @@ pub fn commit(
     if writes.is_empty() {
         // A serializable reader that wrote nothing saw one instant: its place in the order is
         // there.
-        return Ok(core.visible());
+        return commit_nothing(core, durability);
     }
     begin(core, writes.bytes())?;
     let mut prepared = prepare(core, writes, durability)?;
@@ -122,6 +122,20 @@ pub fn commit_batch(
     }
 }
 
+/// A commit without operations has no record, but makes what came before it as durable as any other.
+fn commit_nothing(core: &Arc<Core>, durability: Durability) -> Result<SequenceNumber> {
+    match durability {
+        Durability::Sync => sync(core)?,
+        Durability::Buffered => {
+            let end = core.log.positions().end;
+            core.log.write_to(end).map_err(|error| core.stop(&error))?;
+            core.publisher.publish(core.log.positions());
+        }
+        Durability::Memory => {}
+    }
+    Ok(core.visible())
+}
+
 /// Commits operations that name no blocks and change no catalogue, and of which the later takes the
 /// place of the earlier on the same key.
 fn commit_encoded(
@@ -132,7 +146,7 @@ fn commit_encoded(
     durability: Durability,
 ) -> Result<SequenceNumber> {
     if encoder.operation_count() == 0 {
-        return Ok(core.visible());
+        return commit_nothing(core, durability);
     }
     begin(core, bytes)?;
     let mut prepared = Prepared { encoder, ..Prepared::default() };
