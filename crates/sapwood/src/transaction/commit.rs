@@ -122,7 +122,8 @@ pub fn commit_batch(
     }
 }
 
-/// A commit without operations has no record, but makes what came before it as durable as any other.
+/// A commit without operations has no record, but makes what came before it as durable as any
+/// other.
 fn commit_nothing(core: &Arc<Core>, durability: Durability) -> Result<SequenceNumber> {
     match durability {
         Durability::Sync => sync(core)?,
