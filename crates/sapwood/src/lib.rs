@@ -156,6 +156,6 @@ pub use options::{Compression, Durability, Isolation, KeyspaceOptions};
 pub use progress::Progress;
 pub use range::Range;
 pub use snapshot::Snapshot;
-pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats};
+pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, WrittenStats};
 pub use transaction::Transaction;
 pub use types::{Epoch, KeyspaceNumber, PageNumber, SequenceNumber};
