@@ -108,7 +108,7 @@ impl OverflowWriter {
         let table_bytes = u32::try_from(self.table.len()).map_err(|_| self.too_large())?;
         // The header names the first block's page, which the chunks have taken already unless they
         // are all in the buffer still.
-        self.make_room(table_offset.saturating_add((NODE_HEADER_BYTES as u64) + 1))?;
+        self.make_room(table_offset.saturating_add(NODE_HEADER_BYTES as u64))?;
         let header = NodeHeader {
             kind: NodeKind::OverflowValue,
             height: 0,
@@ -184,8 +184,8 @@ impl OverflowWriter {
     /// Takes blocks until the stream can reach `end`.
     fn make_room(&mut self, end: u64) -> Result<()> {
         let layout = *self.pages.layout();
-        while self.capacity < end {
-            let missing = layout.pages_for(usize::try_from(end - self.capacity).unwrap_or(0));
+        while let Some(missing) = end.checked_sub(self.capacity).filter(|bytes| *bytes > 0) {
+            let missing = layout.pages_for(usize::try_from(missing).unwrap_or(0));
             let first = FIRST_BLOCK_BYTES.checked_div(u64::from(layout.page_size)).unwrap_or(1);
             let so_far = self.blocks.iter().map(|block| u64::from(block.pages)).sum::<u64>();
             let wanted = so_far.max(first).max(u64::from(missing));
