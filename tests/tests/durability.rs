@@ -10,7 +10,7 @@ use crash_lsm::harness::{Plan, Totals, run};
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, FaultKind, OperationKind, SimulatedStorage};
 use sapwood::sync::{Arc, Clock, Mutex};
-use sapwood::{Database, Durability, Error, Result};
+use sapwood::{Database, Durability, Error, Isolation, Result};
 
 fn open(storage: &SimulatedStorage) -> Result<Database> {
     Setup::tiny().open_on(Arc::new(storage.clone()))
@@ -116,6 +116,26 @@ fn after_a_kill_one_synced_commit_takes_along_what_was_only_replayed() {
     let left = storage.crash_copy(CrashPlan::KeepNone);
     assert_eq!(keys(&left), ["5", "6", "7", "8", "9", "z"]);
     drop(database);
+}
+
+/// A commit is one also when it changes nothing: what came before it is as durable as it asks for.
+#[test]
+fn a_synced_commit_whose_writes_come_to_nothing_takes_all_earlier_ones_with_it() {
+    let (storage, database) = made();
+    let keyspace = database.existing_keyspace("a").unwrap();
+    commit(&database, "1", Durability::Memory).unwrap();
+    commit(&database, "2", Durability::Buffered).unwrap();
+    for isolation in [Isolation::Snapshot, Isolation::Serializable] {
+        let mut transaction = database.begin(isolation).unwrap();
+        transaction.delete_range(&keyspace, "m".."m").unwrap();
+        transaction.commit_with(Durability::Sync).unwrap();
+        assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1", "2"]);
+    }
+    commit(&database, "3", Durability::Memory).unwrap();
+    database.batch().commit_with(Durability::Buffered).unwrap();
+    assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepAll)), ["1", "2", "3"]);
+    database.batch().commit_with(Durability::Sync).unwrap();
+    assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1", "2", "3"]);
 }
 
 /// A power cut at each operation of the first commit after an open, with the pending writes torn in

@@ -59,8 +59,10 @@ pub fn commit(
     validation: Option<&Validation<'_>>,
 ) -> Result<SequenceNumber> {
     if writes.is_empty() {
-        // A serializable reader that wrote nothing saw one instant: its place in the order is
-        // there.
+        // It takes no number, so its place is where it is validated: once is enough.
+        if let Some(validation) = validation {
+            validate(core, writes, validation, validation.began)?;
+        }
         return commit_nothing(core, durability);
     }
     begin(core, writes.bytes())?;
