@@ -103,6 +103,42 @@ fn a_buffered_commit_is_on_disk_when_the_interval_has_passed_and_its_step_was_ru
     assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1"]);
 }
 
+/// The process that was to sync them is gone: the next one does it, also when it only reads.
+#[test]
+fn what_a_killed_process_left_unsynced_is_on_disk_when_the_interval_has_passed_after_the_open() {
+    let (storage, database) = made();
+    commit(&database, "1", Durability::Buffered).unwrap();
+    commit(&database, "2", Durability::Buffered).unwrap();
+    let storage = storage.kill();
+    drop(database);
+    let (clock, hand) = Clock::fake();
+    let builder = Setup::tiny().builder().clock(clock).sync_interval(Duration::from_millis(500));
+    let database = builder.open_on(Arc::new(storage.clone())).unwrap();
+    hand.advance(Duration::from_millis(499));
+    run_all_steps(&database).unwrap();
+    hand.advance(Duration::from_millis(1));
+    run_all_steps(&database).unwrap();
+    assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1", "2"]);
+    drop(database);
+}
+
+/// A commit of `Buffered` is one also when it changes nothing: what it took along is synced in time.
+#[test]
+fn a_memory_commit_that_an_empty_buffered_one_took_along_is_on_disk_after_the_interval() {
+    let storage = SimulatedStorage::new();
+    let (clock, hand) = Clock::fake();
+    let builder = Setup::tiny().builder().clock(clock).sync_interval(Duration::from_millis(500));
+    let database = builder.open_on(Arc::new(storage.clone())).unwrap();
+    database.keyspace("a").unwrap();
+    database.flush().unwrap();
+    run_all_steps(&database).unwrap();
+    commit(&database, "1", Durability::Memory).unwrap();
+    database.batch().commit_with(Durability::Buffered).unwrap();
+    hand.advance(Duration::from_millis(500));
+    assert!(database.run_step().unwrap());
+    assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1"]);
+}
+
 #[test]
 fn after_a_kill_one_synced_commit_takes_along_what_was_only_replayed() {
     let (storage, database) = made();

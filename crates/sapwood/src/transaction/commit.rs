@@ -133,6 +133,7 @@ fn commit_nothing(core: &Arc<Core>, durability: Durability) -> Result<SequenceNu
             let end = core.log.positions().end;
             core.log.write_to(end).map_err(|error| core.stop(&error))?;
             core.publisher.publish(core.log.positions());
+            core.background.note_commit(core.clock.now(), true);
         }
         Durability::Memory => {}
     }
