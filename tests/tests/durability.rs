@@ -200,6 +200,36 @@ fn a_power_cut_during_the_first_write_after_an_open_loses_no_synced_commit() {
     }
 }
 
+/// A sync that failed has left commits in the cache, marked clean: the next process reads them, and
+/// no sync brings them to the disk any more. So nothing may say that they are there, and a synced
+/// commit is acknowledged only when they have been written anew.
+#[test]
+fn a_commit_after_a_failed_sync_and_a_kill_relies_on_nothing_that_the_cache_holds() {
+    for earlier in 1..4 {
+        let (storage, database) = made();
+        commit(&database, "1", Durability::Sync).unwrap();
+        for n in 0..earlier {
+            commit(&database, &format!("lost {n}"), Durability::Buffered).unwrap();
+        }
+        storage.fail_sync_and_drop_cache();
+        assert!(database.flush().is_err());
+        let storage = storage.kill();
+        drop(database);
+        let copies = copies_of_each_operation(&storage, 4, || {
+            let database = open(&storage).unwrap();
+            commit(&database, "z", Durability::Sync).unwrap();
+            drop(database);
+        });
+        assert!(copies.len() > 20);
+        for (operation, seed, copy) in copies {
+            let found = keys(&copy);
+            assert_eq!(found[0], "1", "operation {operation}, seed {seed}");
+            let expected = if found.contains(&"z".to_owned()) { 2 + earlier } else { 1 };
+            assert!(found.len() >= expected, "operation {operation}, seed {seed}: {found:?}");
+        }
+    }
+}
+
 /// What a power cut would leave before each changing operation of `act`, for several seeds.
 fn copies_of_each_operation(
     storage: &SimulatedStorage,
