@@ -12,6 +12,9 @@ use sapwood::storage::{CrashPlan, FaultKind, OperationKind, SimulatedStorage};
 use sapwood::sync::{Arc, Clock, Mutex};
 use sapwood::{Database, Durability, Error, Isolation, Result};
 
+/// Shorter than the quiet after which a memtable is flushed, which would do the same.
+const INTERVAL: Duration = Duration::from_millis(200);
+
 fn open(storage: &SimulatedStorage) -> Result<Database> {
     Setup::tiny().open_on(Arc::new(storage.clone()))
 }
@@ -89,7 +92,7 @@ fn a_memory_commit_is_visible_at_once_and_a_sync_takes_it_along() {
 fn a_buffered_commit_is_on_disk_when_the_interval_has_passed_and_its_step_was_run() {
     let storage = SimulatedStorage::new();
     let (clock, hand) = Clock::fake();
-    let builder = Setup::tiny().builder().clock(clock).sync_interval(Duration::from_millis(500));
+    let builder = Setup::tiny().builder().clock(clock).sync_interval(INTERVAL);
     let database = builder.open_on(Arc::new(storage.clone())).unwrap();
     database.keyspace("a").unwrap();
     database.flush().unwrap();
@@ -98,7 +101,7 @@ fn a_buffered_commit_is_on_disk_when_the_interval_has_passed_and_its_step_was_ru
     hand.advance(Duration::from_millis(100));
     run_all_steps(&database).unwrap();
     assert!(keys(&storage.crash_copy(CrashPlan::KeepNone)).is_empty());
-    hand.advance(Duration::from_millis(401));
+    hand.advance(INTERVAL - Duration::from_millis(100));
     run_all_steps(&database).unwrap();
     assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1"]);
 }
@@ -112,10 +115,11 @@ fn what_a_killed_process_left_unsynced_is_on_disk_when_the_interval_has_passed_a
     let storage = storage.kill();
     drop(database);
     let (clock, hand) = Clock::fake();
-    let builder = Setup::tiny().builder().clock(clock).sync_interval(Duration::from_millis(500));
+    let builder = Setup::tiny().builder().clock(clock).sync_interval(INTERVAL);
     let database = builder.open_on(Arc::new(storage.clone())).unwrap();
-    hand.advance(Duration::from_millis(499));
+    hand.advance(INTERVAL - Duration::from_millis(1));
     run_all_steps(&database).unwrap();
+    assert!(keys(&storage.crash_copy(CrashPlan::KeepNone)).is_empty());
     hand.advance(Duration::from_millis(1));
     run_all_steps(&database).unwrap();
     assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1", "2"]);
@@ -127,14 +131,15 @@ fn what_a_killed_process_left_unsynced_is_on_disk_when_the_interval_has_passed_a
 fn a_memory_commit_that_an_empty_buffered_one_took_along_is_on_disk_after_the_interval() {
     let storage = SimulatedStorage::new();
     let (clock, hand) = Clock::fake();
-    let builder = Setup::tiny().builder().clock(clock).sync_interval(Duration::from_millis(500));
+    let builder = Setup::tiny().builder().clock(clock).sync_interval(INTERVAL);
     let database = builder.open_on(Arc::new(storage.clone())).unwrap();
     database.keyspace("a").unwrap();
     database.flush().unwrap();
+    hand.advance(INTERVAL);
     run_all_steps(&database).unwrap();
     commit(&database, "1", Durability::Memory).unwrap();
     database.batch().commit_with(Durability::Buffered).unwrap();
-    hand.advance(Duration::from_millis(500));
+    hand.advance(INTERVAL);
     assert!(database.run_step().unwrap());
     assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1"]);
 }

@@ -160,6 +160,8 @@ impl Crashing {
 
     /// Ends the life, if that has not happened.
     pub(crate) fn end(&self, was_closed: bool) -> Left {
+        // It holds the disk that holds it: neither would ever go.
+        self.storage.clear_on_operation();
         let mut shared = self.shared.lock();
         if let Some(left) = shared.left.take() {
             return left;
