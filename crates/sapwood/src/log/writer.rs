@@ -134,6 +134,7 @@ impl LogWriter {
             end,
             written: durable,
             durable,
+            uncertain: (durable < end).then_some(durable..end),
             chain: start.chain,
             // Nobody knows what the records of the tail named.
             unsynced_blocks_until: end,
@@ -153,8 +154,8 @@ impl LogWriter {
 
     /// Erases the records of a lost time and syncs the file, so that what was replayed is on disk
     /// as far as the system knows. It is not written again: most of it is on disk already, and a
-    /// power cut could tear it. An open calls it, and takes what was replayed out of the log before
-    /// the first commit.
+    /// power cut could tear it. Nor does any record say that it is there, until [`Self::passed`].
+    /// An open calls it, and takes what was replayed out of the log before the first commit.
     pub fn make_tail_durable(&self) -> Result<()> {
         let mut inner = self.inner.lock();
         while inner.writing {
@@ -307,6 +308,20 @@ impl LogWriter {
                 Err(AppendError::Full(_)) => return Ok(false),
                 Err(AppendError::Failed(error)) => return Err(error),
             }
+        }
+    }
+
+    /// Up to where a state may say that the log is on disk: less than what was synced, while there
+    /// is replayed log of which a sync proves nothing.
+    pub fn claimed_durable(&self) -> LogPosition {
+        LogPosition(self.inner.lock().claimed())
+    }
+
+    /// A state is durable whose cut is this: what lies before it is not needed any more.
+    pub fn passed(&self, cut: LogPosition) {
+        let mut inner = self.inner.lock();
+        if inner.uncertain.as_ref().is_some_and(|uncertain| uncertain.end <= cut.0) {
+            inner.uncertain = None;
         }
     }
 

@@ -159,9 +159,14 @@ pub fn timed_sync(core: &Arc<Core>) -> Result<bool> {
     if core.clock.now().saturating_sub(since) < core.options.sync_interval {
         return Ok(false);
     }
-    core.background.unsynced_since.store(0, Ordering::Relaxed);
-    sync(core)?;
-    Ok(true)
+    let unsynced_since = &core.background.unsynced_since;
+    let noted = unsynced_since.swap(0, Ordering::Relaxed);
+    let synced = sync(core);
+    if synced.is_err() && !core.has_stopped() {
+        // It is due still: what hindered it (no space to make the first write in) may pass.
+        unsynced_since.store(noted, Ordering::Relaxed);
+    }
+    synced.map(|()| true)
 }
 
 /// Puts every commit made so far on disk.

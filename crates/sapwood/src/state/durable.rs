@@ -232,6 +232,7 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
     let named = write_slot(&**core.pages.storage(), &slot)
         .and_then(|()| core.log.record_state(slot.epoch, generation));
     let dropped = named.map_err(|error| core.stop(&error))?;
+    core.log.passed(making.state.cut.position);
     finish(core, inner, making, generation, limits, dropped);
     if purpose == Purpose::Closing {
         // The same state in the other slot, so that damage to either loses nothing (D9).
@@ -457,7 +458,7 @@ fn next_limits(core: &Core) -> Limits {
 
 fn log_section(core: &Core, state: &State, list: &RingList) -> LogSection {
     LogSection {
-        durable: core.log.positions().durable.max(state.cut.position),
+        durable: core.log.claimed_durable().max(state.cut.position),
         first_position: list.start,
         blocks: list.blocks.iter().map(|block| Block::new(block.first, block.pages)).collect(),
     }

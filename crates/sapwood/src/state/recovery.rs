@@ -287,6 +287,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
     let state = State::new(read.manifest.contents, held.releases());
     let ring = Ring::new(&assembly.list, assembly.stream.usable_bytes())?;
     let state_is_recorded = end.state_is_recorded;
+    let is_unsynced = end.durable < last.position;
     let log =
         LogWriter::open(assembly.stream, ring, read.layout.seed(), LogStart::after_replay(end));
     // D8: at the limit, or exactly on after a clean close, and behind everything replayed.
@@ -318,7 +319,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         settled_at: None,
     };
     let visible = last.sequence.max(SequenceNumber(next_sequence.saturating_sub(1)));
-    Ok(Core::new(CoreParts {
+    let core = Core::new(CoreParts {
         pages,
         log,
         clock: assembly.clock,
@@ -336,5 +337,10 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         log_named: assembly.log_named,
         durable: Durable::new(durable),
         pool: assembly.pool,
-    }))
+    });
+    if is_unsynced {
+        // The process that was to sync it is gone.
+        core.background.note_commit(core.clock.now(), true);
+    }
+    Ok(core)
 }
