@@ -198,7 +198,9 @@ impl Making<'_> {
         let mut segment: Segment = (**slot).clone();
         let tree = TreeEdit::new(&self.core.pages, keyspace, epoch);
         let change = match (&segment.points, edit.whole) {
-            (Some(root), false) => {
+            // Without upper parents the tree is the lowest parent that is replaced: what lay beside
+            // it others have taken away meanwhile.
+            (Some(root), false) if root.height >= 2 => {
                 let (start, end) = (&edit.replaced.start, edit.replaced.end.as_deref());
                 tree.replace(root, start, end, parents_of(edit.lowest))?
             }

@@ -70,6 +70,15 @@ pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
     Ok(())
 }
 
+/// A promotion in which one more entry is counted as read than was.
+#[cfg(test)]
+pub(crate) fn promote_miscounted(core: &Arc<Core>, plan: Plan) -> Result<()> {
+    let mut step = Step::new(core, &plan)?;
+    let fragments = step.run()?;
+    step.read.add(1);
+    install(core, step.into_change(fragments)?).map(|_| ())
+}
+
 /// Makes a step that moves nodes below the plan's page; false, and nothing has changed, when there
 /// is no room for them.
 ///

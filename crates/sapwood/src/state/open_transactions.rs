@@ -118,3 +118,36 @@ impl OpenTransactions {
         self.open.lock().held.values().flatten().map(|(dead, _)| *dead).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flush(last: u64) -> FlushRecord {
+        FlushRecord { last: SequenceNumber(last), young: None, runs: Vec::new() }
+    }
+
+    #[test]
+    fn a_flush_is_kept_for_a_transaction_whose_number_is_being_chosen() {
+        let open = OpenTransactions::default();
+        let name = open.begin();
+        open.flushed(flush(5));
+        open.began_at(name, SequenceNumber(3));
+        assert_eq!(open.flushes_after(SequenceNumber(3)).len(), 1);
+    }
+
+    #[test]
+    fn a_flush_is_kept_until_the_last_transaction_that_began_before_it_ends() {
+        let open = OpenTransactions::default();
+        let [older, younger] = [3, 4].map(|number| {
+            let name = open.begin();
+            open.began_at(name, SequenceNumber(number));
+            name
+        });
+        open.flushed(flush(5));
+        open.end(younger);
+        assert_eq!(open.flushes_after(SequenceNumber(3)).len(), 1);
+        open.end(older);
+        assert!(open.flushes_after(SequenceNumber(3)).is_empty());
+    }
+}
