@@ -128,7 +128,13 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
     }
     making.born.extend(change.written.iter().chain(&change.adopted));
     core.next_epoch.store(epoch.0 + 1, Ordering::Relaxed);
+    #[cfg(any(test, feature = "internals"))]
+    making.check_before(&base, &change);
     let state = making.swap_in(&base, &change, epoch);
+    #[cfg(any(test, feature = "internals"))]
+    if let Some(check) = &mut *core.install_check.lock() {
+        check.after(core);
+    }
     drop(order);
     drop(base);
     core.collect_released();
@@ -367,6 +373,24 @@ impl Making<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Shows what is about to happen to whoever checks installs.
+    #[cfg(any(test, feature = "internals"))]
+    fn check_before(&self, base: &Arc<State>, change: &Change) {
+        if let Some(check) = &mut *self.core.install_check.lock() {
+            let of_young = self.died_young.iter().flat_map(|(_, died)| died);
+            check.before(
+                self.core,
+                &crate::state::install_check::Installing {
+                    base,
+                    next: &self.contents,
+                    born: &self.born,
+                    died: self.died.iter().chain(of_young).copied().collect(),
+                    flushed: change.flushed.as_ref().map(|(slot, _)| &**slot),
+                },
+            );
+        }
     }
 
     /// Everything that cannot fail: the dead find their lists, the maps their bits, the view is
