@@ -13,6 +13,7 @@ use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::parent_writer::{Lowest, ParentEntry};
 use crate::segment::range_tombstone::Fragment;
 use crate::segment::tree_edit::{TreeChange, TreeEdit};
+use crate::state::background::Reservation;
 use crate::state::catalogue::Catalogue;
 use crate::state::dead_list::Dead;
 use crate::state::open_transactions::FlushRecord;
@@ -33,6 +34,17 @@ pub enum Destination {
     NewAbove(u64),
     /// A new one, of that number, the one of the last level.
     NewLast(u64),
+}
+
+impl Destination {
+    /// The segment's number.
+    pub fn number(self) -> u64 {
+        match self {
+            Destination::Existing(number)
+            | Destination::NewAbove(number)
+            | Destination::NewLast(number) => number,
+        }
+    }
 }
 
 /// "The lowest parents between these separators are replaced by these."
@@ -81,6 +93,8 @@ pub struct Change {
     pub cut: Option<Cut>,
     /// A dropped keyspace whose levels leave.
     pub dropped: Option<KeyspaceNumber>,
+    /// What the step reserved beside its plan; held until the install is done.
+    pub reserved: Option<Reservation>,
 }
 
 /// The next state in the making.
@@ -208,6 +222,7 @@ impl Making<'_> {
                 let (start, end) = (&edit.replaced.start, edit.replaced.end.as_deref());
                 tree.replace(root, start, end, parents_of(edit.lowest))?
             }
+            (Some(root), true) if root.height >= 2 => tree.rebuild(root, edit.lowest)?,
             _ => tree.build(edit.lowest)?,
         };
         segment.points = self.take_tree_change(change);

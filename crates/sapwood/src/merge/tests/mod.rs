@@ -3,3 +3,4 @@
 
 mod deaths;
 mod lab;
+mod shape;
