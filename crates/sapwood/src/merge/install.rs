@@ -13,6 +13,7 @@ use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::parent_writer::{Lowest, ParentEntry};
 use crate::segment::range_tombstone::Fragment;
 use crate::segment::tree_edit::{TreeChange, TreeEdit};
+use crate::state::background::Reservation;
 use crate::state::catalogue::Catalogue;
 use crate::state::dead_list::Dead;
 use crate::state::open_transactions::FlushRecord;
@@ -33,6 +34,17 @@ pub enum Destination {
     NewAbove(u64),
     /// A new one, of that number, the one of the last level.
     NewLast(u64),
+}
+
+impl Destination {
+    /// The segment's number.
+    pub fn number(self) -> u64 {
+        match self {
+            Destination::Existing(number)
+            | Destination::NewAbove(number)
+            | Destination::NewLast(number) => number,
+        }
+    }
 }
 
 /// "The lowest parents between these separators are replaced by these."
@@ -81,6 +93,8 @@ pub struct Change {
     pub cut: Option<Cut>,
     /// A dropped keyspace whose levels leave.
     pub dropped: Option<KeyspaceNumber>,
+    /// What the step reserved beside its plan; held until the install is done.
+    pub reserved: Option<Reservation>,
 }
 
 /// The next state in the making.
@@ -128,7 +142,13 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
     }
     making.born.extend(change.written.iter().chain(&change.adopted));
     core.next_epoch.store(epoch.0 + 1, Ordering::Relaxed);
+    #[cfg(any(test, feature = "internals"))]
+    making.check_before(&base, &change);
     let state = making.swap_in(&base, &change, epoch);
+    #[cfg(any(test, feature = "internals"))]
+    if let Some(check) = &mut *core.install_check.lock() {
+        check.after(core);
+    }
     drop(order);
     drop(base);
     core.collect_released();
@@ -204,6 +224,7 @@ impl Making<'_> {
                 let (start, end) = (&edit.replaced.start, edit.replaced.end.as_deref());
                 tree.replace(root, start, end, parents_of(edit.lowest))?
             }
+            (Some(root), true) if root.height >= 2 => tree.rebuild(root, edit.lowest)?,
             _ => tree.build(edit.lowest)?,
         };
         segment.points = self.take_tree_change(change);
@@ -369,6 +390,24 @@ impl Making<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Shows what is about to happen to whoever checks installs.
+    #[cfg(any(test, feature = "internals"))]
+    fn check_before(&self, base: &Arc<State>, change: &Change) {
+        if let Some(check) = &mut *self.core.install_check.lock() {
+            let of_young = self.died_young.iter().flat_map(|(_, died)| died);
+            check.before(
+                self.core,
+                &crate::state::install_check::Installing {
+                    base,
+                    next: &self.contents,
+                    born: &self.born,
+                    died: self.died.iter().chain(of_young).copied().collect(),
+                    flushed: change.flushed.as_ref().map(|(slot, _)| &**slot),
+                },
+            );
+        }
     }
 
     /// Everything that cannot fail: the dead find their lists, the maps their bits, the view is

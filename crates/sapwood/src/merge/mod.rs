@@ -17,3 +17,6 @@ pub mod stretch;
 pub mod throttle;
 pub mod verify;
 pub mod worker;
+
+#[cfg(test)]
+mod tests;
