@@ -29,6 +29,55 @@ pub struct TreeChange {
     pub born: Vec<Block>,
 }
 
+/// "The lowest parents whose separators lie from `start` to before `end` are replaced by these."
+#[derive(Debug)]
+pub struct Replacement {
+    /// The separator of the first one that goes.
+    pub start: Vec<u8>,
+    /// The separator of the first one behind that stays; `None`: all go.
+    pub end: Option<Vec<u8>>,
+    /// What comes in their place.
+    pub new: Vec<ParentEntry>,
+}
+
+/// Children of an upper parent that lie side by side and are all edited.
+struct Group {
+    first: usize,
+    /// Of each child.
+    edits: Vec<Vec<Replacement>>,
+}
+
+/// Hands replacements to the children that hold some of their ranges.
+fn groups_of(children: &[ParentEntry], replacements: Vec<Replacement>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for replacement in replacements {
+        let Replacement { start, end, new } = replacement;
+        // The child before the first whole one holds the start.
+        let after = children.partition_point(|child| child.separator <= start);
+        let first = after.saturating_sub(1);
+        let last =
+            children.partition_point(|child| is_before_end(&child.separator, end.as_deref()));
+        // All new parents go to the first; the others only lose theirs.
+        let mut new = Some(new);
+        for index in first..last.max(first + 1) {
+            let new = new.take().unwrap_or_default();
+            let edit = Replacement { start: start.clone(), end: end.clone(), new };
+            match groups.last_mut() {
+                Some(group) if index < group.first + group.edits.len() => {
+                    if let Some(edits) = group.edits.get_mut(index - group.first) {
+                        edits.push(edit);
+                    }
+                }
+                Some(group) if index == group.first + group.edits.len() => {
+                    group.edits.push(vec![edit]);
+                }
+                _ => groups.push(Group { first: index, edits: vec![vec![edit]] }),
+            }
+        }
+    }
+    groups
+}
+
 /// Edits one tree at one install.
 #[derive(Debug)]
 pub struct TreeEdit<'a> {
@@ -59,7 +108,7 @@ impl<'a> TreeEdit<'a> {
         }
     }
 
-    /// Replaces the lowest parents of `root` whose separators lie from `start` to before `end`.
+    /// Makes the replacements in a tree, which lie in order and apart from one another.
     ///
     /// # Errors
     /// When an upper parent cannot be read, or no page can be had for one. What was allotted is
@@ -67,13 +116,15 @@ impl<'a> TreeEdit<'a> {
     pub fn replace(
         mut self,
         root: &TreeRoot,
-        start: &[u8],
-        end: Option<&[u8]>,
-        new: Vec<ParentEntry>,
+        replacements: Vec<Replacement>,
     ) -> Result<TreeChange> {
-        assert!(root.height >= 2, "a tree without upper parents is built anew");
+        if root.height < 2 {
+            // Others have emptied all but this one lowest parent since the step was planned.
+            let new = replacements.into_iter().flat_map(|replacement| replacement.new);
+            return self.build(Lowest::Parents(new.collect()));
+        }
         let node = read_parent(self.pages, &root.reference, self.keyspace, root.height)?;
-        let result = self.edited_children(&node, root.birth, start, end, new);
+        let result = self.edited_children(&node, root.birth, replacements);
         let children = self.or_undo(result)?;
         self.finish(children, root.height - 1)
     }
@@ -92,40 +143,50 @@ impl<'a> TreeEdit<'a> {
         &mut self,
         node: &ParentNode,
         birth: Epoch,
-        start: &[u8],
-        end: Option<&[u8]>,
-        new: Vec<ParentEntry>,
+        replacements: Vec<Replacement>,
     ) -> Result<Vec<ParentEntry>> {
-        self.change.died.push((node.reference().block(), birth));
+        self.retire(node.reference().block(), birth);
         let mut children = entries_of(node, birth)?;
         if node.height() == 2 {
-            let first = children.partition_point(|child| child.separator.as_slice() < start);
-            let last = children.partition_point(|child| is_before_end(&child.separator, end));
-            children.splice(first..last.max(first), new);
+            for replacement in replacements.into_iter().rev() {
+                let start = replacement.start.as_slice();
+                let end = replacement.end.as_deref();
+                let first = children.partition_point(|child| child.separator.as_slice() < start);
+                let last = children.partition_point(|child| is_before_end(&child.separator, end));
+                children.splice(first..last.max(first), replacement.new);
+            }
             return Ok(children);
         }
-        // The children that hold some of the range; the one before holds the start.
-        let after_start = children.partition_point(|child| child.separator.as_slice() <= start);
-        let mut first = after_start.saturating_sub(1);
-        let mut last = children.partition_point(|child| is_before_end(&child.separator, end));
-        last = last.max(first + 1);
+        // From the last group of neighbours on, so that the places of those before stay.
+        for group in groups_of(&children, replacements).into_iter().rev() {
+            self.edit_group(&mut children, node.height() - 1, group)?;
+        }
+        Ok(children)
+    }
+
+    /// Edits children that lie side by side, and packs what is left of them.
+    fn edit_group(
+        &mut self,
+        children: &mut Vec<ParentEntry>,
+        height: u8,
+        group: Group,
+    ) -> Result<()> {
+        let mut first = group.first;
+        let mut last = first + group.edits.len();
         let mut merged = Vec::new();
-        let mut new = Some(new);
-        for child in &children[first..last] {
-            let below = self.read_child(child, node.height() - 1)?;
-            // All new parents go to the first; the others only lose theirs.
-            let new = new.take().unwrap_or_default();
-            let child_birth = child.child.birth.unwrap_or(birth);
-            merged.extend(self.edited_children(&below, child_birth, start, end, new)?);
+        for (child, edits) in children[first..last].iter().zip(group.edits) {
+            let below = self.read_child(child, height)?;
+            let birth = child.child.birth.unwrap_or(self.epoch);
+            merged.extend(self.edited_children(&below, birth, edits)?);
         }
         // Too few for a parent of their own: a neighbour's children come in.
         if merged.len() * 3 < UPPER_CHILDREN_MAX && children.len() > last - first {
             let neighbour = if last < children.len() { last } else { first - 1 };
             let entry = &children[neighbour];
-            let below = self.read_child(entry, node.height() - 1)?;
-            let child_birth = entry.child.birth.unwrap_or(birth);
-            self.change.died.push((below.reference().block(), child_birth));
-            let theirs = entries_of(&below, child_birth)?;
+            let below = self.read_child(entry, height)?;
+            let birth = entry.child.birth.unwrap_or(self.epoch);
+            self.retire(below.reference().block(), birth);
+            let theirs = entries_of(&below, birth)?;
             if neighbour == last {
                 merged.extend(theirs);
                 last += 1;
@@ -134,9 +195,24 @@ impl<'a> TreeEdit<'a> {
                 first -= 1;
             }
         }
-        let packed = self.pack(merged, node.height() - 1)?;
+        let packed = self.pack(merged, height)?;
         children.splice(first..last, packed);
-        Ok(children)
+        Ok(())
+    }
+
+    /// A node is not used any more; one that this edit has made itself is free at once.
+    fn retire(&mut self, block: Block, birth: Epoch) {
+        let own = match birth == self.epoch {
+            true => self.change.born.iter().position(|born| *born == block),
+            false => None,
+        };
+        match own {
+            Some(index) => {
+                self.change.born.swap_remove(index);
+                self.pages.free(block);
+            }
+            None => self.change.died.push((block, birth)),
+        }
     }
 
     fn read_child(&self, entry: &ParentEntry, height: u8) -> Result<ParentNode> {
@@ -211,13 +287,7 @@ impl<'a> TreeEdit<'a> {
             }
             let birth = root.child.birth.unwrap_or(self.epoch);
             let block = node.reference().block();
-            match self.change.born.iter().position(|born| *born == block) {
-                Some(index) => {
-                    self.change.born.swap_remove(index);
-                    self.pages.free(block);
-                }
-                None => self.change.died.push((block, birth)),
-            }
+            self.retire(block, birth);
             let result = entries_of(&node, birth);
             match self.or_undo(result)?.pop() {
                 Some(child) => root = child,
