@@ -132,7 +132,7 @@ impl Fixture {
     }
 }
 
-fn same(found: &BTreeMap<Vec<u8>, std::sync::Arc<[u8]>>, model: &Model) -> bool {
+fn same(found: &BTreeMap<Vec<u8>, Arc<[u8]>>, model: &Model) -> bool {
     found.len() == model.len()
         && found.iter().zip(model).all(|(a, b)| a.0 == b.0 && a.1.as_ref() == b.1.as_slice())
 }
@@ -292,7 +292,7 @@ fn deletes_inside_a_run_stay_above_it() {
 #[test]
 fn a_transaction_sees_a_conflict_with_a_run_and_none_between_two() {
     let mut fixture = Fixture::with_series(9, RUN_PAIRS);
-    let mut begin = |touched: Vec<u8>| {
+    let begin = |touched: Vec<u8>| {
         let mut transaction = fixture.database.begin(Isolation::Serializable).unwrap();
         assert!(transaction.get(&fixture.keyspace, &touched).unwrap().is_none());
         transaction.put(&fixture.keyspace, key(8, 5_000_000), b"").unwrap();
@@ -352,7 +352,9 @@ fn random_history(seed: u64) -> i64 {
             13 => drop(snapshots.pop()),
             14..18 => in_runs += fixture.flush().last.max(0),
             18 | 19 => {
-                (0..random.below(4)).for_each(|_| drop(fixture.database.run_step().unwrap()));
+                for _ in 0..random.below(4) {
+                    fixture.database.run_step().unwrap();
+                }
             }
             20 => fixture.database.compact().unwrap(),
             _ => {

@@ -116,6 +116,8 @@ pub struct Finder {
     eligible: Eligible,
     cursor: MemtableCursor,
     key: Vec<u8>,
+    /// The key with which a leaf's worth was reached, from an earlier key on.
+    enough: Option<(KeyspaceNumber, Vec<u8>)>,
     leaf_bytes: usize,
     usable_bytes: usize,
 }
@@ -144,6 +146,7 @@ impl Finder {
             cursor: eligible.table.cursor(),
             eligible,
             key: Vec::new(),
+            enough: None,
             leaf_bytes: core.options.leaf_pages_bytes() as usize,
             usable_bytes: core.pages.layout().usable_bytes(),
         }
@@ -202,9 +205,15 @@ impl Finder {
         key: &[u8],
     ) -> Result<Search> {
         let all = KeyRange::all();
-        let Some(enough) = self.enough_in(keyspace, &KeyRange::new(key, None)) else {
-            return Ok(Search::NoneBefore(None));
-        };
+        // From an earlier key on a leaf's worth came not later: only where that would do is it
+        // counted again.
+        let mut is_counted = false;
+        if self.enough.as_ref().is_none_or(|(of, _)| *of != keyspace) {
+            is_counted = true;
+            if !self.count_enough(keyspace, key) {
+                return Ok(Search::NoneBefore(None));
+            }
+        }
         let last = state.levels_of(keyspace).and_then(|levels| levels.last());
         let Some(root) = last.and_then(|last| last.points.as_ref()) else {
             let mut place = Place { range: all.clone(), leaf: None, leaf_range: all, gaps: vec![] };
@@ -218,7 +227,13 @@ impl Finder {
             let node = read_parent(&core.pages, &reference, keyspace, height)?;
             let index = node.view().child_for(key);
             let below = child_range(&node, index, &range)?;
-            if !is_before_end(&enough, below.end.as_deref()) {
+            if self.is_enough_before(below.end.as_deref()) && !is_counted {
+                is_counted = true;
+                if !self.count_enough(keyspace, key) {
+                    return Ok(Search::NoneBefore(None));
+                }
+            }
+            if !self.is_enough_before(below.end.as_deref()) {
                 return Ok(Search::NoneBefore(below.end));
             }
             reference = node.child_reference(index)?;
@@ -230,6 +245,18 @@ impl Finder {
         let mut place = Place { range: parent_range, leaf, leaf_range: range, gaps: vec![] };
         place.gaps = self.gaps_in(keyspace, key, &place)?;
         Ok(found(place))
+    }
+
+    /// Counts a leaf's worth from `key` on; false when the keyspace ends before.
+    fn count_enough(&mut self, keyspace: KeyspaceNumber, key: &[u8]) -> bool {
+        let enough = self.enough_in(keyspace, &KeyRange::new(key, None));
+        self.enough = enough.map(|enough| (keyspace, enough));
+        self.enough.is_some()
+    }
+
+    /// True when a leaf's worth, from where it was counted, lies before `end`.
+    fn is_enough_before(&self, end: Option<&[u8]>) -> bool {
+        self.enough.as_ref().is_some_and(|(_, enough)| is_before_end(enough, end))
     }
 
     /// The stretches between the entries of a leaf, from `key` on, in which a leaf's worth lies.

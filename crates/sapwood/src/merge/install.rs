@@ -219,7 +219,7 @@ impl Making<'_> {
         let tree = TreeEdit::new(&self.core.pages, keyspace, epoch);
         let change = match &segment.points {
             Some(root) if !edits.iter().any(|edit| edit.whole) => {
-                tree.replace(root, edits.into_iter().map(replacement_of).collect())?
+                tree.replace_all(root, edits.into_iter().map(replacement_of).collect())?
             }
             _ => tree.build(whole_of(edits))?,
         };

@@ -47,8 +47,8 @@ struct OldLeaf {
     written: usize,
     /// It is written anew, not referenced again.
     is_split: bool,
-    /// It is the whole tree: it has no filter and no list to be referenced with.
-    is_lone: bool,
+    /// It is not full; or it is the whole tree, and has no filter and no list to be referenced with.
+    must_split: bool,
     /// A run lies before its first entry.
     is_behind_run: bool,
 }
@@ -173,6 +173,13 @@ impl Run {
         })
     }
 
+    /// Stored bytes for each 1,024 of leaves, once they are known from others.
+    pub fn expect_ratio(&mut self, ratio: usize) {
+        if let Some(writer) = self.writer.as_mut().filter(|writer| writer.ratio().is_none()) {
+            writer.expect_ratio(ratio);
+        }
+    }
+
     /// The range of its lowest parent.
     pub fn range(&self) -> &KeyRange {
         &self.range
@@ -227,7 +234,7 @@ impl Run {
         }
         let Some(mut leaf) = self.leaf.take() else { return Ok(()) };
         let (index, _) = leaf.node.view().lower_bound(key);
-        if !leaf.is_split && index == leaf.len() && !leaf.is_lone {
+        if !leaf.is_split && index == leaf.len() && !leaf.must_split {
             let last = leaf.key(index.saturating_sub(1))?;
             self.reuse(nodes, leaf)?;
             let mut separator = Vec::new();
@@ -238,7 +245,7 @@ impl Run {
             self.begin_stretch(nodes, leaf.entry.separator.clone())?;
         }
         leaf.is_behind_run = true;
-        if !leaf.is_split && (index > 0 || leaf.is_lone) {
+        if !leaf.is_split && (index > 0 || leaf.must_split) {
             leaf.is_split = true;
             self.entries += leaf.len() as u64;
             let (block, birth) = (leaf.entry.child.reference.block(), leaf.birth);
@@ -263,9 +270,17 @@ impl Run {
             }
         };
         let birth = entry.child.birth.unwrap_or(Epoch(0));
-        let is_lone = self.lone_leaf;
+        let header = node.frame().header();
+        if header.stored_bytes > 0 && header.raw_bytes > 0 {
+            let ratio = u64::from(header.stored_bytes) * 1024 / u64::from(header.raw_bytes);
+            self.expect_ratio(ratio as usize);
+        }
+        // One that is not full is read already: the run fills it.
+        let leaf_bytes = u64::from(self.core.options.leaf_pages_bytes());
+        let must_split = self.lone_leaf || u64::from(header.stored_bytes) * 4 < leaf_bytes * 3;
         let (written, is_split, is_behind_run) = (0, false, false);
-        self.leaf = Some(OldLeaf { entry, node, birth, written, is_split, is_lone, is_behind_run });
+        self.leaf =
+            Some(OldLeaf { entry, node, birth, written, is_split, must_split, is_behind_run });
         Ok(())
     }
 

@@ -6,8 +6,10 @@
 //!
 //! *Format*: docs/format.md, section 4.2. *Threads*: under the install lock, one tree at a time.
 
+use std::collections::VecDeque;
+
 use super::descriptor::TreeRoot;
-use super::key_range::is_before_end;
+use super::key_range::{compare_ends, is_before_end};
 use super::node::{ParentNode, read_parent};
 use super::parent::{Below, Child, ParentBuilder};
 use super::parent_writer::{Lowest, ParentEntry, even_groups, parent_spec};
@@ -40,44 +42,6 @@ pub struct Replacement {
     pub new: Vec<ParentEntry>,
 }
 
-/// Children of an upper parent that lie side by side and are all edited.
-struct Group {
-    first: usize,
-    /// Of each child.
-    edits: Vec<Vec<Replacement>>,
-}
-
-/// Hands replacements to the children that hold some of their ranges.
-fn groups_of(children: &[ParentEntry], replacements: Vec<Replacement>) -> Vec<Group> {
-    let mut groups: Vec<Group> = Vec::new();
-    for replacement in replacements {
-        let Replacement { start, end, new } = replacement;
-        // The child before the first whole one holds the start.
-        let after = children.partition_point(|child| child.separator <= start);
-        let first = after.saturating_sub(1);
-        let last =
-            children.partition_point(|child| is_before_end(&child.separator, end.as_deref()));
-        // All new parents go to the first; the others only lose theirs.
-        let mut new = Some(new);
-        for index in first..last.max(first + 1) {
-            let new = new.take().unwrap_or_default();
-            let edit = Replacement { start: start.clone(), end: end.clone(), new };
-            match groups.last_mut() {
-                Some(group) if index < group.first + group.edits.len() => {
-                    if let Some(edits) = group.edits.get_mut(index - group.first) {
-                        edits.push(edit);
-                    }
-                }
-                Some(group) if index == group.first + group.edits.len() => {
-                    group.edits.push(vec![edit]);
-                }
-                _ => groups.push(Group { first: index, edits: vec![vec![edit]] }),
-            }
-        }
-    }
-    groups
-}
-
 /// Edits one tree at one install.
 #[derive(Debug)]
 pub struct TreeEdit<'a> {
@@ -108,7 +72,70 @@ impl<'a> TreeEdit<'a> {
         }
     }
 
-    /// Makes the replacements in a tree, which lie in order and apart from one another.
+    /// Makes several replacements, which ascend and lie apart from one another. Those below one
+    /// upper parent are made in one go.
+    ///
+    /// # Errors
+    /// As [`TreeEdit::replace`].
+    pub fn replace_all(
+        mut self,
+        root: &TreeRoot,
+        replacements: Vec<Replacement>,
+    ) -> Result<TreeChange> {
+        let mut root = root.clone();
+        let mut rest: VecDeque<Replacement> = replacements.into();
+        while let Some(next) = rest.pop_front() {
+            let result = self.joined(&root, next, &mut rest);
+            let next = self.or_undo(result)?;
+            let (pages, keyspace, epoch) = (self.pages, self.keyspace, self.epoch);
+            let edit = TreeEdit { pages, keyspace, epoch, change: self.change };
+            let change = edit.replace(&root, &next.start, next.end.as_deref(), next.new)?;
+            match &change.root {
+                Some(made) if !rest.is_empty() => root = made.clone(),
+                _ => return Ok(change),
+            }
+            self = TreeEdit { pages, keyspace, epoch, change };
+        }
+        Ok(self.change)
+    }
+
+    /// A replacement with those that follow below the same upper parent, and what lies between.
+    fn joined(
+        &self,
+        root: &TreeRoot,
+        first: Replacement,
+        rest: &mut VecDeque<Replacement>,
+    ) -> Result<Replacement> {
+        let (mut reference, mut birth) = (root.reference, root.birth);
+        let mut above: Option<Vec<u8>> = None;
+        for height in (3..=root.height).rev() {
+            let node = read_parent(self.pages, &reference, self.keyspace, height)?;
+            let entries = entries_of(&node, birth)?;
+            let after = entries.partition_point(|entry| entry.separator <= first.start);
+            above = entries.get(after).map(|entry| entry.separator.clone()).or(above);
+            let Some(entry) = entries.get(after.saturating_sub(1)) else { return Ok(first) };
+            (reference, birth) = (entry.child.reference, entry.child.birth.unwrap_or(birth));
+        }
+        let is_inside =
+            |one: &Replacement| compare_ends(one.end.as_deref(), above.as_deref()).is_le();
+        if root.height < 2 || !is_inside(&first) || !rest.front().is_some_and(is_inside) {
+            return Ok(first);
+        }
+        let node = read_parent(self.pages, &reference, self.keyspace, 2)?;
+        let entries = entries_of(&node, birth)?;
+        let mut all = first;
+        while let Some(next) = rest.pop_front_if(|next| is_inside(next)) {
+            let stay = entries.iter().filter(|entry| {
+                !is_before_end(&entry.separator, all.end.as_deref()) && entry.separator < next.start
+            });
+            all.new.extend(stay.cloned());
+            all.new.extend(next.new);
+            all.end = next.end;
+        }
+        Ok(all)
+    }
+
+    /// Replaces the lowest parents of `root` whose separators lie from `start` to before `end`.
     ///
     /// # Errors
     /// When an upper parent cannot be read, or no page can be had for one. What was allotted is
@@ -116,15 +143,16 @@ impl<'a> TreeEdit<'a> {
     pub fn replace(
         mut self,
         root: &TreeRoot,
-        replacements: Vec<Replacement>,
+        start: &[u8],
+        end: Option<&[u8]>,
+        new: Vec<ParentEntry>,
     ) -> Result<TreeChange> {
         if root.height < 2 {
-            // Others have emptied all but this one lowest parent since the step was planned.
-            let new = replacements.into_iter().flat_map(|replacement| replacement.new);
-            return self.build(Lowest::Parents(new.collect()));
+            // Others have taken away all but this one lowest parent since the step was planned.
+            return self.build(Lowest::Parents(new));
         }
         let node = read_parent(self.pages, &root.reference, self.keyspace, root.height)?;
-        let result = self.edited_children(&node, root.birth, replacements);
+        let result = self.edited_children(&node, root.birth, start, end, new);
         let children = self.or_undo(result)?;
         self.finish(children, root.height - 1)
     }
@@ -143,50 +171,40 @@ impl<'a> TreeEdit<'a> {
         &mut self,
         node: &ParentNode,
         birth: Epoch,
-        replacements: Vec<Replacement>,
+        start: &[u8],
+        end: Option<&[u8]>,
+        new: Vec<ParentEntry>,
     ) -> Result<Vec<ParentEntry>> {
         self.retire(node.reference().block(), birth);
         let mut children = entries_of(node, birth)?;
         if node.height() == 2 {
-            for replacement in replacements.into_iter().rev() {
-                let start = replacement.start.as_slice();
-                let end = replacement.end.as_deref();
-                let first = children.partition_point(|child| child.separator.as_slice() < start);
-                let last = children.partition_point(|child| is_before_end(&child.separator, end));
-                children.splice(first..last.max(first), replacement.new);
-            }
+            let first = children.partition_point(|child| child.separator.as_slice() < start);
+            let last = children.partition_point(|child| is_before_end(&child.separator, end));
+            children.splice(first..last.max(first), new);
             return Ok(children);
         }
-        // From the last group of neighbours on, so that the places of those before stay.
-        for group in groups_of(&children, replacements).into_iter().rev() {
-            self.edit_group(&mut children, node.height() - 1, group)?;
-        }
-        Ok(children)
-    }
-
-    /// Edits children that lie side by side, and packs what is left of them.
-    fn edit_group(
-        &mut self,
-        children: &mut Vec<ParentEntry>,
-        height: u8,
-        group: Group,
-    ) -> Result<()> {
-        let mut first = group.first;
-        let mut last = first + group.edits.len();
+        // The children that hold some of the range; the one before holds the start.
+        let after_start = children.partition_point(|child| child.separator.as_slice() <= start);
+        let mut first = after_start.saturating_sub(1);
+        let mut last = children.partition_point(|child| is_before_end(&child.separator, end));
+        last = last.max(first + 1);
         let mut merged = Vec::new();
-        for (child, edits) in children[first..last].iter().zip(group.edits) {
-            let below = self.read_child(child, height)?;
-            let birth = child.child.birth.unwrap_or(self.epoch);
-            merged.extend(self.edited_children(&below, birth, edits)?);
+        let mut new = Some(new);
+        for child in &children[first..last] {
+            let below = self.read_child(child, node.height() - 1)?;
+            // All new parents go to the first; the others only lose theirs.
+            let new = new.take().unwrap_or_default();
+            let child_birth = child.child.birth.unwrap_or(birth);
+            merged.extend(self.edited_children(&below, child_birth, start, end, new)?);
         }
         // Too few for a parent of their own: a neighbour's children come in.
         if merged.len() * 3 < UPPER_CHILDREN_MAX && children.len() > last - first {
             let neighbour = if last < children.len() { last } else { first - 1 };
             let entry = &children[neighbour];
-            let below = self.read_child(entry, height)?;
-            let birth = entry.child.birth.unwrap_or(self.epoch);
-            self.retire(below.reference().block(), birth);
-            let theirs = entries_of(&below, birth)?;
+            let below = self.read_child(entry, node.height() - 1)?;
+            let child_birth = entry.child.birth.unwrap_or(birth);
+            self.retire(below.reference().block(), child_birth);
+            let theirs = entries_of(&below, child_birth)?;
             if neighbour == last {
                 merged.extend(theirs);
                 last += 1;
@@ -195,9 +213,9 @@ impl<'a> TreeEdit<'a> {
                 first -= 1;
             }
         }
-        let packed = self.pack(merged, height)?;
+        let packed = self.pack(merged, node.height() - 1)?;
         children.splice(first..last, packed);
-        Ok(())
+        Ok(children)
     }
 
     /// A node is not used any more; one that this edit has made itself is free at once.
