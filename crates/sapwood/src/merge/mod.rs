@@ -5,6 +5,7 @@
 
 pub mod debt;
 pub mod flush;
+pub mod gaps;
 pub mod install;
 pub mod overflow_walk;
 pub mod plan;

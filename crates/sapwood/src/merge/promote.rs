@@ -639,7 +639,10 @@ fn decode(value: &[u8]) -> Result<OverflowReference> {
 }
 
 /// A reference as the next leaf holds it: with its birth spelled out.
-fn move_reference(value: &[u8], leaf_birth: Epoch, out: &mut Vec<u8>) -> Result<LeafOverflow> {
+///
+/// # Errors
+/// When it cannot be decoded.
+pub fn move_reference(value: &[u8], leaf_birth: Epoch, out: &mut Vec<u8>) -> Result<LeafOverflow> {
     let mut reference = decode(value)?;
     if reference.birth.0 == 0 {
         reference.birth = leaf_birth;

@@ -85,8 +85,8 @@ pub struct LeafWriter {
     /// The index of the entry that each belongs to.
     overflow: Vec<(usize, LeafOverflow)>,
     tombstones: Vec<bool>,
-    /// Stored bytes for each 1,024 of content, as seen in the leaves before.
-    ratio: usize,
+    /// Stored bytes for each 1,024 of content, as seen in the leaves before; `None`: not known yet.
+    ratio: Option<usize>,
     content: Vec<u8>,
 }
 
@@ -103,9 +103,19 @@ impl LeafWriter {
             hashes: Vec::new(),
             overflow: Vec::new(),
             tombstones: Vec::new(),
-            ratio: 1024,
+            ratio: None,
             content: Vec::new(),
         }
+    }
+
+    /// Stored bytes for each 1,024 of content, as far as that is known.
+    pub fn ratio(&self) -> Option<usize> {
+        self.ratio
+    }
+
+    /// What another writer has learned of entries like these.
+    pub fn expect_ratio(&mut self, ratio: usize) {
+        self.ratio = Some(ratio);
     }
 
     /// True when every entry given so far is in a leaf.
@@ -123,7 +133,10 @@ impl LeafWriter {
         let stored = self.stored_bytes_max(nodes);
         let raw = match self.options.codec {
             Codec::Plain => stored,
-            _ => stored.saturating_mul(AIM_THOUSANDTHS) / 1000 * 1024 / self.ratio.max(16),
+            _ => {
+                let ratio = self.ratio.unwrap_or(1024).max(16);
+                stored.saturating_mul(AIM_THOUSANDTHS) / 1000 * 1024 / ratio
+            }
         };
         raw.min(LEAF_RAW_BYTES_MAX)
     }
@@ -180,11 +193,21 @@ impl LeafWriter {
             let leaves = pending.div_ceil(aim).max(1);
             let count = match leaves {
                 1 => self.builder.len(),
+                _ if self.rest_fills_a_page(nodes, pending, aim) => self.count_for(aim),
                 _ => self.count_for(pending.div_ceil(leaves)),
             };
             self.write_first(nodes, count, aim, out)?;
         }
         Ok(())
+    }
+
+    /// True when a full leaf and a rest take fewer pages than leaves that share evenly, and the rest
+    /// is no tiny leaf.
+    fn rest_fills_a_page(&self, nodes: &NodeWriter, pending: usize, aim: usize) -> bool {
+        let pages = (self.options.leaf_bytes / nodes.layout().page_size as usize).max(1);
+        let page_bytes = aim / pages;
+        let rest = pending % aim;
+        rest * 2 >= page_bytes && rest <= page_bytes * (pages - 1)
     }
 
     /// How many of the first entries fill a block of that many bytes: at least one.
@@ -235,13 +258,13 @@ impl LeafWriter {
             let seen = compressed * 1024 / raw;
             // Only leaves of some size tell a ratio.
             if raw * 2 >= aim {
-                self.ratio = (self.ratio * 3 + seen) / 4;
+                self.ratio = Some(self.ratio.map_or(seen, |before| (before * 3 + seen) / 4));
             }
             attempts += 1;
             if stored <= stored_max || count <= 1 || attempts > 4 {
                 break info;
             }
-            self.ratio = self.ratio.max(seen);
+            self.ratio = Some(self.ratio.unwrap_or(0).max(seen));
             let fitting = count * stored_max / stored * AIM_THOUSANDTHS / 1000;
             let fewer = self.at_key_boundary(fitting.clamp(1, count - 1));
             if fewer >= count {

@@ -68,6 +68,16 @@ impl SegmentWriter {
         }
     }
 
+    /// Stored bytes for each 1,024 of leaves, as far as that is known.
+    pub fn ratio(&self) -> Option<usize> {
+        self.leaves.ratio()
+    }
+
+    /// What another writer has learned of entries like these.
+    pub fn expect_ratio(&mut self, ratio: usize) {
+        self.leaves.expect_ratio(ratio);
+    }
+
     /// What has gone in so far.
     pub fn written(&self) -> Written {
         self.written

@@ -7,8 +7,10 @@
 //!
 //! *Format*: docs/format.md, section 4.2. *Threads*: under the install lock, one tree at a time.
 
+use std::collections::VecDeque;
+
 use super::descriptor::TreeRoot;
-use super::key_range::is_before_end;
+use super::key_range::{compare_ends, is_before_end};
 use super::node::{ParentNode, read_parent};
 use super::parent::{Below, Child, ParentBuilder};
 use super::parent_writer::{Lowest, ParentEntry, even_groups, is_under_third, parent_spec};
@@ -28,6 +30,17 @@ pub struct TreeChange {
     pub died: Vec<(Block, Epoch)>,
     /// Upper parents that the new tree uses and the old one did not.
     pub born: Vec<Block>,
+}
+
+/// "The lowest parents whose separators lie from `start` to before `end` are replaced by these."
+#[derive(Debug)]
+pub struct Replacement {
+    /// The separator of the first one that goes.
+    pub start: Vec<u8>,
+    /// The separator of the first one behind that stays; `None`: all go.
+    pub end: Option<Vec<u8>>,
+    /// What comes in their place.
+    pub new: Vec<ParentEntry>,
 }
 
 /// Edits one tree at one install.
@@ -60,6 +73,69 @@ impl<'a> TreeEdit<'a> {
         }
     }
 
+    /// Makes several replacements, which ascend and lie apart from one another. Those below one
+    /// upper parent are made in one go.
+    ///
+    /// # Errors
+    /// As [`TreeEdit::replace`].
+    pub fn replace_all(
+        mut self,
+        root: &TreeRoot,
+        replacements: Vec<Replacement>,
+    ) -> Result<TreeChange> {
+        let mut root = root.clone();
+        let mut rest: VecDeque<Replacement> = replacements.into();
+        while let Some(next) = rest.pop_front() {
+            let result = self.joined(&root, next, &mut rest);
+            let next = self.or_undo(result)?;
+            let (pages, keyspace, epoch) = (self.pages, self.keyspace, self.epoch);
+            let edit = TreeEdit { pages, keyspace, epoch, change: self.change };
+            let change = edit.replace(&root, &next.start, next.end.as_deref(), next.new)?;
+            match &change.root {
+                Some(made) if !rest.is_empty() => root = made.clone(),
+                _ => return Ok(change),
+            }
+            self = TreeEdit { pages, keyspace, epoch, change };
+        }
+        Ok(self.change)
+    }
+
+    /// A replacement with those that follow below the same upper parent, and what lies between.
+    fn joined(
+        &self,
+        root: &TreeRoot,
+        first: Replacement,
+        rest: &mut VecDeque<Replacement>,
+    ) -> Result<Replacement> {
+        let (mut reference, mut birth) = (root.reference, root.birth);
+        let mut above: Option<Vec<u8>> = None;
+        for height in (3..=root.height).rev() {
+            let node = read_parent(self.pages, &reference, self.keyspace, height)?;
+            let entries = entries_of(&node, birth)?;
+            let after = entries.partition_point(|entry| entry.separator <= first.start);
+            above = entries.get(after).map(|entry| entry.separator.clone()).or(above);
+            let Some(entry) = entries.get(after.saturating_sub(1)) else { return Ok(first) };
+            (reference, birth) = (entry.child.reference, entry.child.birth.unwrap_or(birth));
+        }
+        let is_inside =
+            |one: &Replacement| compare_ends(one.end.as_deref(), above.as_deref()).is_le();
+        if root.height < 2 || !is_inside(&first) || !rest.front().is_some_and(is_inside) {
+            return Ok(first);
+        }
+        let node = read_parent(self.pages, &reference, self.keyspace, 2)?;
+        let entries = entries_of(&node, birth)?;
+        let mut all = first;
+        while let Some(next) = rest.pop_front_if(|next| is_inside(next)) {
+            let stay = entries.iter().filter(|entry| {
+                !is_before_end(&entry.separator, all.end.as_deref()) && entry.separator < next.start
+            });
+            all.new.extend(stay.cloned());
+            all.new.extend(next.new);
+            all.end = next.end;
+        }
+        Ok(all)
+    }
+
     /// Replaces the lowest parents of `root` whose separators lie from `start` to before `end`.
     ///
     /// # Errors
@@ -72,7 +148,10 @@ impl<'a> TreeEdit<'a> {
         end: Option<&[u8]>,
         new: Vec<ParentEntry>,
     ) -> Result<TreeChange> {
-        assert!(root.height >= 2, "a tree without upper parents is built anew");
+        if root.height < 2 {
+            // Others have taken away all but this one lowest parent since the step was planned.
+            return self.build(Lowest::Parents(new));
+        }
         let result = self.edited_children(root, start, end, new);
         let children = self.or_undo(result)?;
         self.finish(children, root.height - 1)
@@ -83,6 +162,9 @@ impl<'a> TreeEdit<'a> {
     /// # Errors
     /// As [`TreeEdit::replace`].
     pub fn rebuild(mut self, root: &TreeRoot, lowest: Lowest) -> Result<TreeChange> {
+        if root.height < 2 {
+            return self.build(lowest);
+        }
         let mut parents = self.open(&root.reference, root.birth, root.height)?;
         for height in (2..root.height).rev() {
             let mut below = Vec::new();
@@ -198,8 +280,23 @@ impl<'a> TreeEdit<'a> {
         height: u8,
     ) -> Result<Vec<ParentEntry>> {
         let node = read_parent(self.pages, reference, self.keyspace, height)?;
-        self.change.died.push((reference.block(), birth));
+        self.retire(reference.block(), birth);
         entries_of(&node, birth)
+    }
+
+    /// A node is not used any more; one that this edit has made itself is free at once.
+    fn retire(&mut self, block: Block, birth: Epoch) {
+        let own = match birth == self.epoch {
+            true => self.change.born.iter().position(|born| *born == block),
+            false => None,
+        };
+        match own {
+            Some(index) => {
+                self.change.born.swap_remove(index);
+                self.pages.free(block);
+            }
+            None => self.change.died.push((block, birth)),
+        }
     }
 
     fn read_child(&self, entry: &ParentEntry, height: u8) -> Result<ParentNode> {
@@ -274,13 +371,7 @@ impl<'a> TreeEdit<'a> {
             }
             let birth = root.child.birth.unwrap_or(self.epoch);
             let block = node.reference().block();
-            match self.change.born.iter().position(|born| *born == block) {
-                Some(index) => {
-                    self.change.born.swap_remove(index);
-                    self.pages.free(block);
-                }
-                None => self.change.died.push((block, birth)),
-            }
+            self.retire(block, birth);
             let result = entries_of(&node, birth);
             match self.or_undo(result)?.pop() {
                 Some(child) => root = child,
