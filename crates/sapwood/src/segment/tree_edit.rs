@@ -210,12 +210,7 @@ impl<'a> TreeEdit<'a> {
     }
 
     /// The nodes that hold the range, one row for each height down to 2.
-    fn open_path(
-        &mut self,
-        root: &TreeRoot,
-        start: &[u8],
-        end: Option<&[u8]>,
-    ) -> Result<Vec<Row>> {
+    fn open_path(&mut self, root: &TreeRoot, start: &[u8], end: Option<&[u8]>) -> Result<Vec<Row>> {
         let mut height = root.height;
         let mut children = self.open(&root.reference, root.birth, height)?;
         let mut path = Vec::with_capacity(usize::from(height));
@@ -273,12 +268,7 @@ impl<'a> TreeEdit<'a> {
     }
 
     /// The children of an upper parent, which dies.
-    fn open(
-        &mut self,
-        reference: &NodeRef,
-        birth: Epoch,
-        height: u8,
-    ) -> Result<Vec<ParentEntry>> {
+    fn open(&mut self, reference: &NodeRef, birth: Epoch, height: u8) -> Result<Vec<ParentEntry>> {
         let node = read_parent(self.pages, reference, self.keyspace, height)?;
         self.retire(reference.block(), birth);
         entries_of(&node, birth)

@@ -19,9 +19,9 @@ use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
 use crate::page::{Block, Charge, MemoryPart, PageManager};
 use crate::segment::descriptor::Segment;
-use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 #[cfg(any(test, feature = "internals"))]
 use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, ArcSwap, Clock, LockRank, OrderedMutex};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 

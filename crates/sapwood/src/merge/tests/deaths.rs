@@ -1,11 +1,11 @@
 //! What an install hands over as dead is what the next state does not use any more, block for
 //! block.
 
-use super::lab::{Lab, key, value};
+use super::lab::{Lab, builder, key, value};
 use crate::Isolation;
 use crate::page::NodeKind;
-use crate::sync::Random;
 use crate::sync::atomic::Ordering;
+use crate::sync::{Clock, Random, thread};
 
 /// Keys of a history are drawn from so many.
 const KEYS: u64 = 1500;
@@ -24,8 +24,7 @@ impl History {
         lab.create();
         lab.create();
         let random = Random::from_seed(seed);
-        let mut history =
-            History { lab, random, snapshots: Vec::new(), transactions: Vec::new() };
+        let mut history = History { lab, random, snapshots: Vec::new(), transactions: Vec::new() };
         history.load();
         history
     }
@@ -182,4 +181,83 @@ fn what_installs_hand_over_is_the_difference_of_the_walks_in_random_histories() 
         assert!(died[kind.index()] > 50, "{kind:?}: {died:?}");
     }
     assert!(unborn > 20, "{unborn} values died before they were in a state");
+}
+
+#[test]
+fn what_installs_hand_over_is_right_while_the_file_is_made_smaller() {
+    let mut lab = Lab::in_memory();
+    let mut random = Random::from_seed(2);
+    lab.create();
+    lab.create();
+    for number in 0..6000 {
+        let bytes = value(&mut random, if number % 100 == 9 { 5000 } else { 150 });
+        lab.put((number % 2) as usize, &key(number), &bytes);
+    }
+    lab.database.flush().unwrap();
+    lab.database.wait_until_idle().unwrap();
+    // What stays lies all over the file.
+    for number in (0..6000).filter(|number| number % 9 != 1 && number % 100 != 9) {
+        lab.delete((number % 2) as usize, &key(number));
+    }
+    lab.database.flush().unwrap();
+    let promotions = || lab.core.counters.promotions.load(Ordering::Relaxed);
+    let pages = || lab.core.pages.allocator().file_pages();
+    lab.pause();
+    let (mut moves, mut before) = (0, pages());
+    loop {
+        let (promoted, installs) = (promotions(), lab.findings.lock().installs);
+        if !lab.database.run_step().unwrap() {
+            break;
+        }
+        // An evacuation is an install that is no promotion.
+        let installed = lab.findings.lock().installs - installs;
+        moves += installed - (promotions() - promoted).min(installed);
+        before = before.max(pages());
+    }
+    assert!(moves > 2, "{moves} installs moved nodes");
+    assert!(pages() * 3 < before * 2, "{before} pages before, {} after", pages());
+    lab.compare();
+    lab.check_at_rest();
+}
+
+#[test]
+fn what_installs_hand_over_is_right_when_threads_merge() {
+    let (builder, hand) = builder();
+    let builder = builder.clock(Clock::real()).merge_threads(2);
+    let mut lab = Lab::of(builder.open_in_memory().unwrap(), hand);
+    for _ in 0..3 {
+        lab.create();
+    }
+    let writers: Vec<_> = (0..3u64)
+        .map(|seed| {
+            let (keyspace, mut map) = lab.keyspaces.remove(0);
+            let writer = thread::spawn("writer", move || {
+                let mut random = Random::from_seed(seed);
+                for round in 0..2500u64 {
+                    let key = key(random.below(900));
+                    if random.one_in(4) {
+                        keyspace.delete(&key).unwrap();
+                        map.remove(&key);
+                    } else {
+                        let bytes = value(&mut random, if round % 90 == 1 { 4000 } else { 300 });
+                        keyspace.put(&key, &bytes).unwrap();
+                        map.insert(key, bytes);
+                    }
+                }
+                (keyspace, map)
+            });
+            writer.unwrap()
+        })
+        .collect();
+    // Many small flushes, beside the writers and the threads.
+    while writers.iter().any(|writer| !writer.is_finished()) {
+        lab.database.flush().unwrap();
+    }
+    for writer in writers {
+        lab.keyspaces.push(writer.join().unwrap());
+    }
+    lab.database.wait_until_idle().unwrap();
+    lab.compare();
+    lab.check();
+    assert!(lab.core.counters.promotions.load(Ordering::Relaxed) > 5);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::merge::verify::{Activity, DeathCheck, DeathFindings, verify_with};
+use crate::page::Block;
 use crate::state::Core;
 use crate::storage::Storage;
 use crate::sync::{Arc, Clock, FakeClock, Mutex, Random};
@@ -36,6 +37,8 @@ pub struct Lab {
     pub hand: FakeClock,
     pub keyspaces: Vec<(Keyspace, Map)>,
     pub findings: Arc<Mutex<DeathFindings>>,
+    /// Pages that the test has taken for itself.
+    pub taken: Vec<Block>,
     named: u32,
 }
 
@@ -45,15 +48,17 @@ impl Lab {
         Lab::of(builder.open_in_memory().unwrap(), hand)
     }
 
+    /// What was committed survives the end of the process.
     pub fn open_on(storage: Arc<dyn Storage>) -> Lab {
         let (builder, hand) = builder();
+        let builder = builder.durability(Durability::Buffered);
         Lab::of(builder.open_on(storage).unwrap(), hand)
     }
 
     pub fn of(database: Database, hand: FakeClock) -> Lab {
         let core = database.core().unwrap();
         let findings = DeathCheck::start(&core);
-        Lab { database, core, hand, keyspaces: Vec::new(), findings, named: 0 }
+        Lab { database, core, hand, keyspaces: Vec::new(), findings, taken: Vec::new(), named: 0 }
     }
 
     pub fn create(&mut self) -> usize {
