@@ -210,11 +210,15 @@ fn a_power_cut_during_the_first_write_after_an_open_loses_no_synced_commit() {
 /// commit is acknowledged only when they have been written anew.
 #[test]
 fn a_commit_after_a_failed_sync_and_a_kill_relies_on_nothing_that_the_cache_holds() {
-    for earlier in 1..4 {
+    // The large values lie in blocks of their own, which the log names.
+    for (earlier, value_bytes) in [(1, 10), (3, 1000), (1, 70_000), (2, 100_000)] {
         let (storage, database) = made();
         commit(&database, "1", Durability::Sync).unwrap();
         for n in 0..earlier {
-            commit(&database, &format!("lost {n}"), Durability::Buffered).unwrap();
+            let mut batch = database.batch();
+            let keyspace = database.existing_keyspace("a").unwrap();
+            batch.put(&keyspace, format!("lost {n}"), vec![n as u8; value_bytes]).unwrap();
+            batch.commit_with(Durability::Buffered).unwrap();
         }
         storage.fail_sync_and_drop_cache();
         assert!(database.flush().is_err());

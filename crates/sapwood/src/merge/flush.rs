@@ -15,8 +15,9 @@ use crate::segment::descriptor::{
 use crate::segment::filter::{key_hash, lines_for};
 use crate::segment::key_range::KeyRange;
 use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
-use crate::segment::overflow::{blocks_of, wants_overflow, write_value};
+use crate::segment::overflow::{OverflowReader, blocks_of, wants_overflow, write_value};
 use crate::segment::overflow_reference::OverflowReference;
+use crate::segment::overflow_writer::OverflowWriter;
 use crate::segment::range_tombstone::Fragment;
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
@@ -441,8 +442,14 @@ fn place(
     let reference = match version.kind {
         EntryKind::PutOverflow => {
             let reference = decode_reference(&version.value)?;
-            change.adopted.extend(blocks_of(&reference));
-            reference
+            let is_uncertain = |block| core.log_named.is_uncertain(block);
+            let must_move = blocks_of(&reference).any(is_uncertain);
+            if must_move {
+                write_anew(core, keyspace, &reference, change)?
+            } else {
+                change.adopted.extend(blocks_of(&reference));
+                reference
+            }
         }
         EntryKind::Put if wants_overflow(version.value.len(), usable) => {
             let codec = core.catalogue.load().settings(keyspace).value_codec;
@@ -456,6 +463,25 @@ fn place(
     reference.encode(&mut value);
     let overflow = LeafOverflow { birth: reference.birth, blocks: reference.blocks };
     Ok((EntryKind::PutOverflow, value, Some(overflow)))
+}
+
+/// Copies a value to other blocks, piece by piece; the ones that it lay in die.
+fn write_anew(
+    core: &Core,
+    keyspace: KeyspaceNumber,
+    old: &OverflowReference,
+    change: &mut Change,
+) -> Result<OverflowReference> {
+    let codec = core.catalogue.load().settings(keyspace).value_codec;
+    let reader = OverflowReader::open(&*core.pages, keyspace, old)?;
+    let mut writer = OverflowWriter::new(&core.pages, keyspace, codec);
+    for chunk_index in 0..reader.chunk_count() {
+        writer.push(&reader.read_chunk(chunk_index)?)?;
+    }
+    let reference = writer.finish()?;
+    change.written.extend(blocks_of(&reference));
+    change.died.extend(blocks_of(old).map(|block| Dead { block, birth: Epoch(0) }));
+    Ok(reference)
 }
 
 /// Every block that a step wrote; tests compare it with what an install references.

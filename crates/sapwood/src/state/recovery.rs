@@ -233,6 +233,9 @@ impl Replayed<'_> {
             self.pages.allocator().claim(*block)?;
         }
         self.log_named.add(record.end, &named);
+        if !record.blocks_on_disk {
+            self.log_named.add_uncertain(record.end, &named);
+        }
         for change in &applied.changes {
             if let super::catalogue::CatalogueChange::Create(number, ..) = change {
                 self.keyspace_most = self.keyspace_most.max(*number);
@@ -288,6 +291,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
     let ring = Ring::new(&assembly.list, assembly.stream.usable_bytes())?;
     let state_is_recorded = end.state_is_recorded;
     let is_unsynced = end.durable < last.position;
+    assembly.log_named.known_durable(end.durable);
     let log =
         LogWriter::open(assembly.stream, ring, read.layout.seed(), LogStart::after_replay(end));
     // D8: at the limit, or exactly on after a clean close, and behind everything replayed.
