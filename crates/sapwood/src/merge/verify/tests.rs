@@ -76,7 +76,7 @@ impl File {
                 let written =
                     write_value(&self.pages, KEYSPACE, Codec::Plain, &vec![index as u8; 5000]);
                 let reference = written.unwrap();
-                self.reference(reference.blocks.iter().map(|b| Block::new(b.0, b.1)));
+                self.reference(reference.blocks.iter().copied());
                 value.clear();
                 reference.encode(&mut value);
                 kind = EntryKind::PutOverflow;

@@ -236,8 +236,7 @@ impl<'a> Walk<'a> {
         birth: Epoch,
     ) -> Walked {
         self.counts.overflow_values += 1;
-        for (first, pages) in &reference.blocks {
-            let block = Block::new(*first, *pages);
+        for &block in &reference.blocks {
             self.meet(block, birth, NodeKind::OverflowValue, keyspace);
         }
         if self.values {
@@ -260,7 +259,7 @@ impl<'a> Walk<'a> {
         };
         // Of the two, one may only have stumbled over the name.
         let stumbled = matches!(&first, Error::Corruption(c) if c.detail.contains("of keyspace"));
-        let page = reference.blocks.first().map_or(PageNumber(0), |block| block.0);
+        let page = reference.blocks.first().map_or(PageNumber(0), |block| block.first);
         self.problems.error(if stumbled { &second } else { &first }, page);
     }
 
