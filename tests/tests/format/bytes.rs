@@ -1,4 +1,5 @@
-//! Integers, checksums and filters, written from docs/format.md. Slices may panic: the input is right.
+//! Integers, checksums and filters, written from docs/format.md. Slices may panic: the input is
+//! right.
 
 /// 1: CRC-32 as in zlib, going on from `start`.
 pub fn crc(start: u32, bytes: &[u8]) -> u32 {
