@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::error::{Error, Result};
+use crate::page::Block;
 use crate::sync::Arc;
 use crate::types::{LogPosition, SequenceNumber};
 
@@ -13,7 +14,6 @@ use super::record::{
     HEADER_BYTES, NamedBlocks, RecordHead, RecordKind, encode_record, record_bytes,
 };
 use super::ring::Ring;
-use super::stream::LogBlock;
 
 /// The longest stretch that one data-synced write covers, and what stays in memory for it, in
 /// bytes.
@@ -94,7 +94,7 @@ pub enum Plan {
     /// The list of the last durable state is in force, and a record on disk says so.
     InForce,
     /// A new list was given out. `recorded` is the end of the record that names its state.
-    Planned { ring: Arc<Ring>, agree_until: u64, dropped: Vec<LogBlock>, recorded: Option<u64> },
+    Planned { ring: Arc<Ring>, agree_until: u64, dropped: Vec<Block>, recorded: Option<u64> },
 }
 
 /// The log's bytes in memory, its positions and its list of blocks.

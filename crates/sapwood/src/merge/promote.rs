@@ -296,7 +296,7 @@ impl<'a> Step<'a> {
         let mut values = leaf.overflow.iter().flat_map(|value| &value.blocks);
         ceiling.is_some()
             && (is_high(leaf.child.reference.block(), ceiling)
-                || values.any(|&(first, pages)| is_high(Block::new(first, pages), ceiling)))
+                || values.any(|block| is_high(*block, ceiling)))
     }
 
     /// A copy of a value that lies where the file is to be cut, unless it is long.
@@ -654,8 +654,7 @@ pub fn move_reference(value: &[u8], leaf_birth: Epoch, out: &mut Vec<u8>) -> Res
 fn drop_value(value: &[u8], leaf_birth: Epoch, died: &mut Vec<Dead>) -> Result<()> {
     let reference = decode(value)?;
     let birth = if reference.birth.0 == 0 { leaf_birth } else { reference.birth };
-    let dead = |block: &(PageNumber, u32)| Dead { block: Block::new(block.0, block.1), birth };
-    died.extend(reference.blocks.iter().map(dead));
+    died.extend(reference.blocks.into_iter().map(|block| Dead { block, birth }));
     Ok(())
 }
 

@@ -14,9 +14,9 @@ use super::sorted_block::EntryKind;
 use super::sorted_block_builder::SortedBlockBuilder;
 use crate::error::Result;
 use crate::page::{
-    Codec, FLAG_NUMBERS, FLAG_WIDE_SLOTS, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter,
+    Block, Codec, FLAG_NUMBERS, FLAG_WIDE_SLOTS, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter,
 };
-use crate::types::{Epoch, KeyspaceNumber, PageNumber};
+use crate::types::{Epoch, KeyspaceNumber};
 
 /// The largest content of a leaf of several entries, in bytes: slots stay narrow.
 const LEAF_RAW_BYTES_MAX: usize = 65_000;
@@ -58,7 +58,7 @@ pub struct LeafOverflow {
     /// The state it was born in; 0: with the leaf.
     pub birth: Epoch,
     /// Its blocks.
-    pub blocks: Vec<(PageNumber, u32)>,
+    pub blocks: Vec<Block>,
 }
 
 /// A leaf that was written, with what its parent has to know.
@@ -279,7 +279,7 @@ impl LeafWriter {
         self.builder.discard_first(count);
         let overflow = self.take_overflow(count);
         let tombstones = self.tombstones.drain(..count).filter(|is| *is).count() as u64;
-        let pages = overflow.iter().flat_map(|o| &o.blocks).map(|b| u64::from(b.1)).sum();
+        let pages = overflow.iter().flat_map(|o| &o.blocks).map(|b| u64::from(b.pages)).sum();
         let child = Child {
             reference,
             entries: count as u64,

@@ -20,7 +20,7 @@ use crate::log::operation::operations;
 use crate::log::reader::{ReplayEnd, ReplayStart, Visit, replay};
 use crate::log::record::{Record, RecordKind};
 use crate::log::ring::{Ring, RingList};
-use crate::log::stream::{BlockStream, LogBlock};
+use crate::log::stream::BlockStream;
 use crate::log::writer::{LogStart, LogWriter};
 use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
@@ -178,11 +178,7 @@ fn own_blocks(slot: &HeaderSlot) -> Vec<Block> {
 }
 
 fn ring_list(manifest: &Manifest) -> RingList {
-    let blocks = manifest.log.blocks.iter();
-    RingList {
-        start: manifest.log.first_position,
-        blocks: blocks.map(|b| LogBlock { first: b.first, pages: b.pages }).collect(),
-    }
+    RingList { start: manifest.log.first_position, blocks: manifest.log.blocks.clone() }
 }
 
 /// What replay has built so far.
