@@ -138,7 +138,7 @@ fn fill_key(arguments: &BenchArguments, index: u64, key: &mut Vec<u8>) {
         Order::Random | Order::Ascending => scatter(index),
         Order::Sorted => index,
         Order::Descending => u64::MAX - index,
-        Order::Clustered => (index % SERIES) << 40 | index / SERIES,
+        Order::Clustered => ((index % SERIES) << 40) | (index / SERIES),
     };
     key.clear();
     key.extend_from_slice(&number.to_be_bytes());

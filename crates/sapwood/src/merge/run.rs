@@ -47,7 +47,8 @@ struct OldLeaf {
     written: usize,
     /// It is written anew, not referenced again.
     is_split: bool,
-    /// It is not full; or it is the whole tree, and has no filter and no list to be referenced with.
+    /// It is not full; or it is the whole tree, and has no filter and no list to be referenced
+    /// with.
     must_split: bool,
     /// A run lies before its first entry.
     is_behind_run: bool,

@@ -1,10 +1,10 @@
 //! Cuts sorted entries into leaves and writes them.
 //!
 //! *Assumes*: entries come in the order of a sorted block. *Guarantees*: each leaf but a lone one
-//! is at least about half full. The stored size is aimed at with the compression ratio of the
-//! leaves written before; a leaf that misses its pages is cut again. The versions of one key stay
-//! in one leaf, however large it grows: so the range between two separators holds all versions of
-//! its keys.
+//! is at least about half full or, at the end of a stretch, fills about half a page. The stored
+//! size is aimed at with the compression ratio of the leaves written before; a leaf that misses
+//! its pages is cut again. The versions of one key stay in one leaf, however large it grows: so the
+//! range between two separators holds all versions of its keys.
 //!
 //! *Format*: docs/format.md, sections 3 and 4.1. *Threads*: one owner.
 
@@ -201,8 +201,8 @@ impl LeafWriter {
         Ok(())
     }
 
-    /// True when a full leaf and a rest take fewer pages than leaves that share evenly, and the rest
-    /// is no tiny leaf.
+    /// True when a full leaf and a rest take fewer pages than leaves that share evenly, and the
+    /// rest is no tiny leaf.
     fn rest_fills_a_page(&self, nodes: &NodeWriter, pending: usize, aim: usize) -> bool {
         let pages = (self.options.leaf_bytes / nodes.layout().page_size as usize).max(1);
         let page_bytes = aim / pages;
