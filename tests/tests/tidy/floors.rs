@@ -31,6 +31,7 @@ const FLOORS: [(&str, u8); 23] = [
     ("scan", 6),
     ("shared", 6),
     ("snapshot", 6),
+    ("stream", 6),
     ("stats", 6),
 ];
 
