@@ -15,6 +15,7 @@ pub mod shrink;
 pub mod step;
 pub mod stretch;
 pub mod throttle;
+pub mod touched;
 pub mod verify;
 pub mod worker;
 
