@@ -18,6 +18,3 @@ pub mod throttle;
 pub mod touched;
 pub mod verify;
 pub mod worker;
-
-#[cfg(test)]
-mod tests;

@@ -1,23 +1,23 @@
 //! Random edits keep the shape of a tree.
 
-use super::lab::{Lab, key, value};
-use crate::merge::stretch::{Side, load_stretch, lowest_beside};
-use crate::page::{
+use crate::lab::{Lab, key, value};
+use sapwood::merge::stretch::{Side, load_stretch, lowest_beside};
+use sapwood::page::{
     Block, BlockList, Codec, Layout, MemoryBudget, NodeKind, NodeRef, NodeWriter, PageManager,
     PageOptions,
 };
-use crate::segment::descriptor::{LEAVES_PER_LOWEST_PARENT_MAX, TreeRoot};
-use crate::segment::key_range::KeyRange;
-use crate::segment::leaf_writer::LeafOptions;
-use crate::segment::node::read_parent;
-use crate::segment::parent::{Below, Child};
-use crate::segment::parent_writer::{LeafEntry, Lowest, is_under_third};
-use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
-use crate::segment::tree_edit::{TreeChange, TreeEdit, UPPER_CHILDREN_MAX};
-use crate::storage::MemoryStorage;
-use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Random};
-use crate::types::{Epoch, KeyspaceNumber, PageNumber};
+use sapwood::segment::descriptor::{LEAVES_PER_LOWEST_PARENT_MAX, TreeRoot};
+use sapwood::segment::key_range::KeyRange;
+use sapwood::segment::leaf_writer::LeafOptions;
+use sapwood::segment::node::read_parent;
+use sapwood::segment::parent::{Below, Child};
+use sapwood::segment::parent_writer::{LeafEntry, Lowest, is_under_third};
+use sapwood::segment::segment_writer::{FilterOptions, SegmentWriter};
+use sapwood::segment::tree_edit::{TreeChange, TreeEdit, UPPER_CHILDREN_MAX};
+use sapwood::storage::MemoryStorage;
+use sapwood::sync::atomic::Ordering;
+use sapwood::sync::{Arc, Random};
+use sapwood::{Epoch, KeyspaceNumber, PageNumber};
 
 const KEYSPACE: KeyspaceNumber = KeyspaceNumber(3);
 
