@@ -104,7 +104,7 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Closed`].
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(feature = "internals")]
     #[doc(hidden)]
     pub fn core(&self) -> Result<Arc<Core>> {
         self.shared().read(|core| Ok(core.clone()))

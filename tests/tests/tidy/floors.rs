@@ -8,7 +8,7 @@ use crate::tree::Source;
 
 /// The floors from the bottom, as in `docs/architecture.md`. A new module at the root of the engine
 /// gets a place here.
-const FLOORS: [(&str, u8); 23] = [
+const FLOORS: &[(&str, u8)] = &[
     ("sync", 0),
     ("storage", 1),
     ("page", 2),

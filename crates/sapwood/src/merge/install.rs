@@ -142,10 +142,10 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
     }
     making.born.extend(change.written.iter().chain(&change.adopted));
     core.next_epoch.store(epoch.0 + 1, Ordering::Relaxed);
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(feature = "internals")]
     making.check_before(&base, &change);
     let state = making.swap_in(&base, &change, epoch);
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(feature = "internals")]
     if let Some(check) = &mut *core.install_check.lock() {
         check.after(core);
     }
@@ -403,7 +403,7 @@ impl Making<'_> {
     }
 
     /// Shows what is about to happen to whoever checks installs.
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(feature = "internals")]
     fn check_before(&self, base: &Arc<State>, change: &Change) {
         if let Some(check) = &mut *self.core.install_check.lock() {
             let of_young = self.died_young.iter().flat_map(|(_, died)| died);

@@ -16,8 +16,6 @@ pub mod shrink;
 pub mod step;
 pub mod stretch;
 pub mod throttle;
+pub mod touched;
 pub mod verify;
 pub mod worker;
-
-#[cfg(test)]
-mod tests;

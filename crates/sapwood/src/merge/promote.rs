@@ -16,7 +16,7 @@ use crate::segment::node::{Caching, LeafNode, TreeKind, read_leaf};
 use crate::segment::overflow::{OverflowReader, blocks_of, write_value};
 use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::parent_writer::LeafEntry;
-use crate::segment::range_tombstone::{Fragment, clip, union_ranges};
+use crate::segment::range_tombstone::Fragment;
 use crate::segment::segment_cursor::{SegmentSource, SortedSource};
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
@@ -28,7 +28,7 @@ use crate::sync::atomic::Ordering;
 use crate::types::{Epoch, KeyspaceNumber, PageNumber};
 
 use super::install::{Change, Destination, LevelEdit, install};
-use super::ranges::read_fragments;
+use super::ranges::source_fragments;
 use super::stretch::{Side, Stretch, lowest_beside};
 
 /// What one step does.
@@ -197,7 +197,8 @@ impl<'a> Step<'a> {
 
     /// Merges the range; returns the range tombstones that go along.
     fn run(&mut self) -> Result<Vec<Fragment>> {
-        let fragments = self.fragments()?;
+        let (plan, pages) = (self.plan, &self.core.pages);
+        let fragments = source_fragments(pages, plan.keyspace, &plan.sources, &plan.range)?;
         match &self.plan.stretch {
             None => self.merge_up_to(self.plan.range.end.as_deref(), None)?,
             Some(stretch) => {
@@ -249,9 +250,9 @@ impl<'a> Step<'a> {
         let Some(found) = find()? else { return Ok(None) };
         let level = if self.plan.is_last { LEVEL_LAST } else { LEVEL_ABOVE };
         let reservations = &self.core.background.reservations;
-        let Ok(reservation) = reservations.reserve(keyspace, level, found.range.clone()) else {
-            return Ok(None);
-        };
+        let own = &self.plan.reservation;
+        let reserved = reservations.reserve_beside(own, keyspace, level, found.range.clone());
+        let Ok(reservation) = reserved else { return Ok(None) };
         // An install may have come between the look and the reservation.
         if find()?.as_ref() != Some(&found) {
             return Ok(None);
@@ -505,35 +506,6 @@ impl<'a> Step<'a> {
             drop_value(found.value, below.birth, &mut self.died)?;
         }
         below.advance()
-    }
-
-    /// The sources' range tombstones with bare keys, cut to the range and to what was not promoted
-    /// before.
-    fn fragments(&self) -> Result<Vec<Fragment>> {
-        let (plan, pages) = (self.plan, &self.core.pages);
-        let mut lists: Vec<Vec<Fragment>> = Vec::new();
-        for segment in &plan.sources {
-            let Some(root) = &segment.ranges else { continue };
-            let young = segment.is_young();
-            let (keyspace, within) = match young {
-                true => (KeyspaceNumber::MANY, composite_range(plan.keyspace, &plan.range)),
-                false => (plan.keyspace, plan.range.clone()),
-            };
-            let mut list = Vec::new();
-            for fragment in read_fragments(pages, root, keyspace, Some(&within))? {
-                let whole = KeyRange::new(fragment.start.clone(), fragment.end.clone());
-                let Some(inside) = whole.intersection(&within) else { continue };
-                for gap in segment.promoted.gaps_in(&inside) {
-                    let bare = if young { bare_range(plan.keyspace, &gap) } else { gap };
-                    let piece = Fragment { start: bare.start, end: bare.end, numbers: Vec::new() };
-                    let (start, end) = (&plan.range.start, plan.range.end.as_deref());
-                    list.extend(clip(&piece, start, end));
-                }
-            }
-            lists.push(list);
-        }
-        let lists: Vec<&[Fragment]> = lists.iter().map(Vec::as_slice).collect();
-        Ok(union_ranges(&lists))
     }
 
     fn into_change(self, fragments: Vec<Fragment>) -> Result<Change> {

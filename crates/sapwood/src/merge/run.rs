@@ -134,7 +134,7 @@ impl Run {
                 let mut first = place.range.start.clone();
                 first.push(0);
                 let wanted = KeyRange::new(place.range.start.clone(), Some(first));
-                load_stretch(&core.pages, keyspace, root, &wanted, 1)?
+                load_stretch(&core.pages, keyspace, root, &wanted, 1, &mut |_| Ok(true))?
             }
             None => Stretch {
                 range: KeyRange::all(),

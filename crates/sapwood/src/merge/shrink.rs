@@ -216,7 +216,7 @@ fn move_range(
     range: &KeyRange,
     ceiling: PageNumber,
 ) -> Result<bool> {
-    let stretch = load_stretch(&core.pages, keyspace, root, range, u64::MAX)?;
+    let stretch = load_stretch(&core.pages, keyspace, root, range, u64::MAX, &mut |_| Ok(true))?;
     let reserved = stretch.range.clone();
     let reservations = &core.background.reservations;
     let Ok(reservation) = reservations.reserve(keyspace, LEVELS_ALL, reserved) else {

@@ -52,6 +52,9 @@ struct Collect<'a> {
     wanted: &'a KeyRange,
     /// Collecting ends behind the parent with which this is reached.
     pages_max: u64,
+    /// Collecting ends before a parent, but the first, of which this says no.
+    goes_on: &'a mut dyn FnMut(&KeyRange) -> Result<bool>,
+    has_ended: bool,
     collected: u64,
     parents: Vec<LowestParent>,
 }
@@ -61,11 +64,15 @@ impl Collect<'_> {
         if !range.overlaps(self.wanted) && !(range.contains(&self.wanted.start)) {
             return Ok(());
         }
-        if self.collected >= self.pages_max && !self.parents.is_empty() {
+        if self.has_ended || self.collected >= self.pages_max && !self.parents.is_empty() {
             return Ok(());
         }
         let reference = child.reference;
         if height == 1 {
+            if !self.parents.is_empty() && !(self.goes_on)(&range)? {
+                self.has_ended = true;
+                return Ok(());
+            }
             let pages = pages_below(child);
             self.collected += pages;
             self.parents.push(LowestParent { reference, birth, range, pages });
@@ -89,7 +96,7 @@ impl Collect<'_> {
 }
 
 /// The lowest parents of a tree that hold keys of `wanted`, from its start on: as many as it takes
-/// to have `pages_max` pages below them, at least one.
+/// to have `pages_max` pages below them, or up to one that `goes_on` does not want; at least one.
 ///
 /// # Errors
 /// When a node cannot be read.
@@ -99,6 +106,7 @@ pub fn load_stretch(
     root: &TreeRoot,
     wanted: &KeyRange,
     pages_max: u64,
+    goes_on: &mut dyn FnMut(&KeyRange) -> Result<bool>,
 ) -> Result<Stretch> {
     let child = child_of_root(root);
     if root.height == 0 {
@@ -112,8 +120,16 @@ pub fn load_stretch(
             lone_leaf: true,
         });
     }
-    let mut collect =
-        Collect { pages, keyspace, wanted, pages_max, collected: 0, parents: Vec::new() };
+    let mut collect = Collect {
+        pages,
+        keyspace,
+        wanted,
+        pages_max,
+        goes_on,
+        has_ended: false,
+        collected: 0,
+        parents: Vec::new(),
+    };
     collect.visit(&child, root.height, root.birth, KeyRange::all())?;
     let mut stretch = Stretch {
         range: KeyRange::all(),

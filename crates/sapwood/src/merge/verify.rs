@@ -14,7 +14,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod blocks;
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 mod deaths;
 mod leaf;
 mod problem;
@@ -28,7 +28,7 @@ mod walk;
 // Tests and tools are the only users of some.
 #[allow(unused_imports)]
 pub use blocks::{LiveBlock, LiveBlocks, difference, live_blocks, walk_blocks};
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 #[allow(unused_imports)]
 pub use deaths::{DeathCheck, DeathFindings};
 #[allow(unused_imports)]

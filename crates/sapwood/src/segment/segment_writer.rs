@@ -167,9 +167,9 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Ends the last leaf. True when all leaves would fill less than a third of a parent: then those
-    /// of a neighbour may come in, before by [`SegmentWriter::prepend`] or behind by
-    /// [`SegmentWriter::reuse`].
+    /// Ends the last leaf. True when all leaves would fill less than a third of a parent: then
+    /// those of a neighbour may come in, before them by [`SegmentWriter::prepend`] or behind them
+    /// by [`SegmentWriter::reuse`].
     ///
     /// # Errors
     /// When a node cannot be written.

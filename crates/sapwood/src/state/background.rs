@@ -78,9 +78,36 @@ impl Reservations {
         levels: u8,
         range: KeyRange,
     ) -> std::result::Result<Reservation, KeyRange> {
+        self.reserve_unless(None, keyspace, levels, range)
+    }
+
+    /// Reserves a range beside, or inside, what the caller has reserved already.
+    ///
+    /// # Errors
+    /// As [`Reservations::reserve`].
+    pub fn reserve_beside(
+        self: &Arc<Self>,
+        own: &Reservation,
+        keyspace: KeyspaceNumber,
+        levels: u8,
+        range: KeyRange,
+    ) -> std::result::Result<Reservation, KeyRange> {
+        self.reserve_unless(Some(own.name), keyspace, levels, range)
+    }
+
+    fn reserve_unless(
+        self: &Arc<Self>,
+        own: Option<u64>,
+        keyspace: KeyspaceNumber,
+        levels: u8,
+        range: KeyRange,
+    ) -> std::result::Result<Reservation, KeyRange> {
         let mut table = self.table.lock();
         let in_the_way = table.reserved.iter().find(|other| {
-            other.keyspace == keyspace && other.levels & levels != 0 && other.range.overlaps(&range)
+            Some(other.name) != own
+                && other.keyspace == keyspace
+                && other.levels & levels != 0
+                && other.range.overlaps(&range)
         });
         if let Some(other) = in_the_way {
             return Err(other.range.clone());

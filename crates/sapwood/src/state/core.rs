@@ -19,7 +19,7 @@ use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
 use crate::page::{Block, Charge, MemoryPart, PageManager};
 use crate::segment::descriptor::Segment;
-#[cfg(any(test, feature = "internals"))]
+#[cfg(feature = "internals")]
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, ArcSwap, Clock, LockRank, OrderedMutex};
@@ -97,7 +97,7 @@ pub struct Core {
     /// Counts.
     pub counters: CoreCounters,
     /// What looks at every install, when a test wants that.
-    #[cfg(any(test, feature = "internals"))]
+    #[cfg(feature = "internals")]
     pub install_check: Mutex<Option<Box<dyn super::install_check::InstallCheck>>>,
     memtable_charge: OrderedMutex<Charge>,
     stopped: OrderedMutex<Option<Arc<Error>>>,
@@ -159,7 +159,7 @@ impl Core {
             pool: parts.pool,
             background: Background::default(),
             counters: CoreCounters::default(),
-            #[cfg(any(test, feature = "internals"))]
+            #[cfg(feature = "internals")]
             install_check: Mutex::new(None),
             memtable_charge: OrderedMutex::new(MEMTABLE_CHARGE, charge),
             stopped: OrderedMutex::new(STOPPED, None),

@@ -1,11 +1,11 @@
 //! What an install hands over as dead is what the next state does not use any more, block for
 //! block.
 
-use super::lab::{Lab, builder, key, value};
-use crate::Isolation;
-use crate::page::NodeKind;
-use crate::sync::atomic::Ordering;
-use crate::sync::{Clock, Random, thread};
+use crate::lab::{Lab, builder, key, value};
+use sapwood::Isolation;
+use sapwood::page::NodeKind;
+use sapwood::sync::atomic::Ordering;
+use sapwood::sync::{Clock, Random, thread};
 
 /// Keys of a history are drawn from so many.
 const KEYS: u64 = 1500;
@@ -14,8 +14,8 @@ const KEYS: u64 = 1500;
 struct History {
     lab: Lab,
     random: Random,
-    snapshots: Vec<crate::Snapshot>,
-    transactions: Vec<crate::Transaction>,
+    snapshots: Vec<sapwood::Snapshot>,
+    transactions: Vec<sapwood::Transaction>,
 }
 
 impl History {

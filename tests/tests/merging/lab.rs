@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::error::Result;
-use crate::merge::verify::{Activity, DeathCheck, DeathFindings, verify_with};
-use crate::page::Block;
-use crate::state::Core;
-use crate::storage::Storage;
-use crate::sync::{Arc, Clock, FakeClock, Mutex, Random};
-use crate::{Builder, Compression, Database, Durability, Keyspace, KeyspaceOptions};
+use sapwood::Result;
+use sapwood::merge::verify::{Activity, DeathCheck, DeathFindings, verify_with};
+use sapwood::page::Block;
+use sapwood::state::Core;
+use sapwood::storage::Storage;
+use sapwood::sync::{Arc, Clock, FakeClock, Mutex, Random};
+use sapwood::{Builder, Compression, Database, Durability, Keyspace, KeyspaceOptions};
 
 /// What a keyspace should hold.
 pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;

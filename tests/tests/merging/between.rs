@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::lab::{Lab, builder, key, value};
-use crate::storage::{Operation, OperationKind, SimulatedStorage};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Arc, Mutex, Random, channel, thread};
-use crate::{Database, Durability, Keyspace, Seek};
+use crate::lab::{Lab, builder, key, value};
+use sapwood::storage::{Operation, OperationKind, SimulatedStorage};
+use sapwood::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use sapwood::sync::{Arc, Mutex, Random, channel, thread};
+use sapwood::{Database, Durability, Keyspace, Seek};
 
 /// A level, and young segments to be merged into it.
 fn load(lab: &mut Lab) {
@@ -212,7 +212,7 @@ fn stopped_merging(threads: usize) {
     let storage = SimulatedStorage::from_image(storage.image());
     let database = builder.merge_threads(threads).open_on(Arc::new(storage.clone())).unwrap();
     let keyspace = database.existing_keyspace(&name).unwrap();
-    storage.fail_at(crate::storage::FaultKind::Read, 1, false, std::io::ErrorKind::Other);
+    storage.fail_at(sapwood::storage::FaultKind::Read, 1, false, std::io::ErrorKind::Other);
     keyspace.put("k", "v").unwrap();
     for _ in 0..3 {
         let error = database.wait_until_idle().unwrap_err();
@@ -225,7 +225,7 @@ fn stopped_merging(threads: usize) {
     assert!(error.to_string().contains("asked for by the test"), "{error}");
     // All that was committed is there, and can be merged.
     storage.clear_faults();
-    let (builder, hand) = super::lab::builder();
+    let (builder, hand) = crate::lab::builder();
     let lab = Lab::of(builder.open_on(Arc::new(storage.kill())).unwrap(), hand);
     let keyspace = lab.database.existing_keyspace(&name).unwrap();
     assert_eq!(keyspace.get("k").unwrap().unwrap(), "w");

@@ -1,12 +1,12 @@
 //! What starts a merge, and what does not; what tombstones become; which blocks new nodes go to.
 
-use super::lab::{Lab, key, value};
-use crate::merge::debt::{ABOVE_COUNT_MAX, YOUNG_MERGE_COUNT};
-use crate::merge::verify::live_blocks;
-use crate::state::State;
-use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Random};
-use crate::types::KeyspaceNumber;
+use crate::lab::{Lab, key, value};
+use sapwood::KeyspaceNumber;
+use sapwood::merge::debt::{ABOVE_COUNT_MAX, YOUNG_MERGE_COUNT};
+use sapwood::merge::verify::live_blocks;
+use sapwood::state::State;
+use sapwood::sync::atomic::Ordering;
+use sapwood::sync::{Arc, Random};
 
 struct Levels {
     lab: Lab,
@@ -208,7 +208,7 @@ fn pages_that_writers_ask_for_are_referenced_or_given_back() {
             let before = core.pages.allocator().stats();
             let given = core.pages.allocator().given_list();
             let counters = || {
-                let load = |count: &crate::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+                let load = |count: &sapwood::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
                 let counters = &core.counters;
                 (
                     load(&counters.flushes),

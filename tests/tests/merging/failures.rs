@@ -1,12 +1,12 @@
 //! Every read, write and growth of a merge or flush fails once: all is given back, and the same is
 //! done again.
 
-use super::lab::{Lab, Map, key, value};
-use crate::error::Error;
-use crate::merge::verify::DeathCheck;
-use crate::storage::{FaultKind, OperationKind, SimulatedStorage};
-use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Arc, Random};
+use crate::lab::{Lab, Map, key, value};
+use sapwood::Error;
+use sapwood::merge::verify::DeathCheck;
+use sapwood::storage::{FaultKind, OperationKind, SimulatedStorage};
+use sapwood::sync::atomic::{AtomicU64, Ordering};
+use sapwood::sync::{Arc, Random};
 
 /// A file with a last level, young segments, values in blocks of their own, tombstones of both
 /// kinds, and a keyspace that is dropped but not merged away.
@@ -69,13 +69,13 @@ impl Prepared {
 }
 
 /// What is done with a fault in it.
-type Work = fn(&Lab) -> crate::Result<()>;
+type Work = fn(&Lab) -> sapwood::Result<()>;
 
-fn merge(lab: &Lab) -> crate::Result<()> {
+fn merge(lab: &Lab) -> sapwood::Result<()> {
     lab.database.wait_until_idle()
 }
 
-fn flush(lab: &Lab) -> crate::Result<()> {
+fn flush(lab: &Lab) -> sapwood::Result<()> {
     lab.database.flush()
 }
 

@@ -1,23 +1,23 @@
 //! Random edits keep the shape of a tree.
 
-use super::lab::{Lab, key, value};
-use crate::merge::stretch::{Side, load_stretch, lowest_beside};
-use crate::page::{
+use crate::lab::{Lab, key, value};
+use sapwood::merge::stretch::{Side, load_stretch, lowest_beside};
+use sapwood::page::{
     Block, BlockList, Codec, Layout, MemoryBudget, NodeKind, NodeRef, NodeWriter, PageManager,
     PageOptions,
 };
-use crate::segment::descriptor::{LEAVES_PER_LOWEST_PARENT_MAX, TreeRoot};
-use crate::segment::key_range::KeyRange;
-use crate::segment::leaf_writer::LeafOptions;
-use crate::segment::node::read_parent;
-use crate::segment::parent::{Below, Child};
-use crate::segment::parent_writer::{LeafEntry, Lowest, is_under_third};
-use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
-use crate::segment::tree_edit::{TreeChange, TreeEdit, UPPER_CHILDREN_MAX};
-use crate::storage::MemoryStorage;
-use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, Random};
-use crate::types::{Epoch, KeyspaceNumber, PageNumber};
+use sapwood::segment::descriptor::{LEAVES_PER_LOWEST_PARENT_MAX, TreeRoot};
+use sapwood::segment::key_range::KeyRange;
+use sapwood::segment::leaf_writer::LeafOptions;
+use sapwood::segment::node::read_parent;
+use sapwood::segment::parent::{Below, Child};
+use sapwood::segment::parent_writer::{LeafEntry, Lowest, is_under_third};
+use sapwood::segment::segment_writer::{FilterOptions, SegmentWriter};
+use sapwood::segment::tree_edit::{TreeChange, TreeEdit, UPPER_CHILDREN_MAX};
+use sapwood::storage::MemoryStorage;
+use sapwood::sync::atomic::Ordering;
+use sapwood::sync::{Arc, Random};
+use sapwood::{Epoch, KeyspaceNumber, PageNumber};
 
 const KEYSPACE: KeyspaceNumber = KeyspaceNumber(3);
 
@@ -210,7 +210,9 @@ impl Tree {
         let start = self.random.below(self.named << 40).to_be_bytes().to_vec();
         let wanted = KeyRange::new(start, None);
         let pages_max = if self.random.one_in(20) { self.random.below(2000) } else { 1 };
-        let stretch = load_stretch(&self.pages, KEYSPACE, &root, &wanted, pages_max).unwrap();
+        let stretch =
+            load_stretch(&self.pages, KEYSPACE, &root, &wanted, pages_max, &mut |_| Ok(true))
+                .unwrap();
         let mut replaced = stretch.range.clone();
         let mut died: Vec<Block> = stretch.died.iter().map(|dead| dead.block).collect();
         let leaves = match stretch.lone_leaf {
@@ -291,9 +293,9 @@ fn a_hundred_thousand_random_edits_keep_the_shape_of_a_tree() {
 #[test]
 fn with_long_separators_whole_upper_parents_come_and_go_and_the_shape_is_kept() {
     let mut highest = 0;
-    for seed in 0..4 {
+    for seed in 0..2 {
         let mut tree = Tree::new(seed, 9000);
-        for turn in 0..400 {
+        for turn in 0..300 {
             tree.edit(turn % 100 < 30);
             if let Some(shape) = tree.check() {
                 highest = highest.max(shape.height());
@@ -315,7 +317,7 @@ fn thousands_of_promotions_keep_the_shape_of_the_last_level() {
     }
     lab.database.wait_until_idle().unwrap();
     let mut checked = 0;
-    for round in 0..150 {
+    for round in 0..450 {
         let start = random.below(64_000);
         match random.below(3) {
             // About as much as two lowest parents hold.
@@ -343,7 +345,7 @@ fn thousands_of_promotions_keep_the_shape_of_the_last_level() {
             checked += 1;
         }
     }
-    assert!(checked > 40);
+    assert!(checked > 140);
     let promotions = lab.core.counters.promotions.load(Ordering::Relaxed);
     assert!(promotions > 2000, "{promotions} promotions");
     lab.compare();
@@ -365,21 +367,24 @@ fn nodes_of_one_promotion(leaves: u64) -> ([u64; 4], u8) {
     keyspace.put(key(leaves / 2), [0; 600]).unwrap();
     lab.database.flush().unwrap();
     lab.pause();
-    // It is small beside the last level, so it goes to one above it first.
-    assert!(lab.database.run_step().unwrap());
-    lab.core.pages.write_unwritten().unwrap();
-    let before = lab.core.pages.counters();
-    assert_eq!(lab.core.pages.unwritten_count(), 0, "all was written with the durable state");
     let promotions = || lab.core.counters.promotions.load(Ordering::Relaxed);
-    let promoted = promotions();
-    assert!(lab.database.run_step().unwrap());
-    assert_eq!(promotions(), promoted + 1, "one step was one promotion");
+    // It is small beside the last level, so it goes to one above it first: the last one counts.
+    let mut before = lab.core.pages.counters();
+    for count in 1..=2 {
+        let promoted = promotions();
+        while promotions() == promoted {
+            lab.core.pages.write_unwritten().unwrap();
+            before = lab.core.pages.counters();
+            assert!(lab.database.run_step().unwrap(), "promotion {count} is missing");
+        }
+    }
     let after = lab.core.pages.counters();
     let written =
         |kind: NodeKind| after.nodes_written[kind.index()] - before.nodes_written[kind.index()];
     let unwritten = lab.core.pages.unwritten_count() as u64;
     let state = lab.core.state();
     assert!(state.young.is_empty());
+    // An earlier form rewrote all lowest parents from the first one on, step by step.
     assert_eq!(state.levels.values().next().unwrap().iter().count(), 1, "it is in the last level");
     let root = state.levels.values().next().unwrap().last().unwrap().points.clone().unwrap();
     assert!(root.leaves >= leaves && root.leaves < leaves + leaves / 50, "{}", root.leaves);
