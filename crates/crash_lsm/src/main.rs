@@ -290,14 +290,16 @@ fn fresh(arguments: &Open, name: &str) -> Result<PathBuf, String> {
 }
 
 fn print_opens(all: &[Opened]) -> Result<(), String> {
+    let ms = |microseconds: u64| format!("{:.2}", microseconds as f64 / 1000.0);
     let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
-    let heads =
-        "pairs|value|a commit|file MiB|log MiB|reads|read KiB|writes|ms|ms at most|ns a pair";
+    let heads = "pairs|value|a commit|file MiB|log MiB|reads|read KiB|writes|ms|processor ms|at most|ns a pair";
     let mut rows = vec![heads.split('|').map(str::to_owned).collect::<Vec<_>>()];
     for opened in all {
         let after_kill = opened.microseconds_max.is_some();
         let or_none = |shown: String| if after_kill { shown } else { "-".to_owned() };
-        let nanoseconds = opened.microseconds as f64 * 1000.0 / opened.pairs.max(1) as f64;
+        let processor = opened.processor_microseconds;
+        let taken = processor.unwrap_or(opened.microseconds);
+        let nanoseconds = taken as f64 * 1000.0 / opened.pairs.max(1) as f64;
         rows.push(vec![
             opened.pairs.to_string(),
             opened.value_bytes.to_string(),
@@ -307,7 +309,8 @@ fn print_opens(all: &[Opened]) -> Result<(), String> {
             opened.open.reads.to_string(),
             (opened.open.read_bytes >> 10).to_string(),
             opened.open.writes.to_string(),
-            format!("{:.2}", opened.microseconds as f64 / 1000.0),
+            ms(opened.microseconds),
+            processor.map_or("-".to_owned(), ms),
             opened.microseconds_max.map_or("-".to_owned(), |most| (most / 1000).to_string()),
             or_none(format!("{nanoseconds:.0}")),
         ]);
@@ -321,7 +324,7 @@ fn print_opens(all: &[Opened]) -> Result<(), String> {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}"));
         writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ")).map_err(text)?;
     }
-    writeln!(out, "reads, writes, time: of the open alone, the median of five, from the cache")
+    writeln!(out, "reads, writes, time: of the open alone, the least of five, from the cache")
         .map_err(text)
 }
 
