@@ -24,3 +24,7 @@ pub mod writer;
 
 #[cfg(test)]
 mod tests;
+
+// Tools cannot name it otherwise.
+#[cfg(feature = "internals")]
+pub use crate::types::LogPosition;

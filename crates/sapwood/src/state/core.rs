@@ -268,7 +268,8 @@ impl Core {
             return Err(Error::ReadOnly);
         }
         if !self.is_stopped.load(Ordering::Acquire) {
-            return self.log.check().map_err(|error| self.stop(&error));
+            let sound = self.pages.allocator().check_sound().and_then(|()| self.log.check());
+            return sound.map_err(|error| self.stop(&error));
         }
         match &*self.stopped.lock() {
             Some(cause) => Err(Error::Stopped(cause.clone())),
@@ -278,7 +279,7 @@ impl Core {
 
     /// True when writing has stopped.
     pub fn has_stopped(&self) -> bool {
-        self.is_stopped.load(Ordering::Acquire)
+        self.is_stopped.load(Ordering::Acquire) || self.pages.allocator().check_sound().is_err()
     }
 
     /// Gives a block back that no state needs; the log may still hold it.
