@@ -190,8 +190,14 @@ pub struct ScanArguments {
 pub enum Order {
     /// Each key at a random place.
     Random,
-    /// Ascending.
+    /// The same keys, ascending: what a fresh build of the same data takes.
+    Ascending,
+    /// Ascending, each the one before plus one.
     Sorted,
+    /// Each the one before less one.
+    Descending,
+    /// A thousand ascending series in turn: a key is its series, then its place in it.
+    Clustered,
 }
 
 /// Of `bench`.

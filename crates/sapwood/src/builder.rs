@@ -142,7 +142,7 @@ impl Builder {
     }
 
     /// How much one step of a merge writes, in bytes.
-    #[cfg(feature = "internals")]
+    #[cfg(any(test, feature = "internals"))]
     #[doc(hidden)]
     pub fn step_bytes(mut self, bytes: u64) -> Builder {
         self.options.step_bytes = bytes;
@@ -150,7 +150,7 @@ impl Builder {
     }
 
     /// The log's length when little is written, in bytes.
-    #[cfg(feature = "internals")]
+    #[cfg(any(test, feature = "internals"))]
     #[doc(hidden)]
     pub fn log_bytes_min(mut self, bytes: u64) -> Builder {
         self.options.log_bytes_min = bytes;
@@ -158,7 +158,7 @@ impl Builder {
     }
 
     /// The clock that everything goes by.
-    #[cfg(feature = "internals")]
+    #[cfg(any(test, feature = "internals"))]
     #[doc(hidden)]
     pub fn clock(mut self, clock: Clock) -> Builder {
         self.clock = clock;

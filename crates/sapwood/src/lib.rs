@@ -86,9 +86,16 @@ mod scan;
 mod shared;
 mod snapshot;
 mod stats;
+mod stream;
 mod types;
 
 // Below the public face items are public inside the crate; tools reach them by a feature.
+#[cfg(feature = "internals")]
+#[allow(missing_docs)]
+pub mod codec;
+#[cfg(not(feature = "internals"))]
+#[allow(missing_docs, dead_code)]
+mod codec;
 #[cfg(feature = "internals")]
 #[allow(missing_docs)]
 pub mod log;
@@ -156,6 +163,7 @@ pub use options::{Compression, Durability, Isolation, KeyspaceOptions};
 pub use progress::Progress;
 pub use range::Range;
 pub use snapshot::Snapshot;
-pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats};
+pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, WrittenStats};
+pub use stream::ValueStream;
 pub use transaction::Transaction;
 pub use types::{Epoch, KeyspaceNumber, PageNumber, SequenceNumber};

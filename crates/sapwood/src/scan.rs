@@ -5,6 +5,9 @@
 //! or merged meanwhile.
 //! *Threads*: one owner each; clones of a [`Scan`] may go elsewhere.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::ops::Range as Indices;
 
@@ -19,7 +22,7 @@ use crate::segment::segment_cursor::{Cover, Run, SortedSource};
 use crate::segment::sorted_block::{Entry as LeafEntry, EntryKind};
 use crate::shared::Shared;
 use crate::state::sources::{Source, sources};
-use crate::state::{Core, SnapshotHold};
+use crate::state::{Core, ReadPoint, SnapshotHold};
 use crate::sync::Arc;
 use crate::transaction::PendingSource;
 use crate::transaction::reads::{Reads, Walk};
@@ -133,13 +136,16 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// A new merging cursor, and whether it holds memtables.
-    fn open(&self, core: &Core) -> (Merged, bool) {
+    /// A new merging cursor. With memtables it comes with what it reads, which must outlive it:
+    /// until they are flushed the snapshot holds no state, and what an install replaces meanwhile
+    /// would be free. It is let go at the end of the call. Without memtables the snapshot holds the
+    /// state that the cursor reads.
+    fn open(&self, core: &Core) -> (Merged, Option<ReadPoint>) {
         let point = self.hold.read_point(core);
         let own = self.own.iter().cloned().map(ReadSource::Own);
         let committed = sources(&core.pages, &point, self.keyspace);
         let all = own.chain(committed.into_iter().map(ReadSource::Committed)).collect();
-        (MergeCursor::new(all, point.at.0), !point.memtables.is_empty())
+        (MergeCursor::new(all, point.at.0), (!point.memtables.is_empty()).then_some(point))
     }
 
     /// Notes that a range is being read, from its empty beginning on.
@@ -175,15 +181,15 @@ impl Scan {
         let mut open: Option<Merged> = None;
         loop {
             let done = self.shared.read(|core| {
-                let (mut cursor, has_memtables) = match open.take() {
+                let (mut cursor, point) = match open.take() {
                     Some(mut cursor) => {
                         cursor.next()?;
-                        (cursor, false)
+                        (cursor, None)
                     }
                     None => {
-                        let (mut cursor, has_memtables) = self.open(core);
+                        let (mut cursor, point) = self.open(core);
                         cursor.seek(&from)?;
-                        (cursor, has_memtables)
+                        (cursor, point)
                     }
                 };
                 let until = count + COUNT_ENTRIES_MAX;
@@ -191,7 +197,7 @@ impl Scan {
                     count += count_run(&mut cursor, range.end.as_deref(), until - count)?;
                     if count == until {
                         from = successor(cursor.key());
-                        open = (!has_memtables).then_some(cursor);
+                        open = point.is_none().then_some(cursor);
                         return Ok(false);
                     }
                     cursor.next()?;
@@ -362,8 +368,8 @@ impl Walker {
             From::Before(_) | From::End => Direction::Backward,
         };
         self.guarded(|walker, core| {
-            let (mut cursor, has_memtables) = match walker.open.take() {
-                Some(cursor) => (cursor, false),
+            let (mut cursor, point) = match walker.open.take() {
+                Some(cursor) => (cursor, None),
                 None => walker.scan.open(core),
             };
             match from {
@@ -371,7 +377,7 @@ impl Walker {
                 From::Before(key) => cursor.seek_before(key)?,
                 From::End => cursor.seek_last()?,
             }
-            walker.take(cursor, has_memtables, limits)
+            walker.take(cursor, point.as_ref(), limits)
         })
     }
 
@@ -386,25 +392,25 @@ impl Walker {
         }
         self.batch_entries = (self.batch_entries * 2).clamp(BATCH_ENTRIES_FIRST, BATCH_ENTRIES_MAX);
         self.guarded(|walker, core| {
-            let (cursor, has_memtables) = match (walker.open.take(), walker.direction) {
+            let (cursor, point) = match (walker.open.take(), walker.direction) {
                 (Some(mut cursor), Direction::Forward) => {
                     cursor.next()?;
-                    (cursor, false)
+                    (cursor, None)
                 }
                 (Some(mut cursor), Direction::Backward) => {
                     cursor.previous()?;
-                    (cursor, false)
+                    (cursor, None)
                 }
                 (None, direction) => {
-                    let (mut cursor, has_memtables) = walker.scan.open(core);
+                    let (mut cursor, point) = walker.scan.open(core);
                     match direction {
                         Direction::Forward => cursor.seek(&successor(&walker.last))?,
                         Direction::Backward => cursor.seek_before(&walker.last)?,
                     }
-                    (cursor, has_memtables)
+                    (cursor, point)
                 }
             };
-            walker.take(cursor, has_memtables, limits)
+            walker.take(cursor, point.as_ref(), limits)
         })
     }
 
@@ -418,8 +424,14 @@ impl Walker {
         result
     }
 
-    /// Fills the batch from where the cursor stands.
-    fn take(&mut self, mut cursor: Merged, has_memtables: bool, limits: Limits<'_>) -> Result<()> {
+    /// Fills the batch from where the cursor stands. With memtables there is a `point`, and the
+    /// cursor is let go.
+    fn take(
+        &mut self,
+        mut cursor: Merged,
+        point: Option<&ReadPoint>,
+        limits: Limits<'_>,
+    ) -> Result<()> {
         let mut bytes = 0;
         self.exhausted = false;
         while cursor.valid() && limits.hold(cursor.key()) {
@@ -433,7 +445,7 @@ impl Walker {
             if self.batch.len() >= self.batch_entries || bytes >= BATCH_BYTES_MAX {
                 self.last.clear();
                 self.last.extend_from_slice(cursor.key());
-                self.open = (!has_memtables).then_some(cursor);
+                self.open = point.is_none().then_some(cursor);
                 return Ok(());
             }
             match self.direction {
@@ -443,7 +455,7 @@ impl Walker {
         }
         self.exhausted = true;
         // A cursor seeks again and again: what its sources have read is worth keeping.
-        self.open = (!has_memtables).then_some(cursor);
+        self.open = point.is_none().then_some(cursor);
         Ok(())
     }
 }

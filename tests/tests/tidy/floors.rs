@@ -35,7 +35,7 @@ const FLOORS: [(&str, u8); 23] = [
 ];
 
 /// At the side: all may import them; they import each other and floor 0.
-const SIDE: [&str; 3] = ["error", "types", "options"];
+const SIDE: [&str; 4] = ["codec", "error", "types", "options"];
 
 /// Where one module of a floor may import another of the same.
 const NEIGHBOURS: [(&str, &str); 1] = [("merge", "state")];

@@ -15,7 +15,6 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod buffer;
-pub mod bytes;
 pub mod operation;
 pub mod reader;
 pub mod record;

@@ -5,6 +5,7 @@
 
 pub mod debt;
 pub mod flush;
+pub mod gaps;
 pub mod install;
 pub mod overflow_walk;
 pub mod plan;
@@ -17,3 +18,6 @@ pub mod stretch;
 pub mod throttle;
 pub mod verify;
 pub mod worker;
+
+#[cfg(test)]
+mod tests;

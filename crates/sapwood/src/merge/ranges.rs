@@ -5,6 +5,7 @@
 use crate::error::{Result, Structure};
 use crate::page::{Codec, NodeWriter, PageManager};
 use crate::segment::descriptor::TreeRoot;
+use crate::segment::key_range::KeyRange;
 use crate::segment::leaf_writer::{LeafOptions, NewEntry};
 use crate::segment::node::{Caching, TreeKind};
 use crate::segment::parent_writer::Lowest;
@@ -23,8 +24,28 @@ pub fn read_fragments(
     pages: &Arc<PageManager>,
     root: &TreeRoot,
     keyspace: KeyspaceNumber,
-    within: Option<&crate::segment::key_range::KeyRange>,
+    within: Option<&KeyRange>,
 ) -> Result<Vec<Fragment>> {
+    let mut fragments = Vec::new();
+    visit_fragments(pages, root, keyspace, within, &mut |fragment| {
+        fragments.push(fragment);
+        true
+    })?;
+    Ok(fragments)
+}
+
+/// Hands out the fragments of a ranges tree, or those that may reach into `within`, in order, until
+/// `visit` says false.
+///
+/// # Errors
+/// When a node cannot be read or is damaged.
+pub fn visit_fragments(
+    pages: &Arc<PageManager>,
+    root: &TreeRoot,
+    keyspace: KeyspaceNumber,
+    within: Option<&KeyRange>,
+    visit: &mut dyn FnMut(Fragment) -> bool,
+) -> Result<()> {
     let mut cursor =
         TreeCursor::new(pages.clone(), root.clone(), keyspace, TreeKind::Ranges, Caching::Keep);
     match within {
@@ -38,7 +59,6 @@ pub fn read_fragments(
         }
     }
     let numbered = keyspace == KeyspaceNumber::MANY;
-    let mut fragments = Vec::new();
     while cursor.valid() {
         let behind =
             within.and_then(|range| range.end.as_deref()).is_some_and(|end| cursor.key() >= end);
@@ -48,14 +68,17 @@ pub fn read_fragments(
         let base = numbered.then(|| cursor.base_number());
         let value = RangeValue::decode(cursor.value(), base)
             .map_err(|problem| problem.corruption(Structure::Leaf))?;
-        fragments.push(Fragment {
+        let fragment = Fragment {
             start: cursor.key().to_vec(),
             end: value.end.map(<[u8]>::to_vec),
             numbers: value.numbers().collect(),
-        });
+        };
+        if !visit(fragment) {
+            break;
+        }
         cursor.next()?;
     }
-    Ok(fragments)
+    Ok(())
 }
 
 /// Writes a ranges tree of fragments in order; with `base_number` they carry numbers.

@@ -36,10 +36,12 @@ pub struct Stretch {
 }
 
 /// A lowest parent on the way down.
-struct LowestParent {
+#[derive(Debug, PartialEq, Eq)]
+pub struct LowestParent {
     reference: NodeRef,
     birth: Epoch,
-    range: KeyRange,
+    /// From its separator to the next parent's.
+    pub range: KeyRange,
     pages: u64,
 }
 
@@ -207,6 +209,69 @@ fn filter_of_leaf(pages: &PageManager, node: &ParentNode, child: &Child) -> Resu
             let problem = BlockProblem("a leaf's filter lies outside its piece");
             Err(problem.corruption(Structure::Sidecar).at_page(piece.page).into())
         }
+    }
+}
+
+/// On which side of a border between two lowest parents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The one that ends there.
+    Before,
+    /// The one that begins there.
+    Behind,
+}
+
+/// The lowest parent beside a border; `None` when there is none, or no border.
+///
+/// # Errors
+/// When a parent cannot be read.
+pub fn lowest_beside(
+    pages: &PageManager,
+    keyspace: KeyspaceNumber,
+    root: &TreeRoot,
+    border: &[u8],
+    side: Side,
+) -> Result<Option<LowestParent>> {
+    if root.height < 2 {
+        return Ok(None);
+    }
+    let (mut reference, mut birth, mut range) = (root.reference, root.birth, KeyRange::all());
+    let mut below = 0;
+    for height in (2..=root.height).rev() {
+        let node = read_parent(pages, &reference, keyspace, height)?;
+        let mut index = node.view().child_for(border);
+        let mut found = child_range(&node, index, &range)?;
+        if side == Side::Before && found.start.as_slice() >= border {
+            let Some(before) = index.checked_sub(1) else { return Ok(None) };
+            index = before;
+            found = child_range(&node, index, &range)?;
+        }
+        let child = node.view().child(index).map_err(|p| node.damage(p))?;
+        (reference, birth) = (child.reference, child.birth.unwrap_or(birth));
+        (range, below) = (found, pages_below(&child));
+    }
+    let is_there = match side {
+        Side::Before => range.end.as_deref() == Some(border),
+        Side::Behind => range.start == border,
+    };
+    Ok(is_there.then_some(LowestParent { reference, birth, range, pages: below }))
+}
+
+impl LowestParent {
+    /// Takes it apart.
+    ///
+    /// # Errors
+    /// When a node cannot be read.
+    pub fn into_stretch(self, pages: &PageManager, keyspace: KeyspaceNumber) -> Result<Stretch> {
+        let mut stretch = Stretch {
+            range: self.range.clone(),
+            whole: false,
+            leaves: Vec::new(),
+            died: Vec::new(),
+            lone_leaf: false,
+        };
+        take_apart(pages, keyspace, &self, &mut stretch)?;
+        Ok(stretch)
     }
 }
 

@@ -56,6 +56,8 @@ pub struct Allocator {
     file_pages: AtomicU64,
     blocks_asked: AtomicU64,
     blocks_returned: AtomicU64,
+    pages_asked: AtomicU64,
+    pages_returned: AtomicU64,
 }
 
 /// How the file's pages are used.
@@ -79,6 +81,10 @@ pub struct AllocatorStats {
     pub blocks_asked: u64,
     /// Blocks given back since the open.
     pub blocks_returned: u64,
+    /// The pages of the blocks asked for.
+    pub pages_asked: u64,
+    /// The pages of the blocks given back.
+    pub pages_returned: u64,
 }
 
 /// How far the file is used: see [`Allocator::extent`].
@@ -164,6 +170,8 @@ impl Allocator {
             file_pages,
             blocks_asked: AtomicU64::new(0),
             blocks_returned: AtomicU64::new(0),
+            pages_asked: AtomicU64::new(0),
+            pages_returned: AtomicU64::new(0),
         })
     }
 
@@ -204,6 +212,7 @@ impl Allocator {
         };
         drop(regions);
         self.blocks_asked.fetch_add(1, Ordering::Relaxed);
+        self.pages_asked.fetch_add(u64::from(block.pages), Ordering::Relaxed);
         Ok(block)
     }
 
@@ -252,6 +261,7 @@ impl Allocator {
             region.given.clear(first, pages);
         });
         self.blocks_returned.fetch_add(1, Ordering::Relaxed);
+        self.pages_returned.fetch_add(u64::from(block.pages), Ordering::Relaxed);
     }
 
     /// The running durable state references the pages from now on.
@@ -477,6 +487,8 @@ impl Allocator {
         let mut stats = self.regions.lock().stats();
         stats.blocks_asked = self.blocks_asked.load(Ordering::Relaxed);
         stats.blocks_returned = self.blocks_returned.load(Ordering::Relaxed);
+        stats.pages_asked = self.pages_asked.load(Ordering::Relaxed);
+        stats.pages_returned = self.pages_returned.load(Ordering::Relaxed);
         stats
     }
 }

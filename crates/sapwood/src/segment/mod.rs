@@ -6,7 +6,6 @@
 //!
 //! *Format*: docs/format.md, section 4.
 
-mod bytes;
 pub mod coverage;
 pub mod descriptor;
 pub mod filter;
@@ -16,6 +15,7 @@ pub mod merge_cursor;
 pub mod node;
 pub mod overflow;
 pub mod overflow_reference;
+pub mod overflow_writer;
 pub mod parent;
 pub mod parent_writer;
 pub mod range_tombstone;
@@ -28,6 +28,7 @@ pub mod tree_edit;
 
 use std::fmt;
 
+use crate::codec::ReadProblem;
 use crate::error::{Corruption, Structure};
 
 /// The longest key, in bytes; composite keys of young segments have four more.
@@ -45,6 +46,13 @@ impl BlockProblem {
     /// The problem as damage in `structure`.
     pub fn corruption(self, structure: Structure) -> Corruption {
         Corruption::new(structure, self.0)
+    }
+}
+
+impl From<ReadProblem> for BlockProblem {
+    #[inline]
+    fn from(problem: ReadProblem) -> BlockProblem {
+        BlockProblem(problem.text())
     }
 }
 

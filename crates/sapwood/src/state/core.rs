@@ -19,6 +19,8 @@ use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
 use crate::page::{Block, Charge, MemoryPart, PageManager};
 use crate::segment::descriptor::Segment;
+#[cfg(any(test, feature = "internals"))]
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, ArcSwap, Clock, LockRank, OrderedMutex};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
@@ -94,6 +96,9 @@ pub struct Core {
     pub background: Background,
     /// Counts.
     pub counters: CoreCounters,
+    /// What looks at every install, when a test wants that.
+    #[cfg(any(test, feature = "internals"))]
+    pub install_check: Mutex<Option<Box<dyn super::install_check::InstallCheck>>>,
     memtable_charge: OrderedMutex<Charge>,
     stopped: OrderedMutex<Option<Arc<Error>>>,
     is_stopped: AtomicBool,
@@ -154,6 +159,8 @@ impl Core {
             pool: parts.pool,
             background: Background::default(),
             counters: CoreCounters::default(),
+            #[cfg(any(test, feature = "internals"))]
+            install_check: Mutex::new(None),
             memtable_charge: OrderedMutex::new(MEMTABLE_CHARGE, charge),
             stopped: OrderedMutex::new(STOPPED, None),
             is_stopped: AtomicBool::new(false),

@@ -10,6 +10,8 @@ pub mod core;
 pub mod create;
 pub mod dead_list;
 pub mod durable;
+#[cfg(any(test, feature = "internals"))]
+pub mod install_check;
 pub mod log_named;
 pub mod lookup;
 pub mod manifest;

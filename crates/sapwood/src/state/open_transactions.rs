@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::dead_list::Dead;
 use crate::segment::descriptor::Segment;
-use crate::segment::key_range::KeyRange;
+use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
@@ -24,7 +24,19 @@ pub struct FlushRecord {
     pub young: Option<Arc<Segment>>,
     /// Runs that went to the last level, where they carry no numbers: every key in them counts as
     /// changed.
-    pub runs: Vec<(KeyspaceNumber, KeyRange)>,
+    pub runs: BTreeMap<KeyspaceNumber, KeyRanges>,
+}
+
+impl FlushRecord {
+    /// True when a key lies in a run.
+    pub fn key_in_run(&self, keyspace: KeyspaceNumber, key: &[u8]) -> bool {
+        self.runs.get(&keyspace).is_some_and(|runs| runs.contains(key))
+    }
+
+    /// True when some key of a range lies in a run.
+    pub fn range_in_run(&self, keyspace: KeyspaceNumber, range: &KeyRange) -> bool {
+        self.runs.get(&keyspace).is_some_and(|runs| runs.overlaps(range))
+    }
 }
 
 /// See the module.
@@ -124,7 +136,7 @@ mod tests {
     use super::*;
 
     fn flush(last: u64) -> FlushRecord {
-        FlushRecord { last: SequenceNumber(last), young: None, runs: Vec::new() }
+        FlushRecord { last: SequenceNumber(last), young: None, runs: BTreeMap::new() }
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Transaction {
     shared: Arc<Shared>,
     hold: Arc<SnapshotHold>,
     writes: PendingWrites,
+    /// A write method was called, though perhaps to no effect.
+    wrote: bool,
     /// Serializable transactions only.
     reads: Option<Arc<Reads>>,
     /// Its place in the list of open ones.
@@ -97,7 +99,8 @@ impl Transaction {
                 Arc::new(Reads::new(core.pages.budget(), budget_bytes))
             });
             let writes = PendingWrites::new();
-            Ok(Transaction { shared: shared.clone(), hold: Arc::new(hold), writes, reads, name })
+            let (shared, hold) = (shared.clone(), Arc::new(hold));
+            Ok(Transaction { shared, hold, writes, wrote: false, reads, name })
         })
     }
 
@@ -142,9 +145,10 @@ impl Transaction {
         keyspace: &Keyspace,
         operation: impl FnOnce(&mut PendingWrites, KeyspaceNumber),
     ) -> Result<()> {
-        let writes = &mut self.writes;
+        let (writes, wrote) = (&mut self.writes, &mut self.wrote);
         self.shared.read(|core| {
             let number = keyspace.live_in(&self.shared, core)?;
+            *wrote = true;
             operation(writes, number);
             check_size(core, writes)
         })
@@ -292,8 +296,12 @@ impl Transaction {
         Ok(Cursor::new(self.scan(keyspace)?))
     }
 
-    /// Commits with the database's default durability. A transaction that wrote nothing never
-    /// conflicts.
+    /// Commits with the database's default durability.
+    ///
+    /// A transaction of which no write method was called has read one instant, which is its place
+    /// in the order of commits: it never conflicts, and makes nothing durable. One that called any
+    /// is a writing one, also when its writes come to nothing (the deletion of an empty range): it
+    /// is validated, and makes what was committed before it as durable as it asks for.
     ///
     /// # Errors
     /// [`Error::Conflict`](crate::Error::Conflict) when another commit has changed what this one
@@ -312,11 +320,10 @@ impl Transaction {
     /// As [`Transaction::commit`].
     pub fn commit_with(self, durability: Durability) -> Result<()> {
         self.shared.change(|core| {
-            check_size(core, &self.writes)?;
-            // What it read was one instant, so without writes there is nothing to contradict.
-            if self.writes.is_empty() {
+            if !self.wrote {
                 return Ok(());
             }
+            check_size(core, &self.writes)?;
             let reads = self.reads.as_ref().map(|reads| reads.take());
             let validation = Validation { began: self.hold.number(), reads: reads.as_ref() };
             commit(core, &self.writes, durability, Some(&validation)).map(drop)

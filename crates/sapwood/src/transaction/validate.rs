@@ -90,8 +90,7 @@ fn flush_changed_key(
     key: &[u8],
     after: SequenceNumber,
 ) -> Result<bool> {
-    let in_run = |(of, range): &(KeyspaceNumber, KeyRange)| *of == keyspace && range.contains(key);
-    if flush.runs.iter().any(in_run) {
+    if flush.key_in_run(keyspace, key) {
         return Ok(true);
     }
     let Some(young) = &flush.young else { return Ok(false) };
@@ -115,8 +114,7 @@ fn flush_changed_range(
     range: &KeyRange,
     after: SequenceNumber,
 ) -> Result<bool> {
-    let in_run = |(of, run): &(KeyspaceNumber, KeyRange)| *of == keyspace && run.overlaps(range);
-    if flush.runs.iter().any(in_run) {
+    if flush.range_in_run(keyspace, range) {
         return Ok(true);
     }
     match &flush.young {

@@ -7,7 +7,7 @@ use super::*;
 use crate::error::{Error, Structure};
 use crate::sync::Mutex;
 
-const BLOCKS: &[LogBlock] = &[LogBlock { first: PageNumber(1), pages: 12 }];
+const BLOCKS: &[Block] = &[Block { first: PageNumber(1), pages: 12 }];
 
 /// A log of six commits, the first three of them known to be on disk, with where each begins.
 fn six() -> (Arc<TestStorage>, ReplayStart, Vec<Appended>) {
@@ -227,7 +227,7 @@ fn a_commit_whose_number_does_not_rise_is_a_break() {
 
 #[test]
 fn lists_that_cannot_be_are_refused() {
-    let list = |start, blocks: &[LogBlock]| {
+    let list = |start, blocks: &[Block]| {
         let list = RingList { start: LogPosition(start), blocks: blocks.to_vec() };
         Ring::new(&list, u64::from(PAGE))
     };

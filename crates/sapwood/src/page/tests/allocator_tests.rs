@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use crate::codec::Reader;
 use crate::storage::Storage;
 use crate::sync::atomic::Ordering;
 use crate::types::PageNumber;
