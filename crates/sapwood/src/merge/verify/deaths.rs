@@ -175,8 +175,7 @@ fn blocks_of_memtable(slot: &MemtableSlot) -> Result<Vec<Block>> {
         if let Operation::PutOverflow(value) = cursor.operation() {
             let reference = OverflowReference::decode(value)
                 .map_err(|problem| problem.corruption(crate::error::Structure::Overflow))?;
-            let block = |(first, pages): &(PageNumber, u32)| Block::new(*first, *pages);
-            blocks.extend(reference.blocks.iter().map(block));
+            blocks.extend_from_slice(&reference.blocks);
         }
         cursor.next();
     }
