@@ -345,6 +345,10 @@ fn a_power_cut_at_any_point_of_flushes_and_merges_loses_nothing() {
             let may_be_next = n.is_multiple_of(u32::from(next)) && found == next;
             assert!(found == last || may_be_next, "{what}: {n} is {found}, not {last}");
         }
+        // Going on from there is possible.
+        put_with(&keyspace, &database, "round", &[round], Durability::Sync);
+        database.flush().unwrap();
+        assert_eq!(access::verify(&database).unwrap(), None, "{what}");
     });
     assert_eq!(*done.lock(), 6);
 }
@@ -379,4 +383,144 @@ fn a_power_cut_at_any_point_of_a_close_loses_nothing() {
         let keyspace = database.existing_keyspace("a").unwrap();
         assert_eq!(keyspace.count::<&str>(..).unwrap(), 501, "{what}");
     });
+}
+
+/// Three large values whose bytes nothing compresses.
+fn large_values() -> Vec<(String, Vec<u8>)> {
+    let mut random = Random::from_seed(3);
+    let mut value = |n| {
+        let mut bytes = vec![0; 100_000];
+        random.fill(&mut bytes);
+        (format!("large {n}"), bytes)
+    };
+    (0..3).map(&mut value).collect()
+}
+
+fn has_large_values(keyspace: &Keyspace) -> bool {
+    large_values().iter().all(|(key, value)| keyspace.get(key).unwrap().unwrap() == value[..])
+}
+
+/// The values are on disk and in the log only, also in pages that no state knows of yet.
+#[test]
+fn values_that_only_the_log_names_are_found_and_not_written_over() {
+    for durability in [Durability::Buffered, Durability::Sync] {
+        let (storage, database, keyspace) = new();
+        database.flush().unwrap();
+        let known = database.stats().unwrap().file_bytes;
+        for (key, value) in large_values() {
+            put_with(&keyspace, &database, &key, &value, durability);
+        }
+        let mut random = Random::from_seed(9);
+        let mut more = 0;
+        while database.stats().unwrap().file_bytes == known {
+            let mut value = vec![0; 100_000];
+            random.fill(&mut value);
+            put_with(&keyspace, &database, &format!("more {more}"), &value, durability);
+            more += 1;
+        }
+        let (database, _) = still(&storage.kill());
+        let keyspace = database.existing_keyspace("a").unwrap();
+        assert!(has_large_values(&keyspace));
+        for round in 0..3 {
+            fill(&keyspace, 0..2000, round);
+            assert!(has_large_values(&keyspace));
+            database.flush().unwrap();
+        }
+        assert!(has_large_values(&keyspace));
+        assert_eq!(access::verify(&database).unwrap(), None);
+    }
+}
+
+/// Many keyspaces make a state that lies in blocks of its own; much in the log makes it grow.
+#[test]
+fn states_in_their_own_blocks_and_changes_of_the_log_leak_nothing() {
+    let (storage, database, keyspace) = new();
+    let mut file_bytes = 0;
+    for round in 0..6u8 {
+        for n in 0..40 {
+            database.keyspace(&format!("{round} {n} {}", "name ".repeat(10))).unwrap();
+        }
+        fill(&keyspace, 0..6000, round);
+        database.flush().unwrap();
+        for plan in [CrashPlan::KeepNone, CrashPlan::KeepAll] {
+            let (copy, _) = still(&storage.crash_copy(plan));
+            assert_eq!(access::verify(&copy).unwrap(), None, "round {round}");
+            let keyspace = copy.existing_keyspace("a").unwrap();
+            assert_eq!(keyspace.count::<&str>(..).unwrap(), 6000);
+        }
+        file_bytes = database.stats().unwrap().file_bytes;
+    }
+    assert!(file_bytes > 0);
+}
+
+/// The slot of a state was written and its sync failed: it is read again after the death of the
+/// process, and lies nowhere but in the cache.
+#[test]
+fn a_slot_that_lies_in_the_cache_only_is_written_again() {
+    let (storage, database, keyspace) = new();
+    fill(&keyspace, 0..2000, 1);
+    database.flush().unwrap();
+    fill(&keyspace, 0..2000, 2);
+    database.sync().unwrap();
+    let of = storage.clone();
+    storage.on_operation(Box::new(move |operation| {
+        if operation.kind == OperationKind::WriteSync && operation.offset < 8192 {
+            of.fail_sync_and_drop_cache();
+        }
+    }));
+    assert!(database.flush().is_err());
+    storage.clear_on_operation();
+    let storage = storage.kill();
+    drop((keyspace, database));
+    let (database, _) = still(&storage);
+    let keyspace = database.existing_keyspace("a").unwrap();
+    for round in 3..6 {
+        fill(&keyspace, 0..2000, round);
+        put_with(&keyspace, &database, "last", &[round], Durability::Sync);
+        run_all_steps(&database).unwrap();
+        let (copy, _) = still(&storage.crash_copy(CrashPlan::KeepNone));
+        let found = copy.existing_keyspace("a").unwrap();
+        assert_eq!(found.get("last").unwrap().unwrap(), [round][..]);
+        assert_eq!(found.count::<&str>(..).unwrap(), 2001);
+        assert_eq!(access::verify(&copy).unwrap(), None);
+    }
+}
+
+/// Commits lie in the cache, the write-back of which has failed; then the process dies.
+#[test]
+fn what_was_replayed_from_a_cache_that_lost_it_is_on_disk_after_the_next_sync() {
+    let (storage, database, keyspace) = new();
+    database.flush().unwrap();
+    for n in 5..10 {
+        put_with(&keyspace, &database, &format!("{n}"), b"v", Durability::Buffered);
+    }
+    storage.fail_sync_and_drop_cache();
+    assert!(database.sync().is_err());
+    let storage = storage.kill();
+    drop((keyspace, database));
+    let (database, _) = still(&storage);
+    let keyspace = database.existing_keyspace("a").unwrap();
+    let found = keyspace.count::<&str>(..).unwrap();
+    put_with(&keyspace, &database, "z", b"v", Durability::Sync);
+    let (copy, _) = still(&storage.crash_copy(CrashPlan::KeepNone));
+    let left = copy.existing_keyspace("a").unwrap().count::<&str>(..).unwrap();
+    assert_eq!((found, left), (5, 6));
+}
+
+#[test]
+fn a_deleted_range_hides_what_lies_below() {
+    let (_storage, database, keyspace) = new();
+    fill(&keyspace, 0..2000, 1);
+    database.compact().unwrap();
+    keyspace.delete_range(numbered(10)..numbered(1990)).unwrap();
+    keyspace.put("z", "v").unwrap();
+    for what in ["in memory", "flushed", "merged"] {
+        let found = (0..2000).filter(|n| keyspace.contains(numbered(*n)).unwrap()).count();
+        assert_eq!((found, keyspace.count::<&str>(..).unwrap()), (20, 21), "{what}");
+        if what == "in memory" {
+            database.flush().unwrap();
+        } else {
+            database.compact().unwrap();
+        }
+    }
 }

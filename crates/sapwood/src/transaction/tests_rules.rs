@@ -72,6 +72,15 @@ impl Engine {
         commit(&self.core, &writes, Durability::Buffered, None).unwrap();
     }
 
+    fn delete(&mut self, keys: impl IntoIterator<Item = u32>) {
+        let mut writes = PendingWrites::new();
+        for number in keys {
+            writes.delete(self.keyspace, &key(number));
+            self.model.remove(&key(number));
+        }
+        commit(&self.core, &writes, Durability::Buffered, None).unwrap();
+    }
+
     fn delete_from(&mut self, first: u32) {
         let mut writes = PendingWrites::new();
         writes.delete_range(self.keyspace, KeyRange::new(key(first), None));
@@ -264,37 +273,126 @@ fn a_run_keeps_out_of_the_range_of_a_promotion() {
     engine.check();
 }
 
-/// Two segments above the last level hold the same key, the newer one with the newer value.
-#[test]
-fn an_older_segment_of_a_level_goes_along_with_a_newer_one() {
+/// A last level that is so much larger than what comes that a level above it is used.
+fn with_a_large_last_level() -> Engine {
     let mut engine = Engine::new();
     for start in (0..12_000).step_by(2000) {
         engine.put(start..start + 2000, &[1; 60]);
     }
     engine.flush();
     wait_until_idle(&engine.core).unwrap();
-    for value in [b"old", b"new"] {
-        for _ in 0..8 {
-            engine.young([100, 200], value);
-        }
-        while let Some(plan) = next_plan(&engine.core, Pressure::Writing).unwrap() {
-            promote(&engine.core, plan).unwrap();
-        }
+    engine
+}
+
+/// Makes all promotions that are due while writes go on, and sees that they went above the last
+/// level.
+fn promote_above(engine: &Engine, segments: usize) {
+    while let Some(plan) = next_plan(&engine.core, Pressure::Writing).unwrap() {
+        promote(&engine.core, plan).unwrap();
     }
-    let above = |engine: &Engine| {
-        let state = engine.core.state();
-        state.levels_of(engine.keyspace).unwrap().iter().count() - 1
-    };
-    assert_eq!(above(&engine), 2, "two segments stand above the last one");
+    assert!(engine.core.state().young.is_empty());
+    assert_eq!(above_count(engine), segments, "segments above the last one");
     engine.check();
-    // The first promotion out of their level.
+}
+
+fn above_count(engine: &Engine) -> usize {
+    engine.core.state().levels_of(engine.keyspace).unwrap().iter().count() - 1
+}
+
+/// Makes the promotions of quiet times one by one, with a look at the content after each.
+fn promote_to_the_last(engine: &Engine) {
     let mut made = 0;
     while let Some(plan) = next_plan(&engine.core, Pressure::Quiet).unwrap() {
         promote(&engine.core, plan).unwrap();
         made += 1;
         engine.check();
     }
-    assert!(made > 0 && above(&engine) == 0);
+    assert!(made > 0 && above_count(engine) == 0);
+}
+
+/// Two segments above the last level hold the same key, the newer one with the newer value.
+#[test]
+fn an_older_segment_of_a_level_goes_along_with_a_newer_one() {
+    let mut engine = with_a_large_last_level();
+    for (value, above) in [(b"old", 1), (b"new", 2)] {
+        for _ in 0..8 {
+            engine.young([100, 200], value);
+        }
+        promote_above(&engine, above);
+    }
+    promote_to_the_last(&engine);
+}
+
+#[test]
+fn a_tombstone_above_the_last_level_stays() {
+    let mut engine = with_a_large_last_level();
+    for round in 0..8 {
+        engine.delete([100 + round, 200]);
+        engine.flush();
+    }
+    promote_above(&engine, 1);
+    promote_to_the_last(&engine);
+}
+
+/// Several steps carry pieces of one range tombstone into one segment.
+#[test]
+fn range_tombstones_of_several_steps_come_together() {
+    let mut engine = with_a_large_last_level();
+    engine.delete_from(10);
+    engine.flush();
+    for round in 1..8 {
+        engine.young((0..12_000).skip(round).step_by(100), &[round as u8; 60]);
+    }
+    let before = engine.core.state().epoch;
+    promote_above(&engine, 1);
+    assert!(engine.core.state().epoch.0 > before.0 + 1, "one step did it all");
+    promote_to_the_last(&engine);
+}
+
+#[test]
+fn a_segment_that_is_still_being_written_is_no_source() {
+    let mut engine = with_a_large_last_level();
+    for round in 0..8 {
+        engine.young((0..12_000).skip(round).step_by(100), &[round as u8; 60]);
+    }
+    let plan = next_plan(&engine.core, Pressure::Writing).unwrap().unwrap();
+    promote(&engine.core, plan).unwrap();
+    assert!(above_count(&engine) == 1 && !engine.core.state().young.is_empty());
+    let plan = next_plan(&engine.core, Pressure::Quiet).unwrap().unwrap();
+    assert!(plan.sources.iter().all(|source| source.is_young()));
+    drop(plan);
+    promote_above(&engine, 1);
+    promote_to_the_last(&engine);
+}
+
+/// A value in blocks of its own is overwritten and flushed away while its record is still to be
+/// replayed; what comes then must not lie there.
+#[test]
+fn a_value_that_replay_would_meet_again_is_not_written_over() {
+    for reopen in [false, true] {
+        let mut engine = Engine::new();
+        step::flush(&engine.core).unwrap();
+        let mut writes = PendingWrites::new();
+        let large: Vec<u8> = (0..100_000u32).map(|n| (n.wrapping_mul(n / 7 + 3) >> 3) as u8).collect();
+        writes.put(engine.keyspace, &key(1), &large);
+        commit(&engine.core, &writes, Durability::Sync, None).unwrap();
+        if reopen {
+            engine.storage = engine.storage.kill();
+            engine.core = open(&engine.storage);
+        }
+        let named = engine.core.log_named.blocks();
+        assert!(!named.is_empty());
+        engine.put([1], b"small");
+        engine.flush();
+        for round in 0..4 {
+            engine.young(100..1500, &[round; 200]);
+        }
+        for block in &named {
+            assert!(engine.core.pages.allocator().is_given(*block), "{block:?} is still named");
+        }
+        let core = open(&engine.storage.crash_copy(CrashPlan::KeepAll));
+        assert!(read(&core, engine.keyspace) == engine.model, "other content after the replay");
+    }
 }
 
 #[test]

@@ -167,6 +167,15 @@ fn records_of_an_earlier_lap_never_parse() {
 }
 
 #[test]
+fn records_of_another_file_never_parse() {
+    let (storage, image, writer) = new_log(BLOCKS, PAGE);
+    writer.sync_to(commit(&writer, 1, 100).end).unwrap();
+    assert_eq!(sequences(&storage, &image), [1]);
+    let image = ReplayStart { seed: SEED ^ 1, ..image };
+    assert!(sequences(&storage, &image).is_empty());
+}
+
+#[test]
 fn padding_is_passed_over_and_an_open_is_shown() {
     let (storage, image, writer) = new_log(BLOCKS, PAGE);
     let none = SequenceNumber(0);

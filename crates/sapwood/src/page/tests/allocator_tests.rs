@@ -329,6 +329,18 @@ fn a_region_that_comes_back_does_not_write_over_the_durable_home() {
 }
 
 #[test]
+fn a_capture_that_failed_leaves_its_maps_changed() {
+    let (allocator, _storage) = fresh(tiny_layout(0), None);
+    let block = allocator.allocate(20, 20).unwrap();
+    allocator.reference(block);
+    for _ in 0..2 {
+        let captured = allocator.capture(&[]);
+        assert_eq!(captured.changed_count(), 1);
+        allocator.captured_failed(captured);
+    }
+}
+
+#[test]
 fn every_flipped_bit_of_a_map_and_wrong_entries_are_errors() {
     let layout = tiny_layout(64);
     let (allocator, storage) = fresh(layout, None);
