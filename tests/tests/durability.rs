@@ -126,7 +126,8 @@ fn what_a_killed_process_left_unsynced_is_on_disk_when_the_interval_has_passed_a
     drop(database);
 }
 
-/// A commit of `Buffered` is one also when it changes nothing: what it took along is synced in time.
+/// A commit of `Buffered` is one also when it changes nothing: what it took along is synced in
+/// time.
 #[test]
 fn a_memory_commit_that_an_empty_buffered_one_took_along_is_on_disk_after_the_interval() {
     let storage = SimulatedStorage::new();

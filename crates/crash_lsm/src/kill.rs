@@ -3,7 +3,7 @@
 //! [`commit_for_ever`] is what the process does that is killed; [`run`] starts it, kills it, opens
 //! what it left and compares that with what it had acknowledged.
 //!
-//! *Assumes*: the program that is started calls [`commit_for_ever`] with the arguments that it gets.
+//! *Assumes*: the program that is started calls [`commit_for_ever`] with the arguments it gets.
 //! *Guarantees*: a commit counts as acknowledged when its line has left the process, which is
 //! before the thread's next commit.
 

@@ -292,7 +292,8 @@ fn fresh(arguments: &Open, name: &str) -> Result<PathBuf, String> {
 fn print_opens(all: &[Opened]) -> Result<(), String> {
     let ms = |microseconds: u64| format!("{:.2}", microseconds as f64 / 1000.0);
     let mib = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
-    let heads = "pairs|value|a commit|file MiB|log MiB|reads|read KiB|writes|ms|processor ms|at most|ns a pair";
+    let heads = "pairs|value|a commit|file MiB|log MiB|reads|read KiB|writes|ms|processor ms|\
+        at most|ns a pair";
     let mut rows = vec![heads.split('|').map(str::to_owned).collect::<Vec<_>>()];
     for opened in all {
         let after_kill = opened.microseconds_max.is_some();

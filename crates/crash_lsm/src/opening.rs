@@ -1,4 +1,5 @@
-//! What an open reads, and how long it takes: after a clean close, and after a kill with a long log.
+//! What an open reads, and how long it takes: after a clean close, and after a kill with a
+//! long log.
 //!
 //! *Assumes*: the file lies in the system's cache, since it was just written: what is measured is
 //! the engine and not the device. *Guarantees*: nothing but the open is counted and timed.
@@ -102,8 +103,8 @@ pub fn load(
     database.close()
 }
 
-/// What the process that is killed does: it fills the log of a new file, so that nothing is flushed,
-/// says how many pairs there are, and waits.
+/// What the process that is killed does: it fills the log of a new file, so that nothing is
+/// flushed, says how many pairs there are, and waits.
 ///
 /// # Errors
 /// Those of the writes.
@@ -238,8 +239,8 @@ fn measure(path: &Path, budget_bytes: u64, mut opened: Opened) -> Result<Opened,
     Ok(opened)
 }
 
-/// How long a processor has worked for this thread, where the system tells: Linux does, first of all
-/// in this file.
+/// How long a processor has worked for this thread, where the system tells: Linux does, first of
+/// all in this file.
 fn processor_time() -> Option<Duration> {
     let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     Some(Duration::from_nanos(told.split(' ').next()?.parse().ok()?))

@@ -165,7 +165,7 @@ fn a_merge_of_which_any_read_fails_leaks_nothing_and_is_made_again() {
 #[test]
 fn a_merge_of_which_any_write_fails_leaks_nothing_and_is_made_again() {
     let (failed, stopped) = fail_each(&prepare(), nothing, merge, WRITES);
-    assert!(failed > 8, "{failed} writes failed");
+    assert!(failed > 4, "{failed} writes failed");
     // The others are writes of a durable state: what is on disk is not known then.
     assert!(stopped < failed, "writing stopped {stopped} times of {failed}");
 }

@@ -242,8 +242,8 @@ impl Regions {
         Some(Growth { wanted_end: wanted_end.max(least_end), least_end })
     }
 
-    /// Whether a block lies inside the file and clear of header and homes, and every part of it that
-    /// lies in one region is as asked.
+    /// Whether a block lies inside the file and clear of header and homes, and every part of it
+    /// that lies in one region is as asked.
     pub(super) fn all_parts(
         &self,
         block: Block,
