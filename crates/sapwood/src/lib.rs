@@ -157,5 +157,5 @@ pub use progress::Progress;
 pub use range::Range;
 pub use snapshot::Snapshot;
 pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats};
-pub use transaction::Transaction;
+pub use transaction::{Savepoint, Transaction};
 pub use types::{Epoch, KeyspaceNumber, PageNumber, SequenceNumber};

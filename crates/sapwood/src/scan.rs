@@ -11,17 +11,19 @@ use std::ops::Range as Indices;
 use crate::bytes::{Key, Value};
 use crate::error::{Error, Result, Structure};
 use crate::key_bounds::successor;
-use crate::page::Frame;
+use crate::page::{Frame, PageManager};
 use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::segment::merge_cursor::MergeCursor;
+use crate::segment::node::Caching;
 use crate::segment::overflow_reference::OverflowReference;
-use crate::segment::segment_cursor::{Cover, Run, SortedSource};
+use crate::segment::segment_cursor::{Cover, Run, SegmentSource, SortedSource};
 use crate::segment::sorted_block::{Entry as LeafEntry, EntryKind};
 use crate::shared::Shared;
 use crate::state::sources::{Source, sources};
-use crate::state::{Core, SnapshotHold};
+use crate::state::{Core, ReadPoint, SnapshotHold};
 use crate::sync::Arc;
 use crate::transaction::PendingSource;
+use crate::transaction::pending_segment::PendingSegment;
 use crate::transaction::reads::{Reads, Walk};
 use crate::types::KeyspaceNumber;
 
@@ -36,17 +38,39 @@ const COPY_BYTES_MAX: usize = 1024;
 /// How many entries are counted before memtables are let go.
 const COUNT_ENTRIES_MAX: u64 = 4096;
 
-/// A transaction's own writes, or what was committed.
+/// A transaction's own writes in memory, its pending segments, or what was committed.
 #[derive(Debug)]
 pub(crate) enum ReadSource {
     Own(PendingSource),
+    Pending(Box<SegmentSource>),
     Committed(Source),
+}
+
+/// A layer of a transaction's own writes to one keyspace.
+#[derive(Clone, Debug)]
+pub(crate) enum OwnLayer {
+    Memory(PendingSource),
+    Segment(Arc<PendingSegment>),
+}
+
+impl OwnLayer {
+    fn open(&self, pages: &Arc<PageManager>, keyspace: KeyspaceNumber) -> ReadSource {
+        match self {
+            OwnLayer::Memory(source) => ReadSource::Own(source.clone()),
+            OwnLayer::Segment(pending) => {
+                let how = Caching::Keep;
+                let source = SegmentSource::new(pages, pending.segment(), keyspace, how);
+                ReadSource::Pending(Box::new(source))
+            }
+        }
+    }
 }
 
 macro_rules! each {
     ($self:expr, $source:ident => $call:expr) => {
         match $self {
             ReadSource::Own($source) => $call,
+            ReadSource::Pending($source) => $call,
             ReadSource::Committed($source) => $call,
         }
     };
@@ -126,20 +150,21 @@ pub(crate) struct Scan {
     pub shared: Arc<Shared>,
     pub keyspace: KeyspaceNumber,
     pub hold: Arc<SnapshotHold>,
-    /// A transaction's own writes of that instant.
-    pub own: Option<PendingSource>,
+    /// A transaction's own writes of that instant, newest first.
+    pub own: Vec<OwnLayer>,
     /// Where a serializable transaction notes what it has read.
     pub reads: Option<Arc<Reads>>,
 }
 
 impl Scan {
-    /// A new merging cursor, and whether it holds memtables.
-    fn open(&self, core: &Core) -> (Merged, bool) {
+    /// A new merging cursor, and what it reads: while that has memtables nothing else holds it, so
+    /// it is held for as long as the cursor is used.
+    fn open(&self, core: &Core) -> (Merged, ReadPoint) {
         let point = self.hold.read_point(core);
-        let own = self.own.iter().cloned().map(ReadSource::Own);
+        let own = self.own.iter().map(|own| own.open(&core.pages, self.keyspace));
         let committed = sources(&core.pages, &point, self.keyspace);
         let all = own.chain(committed.into_iter().map(ReadSource::Committed)).collect();
-        (MergeCursor::new(all, point.at.0), !point.memtables.is_empty())
+        (MergeCursor::new(all, point.at.0), point)
     }
 
     /// Notes that a range is being read, from its empty beginning on.
@@ -175,15 +200,15 @@ impl Scan {
         let mut open: Option<Merged> = None;
         loop {
             let done = self.shared.read(|core| {
-                let (mut cursor, has_memtables) = match open.take() {
+                let (mut cursor, held) = match open.take() {
                     Some(mut cursor) => {
                         cursor.next()?;
-                        (cursor, false)
+                        (cursor, None)
                     }
                     None => {
-                        let (mut cursor, has_memtables) = self.open(core);
+                        let (mut cursor, point) = self.open(core);
                         cursor.seek(&from)?;
-                        (cursor, has_memtables)
+                        (cursor, Some(point))
                     }
                 };
                 let until = count + COUNT_ENTRIES_MAX;
@@ -191,7 +216,7 @@ impl Scan {
                     count += count_run(&mut cursor, range.end.as_deref(), until - count)?;
                     if count == until {
                         from = successor(cursor.key());
-                        open = (!has_memtables).then_some(cursor);
+                        open = (!has_memtables(&held)).then_some(cursor);
                         return Ok(false);
                     }
                     cursor.next()?;
@@ -203,6 +228,11 @@ impl Scan {
             }
         }
     }
+}
+
+/// Whether a cursor reads memtables, so that it is not kept between two calls.
+fn has_memtables(held: &Option<ReadPoint>) -> bool {
+    held.as_ref().is_some_and(|point| !point.memtables.is_empty())
 }
 
 /// Counts the entry on which the cursor stands, and as many behind it as are at hand, up to `max`;
@@ -362,16 +392,19 @@ impl Walker {
             From::Before(_) | From::End => Direction::Backward,
         };
         self.guarded(|walker, core| {
-            let (mut cursor, has_memtables) = match walker.open.take() {
-                Some(cursor) => (cursor, false),
-                None => walker.scan.open(core),
+            let (mut cursor, held) = match walker.open.take() {
+                Some(cursor) => (cursor, None),
+                None => {
+                    let (cursor, point) = walker.scan.open(core);
+                    (cursor, Some(point))
+                }
             };
             match from {
                 From::At(key) => cursor.seek(key)?,
                 From::Before(key) => cursor.seek_before(key)?,
                 From::End => cursor.seek_last()?,
             }
-            walker.take(cursor, has_memtables, limits)
+            walker.take(cursor, has_memtables(&held), limits)
         })
     }
 
@@ -386,25 +419,25 @@ impl Walker {
         }
         self.batch_entries = (self.batch_entries * 2).clamp(BATCH_ENTRIES_FIRST, BATCH_ENTRIES_MAX);
         self.guarded(|walker, core| {
-            let (cursor, has_memtables) = match (walker.open.take(), walker.direction) {
+            let (cursor, held) = match (walker.open.take(), walker.direction) {
                 (Some(mut cursor), Direction::Forward) => {
                     cursor.next()?;
-                    (cursor, false)
+                    (cursor, None)
                 }
                 (Some(mut cursor), Direction::Backward) => {
                     cursor.previous()?;
-                    (cursor, false)
+                    (cursor, None)
                 }
                 (None, direction) => {
-                    let (mut cursor, has_memtables) = walker.scan.open(core);
+                    let (mut cursor, point) = walker.scan.open(core);
                     match direction {
                         Direction::Forward => cursor.seek(&successor(&walker.last))?,
                         Direction::Backward => cursor.seek_before(&walker.last)?,
                     }
-                    (cursor, has_memtables)
+                    (cursor, Some(point))
                 }
             };
-            walker.take(cursor, has_memtables, limits)
+            walker.take(cursor, has_memtables(&held), limits)
         })
     }
 

@@ -37,7 +37,6 @@ pub fn read_fragments(
             }
         }
     }
-    let numbered = keyspace == KeyspaceNumber::MANY;
     let mut fragments = Vec::new();
     while cursor.valid() {
         let behind =
@@ -45,8 +44,7 @@ pub fn read_fragments(
         if behind {
             break;
         }
-        let base = numbered.then(|| cursor.base_number());
-        let value = RangeValue::decode(cursor.value(), base)
+        let value = RangeValue::decode(cursor.value(), cursor.base_number())
             .map_err(|problem| problem.corruption(Structure::Leaf))?;
         fragments.push(Fragment {
             start: cursor.key().to_vec(),

@@ -10,9 +10,10 @@ use super::dead_list::{Dead, HeldStates};
 use super::durable::Durable;
 use super::log_named::LogNamed;
 use super::open_transactions::OpenTransactions;
+use super::pending_blocks::PendingBlocks;
 use super::publish::Publisher;
 use super::state::State;
-use super::view::{MemtableSlot, View};
+use super::view::{ByReference, Home, MemtableSlot, View};
 use crate::error::{Error, Result};
 use crate::log::writer::LogWriter;
 use crate::memtable::{ChunkPool, Memtable};
@@ -84,6 +85,8 @@ pub struct Core {
     pub held: HeldStates,
     /// Blocks that the log names.
     pub log_named: LogNamed,
+    /// Blocks of pending transactions.
+    pub pending: Arc<PendingBlocks>,
     /// Open transactions.
     pub transactions: OpenTransactions,
     /// The last durable state.
@@ -122,6 +125,7 @@ pub(crate) struct CoreParts {
     pub visible: SequenceNumber,
     pub held: HeldStates,
     pub log_named: LogNamed,
+    pub pending: Arc<PendingBlocks>,
     pub durable: Durable,
     pub pool: Arc<ChunkPool>,
 }
@@ -149,6 +153,7 @@ impl Core {
             publisher: Publisher::new(parts.visible),
             held: parts.held,
             log_named: parts.log_named,
+            pending: parts.pending,
             transactions: OpenTransactions::default(),
             durable: parts.durable,
             pool: parts.pool,
@@ -239,6 +244,23 @@ impl Core {
         });
     }
 
+    /// Puts the slot of a commit by reference in front of the sealed memtables. Its record is the
+    /// last in the log, the active memtable is empty, and the commit order's lock is held.
+    pub fn put_by_reference(&self, commit: ByReference) -> Arc<Home> {
+        let (position, chain) = self.log.cut_here();
+        let cut = super::state::Cut { sequence: commit.number, position, chain };
+        let slot = MemtableSlot::of_commit(Memtable::new(self.pool.clone()), commit, cut);
+        let active = MemtableSlot::new(Memtable::new(self.pool.clone()), cut);
+        self.change_view(|view| {
+            assert!(view.active.is_empty(), "what came before is sealed");
+            let mut sealed = Vec::with_capacity(view.sealed.len() + 1);
+            sealed.push(slot.clone());
+            sealed.extend_from_slice(&view.sealed);
+            View { active: active.clone(), sealed, state: view.state.clone() }
+        });
+        slot.home.clone()
+    }
+
     /// Stops all writing for good. The first cause is kept.
     pub fn stop(&self, cause: &Error) -> Error {
         let mut stopped = self.stopped.lock();
@@ -284,7 +306,7 @@ impl Core {
 
     /// Gives back what holds that have ended kept.
     pub fn collect_released(&self) {
-        for block in self.held.collect() {
+        for block in self.held.collect().into_iter().chain(self.pending.collect()) {
             self.free(block);
         }
     }

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::state::State;
 use crate::page::Block;
-use crate::sync::{LockRank, OrderedMutex};
+use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{LogPosition, PageNumber};
 
 /// The rank of the lock.
@@ -24,6 +25,9 @@ struct Named {
     records: BTreeMap<LogPosition, Vec<Block>>,
     /// Whether the block is needed for nothing else any more.
     blocks: HashMap<PageNumber, bool>,
+    /// The states that installed commits by reference, by the cut behind their records: all that
+    /// the record names was born in that state, so holding it holds the blocks (P8).
+    states: BTreeMap<LogPosition, Arc<State>>,
 }
 
 impl Default for LogNamed {
@@ -46,6 +50,11 @@ impl LogNamed {
         named.records.entry(end).or_default().extend_from_slice(blocks);
     }
 
+    /// A commit by reference, whose record ends at `end` or before, is in a state from `state` on.
+    pub fn hold_state(&self, end: LogPosition, state: Arc<State>) {
+        self.named.lock().states.insert(end, state);
+    }
+
     /// Asks whether a block that nothing else needs may be given back now; if not, it is given back
     /// by [`LogNamed::passed`].
     pub fn may_free(&self, block: Block) -> bool {
@@ -62,14 +71,19 @@ impl LogNamed {
     /// The cut of a durable state lies at `cut`: returns the blocks that nothing needs any more.
     pub fn passed(&self, cut: LogPosition) -> Vec<Block> {
         let mut named = self.named.lock();
-        let later = named.records.split_off(&LogPosition(cut.0.saturating_add(1)));
+        let behind = LogPosition(cut.0.saturating_add(1));
+        let later = named.records.split_off(&behind);
         let passed = std::mem::replace(&mut named.records, later);
+        let later = named.states.split_off(&behind);
+        let states = std::mem::replace(&mut named.states, later);
         let mut free = Vec::new();
         for block in passed.into_values().flatten() {
             if named.blocks.remove(&block.first) == Some(true) {
                 free.push(block);
             }
         }
+        drop(named);
+        drop(states);
         free
     }
 
