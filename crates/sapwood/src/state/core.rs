@@ -206,6 +206,12 @@ impl Core {
         (self.options.memory_budget / 4) as usize
     }
 
+    /// Bytes of its writes that a transaction keeps in memory: a quarter of a memtable.
+    pub fn transaction_bytes_max(&self) -> usize {
+        let bytes = self.options.transaction_bytes.unwrap_or(self.options.memory_budget / 16);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
     /// Bytes of all memtables that are not flushed.
     pub fn memtable_bytes(&self) -> usize {
         self.view().memtables().map(|slot| slot.table.bytes()).sum()

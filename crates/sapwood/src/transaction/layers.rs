@@ -125,7 +125,7 @@ impl Layers {
 
     /// True when memory is to be spilled before the next write: a quarter of a memtable.
     pub fn is_full(&self, core: &Core) -> bool {
-        self.memory_bytes() >= core.memtable_bytes_max() / 4
+        self.memory_bytes() >= core.transaction_bytes_max()
     }
 
     /// Counts the memory that is in use, when that has changed by much.
@@ -370,7 +370,7 @@ impl Layers {
     }
 
     /// The layers of one keyspace as they are now, newest first.
-    pub fn sources(&self, keyspace: KeyspaceNumber) -> Vec<OwnLayer> {
+    pub(crate) fn sources(&self, keyspace: KeyspaceNumber) -> Vec<OwnLayer> {
         let mut sources: Vec<_> =
             self.top.source(keyspace).map(OwnLayer::Memory).into_iter().collect();
         for layer in self.below.iter().rev() {

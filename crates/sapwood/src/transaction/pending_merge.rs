@@ -151,7 +151,10 @@ pub fn merge(core: &Core, newest_first: &[Arc<PendingSegment>]) -> Result<Arc<Pe
     let names = newest_first.iter().map(|pending| pending.blocks());
     let merged: Vec<_> = names.zip(inputs.into_iter().map(|input| input.dropped)).collect();
     match writer.finish(tier.saturating_add(1), &merged)? {
-        Some(pending) => Ok(pending),
+        Some(pending) => {
+            newest_first.iter().for_each(|from| from.merged_into(&pending));
+            Ok(pending)
+        }
         // What hides something stays, so something is left of segments that hold something.
         None => {
             Err(BlockProblem("pending segments hold nothing").corruption(Structure::Leaf).into())

@@ -46,6 +46,8 @@ pub struct PendingSegment {
     /// Where it was committed to: the home, once that has a state, holds the blocks for whoever
     /// reads here.
     home: OnceLock<Arc<Home>>,
+    /// What it was merged into: that has its values now, and whoever reads here needs them.
+    merged: OnceLock<Arc<PendingSegment>>,
 }
 
 impl Drop for PendingSegment {
@@ -69,6 +71,12 @@ impl PendingSegment {
     /// How many merges went into it.
     pub fn tier(&self) -> u8 {
         self.tier
+    }
+
+    /// It was merged with others.
+    pub fn merged_into(&self, merged: &Arc<PendingSegment>) {
+        // Set once: only the transaction merges, and then forgets it.
+        let _ = self.merged.set(merged.clone());
     }
 
     /// It was committed, and belongs to whoever has that home.
@@ -285,6 +293,7 @@ impl<'a> PendingWriter<'a> {
             tier,
             releases: pending.releases(),
             home: OnceLock::new(),
+            merged: OnceLock::new(),
         })))
     }
 
