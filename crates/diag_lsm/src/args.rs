@@ -190,7 +190,9 @@ pub struct ScanArguments {
 pub enum Order {
     /// Each key at a random place.
     Random,
-    /// Ascending.
+    /// The same keys, ascending: what a fresh build of the same data takes.
+    Ascending,
+    /// Ascending, each the one before plus one.
     Sorted,
 }
 

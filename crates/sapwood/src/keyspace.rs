@@ -118,8 +118,26 @@ impl Keyspace {
         Error::KeyspaceDropped(self.handle.name.clone())
     }
 
-    fn read<T>(&self, run: impl FnOnce(&Core, KeyspaceNumber) -> Result<T>) -> Result<T> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    pub(crate) fn read<T>(
+        &self,
+        run: impl FnOnce(&Core, KeyspaceNumber) -> Result<T>,
+    ) -> Result<T> {
         self.handle.shared.read(|core| run(core, self.live(core)?))
+    }
+
+    /// Runs a call that changes the file.
+    pub(crate) fn change<T>(
+        &self,
+        run: impl FnOnce(&Arc<Core>, KeyspaceNumber) -> Result<T>,
+    ) -> Result<T> {
+        self.handle.shared.change(|core| match run(core, self.live(core)?) {
+            Err(Error::KeyspaceDropped(_)) => Err(self.dropped()),
+            result => result,
+        })
     }
 
     /// The newest commit, as one instant.
@@ -136,15 +154,10 @@ impl Keyspace {
         &self,
         operation: impl FnOnce(&mut BatchWrites, KeyspaceNumber) -> Result<()>,
     ) -> Result<()> {
-        let shared = &self.handle.shared;
-        shared.change(|core| {
-            let number = self.live(core)?;
+        self.change(|core, number| {
             let mut writes = BatchWrites::default();
             operation(&mut writes, number)?;
-            match commit_batch(core, &mut writes, shared.durability) {
-                Err(Error::KeyspaceDropped(_)) => Err(self.dropped()),
-                result => result.map(drop),
-            }
+            commit_batch(core, &mut writes, self.handle.shared.durability).map(drop)
         })
     }
 

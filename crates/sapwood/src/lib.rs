@@ -86,6 +86,7 @@ mod scan;
 mod shared;
 mod snapshot;
 mod stats;
+mod stream;
 mod types;
 
 // Below the public face items are public inside the crate; tools reach them by a feature.
@@ -156,6 +157,7 @@ pub use options::{Compression, Durability, Isolation, KeyspaceOptions};
 pub use progress::Progress;
 pub use range::Range;
 pub use snapshot::Snapshot;
-pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats};
+pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, WrittenStats};
+pub use stream::ValueStream;
 pub use transaction::{Savepoint, Transaction};
 pub use types::{Epoch, KeyspaceNumber, PageNumber, SequenceNumber};

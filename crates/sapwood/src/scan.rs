@@ -5,6 +5,9 @@
 //! or merged meanwhile.
 //! *Threads*: one owner each; clones of a [`Scan`] may go elsewhere.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::ops::Range as Indices;
 
@@ -157,14 +160,16 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// A new merging cursor, and what it reads: while that has memtables nothing else holds it, so
-    /// it is held for as long as the cursor is used.
-    fn open(&self, core: &Core) -> (Merged, ReadPoint) {
+    /// A new merging cursor. With memtables it comes with what it reads, which must outlive it:
+    /// until they are flushed the snapshot holds no state, and what an install replaces meanwhile
+    /// would be free. It is let go at the end of the call. Without memtables the snapshot holds the
+    /// state that the cursor reads.
+    fn open(&self, core: &Core) -> (Merged, Option<ReadPoint>) {
         let point = self.hold.read_point(core);
         let own = self.own.iter().map(|own| own.open(&core.pages, self.keyspace));
         let committed = sources(&core.pages, &point, self.keyspace);
         let all = own.chain(committed.into_iter().map(ReadSource::Committed)).collect();
-        (MergeCursor::new(all, point.at.0), point)
+        (MergeCursor::new(all, point.at.0), (!point.memtables.is_empty()).then_some(point))
     }
 
     /// Notes that a range is being read, from its empty beginning on.
@@ -200,7 +205,7 @@ impl Scan {
         let mut open: Option<Merged> = None;
         loop {
             let done = self.shared.read(|core| {
-                let (mut cursor, held) = match open.take() {
+                let (mut cursor, point) = match open.take() {
                     Some(mut cursor) => {
                         cursor.next()?;
                         (cursor, None)
@@ -208,7 +213,7 @@ impl Scan {
                     None => {
                         let (mut cursor, point) = self.open(core);
                         cursor.seek(&from)?;
-                        (cursor, Some(point))
+                        (cursor, point)
                     }
                 };
                 let until = count + COUNT_ENTRIES_MAX;
@@ -216,7 +221,7 @@ impl Scan {
                     count += count_run(&mut cursor, range.end.as_deref(), until - count)?;
                     if count == until {
                         from = successor(cursor.key());
-                        open = (!has_memtables(&held)).then_some(cursor);
+                        open = point.is_none().then_some(cursor);
                         return Ok(false);
                     }
                     cursor.next()?;
@@ -228,11 +233,6 @@ impl Scan {
             }
         }
     }
-}
-
-/// Whether a cursor reads memtables, so that it is not kept between two calls.
-fn has_memtables(held: &Option<ReadPoint>) -> bool {
-    held.as_ref().is_some_and(|point| !point.memtables.is_empty())
 }
 
 /// Counts the entry on which the cursor stands, and as many behind it as are at hand, up to `max`;
@@ -392,19 +392,16 @@ impl Walker {
             From::Before(_) | From::End => Direction::Backward,
         };
         self.guarded(|walker, core| {
-            let (mut cursor, held) = match walker.open.take() {
+            let (mut cursor, point) = match walker.open.take() {
                 Some(cursor) => (cursor, None),
-                None => {
-                    let (cursor, point) = walker.scan.open(core);
-                    (cursor, Some(point))
-                }
+                None => walker.scan.open(core),
             };
             match from {
                 From::At(key) => cursor.seek(key)?,
                 From::Before(key) => cursor.seek_before(key)?,
                 From::End => cursor.seek_last()?,
             }
-            walker.take(cursor, has_memtables(&held), limits)
+            walker.take(cursor, point.as_ref(), limits)
         })
     }
 
@@ -419,7 +416,7 @@ impl Walker {
         }
         self.batch_entries = (self.batch_entries * 2).clamp(BATCH_ENTRIES_FIRST, BATCH_ENTRIES_MAX);
         self.guarded(|walker, core| {
-            let (cursor, held) = match (walker.open.take(), walker.direction) {
+            let (cursor, point) = match (walker.open.take(), walker.direction) {
                 (Some(mut cursor), Direction::Forward) => {
                     cursor.next()?;
                     (cursor, None)
@@ -434,10 +431,10 @@ impl Walker {
                         Direction::Forward => cursor.seek(&successor(&walker.last))?,
                         Direction::Backward => cursor.seek_before(&walker.last)?,
                     }
-                    (cursor, Some(point))
+                    (cursor, point)
                 }
             };
-            walker.take(cursor, has_memtables(&held), limits)
+            walker.take(cursor, point.as_ref(), limits)
         })
     }
 
@@ -451,8 +448,14 @@ impl Walker {
         result
     }
 
-    /// Fills the batch from where the cursor stands.
-    fn take(&mut self, mut cursor: Merged, has_memtables: bool, limits: Limits<'_>) -> Result<()> {
+    /// Fills the batch from where the cursor stands. With memtables there is a `point`, and the
+    /// cursor is let go.
+    fn take(
+        &mut self,
+        mut cursor: Merged,
+        point: Option<&ReadPoint>,
+        limits: Limits<'_>,
+    ) -> Result<()> {
         let mut bytes = 0;
         self.exhausted = false;
         while cursor.valid() && limits.hold(cursor.key()) {
@@ -466,7 +469,7 @@ impl Walker {
             if self.batch.len() >= self.batch_entries || bytes >= BATCH_BYTES_MAX {
                 self.last.clear();
                 self.last.extend_from_slice(cursor.key());
-                self.open = (!has_memtables).then_some(cursor);
+                self.open = point.is_none().then_some(cursor);
                 return Ok(());
             }
             match self.direction {
@@ -476,7 +479,7 @@ impl Walker {
         }
         self.exhausted = true;
         // A cursor seeks again and again: what its sources have read is worth keeping.
-        self.open = (!has_memtables).then_some(cursor);
+        self.open = point.is_none().then_some(cursor);
         Ok(())
     }
 }

@@ -58,6 +58,14 @@ impl Snapshot {
         Ok(Snapshot { shared: shared.clone(), hold })
     }
 
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn hold(&self) -> &Arc<SnapshotHold> {
+        &self.hold
+    }
+
     fn scan(&self, keyspace: &Keyspace) -> Result<Scan> {
         self.shared.check_open()?;
         let keyspace = keyspace.number_in(&self.shared)?;

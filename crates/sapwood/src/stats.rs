@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::page::MemoryPart;
+use crate::log::writer::LogCounters;
+use crate::page::{MemoryPart, NodeKind, PageCounters};
 use crate::segment::descriptor::Segment;
 use crate::state::{Core, Levels};
 use crate::sync::Arc;
@@ -71,8 +72,10 @@ pub struct Stats {
     pub log: LogStats,
     /// Bytes read from the file.
     pub read_bytes: u64,
-    /// Bytes written to the file.
+    /// Bytes written to the file, the log included.
     pub written_bytes: u64,
+    /// The same by what they are.
+    pub written: WrittenStats,
     /// Nodes found in memory.
     pub cache_hits: u64,
     /// Nodes that were not.
@@ -99,6 +102,59 @@ pub struct LevelStats {
     pub entries: u64,
     /// Bytes of their pages.
     pub bytes: u64,
+}
+
+/// What was written to the file since the open, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct WrittenStats {
+    /// Log records. What is synced with the next record, after it was written once, counts twice.
+    pub log: u64,
+    /// Leaves of segments.
+    pub leaves: u64,
+    /// Parents of segments, and the lists that stand beside the lowest of them.
+    pub parents: u64,
+    /// Filters of segments.
+    pub filters: u64,
+    /// Values that have blocks of their own.
+    pub overflow: u64,
+    /// Durable states, free maps included.
+    pub states: u64,
+}
+
+impl WrittenStats {
+    fn gather(pages: &PageCounters, log: &LogCounters) -> WrittenStats {
+        let mut written = WrittenStats {
+            log: log.written_bytes,
+            overflow: pages.stream_bytes_written,
+            ..WrittenStats::default()
+        };
+        for (kind, bytes) in NodeKind::ALL.iter().zip(pages.node_bytes_written) {
+            let part = match kind {
+                NodeKind::Leaf => &mut written.leaves,
+                NodeKind::Parent | NodeKind::OverflowList | NodeKind::Dictionary => {
+                    &mut written.parents
+                }
+                NodeKind::FilterPiece | NodeKind::YoungFilter => &mut written.filters,
+                NodeKind::OverflowValue => &mut written.overflow,
+                NodeKind::State | NodeKind::FreeMap | NodeKind::SpilledList => &mut written.states,
+            };
+            *part += bytes;
+        }
+        written
+    }
+
+    /// Leaves, parents and filters: what flushes and merges have written.
+    #[must_use]
+    pub fn segments(&self) -> u64 {
+        self.leaves + self.parents + self.filters
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.log + self.segments() + self.overflow + self.states
+    }
 }
 
 /// How the memory budget is used, in bytes.
@@ -196,7 +252,8 @@ impl Stats {
         self.held_bytes = held.pages * page_bytes;
         let pages = core.pages.counters();
         self.read_bytes = pages.bytes_read;
-        self.written_bytes = pages.bytes_written();
+        self.written = WrittenStats::gather(&pages, &core.log.counters());
+        self.written_bytes = self.written.total();
         self.cache_hits = pages.cache_hits;
         self.cache_misses = pages.cache_misses;
     }
@@ -227,7 +284,7 @@ impl Stats {
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 29] {
+    fn rows(&self) -> [(&'static str, u64); 35] {
         let memory = &self.memory;
         [
             ("newest commit", self.visible.0),
@@ -259,6 +316,12 @@ impl Stats {
             ("  available", self.log.available_bytes),
             ("bytes read", self.read_bytes),
             ("bytes written", self.written_bytes),
+            ("  log", self.written.log),
+            ("  leaves", self.written.leaves),
+            ("  parents", self.written.parents),
+            ("  filters", self.written.filters),
+            ("  overflow", self.written.overflow),
+            ("  states", self.written.states),
         ]
     }
 }

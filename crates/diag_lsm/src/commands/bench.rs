@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use sapwood::{Database, Durability, Keyspace};
+use sapwood::{Database, Durability, Keyspace, WrittenStats};
 use serde::Serialize;
 
 use crate::Outcome;
@@ -33,8 +33,9 @@ struct Results {
     peak_memory_bytes: Option<u64>,
     file_peak_bytes: u64,
     file_rest_bytes: u64,
+    /// Of keys and values.
     user_bytes: u64,
-    written_bytes: u64,
+    written: Written,
     read_bytes: u64,
     write_amplification: f64,
     space_amplification: f64,
@@ -46,6 +47,28 @@ struct Results {
     cache_hits: u64,
     cache_misses: u64,
     verified: Option<bool>,
+}
+
+/// Bytes written to the file until everything is merged, by what they are.
+#[derive(Serialize)]
+struct Written {
+    total: u64,
+    log: u64,
+    leaves: u64,
+    parents: u64,
+    filters: u64,
+    overflow: u64,
+    states: u64,
+    /// Leaves, parents and filters.
+    segments: u64,
+}
+
+impl From<WrittenStats> for Written {
+    fn from(written: WrittenStats) -> Written {
+        let WrittenStats { log, leaves, parents, filters, overflow, states, .. } = written;
+        let (total, segments) = (written.total(), written.segments());
+        Written { total, log, leaves, parents, filters, overflow, states, segments }
+    }
 }
 
 /// One part of the work.
@@ -96,9 +119,20 @@ fn scatter(index: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
+/// The index that [`scatter`] sends to this number: the same steps backwards, each multiplied by
+/// the inverse of its factor.
+fn gather(number: u64) -> u64 {
+    let mut mixed = number ^ (number >> 31) ^ (number >> 62);
+    mixed = mixed.wrapping_mul(0x3196_42b2_d24d_8ec3);
+    mixed = mixed ^ (mixed >> 27) ^ (mixed >> 54);
+    mixed = mixed.wrapping_mul(0x96de_1b17_3f11_9089);
+    mixed = mixed ^ (mixed >> 30) ^ (mixed >> 60);
+    mixed.wrapping_sub(0x9e37_79b9_7f4a_7c15)
+}
+
 fn fill_key(arguments: &BenchArguments, index: u64, key: &mut Vec<u8>) {
     let number = match arguments.order {
-        Order::Random => scatter(index),
+        Order::Random | Order::Ascending => scatter(index),
         Order::Sorted => index,
     };
     key.clear();
@@ -169,6 +203,33 @@ fn length(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| metadata.len())
 }
 
+/// Which pair is written when.
+enum Indices {
+    InOrder,
+    /// Their keys' numbers, sorted.
+    Sorted(Vec<u64>),
+}
+
+impl Indices {
+    fn new(arguments: &BenchArguments) -> Indices {
+        if arguments.order != Order::Ascending {
+            return Indices::InOrder;
+        }
+        let mut numbers = (0..arguments.count).map(scatter).collect::<Vec<_>>();
+        numbers.sort_unstable();
+        Indices::Sorted(numbers)
+    }
+
+    fn at(&self, place: u64) -> u64 {
+        match self {
+            Indices::InOrder => place,
+            Indices::Sorted(numbers) => {
+                numbers.get(place as usize).map_or(place, |number| gather(*number))
+            }
+        }
+    }
+}
+
 fn load(
     arguments: &BenchArguments,
     database: &Database,
@@ -183,12 +244,13 @@ fn load(
     let (mut key, mut value) = (Vec::new(), Vec::new());
     let mut calls = Vec::new();
     let mut file_peak_bytes = 0;
+    let indices = Indices::new(arguments);
     let began = Instant::now();
     let mut next = 0;
     while next < arguments.count {
         let mut batch = database.batch();
         let end = (next + arguments.batch).min(arguments.count);
-        for index in next..end {
+        for index in (next..end).map(|place| indices.at(place)) {
             fill_key(arguments, index, &mut key);
             fill_value(arguments, index, &mut value);
             batch.put(keyspace, &key, &value)?;
@@ -211,7 +273,7 @@ fn load(
     let settle_seconds = began.elapsed().as_secs_f64();
     let stats = database.stats()?;
     file_peak_bytes = file_peak_bytes.max(stats.file_bytes);
-    let user = stats.user_bytes.max(1) as f64;
+    let user_bytes = arguments.count * (arguments.key_bytes + arguments.value_bytes as u64);
     Ok(Results {
         pairs: arguments.count,
         order: arguments.order,
@@ -225,10 +287,10 @@ fn load(
         peak_memory_bytes: None,
         file_peak_bytes,
         file_rest_bytes: 0,
-        user_bytes: stats.user_bytes,
-        written_bytes: stats.written_bytes,
+        user_bytes,
+        written: stats.written.into(),
         read_bytes: 0,
-        write_amplification: stats.written_bytes as f64 / user,
+        write_amplification: stats.written_bytes as f64 / user_bytes.max(1) as f64,
         space_amplification: 0.0,
         flushes: stats.flushes,
         promotions: stats.promotions,
@@ -316,11 +378,21 @@ fn print(results: &Results) -> std::io::Result<()> {
     line(&mut out, "peak memory", format!("{peak} (budget {budget})"))?;
     line(&mut out, "user bytes", units::bytes(results.user_bytes))?;
     let amplification = format!("{:.2} for each user byte", results.write_amplification);
-    let written = units::bytes(results.written_bytes);
-    line(&mut out, "written", format!("{written}, {amplification}"))?;
+    let written = &results.written;
+    line(&mut out, "written", format!("{}, {amplification}", units::bytes(written.total)))?;
+    line(&mut out, "  to the log", units::bytes(written.log))?;
+    let rest = units::percent(written.segments, results.file_rest_bytes);
+    let segments = units::bytes(written.segments);
+    line(&mut out, "  to segments", format!("{segments}, {rest} of the file at rest"))?;
+    line(&mut out, "  to overflow", units::bytes(written.overflow))?;
+    line(&mut out, "  to states", units::bytes(written.states))?;
     line(&mut out, "file, peak", units::bytes(results.file_peak_bytes))?;
     let rest = units::bytes(results.file_rest_bytes);
-    line(&mut out, "file, at rest", format!("{rest}, {:.2}", results.space_amplification))?;
+    line(
+        &mut out,
+        "file, at rest",
+        format!("{rest}, {:.2} for each user byte", results.space_amplification),
+    )?;
     line(&mut out, "flushes", units::count(results.flushes))?;
     line(&mut out, "promotions", units::count(results.promotions))?;
     line(&mut out, "durable states", units::count(results.durable_states))?;
@@ -332,4 +404,16 @@ fn print(results: &Results) -> std::io::Result<()> {
         line(&mut out, "verified", if sound { "nothing is wrong" } else { "problems" })?;
     }
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scattered_numbers_are_gathered_again() {
+        for index in (0..1000).chain([u64::MAX, u64::MAX / 3, 1 << 63]) {
+            assert_eq!(gather(scatter(index)), index);
+        }
+    }
 }

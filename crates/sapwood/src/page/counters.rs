@@ -15,7 +15,7 @@ pub struct PageCounters {
     pub nodes_read: [u64; NodeKind::ALL.len()],
     /// Bytes read from the storage, streams included.
     pub bytes_read: u64,
-    /// Bytes written to streams: log, overflow values.
+    /// Bytes written to streams: overflow values.
     pub stream_bytes_written: u64,
     /// Nodes found in memory.
     pub cache_hits: u64,
@@ -24,7 +24,7 @@ pub struct PageCounters {
 }
 
 impl PageCounters {
-    /// All bytes written, nodes and streams.
+    /// All bytes written but the log's: nodes and streams.
     pub fn bytes_written(&self) -> u64 {
         self.node_bytes_written.iter().sum::<u64>() + self.stream_bytes_written
     }

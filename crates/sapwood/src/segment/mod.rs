@@ -16,6 +16,7 @@ pub mod merge_cursor;
 pub mod node;
 pub mod overflow;
 pub mod overflow_reference;
+pub mod overflow_writer;
 pub mod parent;
 pub mod parent_writer;
 pub mod range_tombstone;

@@ -34,7 +34,7 @@ const SHORT_BLOCK_PAGES: u32 = 16;
 /// Bytes of a chunk's entry in the table.
 const TABLE_ENTRY_BYTES: u64 = 8;
 /// The bit of a stored length that says that the chunk is compressed.
-const COMPRESSED: u32 = 1 << 31;
+pub(super) const COMPRESSED: u32 = 1 << 31;
 
 const CHUNK_BYTES_U64: u64 = CHUNK_BYTES as u64;
 
@@ -61,7 +61,7 @@ pub fn blocks_of(reference: &OverflowReference) -> impl Iterator<Item = Block> {
 }
 
 /// The crc of a stored chunk.
-fn chunk_crc(layout: &Layout, stamp: u32, chunk_index: u32, stored: &[u8]) -> u32 {
+pub(super) fn chunk_crc(layout: &Layout, stamp: u32, chunk_index: u32, stored: &[u8]) -> u32 {
     let mut place = crc32fast::Hasher::new_with_initial(layout.seed());
     place.update(&stamp.to_le_bytes());
     place.update(&chunk_index.to_le_bytes());

@@ -20,6 +20,7 @@ use crate::options::Durability;
 use crate::page::Block;
 use crate::segment::overflow::{blocks_of, write_value};
 use crate::segment::overflow_reference::OverflowReference;
+use crate::segment::overflow_writer::OverflowWriter;
 use crate::state::Core;
 use crate::state::apply;
 use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
@@ -165,6 +166,61 @@ fn commit_encoded(
     finish(core, placed, durability)
 }
 
+/// Makes a writer of a value of unknown length, for [`commit_value`].
+///
+/// # Errors
+/// When nothing may be written.
+pub fn begin_value(core: &Arc<Core>, keyspace: KeyspaceNumber) -> Result<OverflowWriter> {
+    core.check_writable()?;
+    begin_writing(core)?;
+    let codec = core.catalogue.load().settings(keyspace).value_codec;
+    Ok(OverflowWriter::new(&core.pages, keyspace, codec))
+}
+
+/// Commits a put of a value that was written already.
+///
+/// # Errors
+/// As [`commit`]; the value's blocks are given back then.
+pub fn commit_value(
+    core: &Arc<Core>,
+    keyspace: KeyspaceNumber,
+    key: &[u8],
+    value: OverflowWriter,
+    durability: Durability,
+) -> Result<SequenceNumber> {
+    let length = value.len();
+    let reference = value.finish()?;
+    let mut prepared = Prepared { blocks: blocks_of(&reference).collect(), ..Prepared::default() };
+    let mut encoded = Vec::new();
+    reference.encode(&mut encoded);
+    prepared.encoder.put_overflow(keyspace, key, &encoded);
+    let placed = sync_values(core, &mut prepared, durability)
+        .and_then(|()| before_commit(core, key.len() + encoded.len()))
+        .and_then(|()| {
+            let mut check = |core: &Core, _: &mut Prepared| match core
+                .catalogue
+                .load()
+                .get(keyspace)
+                .filter(|entry| !entry.dropped)
+            {
+                Some(_) => Ok(()),
+                None => Err(Error::KeyspaceDropped(keyspace.to_string())),
+            };
+            place(core, &mut prepared, durability, &mut check)
+        });
+    match placed {
+        Ok(placed) => {
+            core.counters.user_bytes.fetch_add(key.len() as u64 + length, Ordering::Relaxed);
+            finish(core, placed, durability)
+        }
+        Err(error) => {
+            // Its record was not appended, so nothing names the blocks.
+            prepared.blocks.drain(..).for_each(|block| core.free(block));
+            Err(error)
+        }
+    }
+}
+
 /// What comes before each commit of writes.
 fn begin(core: &Arc<Core>, bytes: usize) -> Result<()> {
     core.check_writable()?;
@@ -285,19 +341,22 @@ fn prepare(core: &Core, writes: &PendingWrites, durability: Durability) -> Resul
             }
         }
     }
-    if !prepared.blocks.is_empty() {
-        prepared.names_unsynced = true;
-        if durability == Durability::Sync {
-            // They are on disk before the record takes its place, so that no other committer waits
-            // for them.
-            let storage = core.pages.storage();
-            let synced = storage.sync_data();
-            let failed = |error| Error::io("syncing values", storage.name(), error);
-            synced.map_err(|error| core.stop(&failed(error)))?;
-            prepared.names_unsynced = false;
-        }
-    }
+    sync_values(core, &mut prepared, durability)?;
     Ok(prepared)
+}
+
+/// Values of a `Sync` commit are on disk before the record takes its place, so that no other
+/// committer waits for them.
+fn sync_values(core: &Core, prepared: &mut Prepared, durability: Durability) -> Result<()> {
+    prepared.names_unsynced = !prepared.blocks.is_empty();
+    if prepared.names_unsynced && durability == Durability::Sync {
+        let storage = core.pages.storage();
+        let synced = storage.sync_data();
+        let failed = |error| Error::io("syncing values", storage.name(), error);
+        synced.map_err(|error| core.stop(&failed(error)))?;
+        prepared.names_unsynced = false;
+    }
+    Ok(())
 }
 
 fn write_large(

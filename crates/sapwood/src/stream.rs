@@ -1,0 +1,243 @@
+//! Values as streams: written and read piece by piece, never whole in memory.
+
+use std::fmt;
+use std::io::{self, Read, Seek, SeekFrom};
+
+use crate::bytes::Value;
+use crate::error::{Error, Result};
+use crate::keyspace::{Keyspace, value_of};
+use crate::page::PageManager;
+use crate::segment::overflow::{CHUNK_BYTES, OverflowReader};
+use crate::shared::{Shared, check_key};
+use crate::snapshot::Snapshot;
+use crate::state::SnapshotHold;
+use crate::state::lookup::{self, Found};
+use crate::sync::Arc;
+use crate::transaction::commit::{OVERFLOW_AT_COMMIT_BYTES, begin_value, commit_value};
+use crate::types::KeyspaceNumber;
+
+/// A value that is read as a stream: [`Read`] and [`Seek`].
+///
+/// It sees the instant at which it was made. At most one piece of the value, of 128 KiB, is in
+/// memory; each is checked before any byte of it is handed out. What it reads is kept in the file
+/// for as long as it lives, also when the key is overwritten or deleted meanwhile.
+///
+/// Once the database is closed, reading gives an error that carries [`Error::Closed`].
+///
+/// # Examples
+/// ```
+/// use std::io::{Read, Seek, SeekFrom};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let db = sapwood::Database::builder().open_in_memory()?;
+/// let films = db.keyspace("films")?;
+/// films.put_stream("short", std::io::repeat(7).take(1_000_000))?;
+///
+/// let mut film = films.get_stream("short")?.ok_or("it was put just now")?;
+/// assert_eq!(film.len(), 1_000_000);
+/// film.seek(SeekFrom::End(-3))?;
+/// let mut end = Vec::new();
+/// film.read_to_end(&mut end)?;
+/// assert_eq!(end, [7, 7, 7]);
+/// # Ok(())
+/// # }
+/// ```
+pub struct ValueStream {
+    shared: Arc<Shared>,
+    source: Source,
+    position: u64,
+}
+
+enum Source {
+    Whole(Value),
+    Chunks {
+        reader: OverflowReader<Arc<PageManager>>,
+        /// Keeps the value's blocks from reuse.
+        _hold: Arc<SnapshotHold>,
+        /// The chunk that was read last, and its index.
+        chunk: Option<(u64, Vec<u8>)>,
+    },
+}
+
+impl fmt::Debug for ValueStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("ValueStream");
+        out.field("length", &self.len()).field("position", &self.position).finish_non_exhaustive()
+    }
+}
+
+impl ValueStream {
+    /// The value's length, in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        match &self.source {
+            Source::Whole(value) => value.len() as u64,
+            Source::Chunks { reader, .. } => reader.len(),
+        }
+    }
+
+    /// True when the value has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn find(
+        shared: &Arc<Shared>,
+        hold: Arc<SnapshotHold>,
+        keyspace: KeyspaceNumber,
+        key: &[u8],
+    ) -> Result<Option<ValueStream>> {
+        shared.read(|core| {
+            let point = hold.read_point(core);
+            let Some(found) = lookup::get(core, &point, keyspace, key)? else {
+                return Ok(None);
+            };
+            let source = match found {
+                Found::Overflow(reference) => {
+                    let reader = OverflowReader::open(core.pages.clone(), keyspace, &reference)?;
+                    Source::Chunks { reader, _hold: hold, chunk: None }
+                }
+                found => Source::Whole(value_of(shared, core, keyspace, found)?),
+            };
+            Ok(Some(ValueStream { shared: shared.clone(), source, position: 0 }))
+        })
+    }
+
+    /// What lies at the position, as far as it is at hand; empty at the end.
+    fn at_hand(&mut self) -> Result<&[u8]> {
+        self.shared.check_open()?;
+        match &mut self.source {
+            Source::Whole(value) => {
+                let at = usize::try_from(self.position).unwrap_or(usize::MAX);
+                Ok(value.get(at..).unwrap_or_default())
+            }
+            Source::Chunks { reader, chunk, .. } => {
+                if self.position >= reader.len() {
+                    return Ok(&[]);
+                }
+                let index = self.position / CHUNK_BYTES as u64;
+                if chunk.as_ref().is_none_or(|(at, _)| *at != index) {
+                    // The one before goes first: never two in memory.
+                    *chunk = None;
+                    let bytes = reader.read_chunk(usize::try_from(index).unwrap_or(usize::MAX))?;
+                    *chunk = Some((index, bytes));
+                }
+                let skip = (self.position % CHUNK_BYTES as u64) as usize;
+                let bytes = chunk.as_ref().and_then(|(_, bytes)| bytes.get(skip..));
+                Ok(bytes.unwrap_or_default())
+            }
+        }
+    }
+}
+
+impl Read for ValueStream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let mut bytes = self.at_hand().map_err(io::Error::other)?;
+        let count = bytes.read(buffer)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for ValueStream {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(distance) => self.len().checked_add_signed(distance),
+            SeekFrom::Current(distance) => self.position.checked_add_signed(distance),
+        };
+        let before_start =
+            || io::Error::new(io::ErrorKind::InvalidInput, "a seek to before the value's start");
+        self.position = position.ok_or_else(before_start)?;
+        Ok(self.position)
+    }
+}
+
+/// Fills `buffer` from a reader up to `length`; less only at its end.
+fn fill(reader: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -> Result<()> {
+    buffer.clear();
+    let failed = |error| Error::io("reading the value to put", "the reader that was given", error);
+    reader.take(length as u64).read_to_end(buffer).map_err(failed)?;
+    Ok(())
+}
+
+impl Keyspace {
+    /// Puts what a reader gives under a key, in place of the value that it had, and returns how
+    /// many bytes it gave. The value is written as it comes: about a megabyte of it is in memory at
+    /// a time.
+    ///
+    /// It becomes visible whole, when the call returns. Other calls go on meanwhile. When the reader
+    /// fails or panics, nothing is put, and the space is free again at once.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with what the reader returned; as [`Keyspace::put`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let db = sapwood::Database::open("library.sapwood")?;
+    /// let films = db.keyspace("films")?;
+    /// films.put_stream("metropolis", std::fs::File::open("metropolis.mkv")?)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn put_stream(&self, key: impl AsRef<[u8]>, mut reader: impl Read) -> Result<u64> {
+        let key = key.as_ref();
+        check_key(key)?;
+        let mut buffer = Vec::new();
+        fill(&mut reader, &mut buffer, OVERFLOW_AT_COMMIT_BYTES)?;
+        if buffer.len() < OVERFLOW_AT_COMMIT_BYTES {
+            self.put(key, &buffer)?;
+            return Ok(buffer.len() as u64);
+        }
+        // The reader is never called from within a call that a close waits for: it may use the
+        // database itself.
+        let mut value = self.change(begin_value)?;
+        while !buffer.is_empty() {
+            self.change(|core, _| {
+                core.check_writable()?;
+                value.push(&buffer)
+            })?;
+            fill(&mut reader, &mut buffer, CHUNK_BYTES)?;
+        }
+        let length = value.len();
+        self.change(|core, number| {
+            commit_value(core, number, key, value, self.shared().durability)
+        })?;
+        Ok(length)
+    }
+
+    /// The value of a key as a stream, whatever its length.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`], without its limit. Damage in the value comes as an error of the
+    /// stream's reads.
+    pub fn get_stream(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueStream>> {
+        let key = key.as_ref();
+        check_key(key)?;
+        let (hold, number) =
+            self.read(|core, number| Ok((Arc::new(SnapshotHold::take(core)), number)))?;
+        ValueStream::find(self.shared(), hold, number, key)
+    }
+}
+
+impl Snapshot {
+    /// The value of a key as a stream, whatever its length.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`], without its limit.
+    pub fn get_stream(
+        &self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+    ) -> Result<Option<ValueStream>> {
+        let key = key.as_ref();
+        check_key(key)?;
+        let number = keyspace.number_in(self.shared())?;
+        ValueStream::find(self.shared(), self.hold().clone(), number, key)
+    }
+}
