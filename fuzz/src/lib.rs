@@ -9,6 +9,8 @@
 //! cargo fuzz run --features libfuzzer <target>
 //! ```
 //!
+//! Without libFuzzer `cargo run --bin random <target> <runs>` brings random bytes.
+//!
 //! A target must give an error or a value for any bytes: a panic, an overflow, or memory out of
 //! proportion to the input is a finding. What passes a parser's own check must besides keep what
 //! the check promises. What was found is kept in `corpus/<target>`.
@@ -19,12 +21,27 @@
 //! | [`parent`] | the content of a parent | 4 |
 //! | [`range_tombstone`] | the value of a range tombstone | 4 |
 //! | [`overflow`] | an overflow reference, and an overflow list | 4 |
-//!
-//! To come, each together with what it tests: `header_slot` and `free_map` (2), `node` (3), `log`
-//! (5), `state` (6), `file` (changes to a small valid file, which is then opened, read and
-//! verified) and `operations` (a history with faults, compared with a model).
+//! | [`header_slot`] | a header slot, and the fields of one with right checksums | 2 |
+//! | [`free_map`] | the content of a free map | 2 |
+//! | [`node`] | the pages of a node, and the content of one with a right checksum | 3 |
+//! | [`log`] | the blocks of a log, and the payloads of records with right checksums | 5 |
+//! | [`operations`] | the payload of a commit | 5 |
+//! | [`state`] | an encoded state, a segment, options | 6 |
+//! | [`any_file`] | a file, which is opened, read, verified, written to and merged | all |
+//! | [`changed_file`] | changes to a valid file, whose checksums are put right | all |
+//! | [`history`] | operations, reopens, crashes and failing I/O, compared with a model | |
 
 #![forbid(unsafe_code)]
+
+mod file;
+mod history;
+mod parsers;
+mod random;
+
+pub use file::{any_file, changed_file};
+pub use history::history;
+pub use parsers::{free_map, header_slot, log, node, operations, state};
+pub use random::{Random, bytes_for};
 
 use sapwood::segment::COMPOSITE_KEY_BYTES_MAX;
 use sapwood::segment::overflow_reference::{OverflowList, OverflowReference};
@@ -36,11 +53,20 @@ use sapwood::segment::sorted_block::{KindSet, SortedBlock};
 pub type Target = fn(&[u8]);
 
 /// All targets, with their names.
-pub const TARGETS: [(&str, Target); 4] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("sorted_block", sorted_block),
     ("parent", parent),
     ("range_tombstone", range_tombstone),
     ("overflow", overflow),
+    ("header_slot", header_slot),
+    ("free_map", free_map),
+    ("node", node),
+    ("log", log),
+    ("operations", operations),
+    ("state", state),
+    ("any_file", any_file),
+    ("changed_file", changed_file),
+    ("history", history),
 ];
 
 /// A sorted block: walks and searches it, whether or not it passes its check.
@@ -147,22 +173,6 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// Xorshift: the same bytes on every machine.
-    struct Random(u64);
-
-    impl Random {
-        fn next(&mut self) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0
-        }
-
-        fn below(&mut self, limit: usize) -> usize {
-            usize::try_from(self.next() % limit as u64).unwrap()
-        }
-    }
-
     #[test]
     fn every_target_takes_what_was_found_before() {
         let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
@@ -178,15 +188,17 @@ mod tests {
 
     #[test]
     fn every_target_takes_any_bytes() {
-        let mut random = Random(0x5eed);
-        for (_, target) in TARGETS {
+        let mut random = Random::new(0x5eed);
+        for (name, target) in TARGETS {
             target(&[]);
-            for _ in 0..20_000 {
-                let length = random.below(64);
-                let bytes: Vec<u8> = (0..length)
-                    .map(|_| [0, 1, 2, 255, random.next().to_le_bytes()[0]][random.below(5)])
-                    .collect();
-                target(&bytes);
+            let runs = match name {
+                "changed_file" => 60,
+                "history" => 12,
+                "log" => 2000,
+                _ => 20_000,
+            };
+            for _ in 0..runs {
+                target(&bytes_for(name, &mut random));
             }
         }
     }
@@ -219,12 +231,12 @@ mod tests {
     #[test]
     fn a_damaged_block_gives_errors_only() {
         let valid = valid_block();
-        let mut random = Random(7);
+        let mut random = Random::new(7);
         for _ in 0..20_000 {
             let mut bytes = valid.clone();
             for _ in 0..=random.below(3) {
                 let at = random.below(bytes.len());
-                bytes[at] = random.next().to_le_bytes()[0];
+                bytes[at] = random.byte();
             }
             sorted_block(&bytes);
             parent(&bytes);

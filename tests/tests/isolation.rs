@@ -215,6 +215,25 @@ fn a_transaction_that_only_reads_never_conflicts_when_it_is_rolled_back() {
 }
 
 #[test]
+fn a_commit_is_validated_once_a_write_method_was_called_and_never_after_reads_alone() {
+    let read = |transaction: &mut Transaction, keyspace: &Keyspace| {
+        transaction.get(keyspace, "b").unwrap();
+        assert_eq!(transaction.range(keyspace, "x".."y").unwrap().count(), 0);
+    };
+    let delete_nothing = |transaction: &mut Transaction, keyspace: &Keyspace| {
+        transaction.delete_range(keyspace, "m".."m").unwrap();
+    };
+    for changed in ["b", "x1"] {
+        let change = |keyspace: &Keyspace| keyspace.put(changed, "1").unwrap();
+        assert!(conflicts(Isolation::Serializable, read, change, delete_nothing));
+        assert!(!conflicts(Isolation::Snapshot, read, change, delete_nothing));
+        for isolation in BOTH {
+            assert!(!conflicts(isolation, read, change, |_, _| ()));
+        }
+    }
+}
+
+#[test]
 fn a_transaction_sees_its_own_writes_and_nobody_else_does_before_the_commit() {
     in_every_arrangement(|database, keyspace| {
         let mut transaction = database.begin(Isolation::Snapshot).unwrap();

@@ -721,8 +721,10 @@ fn snapshots_before_at_and_after_a_large_commit_see_their_instant_for_ever() {
     assert_clean(&database);
 }
 
+/// What a large commit wrote is on disk before its record, whatever it asked for: so damage is
+/// damage, and never taken for a commit that the power took away.
 #[test]
-fn damage_of_a_large_commit_that_was_not_known_to_be_on_disk_ends_the_log_before_it() {
+fn damage_in_a_large_commit_is_reported_and_does_not_end_the_log() {
     let (storage, database, keyspace) = made();
     keyspace.put("first", "first").unwrap();
     database.sync().unwrap();
@@ -733,28 +735,26 @@ fn damage_of_a_large_commit_that_was_not_known_to_be_on_disk_ends_the_log_before
     let after = storage.image();
     let page = |image: &[u8], index: usize| image.chunks(1024).nth(index).map(<[u8]>::to_vec);
     let written = (0..after.len() / 1024).filter(|n| page(&before, *n) != page(&after, *n));
-    let (mut whole, mut ended, mut refused) = (0, 0, 0);
+    let (mut whole, mut of_the_log, mut reported) = (0, 0, 0);
     for index in written {
         let killed = storage.kill();
         killed.overwrite(index as u64 * 1024, &[0; 1024]);
-        match open(&killed) {
-            Ok(opened) => {
-                match count(&opened) {
-                    3001 => whole += 1,
-                    1 => ended += 1,
-                    // The page of the log that both records begin in.
-                    0 => refused += 1,
-                    other => panic!("page {index}: {other} entries"),
-                }
-                assert_clean(&opened);
-            }
+        let entries = open(&killed).and_then(|opened| {
+            let keyspace = opened.existing_keyspace("a")?;
+            keyspace.iter()?.map(|entry| entry.map(drop)).collect::<Result<Vec<()>, _>>()
+        });
+        match entries.map(|entries| entries.len()) {
+            // Pages of spills that were merged, and are free again, may hold anything.
+            Ok(3001) => whole += 1,
+            Ok(0 | 1) => of_the_log += 1,
+            Ok(other) => panic!("page {index}: {other} entries"),
             Err(error) => {
                 assert!(error.is_corruption(), "{error}");
-                refused += 1;
+                reported += 1;
             }
         }
     }
-    // Pages of spills that were merged, and are free again, may hold anything.
-    assert!(ended > 50 && refused <= 2, "{whole} whole, {ended} ended, {refused} refused");
+    let found = format!("{whole} whole, {of_the_log} of the log, {reported} reported");
+    assert!(reported > 50 && of_the_log <= 2, "{found}");
     drop(database);
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use crash_lsm::access;
 use crash_lsm::fixtures::{run_all_steps, tiny};
 use crash_lsm::setup::Setup;
-use sapwood::storage::SimulatedStorage;
+use sapwood::state::recovery::{ReadState, read_newest_state};
+use sapwood::storage::{FileStorage, SimulatedStorage};
 use sapwood::sync::{Arc, Random};
 use sapwood::{Database, Durability, Error, Isolation, KeyspaceOptions, Result};
 use tempfile::TempDir;
@@ -94,19 +95,104 @@ fn a_file_of_a_newer_format_says_which_and_what_to_do() {
     check_nothing_lost(&path);
 }
 
+/// Where the feature words lie in a slot: may be ignored, may be read, must be known.
+const FEATURE_WORDS: [usize; 3] = [56, 64, 72];
+
+fn word_at(unit: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(unit[offset..offset + 8].try_into().unwrap())
+}
+
+fn feature_words(path: &Path) -> Vec<[u64; 3]> {
+    let bytes = fs::read(path).unwrap();
+    let of = |slot: usize| FEATURE_WORDS.map(|offset| word_at(&bytes[slot * 4096..], offset));
+    vec![of(0), of(1)]
+}
+
+/// A made file with these bits set in one feature word of both slots.
+fn made_with_features(path: &Path, offset: usize, bits: u64) {
+    let _ = fs::remove_file(path);
+    made(path);
+    rewrite_slots(path, |unit| unit[offset..offset + 8].copy_from_slice(&bits.to_le_bytes()));
+}
+
+/// What a reader gets that writes nothing.
+fn read_only(path: &Path) -> Result<ReadState> {
+    read_newest_state(&FileStorage::open_unlocked_read_only(path)?, true)
+}
+
+fn assert_unknown<T: std::fmt::Debug>(result: Result<T>, expected: u64, allowed: &str) {
+    let error = result.unwrap_err();
+    assert!(
+        matches!(error, Error::UnknownFeature { bits, .. } if bits == expected),
+        "{error:?}, not {expected:#x}"
+    );
+    assert_says(&error, &["test.db", &format!("unknown features {expected:#x}"), allowed]);
+    assert_says(&error, &["use a newer library"]);
+}
+
 #[test]
-fn features_that_are_not_known_forbid_what_they_must() {
+fn a_file_of_this_version_sets_no_feature() {
     let (_directory, path) = directory();
     made(&path);
-    let before = fs::read(&path).unwrap();
-    rewrite_slots(&path, |unit| unit[72] = 4);
-    assert_says(&open(&path).unwrap_err(), &["unknown features 0x4", "neither read nor written"]);
-    fs::write(&path, &before).unwrap();
-    rewrite_slots(&path, |unit| unit[64] = 2);
-    assert_says(&open(&path).unwrap_err(), &["unknown features 0x2", "read but not written"]);
-    fs::write(&path, &before).unwrap();
-    rewrite_slots(&path, |unit| unit[56] = 1);
-    check_nothing_lost(&path);
+    assert_eq!(feature_words(&path), [[0; 3]; 2]);
+}
+
+#[test]
+fn an_unknown_feature_that_must_be_known_forbids_reading_and_writing() {
+    let (_directory, path) = directory();
+    for bits in (0..64).step_by(9).map(|bit| 1 << bit).chain([u64::MAX]) {
+        made_with_features(&path, 72, bits);
+        let before = fs::read(&path).unwrap();
+        assert_unknown(open(&path), bits, "neither read nor written");
+        assert_unknown(read_only(&path), bits, "neither read nor written");
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+}
+
+#[test]
+fn an_unknown_feature_that_may_be_read_forbids_writing_alone() {
+    let (_directory, path) = directory();
+    for bits in (0..64).step_by(9).map(|bit| 1 << bit).chain([u64::MAX]) {
+        made_with_features(&path, 64, bits);
+        let before = fs::read(&path).unwrap();
+        assert_unknown(open(&path), bits, "read but not written");
+        let read = read_only(&path).unwrap();
+        assert_eq!(read.slot.features_read_only, bits);
+        assert!(read.manifest.contents.catalogue.find("a").is_some());
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+}
+
+/// Who does not know a feature does not keep up what it stands for: its bit goes with the first
+/// state that is written, and stays when nothing is.
+#[test]
+fn an_unknown_feature_that_may_be_ignored_forbids_nothing_and_goes_with_the_next_state() {
+    let (_directory, path) = directory();
+    for bits in [1, 1 << 63, u64::MAX] {
+        made_with_features(&path, 56, bits);
+        assert_eq!(read_only(&path).unwrap().slot.features_ignorable, bits);
+        check_nothing_lost(&path);
+        assert_eq!(feature_words(&path), [[bits, 0, 0]; 2], "it was only read");
+        let database = open(&path).unwrap();
+        database.existing_keyspace("a").unwrap().put("000", "another").unwrap();
+        database.close().unwrap();
+        assert_eq!(feature_words(&path), [[0; 3]; 2]);
+        check_nothing_lost(&path);
+    }
+}
+
+/// The older state would open, without the commits that came after it.
+#[test]
+fn an_unknown_feature_of_the_newest_state_is_not_evaded_by_taking_the_older_one() {
+    let (_directory, path) = directory();
+    for (offset, allowed) in [(64, "read but not written"), (72, "neither read nor written")] {
+        let _ = fs::remove_file(&path);
+        made(&path);
+        let generations = |bytes: &[u8]| [16, 4096 + 16].map(|offset| word_at(bytes, offset));
+        let newest = generations(&fs::read(&path).unwrap()).into_iter().max().unwrap();
+        rewrite_slots(&path, |unit| unit[offset] = 4 * u8::from(word_at(unit, 16) == newest));
+        assert_unknown(open(&path), 4, allowed);
+    }
 }
 
 #[test]

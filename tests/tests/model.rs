@@ -26,7 +26,7 @@ fn run_many(first_seed: u64, plan: impl Fn(u64) -> Plan) {
         seed += 1;
     }
     println!("{totals}");
-    assert!(totals.commits > 0 && totals.closes > 0);
+    assert!(totals.commits_sync + totals.commits_buffered > 0 && totals.closes > 0);
 }
 
 fn plan(seed: u64, steps: u64) -> Plan {
@@ -34,6 +34,7 @@ fn plan(seed: u64, steps: u64) -> Plan {
         seed,
         lives: 3,
         steps,
+        end_bits: 16,
         crashes: false,
         creation: false,
         faults: false,

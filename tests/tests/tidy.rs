@@ -19,6 +19,8 @@ mod names;
 mod paths;
 #[path = "tidy/routes.rs"]
 mod routes;
+#[path = "tidy/rules.rs"]
+mod rules;
 #[path = "tidy/tree.rs"]
 mod tree;
 
@@ -67,4 +69,14 @@ fn every_file_of_the_engine_is_a_module() {
 fn every_file_of_the_routes_exists() {
     let page = tree::read("docs/architecture.md");
     expect_none(&routes::findings(&page, tree::exists));
+}
+
+#[test]
+fn every_patch_of_the_rules_applies_and_names_a_test() {
+    let patches: Vec<rules::Patch> = tree::names("tests/rules", ".patch")
+        .into_iter()
+        .map(|name| rules::Patch { text: tree::read(&format!("tests/rules/{name}.patch")), name })
+        .collect();
+    let tests = rules::test_names(&tree::rust_files(""));
+    expect_none(&rules::findings(&patches, &tests, &tree::read("docs/testing.md"), tree::read));
 }

@@ -13,6 +13,7 @@
 mod apply;
 mod disk;
 mod driver;
+mod totals;
 
 use std::fmt;
 
@@ -20,6 +21,7 @@ use sapwood::sync::Random;
 
 use self::disk::{Crashing, Left};
 use self::driver::{Driver, Stop};
+pub use self::totals::Totals;
 use crate::model::{Ending, Model};
 use crate::setup::Setup;
 use crate::workload::{Shape, Workload};
@@ -35,6 +37,8 @@ pub struct Plan {
     pub steps: u64,
     /// Whether lives end by crashes, and copies are taken; otherwise each ends with a clean close.
     pub crashes: bool,
+    /// Lives end within 2 to the power of this many operations on the disk.
+    pub end_bits: u64,
     /// Whether lives may end while the file is being made, too.
     pub creation: bool,
     /// Whether writes and syncs fail, too.
@@ -57,6 +61,7 @@ impl Plan {
             lives: 1 + random.below(4),
             steps: 10 << random.below(6),
             crashes: true,
+            end_bits: 16,
             creation: random.one_in(8),
             faults: random.one_in(4),
             trace: false,
@@ -64,66 +69,13 @@ impl Plan {
             shape: None,
         }
     }
-}
 
-/// What a run did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Runs.
-    pub runs: u64,
-    /// Steps of workloads.
-    pub steps: u64,
-    /// Operations in those: changes, reads of a key, scans, moves of cursors.
-    pub operations: u64,
-    /// Commits that were acknowledged.
-    pub commits: u64,
-    /// Processes that were killed.
-    pub kills: u64,
-    /// Power cuts that ended a life.
-    pub power_cuts: u64,
-    /// Copies of what a power cut would have left, opened and compared.
-    pub copies: u64,
-    /// Clean closes.
-    pub closes: u64,
-    /// Commits that failed with a conflict though nothing that they used had changed.
-    pub false_conflicts: u64,
-    /// Lives in which a write or sync failed.
-    pub failed_writes: u64,
-}
-
-impl Totals {
-    /// Adds those of another run.
-    pub fn add(&mut self, other: &Totals) {
-        self.runs += other.runs;
-        self.steps += other.steps;
-        self.operations += other.operations;
-        self.commits += other.commits;
-        self.kills += other.kills;
-        self.power_cuts += other.power_cuts;
-        self.copies += other.copies;
-        self.closes += other.closes;
-        self.false_conflicts += other.false_conflicts;
-        self.failed_writes += other.failed_writes;
-    }
-}
-
-impl fmt::Display for Totals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} runs, {} steps, {} operations, {} commits, {} kills, {} power cuts, \
-             {} copies opened, {} closes, {} lives with failed writes, {} false conflicts",
-            self.runs,
-            self.steps,
-            self.operations,
-            self.commits,
-            self.kills,
-            self.power_cuts,
-            self.copies,
-            self.closes,
-            self.failed_writes,
-            self.false_conflicts
-        )
+    /// A plan of several lives that end early, so that many power cuts come of it.
+    #[must_use]
+    pub fn of_cuts(seed: u64) -> Plan {
+        let mut random = Random::from_seed(seed ^ 0xc075);
+        let lives = 4 + random.below(5);
+        Plan { lives, steps: 20 << random.below(5), end_bits: 9, ..Plan::of_seed(seed) }
     }
 }
 
@@ -222,17 +174,26 @@ impl Run {
     fn live(&mut self, life: u64, left: Left) -> Result<Left, Failure> {
         self.setup = self.setup.redraw(&mut self.random);
         let crashing = if self.plan.crashes {
-            Crashing::new(&left, &mut self.random, self.plan.faults && life > 0)
+            {
+                let may_fail = self.plan.faults && life > 0;
+                Crashing::new(&left, &mut self.random, self.plan.end_bits, may_fail)
+            }
         } else {
             Crashing::calm(&left)
         };
         crashing.know(left.knowledge.after(left.ending));
         let mut driver = Driver::new(&crashing, self.setup);
-        let mut step = 0;
+        let (mut step, mut synced_after_kill) = (0, false);
+        let was_killed = left.ending == Some(Ending::Kill);
+        // Mostly the power fails only after that commit: it must have taken along what was
+        // replayed. Sometimes it fails in the middle of it.
+        crashing.hold_end(was_killed && !self.random.one_in(4));
         let outcome = driver.open_and_compare(&mut self.model, &left).and_then(|()| {
-            if left.ending == Some(Ending::Kill) {
+            if was_killed {
                 driver.commit_one_synced(&mut self.model, &mut self.totals)?;
+                synced_after_kill = true;
             }
+            crashing.hold_end(false);
             while step < self.plan.steps {
                 let next = self.workload.next_step(self.model.state(), driver.snapshot_count());
                 self.totals.operations += next.operation_count();
@@ -251,6 +212,9 @@ impl Run {
             return Err(self.failure(life, step, detail));
         }
         let left = driver.end(&mut self.totals);
+        if synced_after_kill && left.cut.is_some() {
+            self.totals.cuts_after_kill_and_sync += 1;
+        }
         Ok(left)
     }
 
@@ -258,7 +222,9 @@ impl Run {
     fn reopen_at_last(&mut self, left: Left) -> Result<(), Failure> {
         let crashing = Crashing::calm(&left);
         let mut driver = Driver::new(&crashing, self.setup);
-        match driver.open_and_compare(&mut self.model, &left) {
+        let outcome = driver.open_and_compare(&mut self.model, &left);
+        self.totals.verifications += driver.verifications();
+        match outcome {
             Err(Stop::Found(detail)) => Err(self.failure(self.plan.lives, 0, detail)),
             Ok(()) | Err(Stop::Ended) => Ok(()),
         }

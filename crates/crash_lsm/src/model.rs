@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sapwood::Durability;
 
@@ -65,6 +66,18 @@ pub enum Change {
         /// The name from now on.
         new: String,
     },
+}
+
+impl Change {
+    /// Bytes of its key and value.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Change::Put { key, value, .. } => key.len() + value.len(),
+            Change::Delete { key, .. } => key.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// Whether a range holds no key whatever, so that a `BTreeMap` would refuse it.
@@ -280,6 +293,8 @@ pub struct Model {
     /// The content after the last commit.
     state: State,
     knowledge: Knowledge,
+    /// When prefixes were written that no sync is known to cover, oldest first.
+    unsynced: Vec<(Duration, usize)>,
 }
 
 impl Model {
@@ -302,14 +317,17 @@ impl Model {
         self.knowledge.begun = self.base_count + self.commits.len();
     }
 
-    /// The commit that was begun last returned without an error.
-    pub fn acknowledge(&mut self, durability: Durability) {
+    /// The commit that was begun last returned without an error, at a time of the database's clock.
+    pub fn acknowledge(&mut self, durability: Durability, now: Duration) {
         if let Some(changes) = self.commits.last() {
             self.state.apply_all(changes);
         }
         match durability {
             Durability::Sync => self.all_durable(),
-            Durability::Buffered => self.knowledge.written = self.knowledge.begun,
+            Durability::Buffered => {
+                self.knowledge.written = self.knowledge.begun;
+                self.unsynced.push((now, self.knowledge.begun));
+            }
             Durability::Memory => {}
         }
     }
@@ -324,11 +342,18 @@ impl Model {
     pub fn all_durable(&mut self) {
         let begun = self.knowledge.begun;
         self.knowledge = Knowledge { begun, written: begun, durable: begun };
+        self.unsynced.clear();
     }
 
-    /// A timed sync has covered what was written.
-    pub fn written_is_durable(&mut self) {
-        self.knowledge.durable = self.knowledge.written;
+    /// Whoever makes the timed syncs had a turn at this time: what was written more than `interval`
+    /// before it is on disk.
+    pub fn timed_sync(&mut self, now: Duration, interval: Duration) {
+        while let Some(&(at, prefix)) = self.unsynced.first()
+            && at + interval <= now
+        {
+            self.knowledge.durable = self.knowledge.durable.max(prefix);
+            self.unsynced.remove(0);
+        }
     }
 
     /// Drops the history that no crash can go back to, but for a little that explains losses.
@@ -388,21 +413,24 @@ impl Model {
         )
     }
 
-    /// Goes back to a prefix that a recovery found.
-    pub fn recovered(&mut self, prefix: usize, ending: Ending) {
+    /// Goes back to a prefix that a recovery found, when the clock stood at `now`.
+    pub fn recovered(&mut self, prefix: usize, ending: Ending, now: Duration) {
         self.commits.truncate(prefix - self.base_count);
         self.state = self.state_at(prefix);
         self.knowledge.begun = prefix;
-        // Nothing more was promised than before: an open writes unsynced records again, and the
-        // next power cut may tear that.
+        // Nothing more is on disk than before: what an open found may lie in the cache only, and a
+        // sync that covers it begins within the interval.
         self.knowledge = self.knowledge.after(Some(ending));
         self.knowledge.written = prefix;
+        self.unsynced = vec![(now, prefix)];
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     fn put(key: &str, value: &str) -> Vec<Change> {
         vec![Change::Put {
@@ -415,12 +443,12 @@ mod tests {
     fn model() -> Model {
         let mut model = Model::default();
         model.begin(vec![Change::Create("a".to_owned())]);
-        model.acknowledge(Durability::Sync);
+        model.acknowledge(Durability::Sync, Duration::ZERO);
         for (key, durability) in
             [("1", Durability::Memory), ("2", Durability::Buffered), ("3", Durability::Memory)]
         {
             model.begin(put(key, "v"));
-            model.acknowledge(durability);
+            model.acknowledge(durability, Duration::from_millis(100));
         }
         model
     }
@@ -430,6 +458,21 @@ mod tests {
         let model = model();
         assert_eq!(model.knowledge().allowed(Ending::Kill), 3..=4);
         assert_eq!(model.knowledge().allowed(Ending::PowerCut), 1..=4);
+    }
+
+    #[test]
+    fn what_was_written_an_interval_ago_must_survive_a_power_cut_and_nothing_younger() {
+        let mut model = model();
+        model.begin(put("4", "v"));
+        model.acknowledge(Durability::Buffered, Duration::from_millis(200));
+        model.timed_sync(Duration::from_millis(1099), SECOND);
+        assert_eq!(model.knowledge().allowed(Ending::PowerCut), 1..=5);
+        model.timed_sync(Duration::from_millis(1100), SECOND);
+        assert_eq!(model.knowledge().allowed(Ending::PowerCut), 3..=5);
+        model.recovered(4, Ending::Kill, Duration::ZERO);
+        assert_eq!(model.knowledge().allowed(Ending::PowerCut), 3..=4);
+        model.timed_sync(SECOND, SECOND);
+        assert_eq!(model.knowledge().allowed(Ending::PowerCut), 4..=4);
     }
 
     #[test]
@@ -449,12 +492,12 @@ mod tests {
     #[test]
     fn forgotten_history_changes_no_answer() {
         let mut model = model();
-        model.written_is_durable();
+        model.timed_sync(SECOND + Duration::from_millis(100), SECOND);
         let before = model.state_at(4);
         model.forget_history();
         assert_eq!(model.state_at(4), before);
         assert_eq!(model.find_prefix(&before, 3..=4), Ok(4));
-        model.recovered(3, Ending::PowerCut);
+        model.recovered(3, Ending::PowerCut, Duration::ZERO);
         assert_eq!(model.state(), &model.state_at(3));
     }
 

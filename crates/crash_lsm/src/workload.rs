@@ -12,6 +12,9 @@ use sapwood::{Durability, Isolation, Seek};
 use crate::model::{Change, KeyRange, State, prefix_range};
 use crate::setup::draw_durability;
 
+/// A commit that holds so many bytes gets no more changes: the smallest budget allows 1 MiB.
+const COMMIT_BYTES: usize = 512 << 10;
+
 /// How the changes of one commit reach the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
@@ -89,6 +92,8 @@ pub enum Step {
     RunSteps(u64),
     /// `run_step` until nothing is due.
     RunAllSteps,
+    /// So many milliseconds pass.
+    PassTime(u64),
     /// More than the sync interval passes, and what is due then is done.
     PassInterval,
     /// `compact`
@@ -198,8 +203,11 @@ impl Workload {
             73..=81 => Step::Sync,
             82..=85 => Step::Flush,
             86..=92 => Step::RunSteps(1 + self.random.below(20)),
-            93 if self.random.one_in(2) => Step::PassInterval,
-            93 => Step::RunAllSteps,
+            93 => match self.random.below(4) {
+                0 => Step::PassInterval,
+                1 | 2 => Step::PassTime(1 + self.random.below(1500)),
+                _ => Step::RunAllSteps,
+            },
             94 if self.shape.heavy && self.random.one_in(4) => Step::Compact,
             95 if self.shape.heavy => Step::Verify,
             96 if self.shape.heavy => Step::ReadAll,
@@ -247,7 +255,13 @@ impl Workload {
             _ => Via::Batch,
         };
         let count = 1 + self.random.below(self.shape.changes_max);
-        let changes = (0..count).filter_map(|_| self.change(state)).collect();
+        let mut bytes = 0;
+        let drawn = (0..count).map_while(|_| {
+            let change = if bytes < COMMIT_BYTES { self.change(state) } else { None };
+            bytes += change.as_ref().map_or(0, Change::bytes);
+            change
+        });
+        let changes = drawn.collect();
         Step::Commit { changes, durability: draw_durability(&mut self.random), via }
     }
 

@@ -194,6 +194,10 @@ pub enum Order {
     Ascending,
     /// Ascending, each the one before plus one.
     Sorted,
+    /// Each the one before less one.
+    Descending,
+    /// A thousand ascending series in turn: a key is its series, then its place in it.
+    Clustered,
 }
 
 /// Of `bench`.

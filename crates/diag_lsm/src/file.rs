@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use sapwood::log::reader::ReplayStart;
 use sapwood::log::ring::RingList;
-use sapwood::log::stream::{BlockStream, LogBlock};
+use sapwood::log::stream::BlockStream;
 use sapwood::merge::verify::StateOwners;
 use sapwood::page::file_header::{Slots, read_slots};
 use sapwood::page::{Block, MemoryBudget, OpenedState, PageManager, PageOptions, StateLocation};
@@ -102,11 +102,8 @@ impl DurableFile {
         let usable = layout.usable_bytes() as u32;
         let stream = BlockStream::new(self.storage.clone(), layout.page_size, usable);
         let manifest = &self.read.manifest;
-        let blocks = manifest.log.blocks.iter();
-        let list = RingList {
-            start: manifest.log.first_position,
-            blocks: blocks.map(|b| LogBlock { first: b.first, pages: b.pages }).collect(),
-        };
+        let list =
+            RingList { start: manifest.log.first_position, blocks: manifest.log.blocks.clone() };
         let cut = manifest.contents.cut;
         let start = ReplayStart {
             generation: self.read.slot.generation,

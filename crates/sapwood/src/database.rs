@@ -100,6 +100,16 @@ impl Database {
         &self.guard.shared
     }
 
+    /// What all parts of the open database share. Whoever keeps it keeps the file open.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
+    pub fn core(&self) -> Result<Arc<Core>> {
+        self.shared().read(|core| Ok(core.clone()))
+    }
+
     /// Opens the database in the file at `path`, and makes it when there is none. It takes up to
     /// 256 MiB of memory; [`Database::builder`] has more to choose.
     ///

@@ -92,6 +92,12 @@ mod types;
 // Below the public face items are public inside the crate; tools reach them by a feature.
 #[cfg(feature = "internals")]
 #[allow(missing_docs)]
+pub mod codec;
+#[cfg(not(feature = "internals"))]
+#[allow(missing_docs, dead_code)]
+mod codec;
+#[cfg(feature = "internals")]
+#[allow(missing_docs)]
 pub mod log;
 #[cfg(not(feature = "internals"))]
 #[allow(missing_docs, dead_code)]

@@ -170,8 +170,8 @@ impl Keyspace {
     /// many bytes it gave. The value is written as it comes: about a megabyte of it is in memory at
     /// a time.
     ///
-    /// It becomes visible whole, when the call returns. Other calls go on meanwhile. When the reader
-    /// fails or panics, nothing is put, and the space is free again at once.
+    /// It becomes visible whole, when the call returns. Other calls go on meanwhile. When the
+    /// reader fails or panics, nothing is put, and the space is free again at once.
     ///
     /// # Errors
     /// [`Error::Io`] with what the reader returned; as [`Keyspace::put`].

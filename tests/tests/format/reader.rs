@@ -1,11 +1,18 @@
 //! A reader of files, written from docs/format.md. The numbers in comments are its sections.
 //!
-//! It reads plain nodes only; slices may panic, since its input is right.
+//! It also counts who owns each page, compares that with the free maps, and notes which structures
+//! it has met. Slices may panic, since its input is right.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-type Result<T> = std::result::Result<T, String>;
-type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+use crate::bytes::{Input, crc, u16_at, u32_at, u64_at};
+use crate::log::Log;
+use crate::tree::{Filters, Segment};
+
+pub type Result<T> = std::result::Result<T, String>;
+pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+/// First page and pages.
+pub type Blocks = Vec<(u64, u64)>;
 
 /// What a file holds.
 #[derive(Default)]
@@ -14,107 +21,52 @@ pub struct Contents {
     pub node_count: u64,
     pub overflow_count: u64,
     pub log_commit_count: u64,
+    /// The structures that were met, by name.
+    pub seen: BTreeSet<String>,
 }
 
-/// 1: CRC-32 as in zlib, going on from `start`.
-fn crc(start: u32, bytes: &[u8]) -> u32 {
-    let mut sum = !start;
-    for &byte in bytes {
-        sum ^= u32::from(byte);
-        for _ in 0..8 {
-            sum = (sum >> 1) ^ (0xedb8_8320 & 0u32.wrapping_sub(sum & 1));
-        }
-    }
-    !sum
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes(bytes[at..at + 2].try_into().unwrap())
-}
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
-}
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
-}
-
-/// Reads forwards.
-struct Input<'a>(&'a [u8]);
-
-impl<'a> Input<'a> {
-    fn bytes(&mut self, length: usize) -> &'a [u8] {
-        let (head, rest) = self.0.split_at(length);
-        self.0 = rest;
-        head
-    }
-    fn u8(&mut self) -> u8 {
-        self.bytes(1)[0]
-    }
-    fn u16(&mut self) -> u16 {
-        u16_at(self.bytes(2), 0)
-    }
-    fn u32(&mut self) -> u32 {
-        u32_at(self.bytes(4), 0)
-    }
-    fn u64(&mut self) -> u64 {
-        u64_at(self.bytes(8), 0)
-    }
-    fn varint(&mut self) -> u64 {
-        let (mut number, mut shift) = (0u64, 0);
-        loop {
-            let byte = self.u8();
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                assert!(byte != 0 || shift == 0, "a varint longer than it must be");
-                return number;
-            }
-            shift += 7;
-        }
-    }
-    fn sized(&mut self) -> &'a [u8] {
-        let length = self.varint() as usize;
-        self.bytes(length)
-    }
-    fn blocks(&mut self) -> Vec<(u64, u64)> {
-        let count = self.varint();
-        (0..count).map(|_| (self.varint(), self.varint())).collect()
-    }
-}
-
+/// 3.
 #[derive(Clone, Copy, Debug)]
-struct NodeReference {
-    page: u64,
-    pages: u64,
-    stamp: u32,
-    checksum: u32,
+pub struct NodeReference {
+    pub page: u64,
+    pub pages: u64,
+    pub stamp: u32,
+    pub checksum: u32,
 }
 
-struct Node {
-    height: u8,
-    flags: u16,
-    content: Vec<u8>,
+impl NodeReference {
+    /// As it stands in the state.
+    pub fn read(input: &mut Input<'_>) -> NodeReference {
+        let (page, pages) = (input.varint(), input.varint());
+        NodeReference { page, pages, stamp: input.u32(), checksum: input.u32() }
+    }
 }
 
-struct Entry {
-    kind: u8,
-    key: Vec<u8>,
-    number: u64,
-    value: Vec<u8>,
+pub struct Node {
+    pub height: u8,
+    pub flags: u16,
+    pub content: Vec<u8>,
 }
 
-/// One thing that a segment says, with its number (0 in levels).
-enum Event {
-    Put(Vec<u8>, Vec<u8>),
-    Delete(Vec<u8>),
-    Range(Vec<u8>, Option<Vec<u8>>),
+/// 6.3.
+pub struct Keyspace {
+    /// None: it was dropped.
+    pub name: Option<String>,
+    pub has_filter: bool,
+    pub map: Map,
 }
 
-struct File<'a> {
+pub struct File<'a> {
     image: &'a [u8],
     page_bytes: usize,
     usable_bytes: usize,
-    seed: u32,
-    contents: Contents,
+    region_pages: u64,
+    pub seed: u32,
+    pub identity_word: u64,
+    pub keyspaces: BTreeMap<u64, Keyspace>,
+    pub contents: Contents,
+    /// What the state says of each used page.
+    owners: BTreeMap<u64, &'static str>,
 }
 
 /// 2.1: the slots, the newest of which counts.
@@ -123,18 +75,31 @@ pub fn read(image: &[u8]) -> Result<Contents> {
     let newest = slots.into_iter().flatten().max_by_key(|unit| u64_at(unit, 16));
     let unit = newest.ok_or("no slot counts")?;
     let page_bytes = u32_at(unit, 40) as usize;
+    let reserved_bytes = u16_at(unit, 44) as usize;
     let mut file = File {
         image,
         page_bytes,
-        usable_bytes: page_bytes - u16_at(unit, 44) as usize,
+        usable_bytes: page_bytes - reserved_bytes,
+        region_pages: u64_at(unit, 48) / page_bytes as u64,
         seed: crc(0, &unit[24..40]),
+        identity_word: u64_at(unit, 24),
+        keyspaces: BTreeMap::new(),
         contents: Contents::default(),
+        owners: BTreeMap::new(),
     };
+    if reserved_bytes > 0 {
+        file.saw("reserved bytes");
+    }
     for feature in [56, 64, 72] {
         assert_eq!(u64_at(unit, feature), 0, "version 1 uses no features");
     }
     let state = file.state_bytes(unit)?;
     file.state(&state)?;
+    for keyspace in file.keyspaces.into_values() {
+        if let Some(name) = keyspace.name {
+            file.contents.keyspaces.insert(name, keyspace.map);
+        }
+    }
     Ok(file.contents)
 }
 
@@ -151,97 +116,102 @@ fn slot(image: &[u8], number: usize) -> Option<&[u8]> {
 }
 
 impl File<'_> {
+    pub fn saw(&mut self, what: impl Into<String>) {
+        self.contents.seen.insert(what.into());
+    }
+
+    /// Each page has one owner.
+    pub fn own(&mut self, first: u64, pages: u64, what: &'static str) -> Result<()> {
+        for page in first..first + pages {
+            if let Some(other) = self.owners.insert(page, what) {
+                return Err(format!("page {page} is of {what} and of {other}"));
+            }
+        }
+        Ok(())
+    }
+
     fn state_bytes(&mut self, unit: &[u8]) -> Result<Vec<u8>> {
         let (length, sum) = (u32_at(unit, 96) as usize, u32_at(unit, 100));
         let block_count = u16_at(unit, 104) as usize;
         let state = if block_count == 0 {
+            self.saw("state in the slot");
+            assert!(unit[256 + length..].iter().all(|&byte| byte == 0));
             unit[256..256 + length].to_vec()
         } else {
+            self.saw("state in a node");
             let blocks: Vec<_> = (0..block_count)
                 .map(|n| (u64_at(unit, 112 + 16 * n), u64::from(u32_at(unit, 120 + 16 * n))))
                 .collect();
+            for &(first, pages) in &blocks {
+                self.own(first, pages, "the state")?;
+            }
             let stream = self.stream(&blocks);
+            let mut summed = stream[..32 + length].to_vec();
+            summed[4..8].fill(0);
+            assert_eq!(u32_at(&stream, 4), crc(self.seed, &summed), "its checksum");
             assert_eq!(stream[0], 6, "the kind of a state node");
             assert_eq!(u32_at(&stream, 16), u32_at(unit, 108), "its stamp");
             assert_eq!(u32_at(&stream, 24) as usize, length, "its length");
             stream[32..32 + length].to_vec()
         };
-        if crc(self.seed, &state) == sum || crc(0, &state) == sum {
-            Ok(state)
-        } else {
-            Err("the state's checksum is wrong".to_owned())
-        }
+        if crc(0, &state) == sum { Ok(state) } else { Err("the state's checksum is wrong".into()) }
     }
 
     /// 1: the stream over the pages of blocks.
-    fn stream(&self, blocks: &[(u64, u64)]) -> Vec<u8> {
+    pub fn stream(&self, blocks: &[(u64, u64)]) -> Vec<u8> {
         let mut stream = Vec::new();
         for &(first, pages) in blocks {
             for page in first..first + pages {
                 let at = page as usize * self.page_bytes;
-                stream.extend_from_slice(&self.image[at..at + self.usable_bytes]);
+                let (used, reserved) =
+                    self.image[at..at + self.page_bytes].split_at(self.usable_bytes);
+                assert!(reserved.iter().all(|&byte| byte == 0), "reserved bytes of page {page}");
+                stream.extend_from_slice(used);
             }
         }
         stream
     }
 
     /// 3.
-    fn node(&mut self, reference: NodeReference, keyspace: Option<u32>) -> Result<Node> {
+    pub fn node(
+        &mut self,
+        reference: NodeReference,
+        kind: u8,
+        keyspace: Option<u64>,
+    ) -> Result<Node> {
         self.contents.node_count += 1;
         let stream = self.stream(&[(reference.page, reference.pages)]);
         let stored = u32_at(&stream, 24) as usize;
         let mut summed = stream[..32 + stored].to_vec();
         summed[4..8].fill(0);
         let sum = crc(self.seed, &summed);
-        let is_right = u32_at(&stream, 4) == sum
+        let number = keyspace.map_or(u32::MAX, |number| number as u32);
+        let is_right = stream[0] == kind
+            && u32_at(&stream, 4) == sum
             && sum == reference.checksum
             && u32_at(&stream, 16) == reference.stamp
             && u64_at(&stream, 8) == reference.page
-            && keyspace.is_none_or(|number| u32_at(&stream, 20) == number)
+            && u32_at(&stream, 20) == number
             && stream[32 + stored..].iter().all(|&byte| byte == 0);
         if !is_right {
             return Err(format!("the node at {reference:?} is not what its reference says"));
         }
         let flags = u16_at(&stream, 2);
-        if flags & 0xf != 0 || u32_at(&stream, 28) as usize != stored {
-            return Err("a compressed node, which this reader does not read".to_owned());
-        }
-        Ok(Node { height: stream[1], flags, content: stream[32..32 + stored].to_vec() })
+        assert_eq!(flags & !0b101_1111, 0, "other flags are zero");
+        let raw_length = u32_at(&stream, 28) as usize;
+        let content = stream[32..32 + stored].to_vec();
+        let content = match flags & 0xf {
+            0 => content,
+            1 => zstd::bulk::decompress(&content, raw_length).map_err(|e| e.to_string())?,
+            codec => return Err(format!("codec {codec}")),
+        };
+        assert_eq!(content.len(), raw_length);
+        self.saw(format!("node of kind {kind}, codec {}", flags & 0xf));
+        Ok(Node { height: stream[1], flags, content })
     }
 
-    /// 4: all entries of the leaves of a tree.
-    fn tree(
-        &mut self,
-        root: NodeReference,
-        keyspace: Option<u32>,
-        into: &mut Vec<Entry>,
-    ) -> Result<()> {
-        let node = self.node(root, keyspace)?;
-        if node.height == 0 {
-            into.extend(sorted_block(&node.content, node.flags));
-            return Ok(());
-        }
-        let mut input = Input(&node.content);
-        let base = input.u64();
-        let sidecar_count = input.u16() + input.u16();
-        input.bytes(16 * usize::from(sidecar_count));
-        for child in sorted_block(input.0, node.flags) {
-            assert_eq!(child.kind, 4, "the entries of a parent are children");
-            let mut value = Input(&child.value);
-            let page = base + u64::from(value.u32());
-            let pages = u64::from(value.u16());
-            value.u16();
-            let (stamp, checksum) = (value.u32(), value.u32());
-            let first = into.len();
-            self.tree(NodeReference { page, pages, stamp, checksum }, keyspace, into)?;
-            let key = &into[first].key;
-            assert!(child.key <= *key, "a key below its separator");
-        }
-        Ok(())
-    }
-
-    /// 4.5.
-    fn overflow(&mut self, value: &[u8]) -> Result<Vec<u8>> {
+    /// 4.5: the value, and its blocks.
+    pub fn overflow(&mut self, value: &[u8]) -> Result<(Vec<u8>, Blocks)> {
         self.contents.overflow_count += 1;
         let mut input = Input(value);
         let length = input.varint() as usize;
@@ -250,6 +220,8 @@ impl File<'_> {
         input.varint();
         let blocks = input.blocks();
         let stream = self.stream(&blocks);
+        assert_eq!(stream[header], 5);
+        assert_eq!(u64_at(&stream, header + 8), blocks[0].0, "the page of its header");
         let table_length = u32_at(&stream, header + 24) as usize;
         let mut summed = stream[header..header + 32 + table_length].to_vec();
         summed[4..8].fill(0);
@@ -260,16 +232,27 @@ impl File<'_> {
         let mut result = Vec::new();
         for (index, part) in summed[32..].chunks(8).enumerate() {
             let (stored, sum) = (u32_at(part, 0), u32_at(part, 4));
-            assert_eq!(stored >> 31, 0, "a compressed chunk, which this reader does not read");
+            let (is_compressed, stored) = (stored >> 31 == 1, stored & (u32::MAX >> 1));
             let chunk = &stream[at..at + stored as usize];
             let mut start = stamp.to_le_bytes().to_vec();
             start.extend((index as u32).to_le_bytes());
             assert_eq!(crc(crc(self.seed, &start), chunk), sum, "chunk {index}");
-            result.extend_from_slice(chunk);
+            if is_compressed {
+                let raw_length = (length - result.len()).min(131_072);
+                let raw = zstd::bulk::decompress(chunk, raw_length).map_err(|e| e.to_string())?;
+                result.extend_from_slice(&raw);
+                self.saw("compressed chunk");
+            } else {
+                result.extend_from_slice(chunk);
+                self.saw("plain chunk");
+            }
+            if index > 0 {
+                self.saw("several chunks");
+            }
             at += stored as usize;
         }
         assert_eq!(result.len(), length);
-        Ok(result)
+        Ok((result, blocks))
     }
 
     /// 6.
@@ -282,292 +265,182 @@ impl File<'_> {
             last = tag;
             sections.insert(tag, input.sized());
         }
-        let names = keyspaces(sections[&3]);
-        let mut maps: BTreeMap<u64, Map> =
-            names.keys().map(|&number| (number, Map::new())).collect();
+        assert_eq!(sections.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+        self.counters(sections[&1]);
+        self.catalogue(sections[&3]);
         // From the oldest to the newest: levels from the deepest, in each from the oldest.
-        if let Some(levels) = sections.get(&5) {
-            self.levels(levels, &mut maps)?;
+        self.levels(sections[&5])?;
+        self.young(sections[&4])?;
+        let log = Log::read(sections[&2]);
+        for &(first, pages) in &log.blocks {
+            self.own(first, pages, "the log")?;
         }
-        if let Some(young) = sections.get(&4) {
-            self.young(young, &mut maps)?;
+        self.regions(sections[&6])?;
+        log.replay(self)
+    }
+
+    /// 6.1.
+    fn counters(&mut self, section: &[u8]) {
+        let mut input = Input(section);
+        let (epoch, sequence) = (input.varint(), input.varint());
+        let limits: Vec<u64> = (0..5).map(|_| input.varint()).collect();
+        assert!(sequence <= limits[0] && epoch <= limits[1]);
+        if input.u8() == 1 {
+            self.saw("clean close");
+            assert!(sequence <= input.varint());
+            let next: Vec<u64> = (0..3).map(|_| input.varint()).collect();
+            assert!(next.iter().zip(&limits[2..]).all(|(next, limit)| next <= limit));
         }
-        self.log(sections[&2]);
-        for (number, name) in names {
-            self.contents.keyspaces.insert(name, maps.remove(&number).unwrap_or_default());
+        assert!(input.0.is_empty());
+    }
+
+    /// 6.3.
+    fn catalogue(&mut self, section: &[u8]) {
+        let mut input = Input(section);
+        for _ in 0..input.varint() {
+            let number = input.varint();
+            let name = String::from_utf8(input.sized().to_vec()).unwrap();
+            let has_filter = has_filter(input.sized());
+            let is_dropped = input.u8() == 1;
+            if is_dropped {
+                self.saw("dropped keyspace");
+            }
+            let name = (!is_dropped).then_some(name);
+            self.keyspaces.insert(number, Keyspace { name, has_filter, map: Map::new() });
         }
-        Ok(())
+        assert!(input.0.is_empty());
     }
 
     /// 6.5.
-    fn levels(&mut self, section: &[u8], maps: &mut BTreeMap<u64, Map>) -> Result<()> {
+    fn levels(&mut self, section: &[u8]) -> Result<()> {
         let mut input = Input(section);
         for _ in 0..input.varint() {
             let number = input.varint();
             let mut in_order = Vec::new();
+            let mut used_levels = 0;
             for _ in 0..input.varint() {
-                for _ in 0..input.varint() {
-                    in_order.push(segment(&mut input));
-                }
+                let count = input.varint();
+                used_levels += u64::from(count > 0);
+                in_order.extend((0..count).map(|_| Segment::read(&mut input)));
             }
+            if used_levels > 1 {
+                self.saw("several levels");
+            }
+            self.saw("levels");
             for segment in in_order.iter().rev() {
-                let events = self.events(segment, Some(number as u32))?;
-                let Some(map) = maps.get_mut(&number) else { continue };
-                for (_, event) in events {
-                    apply(map, event);
+                for (_, event) in segment.events(self, Some(number), &Filters::InLeaves)? {
+                    self.apply(number, event);
                 }
             }
         }
+        assert!(input.0.is_empty());
         Ok(())
     }
 
     /// 6.4. Keys are composite.
-    fn young(&mut self, section: &[u8], maps: &mut BTreeMap<u64, Map>) -> Result<()> {
+    fn young(&mut self, section: &[u8]) -> Result<()> {
         let mut input = Input(section);
         let count = input.varint();
-        let segments: Vec<_> = (0..count).map(|_| segment(&mut input)).collect();
+        let segments: Vec<_> = (0..count).map(|_| Segment::read(&mut input)).collect();
+        assert!(input.0.is_empty());
         for segment in segments.iter().rev() {
-            for (_, event) in self.events(segment, None)? {
-                let split = |key: &[u8]| {
-                    (u64::from(u32::from_be_bytes(key[..4].try_into().unwrap())), key[4..].to_vec())
-                };
-                let (number, event) = match event {
-                    Event::Put(key, value) => {
-                        let (number, key) = split(&key);
-                        (number, Event::Put(key, value))
-                    }
-                    Event::Delete(key) => {
-                        let (number, key) = split(&key);
-                        (number, Event::Delete(key))
-                    }
-                    Event::Range(start, end) => {
-                        let (number, start) = split(&start);
-                        // The end of a keyspace is the next keyspace's number alone.
-                        let end = end.map(|end| split(&end)).filter(|(other, _)| *other == number);
-                        (number, Event::Range(start, end.map(|(_, end)| end)))
-                    }
-                };
-                if let Some(map) = maps.get_mut(&number) {
-                    apply(map, event);
-                }
+            self.saw("young segments");
+            let filter = segment.young_filter(self)?;
+            for (_, event) in segment.events(self, None, &filter)? {
+                let (number, event) = event.into_bare();
+                self.apply(number, event);
             }
         }
         Ok(())
     }
 
-    /// What a segment says, in the order in which it counts: by number, ranges before points; and
-    /// nothing of what has moved on.
-    fn events(&mut self, segment: &Segment, keyspace: Option<u32>) -> Result<Vec<(u64, Event)>> {
-        let mut events = Vec::new();
-        if let Some(ranges) = segment.ranges {
-            let mut entries = Vec::new();
-            self.tree(ranges, keyspace, &mut entries)?;
-            for entry in entries {
-                assert_eq!(entry.kind, 5);
-                let mut value = Input(&entry.value);
-                let has_no_end = value.u8() & 1 != 0;
-                let end = value.sized().to_vec();
-                let end = (!has_no_end).then_some(end);
-                for (start, end) in segment.unpromoted(entry.key, end) {
-                    events.push((entry.number, Event::Range(start, end)));
-                }
+    pub fn apply(&mut self, number: u64, event: Event) {
+        let Some(keyspace) = self.keyspaces.get_mut(&number) else { return };
+        let map = &mut keyspace.map;
+        match event {
+            Event::Put(key, value) => {
+                map.insert(key, value);
+            }
+            Event::Delete(key) => {
+                map.remove(&key);
+            }
+            Event::Range(start, end) => {
+                map.retain(|key, _| *key < start || end.as_ref().is_some_and(|end| key >= end));
             }
         }
-        if let Some(points) = segment.points {
-            let mut entries = Vec::new();
-            self.tree(points, keyspace, &mut entries)?;
-            for entry in entries {
-                if segment.is_promoted(&entry.key) {
-                    continue;
-                }
-                let event = match entry.kind {
-                    1 => Event::Put(entry.key, entry.value),
-                    2 => Event::Delete(entry.key),
-                    3 => Event::Put(entry.key, self.overflow(&entry.value)?),
-                    kind => return Err(format!("an entry of kind {kind}")),
-                };
-                events.push((entry.number, event));
-            }
-        }
-        // Stable: of one number, ranges stay before points.
-        events.sort_by_key(|(number, _)| *number);
-        Ok(events)
     }
 
-    /// 5: counts the commits that follow the cut.
-    fn log(&mut self, section: &[u8]) {
+    /// 6.6 and 2.2: the maps say what the state uses, and nothing else.
+    fn regions(&mut self, section: &[u8]) -> Result<()> {
         let mut input = Input(section);
-        let cut = input.varint();
-        let mut before = input.u32();
-        input.varint();
-        let first = input.varint();
-        let stream = self.stream(&input.blocks());
-        let mut at = (cut - first) as usize;
-        let mut position = cut;
-        while at + 40 <= stream.len() {
-            let length = u32_at(&stream, at + 4) as usize;
-            if !(40..=stream.len() - at).contains(&length) {
-                break;
-            }
-            let record = &stream[at..at + length];
-            let is_next = crc(self.seed, &record[4..]) == u32_at(record, 0)
-                && u64_at(record, 8) == position
-                && u32_at(record, 16) == before;
-            if !is_next {
-                break;
-            }
-            self.contents.log_commit_count += u64::from(record[20] == 1);
-            before = u32_at(record, 0);
-            at += length;
-            position += length as u64;
-        }
-    }
-}
-
-/// 4.1.
-fn sorted_block(content: &[u8], flags: u16) -> Vec<Entry> {
-    let (has_numbers, is_wide) = (flags & 1 << 4 != 0, flags & 1 << 6 != 0);
-    let mut input = Input(content);
-    let count = usize::from(input.u16());
-    let prefix_length = usize::from(input.u16());
-    let heap_length = input.u32() as usize;
-    let base = if has_numbers { input.u64() } else { 0 };
-    let heads: Vec<u32> = (0..count).map(|_| input.u32()).collect();
-    let slots: Vec<usize> = (0..count)
-        .map(|_| if is_wide { input.u32() as usize } else { usize::from(input.u16()) })
-        .collect();
-    let prefix = input.bytes(prefix_length);
-    let heap = input.bytes(heap_length);
-    assert!(input.0.is_empty(), "bytes behind the heap");
-    let mut entries: Vec<Entry> = Vec::new();
-    for (head, slot) in heads.into_iter().zip(slots) {
-        let mut entry = Input(&heap[slot..]);
-        let kind = entry.u8();
-        let suffix_length = entry.varint() as usize;
-        let number = if has_numbers { base + entry.varint() } else { 0 };
-        let value_length = if kind == 2 { 0 } else { entry.varint() as usize };
-        let mut key = prefix.to_vec();
-        key.extend_from_slice(&head.to_be_bytes()[..suffix_length.min(4)]);
-        key.extend_from_slice(entry.bytes(suffix_length.saturating_sub(4)));
-        let value = entry.bytes(value_length).to_vec();
-        if let Some(last) = entries.last() {
-            assert!(last.key < key || (has_numbers && last.key == key && last.number > number));
-        }
-        entries.push(Entry { kind, key, number, value });
-    }
-    entries
-}
-
-/// 6.3: the names of the living keyspaces.
-fn keyspaces(section: &[u8]) -> BTreeMap<u64, String> {
-    let mut input = Input(section);
-    let mut names = BTreeMap::new();
-    for _ in 0..input.varint() {
-        let number = input.varint();
-        let name = String::from_utf8(input.sized().to_vec()).unwrap();
-        input.sized();
-        if input.u8() == 0 {
-            names.insert(number, name);
-        }
-    }
-    names
-}
-
-struct Segment {
-    points: Option<NodeReference>,
-    ranges: Option<NodeReference>,
-    promoted: Vec<(Vec<u8>, Option<Vec<u8>>)>,
-}
-
-fn node_reference(input: &mut Input<'_>) -> NodeReference {
-    let (page, pages) = (input.varint(), input.varint());
-    NodeReference { page, pages, stamp: input.u32(), checksum: input.u32() }
-}
-
-/// 6.4.
-fn segment(input: &mut Input<'_>) -> Segment {
-    input.varint();
-    let flags = input.u8();
-    let mut tree = |is_there: bool| {
-        is_there.then(|| {
-            let reference = node_reference(input);
-            input.u8();
-            for _ in 0..5 {
-                input.varint();
-            }
-            reference
-        })
-    };
-    let (points, ranges) = (tree(flags & 1 != 0), tree(flags & 2 != 0));
-    input.varint();
-    input.u64();
-    for _ in 0..input.varint() {
-        node_reference(input);
-    }
-    if flags & 4 != 0 {
-        input.sized();
-        input.sized();
-    }
-    input.varint();
-    input.varint();
-    let promoted = (0..input.varint())
-        .map(|_| {
-            let has_end = input.u8() & 1 != 0;
-            let start = input.sized().to_vec();
-            (start, has_end.then(|| input.sized().to_vec()))
-        })
-        .collect();
-    for _ in 0..input.varint() {
-        for _ in 0..3 {
-            input.varint();
-        }
-    }
-    Segment { points, ranges, promoted }
-}
-
-impl Segment {
-    fn is_promoted(&self, key: &[u8]) -> bool {
-        self.promoted.iter().any(|(start, end)| {
-            start.as_slice() <= key && end.as_ref().is_none_or(|end| key < end.as_slice())
-        })
-    }
-
-    /// The parts of a range that have not moved on.
-    fn unpromoted(&self, start: Vec<u8>, end: Option<Vec<u8>>) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
-        let mut parts = vec![(start, end)];
-        for (from, to) in &self.promoted {
-            let mut left = Vec::new();
-            for (start, end) in parts {
-                let before_end = match &end {
-                    Some(end) if end < from => end.clone(),
-                    _ => from.clone(),
-                };
-                if start < before_end {
-                    left.push((start.clone(), Some(before_end)));
-                }
-                if let Some(to) = to {
-                    let start = start.max(to.clone());
-                    if end.as_ref().is_none_or(|end| start < *end) {
-                        left.push((start, end));
-                    }
+        let file_pages = input.varint();
+        let count = input.varint();
+        let in_region = self.region_pages;
+        assert_eq!(count, file_pages.div_ceil(in_region));
+        let home_pages = (32 + 16 + in_region / 8).div_ceil(self.usable_bytes as u64);
+        for region in 0..count {
+            let home = input.u8();
+            let (stamp, checksum, free) = (input.u32(), input.u32(), input.varint());
+            let start = region * in_region;
+            let header_pages =
+                if region == 0 { 8192_u64.div_ceil(self.page_bytes as u64) } else { 0 };
+            self.own(start, header_pages, "the header")?;
+            self.own(start + header_pages, 2 * home_pages, "a free map's homes")?;
+            let page = start + header_pages + u64::from(home) * home_pages;
+            let reference = NodeReference { page, pages: home_pages, stamp, checksum };
+            let content = self.node(reference, 7, None)?.content;
+            self.saw(format!("free map in home {home}"));
+            let head = (u64_at(&content, 0), u64::from(u32_at(&content, 8)));
+            assert_eq!(head, (region, in_region));
+            let is_used = |page: u64| content[16 + (page / 8) as usize] >> (page % 8) & 1 == 1;
+            let used = (0..in_region).filter(|&page| is_used(page)).count() as u64;
+            assert_eq!(used, u64::from(u32_at(&content, 12)));
+            for page in 0..in_region {
+                let owner = self.owners.get(&(start + page));
+                if is_used(page) != owner.is_some() {
+                    return Err(format!("page {}: {owner:?}, and the map", start + page));
                 }
             }
-            parts = left;
+            assert_eq!(free, in_region.min(file_pages - start) - used);
         }
-        parts
+        assert!(input.0.is_empty());
+        Ok(())
     }
 }
 
-fn apply(map: &mut Map, event: Event) {
-    match event {
-        Event::Put(key, value) => {
-            map.insert(key, value);
-        }
-        Event::Delete(key) => {
-            map.remove(&key);
-        }
-        Event::Range(start, end) => {
-            map.retain(|key, _| *key < start || end.as_ref().is_some_and(|end| key >= end));
+/// 6.3: whether the options ask for filters.
+pub fn has_filter(options: &[u8]) -> bool {
+    options[2] > 0
+}
+
+/// One thing that a segment or a commit says.
+pub enum Event {
+    Put(Vec<u8>, Vec<u8>),
+    Delete(Vec<u8>),
+    Range(Vec<u8>, Option<Vec<u8>>),
+}
+
+impl Event {
+    /// 4: the keyspace in front of its keys, and the rest.
+    fn into_bare(self) -> (u64, Event) {
+        let split = |key: &[u8]| {
+            (u64::from(u32::from_be_bytes(key[..4].try_into().unwrap())), key[4..].to_vec())
+        };
+        match self {
+            Event::Put(key, value) => {
+                let (number, key) = split(&key);
+                (number, Event::Put(key, value))
+            }
+            Event::Delete(key) => {
+                let (number, key) = split(&key);
+                (number, Event::Delete(key))
+            }
+            Event::Range(start, end) => {
+                let (number, start) = split(&start);
+                // The end of a keyspace is the next keyspace's number alone.
+                let end = end.map(|end| split(&end)).filter(|(other, _)| *other == number);
+                (number, Event::Range(start, end.map(|(_, end)| end)))
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::tree::Source;
 
 /// The floors from the bottom, as in `docs/architecture.md`. A new module at the root of the engine
 /// gets a place here.
-const FLOORS: [(&str, u8); 23] = [
+const FLOORS: &[(&str, u8)] = &[
     ("sync", 0),
     ("storage", 1),
     ("page", 2),
@@ -31,11 +31,12 @@ const FLOORS: [(&str, u8); 23] = [
     ("scan", 6),
     ("shared", 6),
     ("snapshot", 6),
+    ("stream", 6),
     ("stats", 6),
 ];
 
 /// At the side: all may import them; they import each other and floor 0.
-const SIDE: [&str; 3] = ["error", "types", "options"];
+const SIDE: [&str; 4] = ["codec", "error", "types", "options"];
 
 /// Where one module of a floor may import another of the same.
 const NEIGHBOURS: [(&str, &str); 1] = [("merge", "state")];

@@ -73,6 +73,18 @@ pub fn rust_files(folder: &str) -> Vec<Source> {
     paths.iter().map(|path| Source::new(path, &read(path))).collect()
 }
 
+/// The names of the files in a folder that end so, without that ending, in order.
+pub fn names(folder: &str, ending: &str) -> Vec<String> {
+    let entries = fs::read_dir(root().join(folder));
+    let entries = entries.unwrap_or_else(|error| unreadable(folder, &error.to_string()));
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> =
+        names.filter_map(|name| Some(name.strip_suffix(ending)?.to_owned())).collect();
+    names.sort();
+    assert!(!names.is_empty(), "no {ending} in {folder}: this test would show nothing");
+    names
+}
+
 fn walk(at: &Path, path: &str, paths: &mut Vec<String>) {
     let entries = fs::read_dir(at).unwrap_or_else(|error| unreadable(path, &error.to_string()));
     for entry in entries.flatten() {

@@ -51,16 +51,15 @@ impl Driver<'_> {
             }
             Step::Sync => self.make_durable("sync", model, sapwood::Database::sync),
             Step::Flush => self.make_durable("flush", model, sapwood::Database::flush),
-            Step::RunSteps(count) => self.run_steps(count),
-            Step::RunAllSteps => self.run_steps(u64::MAX),
+            Step::RunSteps(count) => self.run_steps(count, model),
+            Step::RunAllSteps => self.run_steps(u64::MAX, model),
+            Step::PassTime(milliseconds) => {
+                self.pass_time(milliseconds);
+                Ok(())
+            }
             Step::PassInterval => {
                 self.pass_interval();
-                self.run_steps(u64::MAX)?;
-                model.written_is_durable();
-                if !self.crashing.is_over() {
-                    self.crashing.know(model.knowledge());
-                }
-                Ok(())
+                self.run_steps(u64::MAX, model)
             }
             Step::Compact => {
                 let compacted = self.database()?.compact();
@@ -88,7 +87,7 @@ impl Driver<'_> {
         self.begin(model, changes);
         let result = batch.commit_with(durability);
         self.finish("commit of a batch", model, durability, result)?;
-        totals.commits += 1;
+        totals.add_commit(durability);
         Ok(())
     }
 
@@ -131,7 +130,7 @@ impl Driver<'_> {
             Ok(()) if must_conflict => found("a commit went through that must conflict".to_owned()),
             result => {
                 self.finish("commit of a transaction", model, durability, result)?;
-                totals.commits += 1;
+                totals.add_commit(durability);
                 Ok(())
             }
         }
@@ -351,11 +350,13 @@ impl Driver<'_> {
         Ok(())
     }
 
-    fn run_steps(&mut self, count: u64) -> Outcome {
+    fn run_steps(&mut self, count: u64, model: &mut Model) -> Outcome {
         // Far more steps than anything here gives rise to: a step that never ends is a finding.
         for _ in 0..count.min(100_000) {
             let step = self.database()?.run_step();
-            if !self.check("run_step", step)? {
+            let was_due = self.check("run_step", step)?;
+            self.step_was_run(model);
+            if !was_due {
                 return Ok(());
             }
         }

@@ -7,6 +7,23 @@ use sapwood::sync::{Arc, Mutex, Random};
 
 use crate::model::{Ending, Knowledge};
 
+/// What a power cut does to the writes that were not synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CutKind {
+    LosesAll,
+    LosesNone,
+    KeepsOldest,
+    TearsAndReorders,
+}
+
+/// A power cut that ended a life.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cut {
+    pub kind: CutKind,
+    /// Writes that were not synced then.
+    pub unsynced_count: usize,
+}
+
 /// How many copies may wait to be compared; more are not taken.
 const COPIES_WAITING_MAX: usize = 3;
 
@@ -16,6 +33,8 @@ pub(crate) struct Left {
     pub storage: SimulatedStorage,
     /// `None` after a clean close, and before the first life.
     pub ending: Option<Ending>,
+    /// The power cut, when that was the ending.
+    pub cut: Option<Cut>,
     /// What was known when the life ended.
     pub knowledge: Knowledge,
 }
@@ -23,7 +42,7 @@ pub(crate) struct Left {
 impl Left {
     pub(crate) fn new() -> Left {
         let knowledge = Knowledge::default();
-        Left { storage: SimulatedStorage::new(), ending: None, knowledge }
+        Left { storage: SimulatedStorage::new(), ending: None, cut: None, knowledge }
     }
 }
 
@@ -44,16 +63,20 @@ struct Shared {
     until_copy: u64,
     copy_gap: u64,
     copies: Vec<(SimulatedStorage, Knowledge)>,
-    left: Option<(SimulatedStorage, Ending, Knowledge)>,
-    /// Operations that the harness itself causes do not count.
-    is_paused: bool,
+    /// In so many cases of a hundred it ends with a kill; else with a power cut.
+    kill_percent: u64,
+    left: Option<Left>,
+    /// Operations do not bring the end nearer.
+    end_is_held: bool,
 }
 
 impl Crashing {
     /// The disk that an earlier life left, with an end and copies at operations that are drawn now.
-    pub(crate) fn new(left: &Left, random: &mut Random, may_fail: bool) -> Crashing {
-        let until_end = 1 + draw_gap(random, 16);
+    pub(crate) fn new(left: &Left, random: &mut Random, end_bits: u64, may_fail: bool) -> Crashing {
+        let until_end = 1 + draw_gap(random, end_bits);
         let copy_gap = 1 + draw_gap(random, 10);
+        // What a kill left in the cache is lost by a power cut soon after, if at all.
+        let kill_percent = if left.ending == Some(Ending::Kill) { 25 } else { 60 };
         let shared = Shared {
             random: Random::from_seed(random.next_u64()),
             knowledge: left.knowledge,
@@ -61,8 +84,9 @@ impl Crashing {
             until_copy: 1 + random.below(copy_gap),
             copy_gap,
             copies: Vec::new(),
+            kill_percent,
             left: None,
-            is_paused: false,
+            end_is_held: false,
         };
         let has_faults = may_fail && random.one_in(2);
         let crashing = Crashing {
@@ -79,7 +103,7 @@ impl Crashing {
 
     /// The same without any end or copy.
     pub(crate) fn calm(left: &Left) -> Crashing {
-        let crashing = Crashing::new(left, &mut Random::from_seed(0), false);
+        let crashing = Crashing::new(left, &mut Random::from_seed(0), 1, false);
         crashing.storage.clear_on_operation();
         crashing
     }
@@ -108,10 +132,15 @@ impl Crashing {
                 return;
             }
             let mut shared = shared.lock();
-            if !shared.is_paused && shared.left.is_none() {
+            if shared.left.is_none() {
                 shared.count(&storage);
             }
         }));
+    }
+
+    /// Says whether the end is held up from here on.
+    pub(crate) fn hold_end(&self, held: bool) {
+        self.shared.lock().end_is_held = held;
     }
 
     /// Says what is known from here on.
@@ -131,60 +160,65 @@ impl Crashing {
 
     /// Ends the life, if that has not happened.
     pub(crate) fn end(&self, was_closed: bool) -> Left {
+        // It holds the disk that holds it: neither would ever go.
+        self.storage.clear_on_operation();
         let mut shared = self.shared.lock();
-        if let Some((storage, ending, knowledge)) = shared.left.take() {
-            return Left { storage, ending: Some(ending), knowledge };
+        if let Some(left) = shared.left.take() {
+            return left;
         }
         if was_closed {
             // The next life's handles must not be those of this one.
             let storage = self.storage.kill();
-            return Left { storage, ending: None, knowledge: shared.knowledge };
+            return Left { storage, ending: None, cut: None, knowledge: shared.knowledge };
         }
-        shared.finish(&self.storage);
-        let (storage, ending, knowledge) = match shared.left.take() {
-            Some(left) => left,
-            None => (self.storage.kill(), Ending::Kill, shared.knowledge),
-        };
-        Left { storage, ending: Some(ending), knowledge }
+        shared.ending(&self.storage)
     }
 }
 
 impl Shared {
     fn count(&mut self, storage: &SimulatedStorage) {
-        self.until_end -= 1;
+        self.until_end -= u64::from(!self.end_is_held);
         self.until_copy -= 1;
+        if self.until_end == 0 && storage.pending_count() == 0 && !self.random.one_in(4) {
+            // There is more to lose a little later.
+            self.until_end = 1 + self.random.below(4);
+        }
         if self.until_end == 0 {
-            self.finish(storage);
+            self.left = Some(self.ending(storage));
             return;
         }
         if self.until_copy == 0 {
             self.until_copy = 1 + self.random.below(2 * self.copy_gap);
             if self.copies.len() < COPIES_WAITING_MAX {
-                let plan = self.crash_plan(storage);
+                let (plan, _) = self.crash_plan(storage);
                 self.copies.push((storage.crash_copy(plan), self.knowledge));
             }
         }
     }
 
-    fn finish(&mut self, storage: &SimulatedStorage) {
-        let left = if self.random.one_in(3) {
-            (storage.kill(), Ending::Kill)
-        } else {
-            let plan = self.crash_plan(storage);
-            (storage.crash_with(plan), Ending::PowerCut)
-        };
-        self.left = Some((left.0, left.1, self.knowledge));
+    /// Ends the life.
+    fn ending(&mut self, storage: &SimulatedStorage) -> Left {
+        let knowledge = self.knowledge;
+        if self.random.below(100) < self.kill_percent {
+            let storage = storage.kill();
+            return Left { storage, ending: Some(Ending::Kill), cut: None, knowledge };
+        }
+        let (plan, kind) = self.crash_plan(storage);
+        let cut = Some(Cut { kind, unsynced_count: storage.pending_count() });
+        let storage = storage.crash_with(plan);
+        Left { storage, ending: Some(Ending::PowerCut), cut, knowledge }
     }
 
-    fn crash_plan(&mut self, storage: &SimulatedStorage) -> CrashPlan {
+    fn crash_plan(&mut self, storage: &SimulatedStorage) -> (CrashPlan, CutKind) {
         match self.random.below(8) {
-            0 => CrashPlan::KeepNone,
-            1 => CrashPlan::KeepAll,
+            0 => (CrashPlan::KeepNone, CutKind::LosesAll),
+            1 => (CrashPlan::KeepAll, CutKind::LosesNone),
             2 => {
                 let count = storage.pending_count() as u64;
-                CrashPlan::KeepPrefix(self.random.below(count + 1) as usize)
+                let kept = self.random.below(count + 1) as usize;
+                (CrashPlan::KeepPrefix(kept), CutKind::KeepsOldest)
             }
-            _ => CrashPlan::Random(self.random.next_u64()),
+            _ => (CrashPlan::Random(self.random.next_u64()), CutKind::TearsAndReorders),
         }
     }
 }

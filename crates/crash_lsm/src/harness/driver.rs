@@ -45,6 +45,7 @@ pub(crate) struct Driver<'a> {
     /// A write or sync failed: writes are refused from here on.
     pub is_stopped: bool,
     was_closed: bool,
+    verifications: u64,
     clock: Clock,
     hand: FakeClock,
 }
@@ -60,9 +61,15 @@ impl<'a> Driver<'a> {
             kept: Vec::new(),
             is_stopped: false,
             was_closed: false,
+            verifications: 0,
             clock,
             hand,
         }
+    }
+
+    /// How often everything was checked.
+    pub(crate) fn verifications(&self) -> u64 {
+        self.verifications
     }
 
     pub(crate) fn snapshot_count(&self) -> usize {
@@ -102,7 +109,7 @@ impl<'a> Driver<'a> {
         let prefix = model
             .find_prefix(&found, allowed)
             .map_err(|text| Stop::Found(format!("{what}: {text}")))?;
-        model.recovered(prefix, left.ending.unwrap_or(Ending::Kill));
+        model.recovered(prefix, left.ending.unwrap_or(Ending::Kill), self.clock.now());
         self.crashing.know(model.knowledge());
         self.verify(&what)?;
         self.refresh_handles(model.state())
@@ -128,6 +135,7 @@ impl<'a> Driver<'a> {
 
     pub(crate) fn verify(&mut self, when: &str) -> Outcome {
         let finding = access::verify(self.database()?);
+        self.verifications += 1;
         match self.check("verify", finding)? {
             None => Ok(()),
             Some(finding) => Err(Stop::Found(format!("verify {when}: {finding}"))),
@@ -169,7 +177,7 @@ impl<'a> Driver<'a> {
             model.forget();
         }
         self.check(what, result)?;
-        model.acknowledge(durability);
+        model.acknowledge(durability, self.clock.now());
         if !self.crashing.is_over() {
             self.crashing.know(model.knowledge());
         }
@@ -198,11 +206,12 @@ impl<'a> Driver<'a> {
         random: &mut Random,
     ) -> Outcome {
         let shown = step.clone();
-        let outcome = self.apply(step, model, totals, random);
-        let outcome = match outcome {
+        let applied = self.apply(step, model, totals, random);
+        let outcome = match applied {
             Err(Stop::Ended) if self.is_stopped && !self.crashing.is_over() => {
                 totals.failed_writes += 1;
-                self.check_reads_go_on(model)
+                // A close that failed has closed the database none the less.
+                if self.database.is_some() { self.check_reads_go_on(model) } else { applied }
             }
             other => other,
         };
@@ -229,18 +238,25 @@ impl<'a> Driver<'a> {
     /// Opens the copies that were taken, and compares.
     pub(crate) fn check_copies(&self, model: &Model, totals: &mut Totals) -> Outcome {
         for (storage, knowledge) in self.crashing.take_copies() {
-            self.check_copy(storage, knowledge, model)?;
+            totals.verifications += self.check_copy(storage, knowledge, model)?;
             totals.copies += 1;
         }
         if self.crashing.is_over() { Err(Stop::Ended) } else { Ok(()) }
     }
 
-    fn check_copy(&self, storage: SimulatedStorage, known: Knowledge, model: &Model) -> Outcome {
-        let left = Left { storage, ending: Some(Ending::PowerCut), knowledge: known };
+    /// Gives how often the copy was verified.
+    fn check_copy(
+        &self,
+        storage: SimulatedStorage,
+        knowledge: Knowledge,
+        model: &Model,
+    ) -> Outcome<u64> {
+        let left = Left { storage, ending: Some(Ending::PowerCut), cut: None, knowledge };
         let calm = Crashing::calm(&left);
         let mut driver = Driver::new(&calm, self.setup);
         let mut model = model.clone();
-        driver.open_and_compare(&mut model, &left)
+        driver.open_and_compare(&mut model, &left)?;
+        Ok(driver.verifications)
     }
 
     /// Closes the database; nothing that was committed may be lost then.
@@ -263,6 +279,19 @@ impl<'a> Driver<'a> {
         self.hand.advance(SYNC_INTERVAL * 2);
     }
 
+    /// Lets some time pass.
+    pub(crate) fn pass_time(&self, milliseconds: u64) {
+        self.hand.advance(Duration::from_millis(milliseconds));
+    }
+
+    /// A step of the background was run.
+    pub(crate) fn step_was_run(&self, model: &mut Model) {
+        model.timed_sync(self.clock.now(), SYNC_INTERVAL);
+        if !self.crashing.is_over() {
+            self.crashing.know(model.knowledge());
+        }
+    }
+
     pub(crate) fn let_go(&mut self) {
         self.kept.clear();
         self.handles.clear();
@@ -273,10 +302,11 @@ impl<'a> Driver<'a> {
         let left = self.crashing.end(self.was_closed);
         self.let_go();
         drop(self.database.take());
-        match left.ending {
-            None => totals.closes += 1,
-            Some(Ending::Kill) => totals.kills += 1,
-            Some(Ending::PowerCut) => totals.power_cuts += 1,
+        totals.verifications += self.verifications;
+        match (left.ending, left.cut) {
+            (Some(Ending::PowerCut), Some(cut)) => totals.add_cut(cut),
+            (Some(_), _) => totals.kills += 1,
+            (None, _) => totals.closes += 1,
         }
         left
     }

@@ -18,6 +18,9 @@ use crate::units;
 /// The file's length is looked at once in so many commits.
 const LOOK_EVERY: u64 = 64;
 
+/// The series of a clustered load.
+const SERIES: u64 = 1000;
+
 #[derive(Serialize)]
 struct Results {
     pairs: u64,
@@ -134,6 +137,8 @@ fn fill_key(arguments: &BenchArguments, index: u64, key: &mut Vec<u8>) {
     let number = match arguments.order {
         Order::Random | Order::Ascending => scatter(index),
         Order::Sorted => index,
+        Order::Descending => u64::MAX - index,
+        Order::Clustered => ((index % SERIES) << 40) | (index / SERIES),
     };
     key.clear();
     key.extend_from_slice(&number.to_be_bytes());

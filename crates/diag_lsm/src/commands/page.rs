@@ -7,7 +7,7 @@ use sapwood::merge::verify::walk_blocks;
 use sapwood::page::free_map::FreeMap;
 use sapwood::page::node_image::{pages_to_stream, verify_node};
 use sapwood::page::{
-    FLAG_NUMBERS, FLAG_WIDE_SLOTS, Frame, NodeHeader, NodeKind, NodeRef, SlotProblem,
+    Block, FLAG_NUMBERS, FLAG_WIDE_SLOTS, Frame, NodeHeader, NodeKind, NodeRef, SlotProblem,
 };
 use sapwood::segment::overflow_reference::{OverflowList, OverflowReference};
 use sapwood::segment::parent::ParentShape;
@@ -218,8 +218,8 @@ fn content(file: &DurableFile, frame: &Frame, page: &mut Page) -> Result<(), Str
     }
 }
 
-fn blocks(blocks: &[sapwood::segment::overflow_reference::Block]) -> String {
-    let each = blocks.iter().map(|(first, pages)| format!("{first}+{pages}"));
+fn blocks(blocks: &[Block]) -> String {
+    let each = blocks.iter().map(|block| format!("{}+{}", block.first, block.pages));
     each.collect::<Vec<_>>().join(" ")
 }
 

@@ -95,7 +95,7 @@ fn runs(file: &DurableFile, problems: &mut Vec<String>) -> Vec<(u64, u64, usize)
         Ok(Visit::Continue)
     });
     problems.extend(replayed.err().map(|error| error.to_string()));
-    named.iter().for_each(|(first, pages)| push(Block::new(*first, *pages), NAMED));
+    named.iter().for_each(|block| push(*block, NAMED));
     match walk_blocks(&file.pages, file.contents()) {
         Ok(blocks) => {
             for live in blocks.values() {

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::error::{Error, Result};
+use crate::page::Block;
 use crate::sync::Arc;
 use crate::types::{LogPosition, SequenceNumber};
 
@@ -13,7 +14,6 @@ use super::record::{
     HEADER_BYTES, NamedBlocks, RecordHead, RecordKind, encode_record, record_bytes,
 };
 use super::ring::Ring;
-use super::stream::LogBlock;
 
 /// The longest stretch that one data-synced write covers, and what stays in memory for it, in
 /// bytes.
@@ -94,7 +94,7 @@ pub enum Plan {
     /// The list of the last durable state is in force, and a record on disk says so.
     InForce,
     /// A new list was given out. `recorded` is the end of the record that names its state.
-    Planned { ring: Arc<Ring>, agree_until: u64, dropped: Vec<LogBlock>, recorded: Option<u64> },
+    Planned { ring: Arc<Ring>, agree_until: u64, dropped: Vec<Block>, recorded: Option<u64> },
 }
 
 /// The log's bytes in memory, its positions and its list of blocks.
@@ -113,6 +113,9 @@ pub struct Buffer {
     pub end: u64,
     pub written: u64,
     pub durable: u64,
+    /// What an open replayed and did not know to be on disk, until a cut has passed it. A sync
+    /// proves nothing of it: one that failed before the open may have left it in the cache alone.
+    pub uncertain: Option<std::ops::Range<u64>>,
     /// The crc field of the last record.
     pub chain: u32,
     /// Up to here records may name blocks that only a data sync of the file makes durable.
@@ -149,6 +152,14 @@ impl Buffer {
         }
     }
 
+    /// Up to where records and states may say that the log is on disk.
+    pub fn claimed(&self) -> u64 {
+        match &self.uncertain {
+            Some(uncertain) => self.durable.min(uncertain.start),
+            None => self.durable,
+        }
+    }
+
     pub fn append(
         &mut self,
         seed: u32,
@@ -170,7 +181,7 @@ impl Buffer {
             return Err(AppendError::Full(LogFull { needed, available }));
         }
         let position = LogPosition(self.end);
-        let durable = LogPosition(self.durable);
+        let durable = LogPosition(self.claimed());
         let head = RecordHead { position, chain: self.chain, kind, blocks, durable, sequence };
         self.chain = encode_record(&mut self.active, seed, &head, parts).ok_or_else(too_large)?;
         self.end += needed;

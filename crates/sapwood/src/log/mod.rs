@@ -15,7 +15,6 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 pub mod buffer;
-pub mod bytes;
 pub mod operation;
 pub mod reader;
 pub mod record;
@@ -25,3 +24,7 @@ pub mod writer;
 
 #[cfg(test)]
 mod tests;
+
+// Tools cannot name it otherwise.
+#[cfg(feature = "internals")]
+pub use crate::types::LogPosition;

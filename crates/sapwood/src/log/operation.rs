@@ -5,13 +5,10 @@
 //! put; a payload is decoded to its last byte or gives an error. *Format*: section 5. *Threads*:
 //! none.
 
+use crate::codec::{Read, ReadProblem, Reader, put_length_prefixed, put_varint};
 use crate::error::{Corruption, Error, Result, Structure};
+use crate::segment::KEY_BYTES_MAX;
 use crate::types::KeyspaceNumber;
-
-use super::bytes::{Input, put_run, put_varint};
-
-/// The longest key, in bytes.
-const KEY_BYTES_MAX: usize = 16_384;
 
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
@@ -113,38 +110,38 @@ impl CommitEncoder {
     /// Appends a pair.
     pub fn put(&mut self, keyspace: KeyspaceNumber, key: &[u8], value: &[u8]) {
         self.begin(PUT, keyspace);
-        put_run(&mut self.operations, key);
-        put_run(&mut self.operations, value);
+        put_length_prefixed(&mut self.operations, key);
+        put_length_prefixed(&mut self.operations, value);
     }
 
     /// Appends a point tombstone.
     pub fn delete(&mut self, keyspace: KeyspaceNumber, key: &[u8]) {
         self.begin(DELETE, keyspace);
-        put_run(&mut self.operations, key);
+        put_length_prefixed(&mut self.operations, key);
     }
 
     /// Appends a pair whose value lies in blocks of its own.
     pub fn put_overflow(&mut self, keyspace: KeyspaceNumber, key: &[u8], reference: &[u8]) {
         self.begin(PUT_OVERFLOW, keyspace);
-        put_run(&mut self.operations, key);
-        put_run(&mut self.operations, reference);
+        put_length_prefixed(&mut self.operations, key);
+        put_length_prefixed(&mut self.operations, reference);
     }
 
     /// Appends a range tombstone; without `end` it reaches to the keyspace's end.
     pub fn delete_range(&mut self, keyspace: KeyspaceNumber, start: &[u8], end: Option<&[u8]>) {
         self.begin(DELETE_RANGE, keyspace);
-        put_run(&mut self.operations, start);
+        put_length_prefixed(&mut self.operations, start);
         self.operations.push(u8::from(end.is_some()));
         if let Some(end) = end {
-            put_run(&mut self.operations, end);
+            put_length_prefixed(&mut self.operations, end);
         }
     }
 
     /// Appends the creation of a keyspace, with its encoded options.
     pub fn create_keyspace(&mut self, keyspace: KeyspaceNumber, name: &str, options: &[u8]) {
         self.begin(CREATE_KEYSPACE, keyspace);
-        put_run(&mut self.operations, name.as_bytes());
-        put_run(&mut self.operations, options);
+        put_length_prefixed(&mut self.operations, name.as_bytes());
+        put_length_prefixed(&mut self.operations, options);
     }
 
     /// Appends the end of a keyspace.
@@ -155,7 +152,7 @@ impl CommitEncoder {
     /// Appends another name for a keyspace.
     pub fn rename_keyspace(&mut self, keyspace: KeyspaceNumber, name: &str) {
         self.begin(RENAME_KEYSPACE, keyspace);
-        put_run(&mut self.operations, name.as_bytes());
+        put_length_prefixed(&mut self.operations, name.as_bytes());
     }
 
     fn begin(&mut self, kind: u8, keyspace: KeyspaceNumber) {
@@ -178,7 +175,7 @@ impl CommitEncoder {
 
     /// The operations, read back.
     pub fn operations(&self) -> Operations<'_> {
-        Operations { input: Input::new(&self.operations), left: self.count, failed: false }
+        Operations { input: Reader::new(&self.operations), left: self.count, failed: false }
     }
 
     /// What goes before the operations in the payload of a commit at `commit_time` (milliseconds
@@ -193,15 +190,15 @@ impl CommitEncoder {
 
 /// The operations of a commit's payload, in their order.
 pub fn operations(payload: &[u8]) -> Result<Operations<'_>> {
-    let mut input = Input::new(payload);
-    input.u64().ok_or_else(|| damaged("commit time"))?;
+    let mut input = Reader::new(payload);
+    input.u64().map_err(|_| damaged("commit time"))?;
     Operations::new(input.rest())
 }
 
 /// An iterator over operations. Fused: an error is its last item.
 #[derive(Clone, Debug)]
 pub struct Operations<'a> {
-    input: Input<'a>,
+    input: Reader<'a>,
     left: u64,
     failed: bool,
 }
@@ -209,37 +206,45 @@ pub struct Operations<'a> {
 impl<'a> Operations<'a> {
     /// Begins at the number of operations (behind the segments of a commit by reference, say).
     pub fn new(bytes: &'a [u8]) -> Result<Operations<'a>> {
-        let mut input = Input::new(bytes);
-        let left = input.varint().ok_or_else(|| damaged("number of operations"))?;
+        let mut input = Reader::new(bytes);
+        let left = input.varint().map_err(|_| damaged("number of operations"))?;
         Ok(Operations { input, left, failed: false })
     }
 
-    fn take(&mut self) -> Option<LogOperation<'a>> {
+    fn take(&mut self) -> Read<LogOperation<'a>> {
         let input = &mut self.input;
         let kind = input.u8()?;
-        let number = u32::try_from(input.varint()?).ok()?;
-        let keyspace = Some(KeyspaceNumber(number)).filter(|&k| k != KeyspaceNumber::MANY)?;
-        Some(match kind {
-            PUT => LogOperation::Put { keyspace, key: key(input)?, value: input.run()? },
-            DELETE => LogOperation::Delete { keyspace, key: key(input)? },
-            PUT_OVERFLOW => {
-                LogOperation::PutOverflow { keyspace, key: key(input)?, reference: input.run()? }
+        let keyspace = KeyspaceNumber(input.varint_u32()?);
+        if keyspace == KeyspaceNumber::MANY {
+            return Err(ReadProblem::OutOfRange);
+        }
+        Ok(match kind {
+            PUT => {
+                LogOperation::Put { keyspace, key: key(input)?, value: input.length_prefixed()? }
             }
+            DELETE => LogOperation::Delete { keyspace, key: key(input)? },
+            PUT_OVERFLOW => LogOperation::PutOverflow {
+                keyspace,
+                key: key(input)?,
+                reference: input.length_prefixed()?,
+            },
             DELETE_RANGE => {
                 let start = key(input)?;
                 let end = match input.u8()? {
                     0 => None,
                     1 => Some(key(input)?),
-                    _ => return None,
+                    _ => return Err(ReadProblem::OutOfRange),
                 };
                 LogOperation::DeleteRange { keyspace, start, end }
             }
-            CREATE_KEYSPACE => {
-                LogOperation::CreateKeyspace { keyspace, name: name(input)?, options: input.run()? }
-            }
+            CREATE_KEYSPACE => LogOperation::CreateKeyspace {
+                keyspace,
+                name: name(input)?,
+                options: input.length_prefixed()?,
+            },
             DROP_KEYSPACE => LogOperation::DropKeyspace { keyspace },
             RENAME_KEYSPACE => LogOperation::RenameKeyspace { keyspace, name: name(input)? },
-            _ => return None,
+            _ => return Err(ReadProblem::OutOfRange),
         })
     }
 }
@@ -256,7 +261,7 @@ impl<'a> Iterator for Operations<'a> {
             return (!self.input.is_empty()).then(|| Err(damaged("end of the operations")));
         }
         self.left -= 1;
-        let operation = self.take().ok_or_else(|| damaged("operation"));
+        let operation = self.take().map_err(|_| damaged("operation"));
         self.failed = operation.is_err();
         Some(operation)
     }
@@ -264,12 +269,13 @@ impl<'a> Iterator for Operations<'a> {
 
 impl std::iter::FusedIterator for Operations<'_> {}
 
-fn key<'a>(input: &mut Input<'a>) -> Option<&'a [u8]> {
-    input.run().filter(|key| key.len() <= KEY_BYTES_MAX)
+fn key<'a>(input: &mut Reader<'a>) -> Read<&'a [u8]> {
+    let key = input.length_prefixed()?;
+    if key.len() > KEY_BYTES_MAX { Err(ReadProblem::OutOfRange) } else { Ok(key) }
 }
 
-fn name<'a>(input: &mut Input<'a>) -> Option<&'a str> {
-    std::str::from_utf8(input.run()?).ok()
+fn name<'a>(input: &mut Reader<'a>) -> Read<&'a str> {
+    std::str::from_utf8(input.length_prefixed()?).map_err(|_| ReadProblem::OutOfRange)
 }
 
 fn damaged(what: &str) -> Error {

@@ -270,7 +270,8 @@ impl Window<'_> {
 
     fn header_at(&mut self, position: u64) -> Result<Option<RawHeader>> {
         let left = self.left(position);
-        let header = self.fill(position, HEADER_BYTES)?.and_then(RawHeader::read);
+        let header =
+            self.fill(position, HEADER_BYTES)?.and_then(|bytes| RawHeader::read(bytes).ok());
         Ok(header.filter(|header| header.may_lie_at(LogPosition(position), left)))
     }
 

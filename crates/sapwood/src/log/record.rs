@@ -4,10 +4,9 @@
 //! its record's checksum; what is decoded without error was written by this code or a newer one.
 //! *Format*: section 5. *Threads*: none.
 
+use crate::codec::{Read, Reader};
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::types::{Epoch, LogPosition, SequenceNumber};
-
-use super::bytes::Input;
 
 /// The size of a record's header.
 pub const HEADER_BYTES: usize = 40;
@@ -150,10 +149,10 @@ pub struct RawHeader {
 }
 
 impl RawHeader {
-    /// Reads a header; `None` when there are too few bytes.
-    pub fn read(bytes: &[u8]) -> Option<RawHeader> {
-        let mut input = Input::new(bytes);
-        Some(RawHeader {
+    /// Reads a header, unless there are too few bytes.
+    pub fn read(bytes: &[u8]) -> Read<RawHeader> {
+        let mut input = Reader::new(bytes);
+        Ok(RawHeader {
             crc: input.u32()?,
             length: input.u32()?,
             position: input.u64()?,
@@ -252,16 +251,16 @@ impl<'a> Record<'a> {
 
     /// The state that a record of kind [`RecordKind::StateDurable`] names: epoch and generation.
     pub fn state_durable(&self) -> Result<(Epoch, u64)> {
-        let mut input = Input::new(self.payload);
+        let mut input = Reader::new(self.payload);
         match (input.u64(), input.u64(), input.is_empty()) {
-            (Some(epoch), Some(generation), true) => Ok((Epoch(epoch), generation)),
+            (Ok(epoch), Ok(generation), true) => Ok((Epoch(epoch), generation)),
             _ => Err(malformed(self.position, "it does not name one state")),
         }
     }
 
     /// The time at which a commit or an open happened, in milliseconds since 1970.
     pub fn commit_time(&self) -> Result<u64> {
-        Input::new(self.payload).u64().ok_or_else(|| malformed(self.position, "it carries no time"))
+        Reader::new(self.payload).u64().map_err(|_| malformed(self.position, "it carries no time"))
     }
 }
 

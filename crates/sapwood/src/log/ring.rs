@@ -10,9 +10,8 @@
 //! *Threads*: none.
 
 use crate::error::{Corruption, Result, Structure};
+use crate::page::Block;
 use crate::types::LogPosition;
-
-use super::stream::LogBlock;
 
 /// The blocks of the log in the order of use, as a state names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +19,7 @@ pub struct RingList {
     /// The position at which the first block begins.
     pub start: LogPosition,
     /// The blocks; the first one holds the state's cut.
-    pub blocks: Vec<LogBlock>,
+    pub blocks: Vec<Block>,
 }
 
 /// A list for the next durable state, and how it differs from the present one.
@@ -31,14 +30,14 @@ pub struct NextList {
     /// Up to here the present list and the next one agree.
     pub agree_until: LogPosition,
     /// Blocks that the next list does not name any more.
-    pub dropped: Vec<LogBlock>,
+    pub dropped: Vec<Block>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Placed {
     start: u64,
     end: u64,
-    block: LogBlock,
+    block: Block,
 }
 
 /// A list with its positions worked out.
@@ -88,7 +87,7 @@ impl Ring {
     }
 
     /// The blocks in the order of use, each with the position at which it ends.
-    pub fn placed_blocks(&self) -> Vec<(LogBlock, LogPosition)> {
+    pub fn placed_blocks(&self) -> Vec<(Block, LogPosition)> {
         self.placed.iter().map(|placed| (placed.block, LogPosition(placed.end))).collect()
     }
 
@@ -108,14 +107,14 @@ impl Ring {
     }
 
     /// The block in which `position` lies, and the offset in it.
-    pub fn locate(&self, position: LogPosition) -> Option<(LogBlock, u64)> {
+    pub fn locate(&self, position: LogPosition) -> Option<(Block, u64)> {
         let index = self.placed.partition_point(|placed| placed.end <= position.0);
         let placed = self.placed.get(index)?;
         Some((placed.block, position.0.checked_sub(placed.start)?))
     }
 
     /// The same, with the number of bytes from there to the end of the block.
-    pub fn run_at(&self, position: LogPosition) -> Option<(LogBlock, u64, u64)> {
+    pub fn run_at(&self, position: LogPosition) -> Option<(Block, u64, u64)> {
         let (block, offset) = self.locate(position)?;
         Some((block, offset, u64::from(block.pages) * self.usable_bytes - offset))
     }
@@ -127,7 +126,7 @@ impl Ring {
     pub fn next_list(
         &self,
         cut: LogPosition,
-        append: &[LogBlock],
+        append: &[Block],
         drop_count: usize,
         unreached: LogPosition,
     ) -> NextList {
@@ -153,7 +152,7 @@ impl Ring {
 }
 
 /// A list that did would make a small file look like a log of any length.
-fn names_a_page_twice(blocks: &[LogBlock]) -> bool {
+fn names_a_page_twice(blocks: &[Block]) -> bool {
     let mut sorted = blocks.to_vec();
     sorted.sort_unstable_by_key(|block| block.first);
     let ends = sorted.iter().map(|block| block.first.0.saturating_add(u64::from(block.pages)));
@@ -172,7 +171,7 @@ mod tests {
         let blocks = sizes
             .iter()
             .enumerate()
-            .map(|(index, &pages)| LogBlock { first: PageNumber(index as u64 * 100), pages });
+            .map(|(index, &pages)| Block { first: PageNumber(index as u64 * 100), pages });
         let list = RingList { start: LogPosition(start), blocks: blocks.collect() };
         Ring::new(&list, USABLE).unwrap()
     }
@@ -198,7 +197,7 @@ mod tests {
             let length = ring.available(ring.start_position()) / 8;
             let cut = LogPosition(start * 8 + length * cut_part / 1000 * 8);
             let reached = LogPosition(cut.0 + (ring.available(cut) / 8) * reached_part / 1000 * 8);
-            let new = (append > 0).then_some(LogBlock { first: PageNumber(5000), pages: append });
+            let new = (append > 0).then_some(Block { first: PageNumber(5000), pages: append });
             let next = ring.next_list(cut, new.as_slice(), drop_count, reached);
             // Every block is somewhere, and nowhere twice.
             let mut named = next.list.blocks.clone();

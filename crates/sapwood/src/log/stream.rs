@@ -7,21 +7,13 @@
 use std::io;
 
 use crate::error::{Corruption, Error, Result, Structure};
+use crate::page::Block;
 use crate::storage::Storage;
 use crate::sync::Arc;
 use crate::types::PageNumber;
 
 /// How much is written in one call when blocks are prepared, in bytes.
 const PREPARE_CALL_BYTES: usize = 256 * 1024;
-
-/// A run of adjacent pages that the log uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LogBlock {
-    /// Its first page.
-    pub first: PageNumber,
-    /// How many pages it has.
-    pub pages: u32,
-}
 
 /// The file as blocks of pages, of which each gives only its usable bytes.
 #[derive(Clone, Debug)]
@@ -51,12 +43,12 @@ impl BlockStream {
     }
 
     /// The page of `block` in which the stream's `offset` lies.
-    pub fn page_at(&self, block: LogBlock, offset: u64) -> PageNumber {
+    pub fn page_at(&self, block: Block, offset: u64) -> PageNumber {
         PageNumber(block.first.0.saturating_add(offset / self.usable_bytes))
     }
 
     /// Fills `buffer` from the stream over `block`, from `offset` on.
-    pub fn read(&self, block: LogBlock, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    pub fn read(&self, block: Block, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let start = self.file_offset(block, offset, buffer.len())?;
         if self.usable_bytes == self.page_bytes {
             return self.read_file(block, start, buffer);
@@ -80,12 +72,12 @@ impl BlockStream {
     }
 
     /// Writes `bytes` to the stream over `block`, from `offset` on.
-    pub fn write(&self, block: LogBlock, offset: u64, bytes: &[u8]) -> Result<()> {
+    pub fn write(&self, block: Block, offset: u64, bytes: &[u8]) -> Result<()> {
         self.put(block, offset, bytes, "writing", |at, raw| self.storage.write_at(at, raw))
     }
 
     /// The same, and on disk when it returns.
-    pub fn write_sync(&self, block: LogBlock, offset: u64, bytes: &[u8]) -> Result<()> {
+    pub fn write_sync(&self, block: Block, offset: u64, bytes: &[u8]) -> Result<()> {
         self.put(block, offset, bytes, "writing and syncing", |at, raw| {
             self.storage.write_sync_at(at, raw)
         })
@@ -100,7 +92,7 @@ impl BlockStream {
 
     fn put(
         &self,
-        block: LogBlock,
+        block: Block,
         offset: u64,
         bytes: &[u8],
         verb: &str,
@@ -150,7 +142,7 @@ impl BlockStream {
     }
 
     /// Where `offset` lies in the file, once it is sure that `count` bytes from there on do too.
-    fn file_offset(&self, block: LogBlock, offset: u64, count: usize) -> Result<u64> {
+    fn file_offset(&self, block: Block, offset: u64, count: usize) -> Result<u64> {
         let inside = offset
             .checked_add(count as u64)
             .is_some_and(|end| end <= u64::from(block.pages) * self.usable_bytes);
@@ -163,7 +155,7 @@ impl BlockStream {
         Ok(page * self.page_bytes + offset % self.usable_bytes)
     }
 
-    fn read_file(&self, block: LogBlock, start: u64, buffer: &mut [u8]) -> Result<()> {
+    fn read_file(&self, block: Block, start: u64, buffer: &mut [u8]) -> Result<()> {
         self.storage.read_at(start, buffer).map_err(|cause| {
             if cause.kind() == io::ErrorKind::UnexpectedEof {
                 let detail = format!("the file ends inside its block of {} pages", block.pages);
@@ -175,14 +167,14 @@ impl BlockStream {
     }
 }
 
-fn outside(block: LogBlock) -> Error {
+fn outside(block: Block) -> Error {
     let detail = format!("it reaches outside its block of {} pages", block.pages);
     Corruption::new(Structure::Log, detail).at_page(block.first).into()
 }
 
 /// Fills blocks with zeros, as must be done before a list names them: a synced write into written
 /// blocks moves no other data and no metadata. They are on disk with the next data sync.
-pub fn prepare_blocks(stream: &BlockStream, blocks: &[LogBlock]) -> Result<()> {
+pub fn prepare_blocks(stream: &BlockStream, blocks: &[Block]) -> Result<()> {
     let zeros = vec![0; PREPARE_CALL_BYTES];
     for &block in blocks {
         let mut offset = stream.file_offset(block, 0, 0)?;

@@ -27,6 +27,7 @@
 use std::collections::VecDeque;
 
 use crate::error::{Error, Result};
+use crate::page::Block;
 use crate::sync::{Arc, Condvar, LockRank, OrderedGuard, OrderedMutex};
 use crate::types::{Epoch, LogPosition, SequenceNumber};
 
@@ -38,7 +39,7 @@ use super::record::{
     HEADER_BYTES, NamedBlocks, RecordKind, STATE_DURABLE_BYTES, malformed, state_durable_payload,
 };
 use super::ring::{NextList, Ring, RingList};
-use super::stream::{BlockStream, LogBlock};
+use super::stream::BlockStream;
 
 /// How far ahead of the last record a block must lie to be dropped, in bytes.
 const DROP_DISTANCE_BYTES: u64 = 64 * 1024;
@@ -134,6 +135,7 @@ impl LogWriter {
             end,
             written: durable,
             durable,
+            uncertain: (durable < end).then_some(durable..end),
             chain: start.chain,
             // Nobody knows what the records of the tail named.
             unsynced_blocks_until: end,
@@ -153,8 +155,8 @@ impl LogWriter {
 
     /// Erases the records of a lost time and syncs the file, so that what was replayed is on disk
     /// as far as the system knows. It is not written again: most of it is on disk already, and a
-    /// power cut could tear it. An open calls it, and takes what was replayed out of the log before
-    /// the first commit.
+    /// power cut could tear it. Nor does any record say that it is there, until [`Self::passed`].
+    /// An open calls it, and takes what was replayed out of the log before the first commit.
     pub fn make_tail_durable(&self) -> Result<()> {
         let mut inner = self.inner.lock();
         while inner.writing {
@@ -284,7 +286,7 @@ impl LogWriter {
 
     /// The blocks of the list in force in the order of use, each with the position at which it
     /// ends.
-    pub fn placed_blocks(&self) -> Vec<(LogBlock, LogPosition)> {
+    pub fn placed_blocks(&self) -> Vec<(Block, LogPosition)> {
         let inner = self.inner.lock();
         inner.ring.placed_blocks()
     }
@@ -310,6 +312,20 @@ impl LogWriter {
         }
     }
 
+    /// Up to where a state may say that the log is on disk: less than what was synced, while there
+    /// is replayed log of which a sync proves nothing.
+    pub fn claimed_durable(&self) -> LogPosition {
+        LogPosition(self.inner.lock().claimed())
+    }
+
+    /// A state is durable whose cut is this: what lies before it is not needed any more.
+    pub fn passed(&self, cut: LogPosition) {
+        let mut inner = self.inner.lock();
+        if inner.uncertain.as_ref().is_some_and(|uncertain| uncertain.end <= cut.0) {
+            inner.uncertain = None;
+        }
+    }
+
     /// The room that ordinary records have left, in bytes.
     pub fn available(&self) -> u64 {
         let inner = self.inner.lock();
@@ -331,7 +347,7 @@ impl LogWriter {
     pub fn plan_list(
         &self,
         cut: LogPosition,
-        append: &[LogBlock],
+        append: &[Block],
         drop_count: usize,
     ) -> std::result::Result<RingList, AppendError> {
         let mut inner = self.inner.lock();
@@ -386,7 +402,7 @@ impl LogWriter {
 
     /// Puts the planned list in force, once the record that names its state is durable. Gives the
     /// blocks that were dropped: they are free now.
-    pub fn install_list(&self) -> Vec<LogBlock> {
+    pub fn install_list(&self) -> Vec<Block> {
         let mut inner = self.inner.lock();
         let durable = inner.durable;
         match std::mem::replace(&mut inner.plan, Plan::InForce) {
@@ -401,7 +417,7 @@ impl LogWriter {
 
     /// The three steps that follow when a state's slot is on disk: names it in the log, makes that
     /// durable, and puts its list in force. Gives the blocks that are free now.
-    pub fn record_state(&self, epoch: Epoch, generation: u64) -> Result<Vec<LogBlock>> {
+    pub fn record_state(&self, epoch: Epoch, generation: u64) -> Result<Vec<Block>> {
         let appended = match self.append_state_durable(epoch, generation) {
             Ok(appended) => appended,
             Err(AppendError::Failed(error)) => return Err(error),

@@ -15,8 +15,9 @@ use crate::segment::descriptor::{
 use crate::segment::filter::{key_hash, lines_for};
 use crate::segment::key_range::KeyRange;
 use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
-use crate::segment::overflow::{blocks_of, wants_overflow, write_value};
+use crate::segment::overflow::{OverflowReader, blocks_of, wants_overflow, write_value};
 use crate::segment::overflow_reference::OverflowReference;
+use crate::segment::overflow_writer::OverflowWriter;
 use crate::segment::range_tombstone::Fragment;
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
@@ -29,6 +30,7 @@ use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, OnceLock, Random};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
+use super::gaps::{Eligible, Finder, Gaps};
 use super::install::{Change, install};
 use super::ranges::write_ranges_tree;
 use super::run::Run;
@@ -51,13 +53,15 @@ pub struct FlushJob {
     hashes: Vec<u64>,
     shares: Vec<KeyspaceShare>,
     change: Change,
-    /// The run that is being written, in the keyspace where the cursor stands.
+    /// Where keys go, in the keyspace where the cursor stands.
+    gaps: Gaps,
+    finder: Finder,
+    gaps_of: Option<KeyspaceNumber>,
+    /// The run that is being written.
     run: Option<Run>,
-    /// The keyspace that was looked at for a run.
-    looked_at: Option<KeyspaceNumber>,
-    /// Where a run may begin in it, until that was tried.
-    run_from: Option<Vec<u8>>,
     finished_runs: Vec<Run>,
+    /// Of all runs.
+    run_nodes: Option<NodeWriter>,
     bounds: Option<Bounds>,
     composite: Vec<u8>,
     last_hash: Option<u64>,
@@ -92,6 +96,7 @@ pub fn begin(core: &Core) -> Option<FlushJob> {
         keyspace: KeyspaceNumber::MANY,
     };
     let filter = FilterOptions { seed: 0, bits_per_key: 0 };
+    let finder = Finder::new(core, Eligible::new(slot.table.clone(), &registered));
     Some(FlushJob {
         cursor,
         registered,
@@ -101,10 +106,12 @@ pub fn begin(core: &Core) -> Option<FlushJob> {
         hashes: Vec::new(),
         shares: Vec::new(),
         change: Change { flushed: Some((slot.clone(), cut)), ..Change::default() },
+        gaps: Gaps::none_before(None),
+        finder,
+        gaps_of: None,
         run: None,
-        looked_at: None,
-        run_from: None,
         finished_runs: Vec::new(),
+        run_nodes: Some(NodeWriter::new(core.pages.clone(), 64)),
         bounds: None,
         composite: Vec::new(),
         last_hash: None,
@@ -139,9 +146,8 @@ impl Drop for FlushJob {
 
 impl FlushJob {
     fn written_bytes(&self) -> u64 {
-        let run = self.run.as_ref().map_or(0, Run::written_bytes);
-        let runs: u64 = self.finished_runs.iter().map(Run::written_bytes).sum();
-        self.nodes.as_ref().map_or(0, NodeWriter::written_bytes) + run + runs
+        let writers = self.nodes.iter().chain(&self.run_nodes);
+        writers.map(NodeWriter::written_bytes).sum()
     }
 
     /// Takes all versions of the key where the cursor stands.
@@ -149,41 +155,48 @@ impl FlushJob {
         let keyspace = self.cursor.keyspace();
         let key = self.cursor.key().to_vec();
         let kept = self.take_versions(keyspace, &key)?;
-        if self.looked_at != Some(keyspace) {
+        if self.gaps_of != Some(keyspace) {
             self.end_run()?;
-            self.looked_at = Some(keyspace);
-            let may = self.may_have_runs(core, keyspace);
-            self.run_from = if may { free_from(core, keyspace) } else { None };
+            self.gaps_of = Some(keyspace);
+            let dropped = core.catalogue.load().get(keyspace).is_none_or(|entry| entry.dropped);
+            self.gaps = if dropped { Gaps::none_before(None) } else { Gaps::unknown() };
         }
-        if kept.is_empty() {
-            return Ok(());
+        let Some(version) = kept.first() else { return Ok(()) };
+        if !self.gaps.is_known(&key) {
+            self.find_gaps(core, keyspace, &key)?;
         }
-        if self.run_from.as_ref().is_some_and(|from| *from <= key) {
-            self.run_from = None;
-            let rest = Rest { cursor: self.slot.table.cursor(), keyspace, key: &key };
-            self.run = Run::begin(core, keyspace, &key, rest.bytes_up_to(core))?;
-        }
-        let alone = kept.len() == 1;
-        match (&mut self.run, kept.first()) {
-            (Some(run), Some(version))
-                if alone && version.kind != EntryKind::Delete && run.takes(&key) =>
-            {
+        let is_delete = version.kind == EntryKind::Delete;
+        let eligible = self.finder.eligible();
+        let in_run = kept.len() == 1
+            && self.gaps.takes(&key)
+            && eligible.takes(keyspace, &key, version.number, is_delete);
+        match (&mut self.run, &mut self.run_nodes) {
+            (Some(run), Some(nodes)) if in_run => {
                 let hash = key_hash(core.pages.layout().filter_seed(), keyspace, &key);
                 let (kind, value, overflow) = place(core, keyspace, version, &mut self.change)?;
                 let entry = NewEntry { kind, key: &key, number: 0, value: &value, hash };
-                run.push(&entry, overflow)
+                run.push(nodes, &entry, overflow)
             }
             _ => self.push_young(core, keyspace, &key, &kept),
         }
     }
 
-    /// A run needs that nothing in this memtable is seen at an older number, and no range
-    /// tombstone.
-    fn may_have_runs(&self, core: &Core, keyspace: KeyspaceNumber) -> bool {
-        let last = self.slot.cut.get().map_or(SequenceNumber(0), |cut| cut.sequence);
-        let seen = self.registered.iter().any(|number| *number < last);
-        let dropped = core.catalogue.load().get(keyspace).is_none_or(|entry| entry.dropped);
-        !seen && !dropped && !self.slot.table.has_range_deletes()
+    /// Looks where the next keys go, and begins a run when they fall into another lowest parent of
+    /// the last level.
+    fn find_gaps(&mut self, core: &Arc<Core>, keyspace: KeyspaceNumber, key: &[u8]) -> Result<()> {
+        if self.run.as_ref().is_some_and(|run| !run.range().contains(key)) {
+            self.end_run()?;
+        }
+        let open = self.run.as_ref().map(Run::range);
+        let finding = self.finder.find(core, keyspace, key, open)?;
+        self.gaps = finding.gaps;
+        if let Some((place, reservation)) = finding.begins {
+            self.end_run()?;
+            self.run = Some(Run::begin(core, keyspace, place, reservation)?);
+        } else if let Some(run) = &mut self.run {
+            run.has_at_hand(finding.leaf);
+        }
+        Ok(())
     }
 
     /// The versions to keep, newest first; the overflow values of the others die.
@@ -275,8 +288,8 @@ impl FlushJob {
     }
 
     fn end_run(&mut self) -> Result<()> {
-        if let Some(mut run) = self.run.take() {
-            run.end()?;
+        if let (Some(mut run), Some(nodes)) = (self.run.take(), &mut self.run_nodes) {
+            run.end(nodes)?;
             self.finished_runs.push(run);
         }
         Ok(())
@@ -285,36 +298,36 @@ impl FlushJob {
     /// Writes what is left and installs everything.
     fn finish(&mut self, core: &Arc<Core>) -> Result<()> {
         self.end_run()?;
-        let (Some(mut nodes), Some(writer)) = (self.nodes.take(), self.writer.take()) else {
-            return Ok(());
-        };
-        let young = self.young_segment(core, &mut nodes, writer);
-        let young = match young.and_then(|young| Ok((young, nodes.finish()?))) {
-            Ok((young, written)) => {
-                self.change.written.extend(written.blocks);
-                young
+        if let Err(error) = self.finish_nodes(core) {
+            for block in std::mem::take(&mut self.change.written) {
+                core.pages.free(block);
             }
-            Err(error) => {
-                self.give_back(core);
-                return Err(error);
-            }
-        };
-        self.change.young = young;
+            return Err(error);
+        }
         let mut runs = std::mem::take(&mut self.finished_runs);
         for run in &mut runs {
             run.add_to(&mut self.change);
         }
         let change = std::mem::take(&mut self.change);
         install(core, change)?;
+        // Their ranges were reserved until now.
         drop(runs);
         core.counters.flushes.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    fn give_back(&mut self, core: &Core) {
-        for block in std::mem::take(&mut self.change.written) {
-            core.pages.free(block);
+    fn finish_nodes(&mut self, core: &Arc<Core>) -> Result<()> {
+        let (nodes, writer) = (self.nodes.take(), self.writer.take());
+        let (Some(mut nodes), Some(writer), Some(run_nodes)) =
+            (nodes, writer, self.run_nodes.take())
+        else {
+            return Ok(());
+        };
+        self.change.young = self.young_segment(core, &mut nodes, writer)?;
+        for nodes in [nodes, run_nodes] {
+            self.change.written.extend(nodes.finish()?.blocks);
         }
+        Ok(())
     }
 
     fn young_segment(
@@ -414,27 +427,6 @@ impl FlushJob {
     }
 }
 
-/// The first key behind everything that the segments hold of a keyspace; `None` when that is not
-/// known.
-fn free_from(core: &Core, keyspace: KeyspaceNumber) -> Option<Vec<u8>> {
-    let state = core.state();
-    let mut from = Vec::new();
-    for segment in state.segments_of(keyspace) {
-        let bounds = segment.bounds.as_ref().filter(|bounds| !bounds.open_end)?;
-        let greatest = match segment.is_young() {
-            false => bounds.greatest.as_slice(),
-            // A greatest key of a later keyspace says nothing about this one.
-            true => bounds.greatest.strip_prefix(&keyspace.0.to_be_bytes())?,
-        };
-        if from.as_slice() <= greatest {
-            from.clear();
-            from.extend_from_slice(greatest);
-            from.push(0);
-        }
-    }
-    Some(from)
-}
-
 fn decode_reference(bytes: &[u8]) -> Result<OverflowReference> {
     OverflowReference::decode(bytes)
         .map_err(|problem| Error::from(problem.corruption(Structure::Overflow)))
@@ -451,8 +443,14 @@ fn place(
     let reference = match version.kind {
         EntryKind::PutOverflow => {
             let reference = decode_reference(&version.value)?;
-            change.adopted.extend(blocks_of(&reference));
-            reference
+            let is_uncertain = |block| core.log_named.is_uncertain(block);
+            let must_move = blocks_of(&reference).any(is_uncertain);
+            if must_move {
+                write_anew(core, keyspace, &reference, change)?
+            } else {
+                change.adopted.extend(blocks_of(&reference));
+                reference
+            }
         }
         EntryKind::Put if wants_overflow(version.value.len(), usable) => {
             let codec = core.catalogue.load().settings(keyspace).value_codec;
@@ -468,28 +466,23 @@ fn place(
     Ok((EntryKind::PutOverflow, value, Some(overflow)))
 }
 
-/// What follows in a keyspace of the memtable.
-struct Rest<'a> {
-    cursor: MemtableCursor,
+/// Copies a value to other blocks, piece by piece; the ones that it lay in die.
+fn write_anew(
+    core: &Core,
     keyspace: KeyspaceNumber,
-    key: &'a [u8],
-}
-
-impl Rest<'_> {
-    /// The bytes of keys and values from `key` on, counted up to one leaf.
-    fn bytes_up_to(mut self, core: &Core) -> u64 {
-        let enough = u64::from(core.options.leaf_pages_bytes());
-        let mut bytes = 0;
-        self.cursor.seek(self.keyspace, self.key, SequenceNumber::MAX);
-        while bytes < enough && self.cursor.valid() && self.cursor.keyspace() == self.keyspace {
-            bytes += match self.cursor.operation() {
-                Operation::Put(value) => (self.cursor.key().len() + value.len()) as u64,
-                Operation::PutOverflow(_) | Operation::Delete => self.cursor.key().len() as u64,
-            };
-            self.cursor.next();
-        }
-        bytes
+    old: &OverflowReference,
+    change: &mut Change,
+) -> Result<OverflowReference> {
+    let codec = core.catalogue.load().settings(keyspace).value_codec;
+    let reader = OverflowReader::open(&*core.pages, keyspace, old)?;
+    let mut writer = OverflowWriter::new(&core.pages, keyspace, codec);
+    for chunk_index in 0..reader.chunk_count() {
+        writer.push(&reader.read_chunk(chunk_index)?)?;
     }
+    let reference = writer.finish()?;
+    change.written.extend(blocks_of(&reference));
+    change.died.extend(blocks_of(old).map(|block| Dead { block, birth: Epoch(0) }));
+    Ok(reference)
 }
 
 /// Every block that a step wrote; tests compare it with what an install references.

@@ -12,7 +12,8 @@ use crate::segment::descriptor::{Bounds, Segment, SegmentFilter, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::parent_writer::{Lowest, ParentEntry};
 use crate::segment::range_tombstone::Fragment;
-use crate::segment::tree_edit::{TreeChange, TreeEdit};
+use crate::segment::tree_edit::{Replacement, TreeChange, TreeEdit};
+use crate::state::background::Reservation;
 use crate::state::catalogue::Catalogue;
 use crate::state::dead_list::Dead;
 use crate::state::open_transactions::FlushRecord;
@@ -33,6 +34,17 @@ pub enum Destination {
     NewAbove(u64),
     /// A new one, of that number, the one of the last level.
     NewLast(u64),
+}
+
+impl Destination {
+    /// The segment's number.
+    pub fn number(self) -> u64 {
+        match self {
+            Destination::Existing(number)
+            | Destination::NewAbove(number)
+            | Destination::NewLast(number) => number,
+        }
+    }
 }
 
 /// "The lowest parents between these separators are replaced by these."
@@ -81,6 +93,8 @@ pub struct Change {
     pub cut: Option<Cut>,
     /// A dropped keyspace whose levels leave.
     pub dropped: Option<KeyspaceNumber>,
+    /// What the step reserved beside its plan; held until the install is done.
+    pub reserved: Option<Reservation>,
 }
 
 /// The next state in the making.
@@ -128,7 +142,13 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
     }
     making.born.extend(change.written.iter().chain(&change.adopted));
     core.next_epoch.store(epoch.0 + 1, Ordering::Relaxed);
+    #[cfg(feature = "internals")]
+    making.check_before(&base, &change);
     let state = making.swap_in(&base, &change, epoch);
+    #[cfg(feature = "internals")]
+    if let Some(check) = &mut *core.install_check.lock() {
+        check.after(core);
+    }
     drop(order);
     drop(base);
     core.collect_released();
@@ -138,8 +158,17 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
 
 impl Making<'_> {
     fn apply(&mut self, change: &mut Change, epoch: Epoch) -> Result<()> {
-        for edit in std::mem::take(&mut change.edits) {
-            self.edit(edit, epoch)?;
+        // Edits of one tree are made in one go: its upper parents are rewritten once.
+        let mut edits = std::mem::take(&mut change.edits).into_iter().peekable();
+        while let Some(first) = edits.next() {
+            let (keyspace, destination) = (first.keyspace, first.destination);
+            let mut group = vec![first];
+            let is_same =
+                |edit: &LevelEdit| edit.keyspace == keyspace && edit.destination == destination;
+            while let Some(next) = edits.next_if(is_same) {
+                group.push(next);
+            }
+            self.edit(group, epoch)?;
         }
         for (number, range) in &change.promoted {
             self.promote(*number, range)?;
@@ -190,32 +219,36 @@ impl Making<'_> {
         }
     }
 
-    fn edit(&mut self, edit: LevelEdit, epoch: Epoch) -> Result<()> {
-        let keyspace = edit.keyspace;
+    /// Makes edits of one segment, in the order of their keys.
+    fn edit(&mut self, mut edits: Vec<LevelEdit>, epoch: Epoch) -> Result<()> {
+        let Some(first) = edits.first() else { return Ok(()) };
+        let keyspace = first.keyspace;
         let mut levels: Levels =
             self.contents.levels_of(keyspace).map(|levels| (**levels).clone()).unwrap_or_default();
-        let number = place_destination(&mut levels, &edit);
+        let number = place_destination(&mut levels, first);
         let slot = levels.levels.iter_mut().flatten().find(|segment| segment.number == number);
         let Some(slot) = slot else {
             return Err(mismatch(epoch, "the destination of a promotion is gone"));
         };
         let mut segment: Segment = (**slot).clone();
-        let tree = TreeEdit::new(&self.core.pages, keyspace, epoch);
-        let change = match (&segment.points, edit.whole) {
-            (Some(root), false) => {
-                let (start, end) = (&edit.replaced.start, edit.replaced.end.as_deref());
-                tree.replace(root, start, end, parents_of(edit.lowest))?
+        for edit in &mut edits {
+            if !edit.fragments.is_empty() {
+                self.add_fragments(&mut segment, keyspace, &edit.fragments, epoch)?;
             }
-            _ => tree.build(edit.lowest)?,
+            segment.bounds = match (segment.bounds.take(), edit.bounds.take()) {
+                (Some(old), Some(new)) => Some(old.union(&new)),
+                (old, new) => old.or(new),
+            };
+        }
+        let tree = TreeEdit::new(&self.core.pages, keyspace, epoch);
+        let change = match &segment.points {
+            Some(root) if !edits.iter().any(|edit| edit.whole) => {
+                tree.replace_all(root, edits.into_iter().map(replacement_of).collect())?
+            }
+            Some(root) => tree.rebuild(root, whole_of(edits))?,
+            None => tree.build(whole_of(edits))?,
         };
         segment.points = self.take_tree_change(change);
-        if !edit.fragments.is_empty() {
-            self.add_fragments(&mut segment, keyspace, &edit.fragments, epoch)?;
-        }
-        segment.bounds = match (segment.bounds.take(), edit.bounds) {
-            (Some(old), Some(new)) => Some(old.union(&new)),
-            (old, new) => old.or(new),
-        };
         let empty = segment.points.is_none() && segment.ranges.is_none();
         *slot = Arc::new(segment);
         if empty {
@@ -373,6 +406,24 @@ impl Making<'_> {
         Ok(())
     }
 
+    /// Shows what is about to happen to whoever checks installs.
+    #[cfg(feature = "internals")]
+    fn check_before(&self, base: &Arc<State>, change: &Change) {
+        if let Some(check) = &mut *self.core.install_check.lock() {
+            let of_young = self.died_young.iter().flat_map(|(_, died)| died);
+            check.before(
+                self.core,
+                &crate::state::install_check::Installing {
+                    base,
+                    next: &self.contents,
+                    born: &self.born,
+                    died: self.died.iter().chain(of_young).copied().collect(),
+                    flushed: change.flushed.as_ref().map(|(slot, _)| &**slot),
+                },
+            );
+        }
+    }
+
     /// Everything that cannot fail: the dead find their lists, the maps their bits, the view is
     /// swapped.
     fn swap_in(self, base: &Arc<State>, change: &Change, epoch: Epoch) -> Arc<State> {
@@ -398,7 +449,7 @@ impl Making<'_> {
         core.held.replaced(base.epoch, dead);
         if let Some((slot, cut)) = &change.flushed {
             let added = state.young.len().saturating_sub(base.young.len());
-            let mut runs = change.runs.clone();
+            let mut runs = runs_by_keyspace(&change.runs);
             if added == 0 && !runs.is_empty() {
                 let runs = std::mem::take(&mut runs);
                 core.transactions.flushed(FlushRecord { last: cut.sequence, young: None, runs });
@@ -429,6 +480,16 @@ impl Making<'_> {
     }
 }
 
+fn runs_by_keyspace(
+    runs: &[(KeyspaceNumber, KeyRange)],
+) -> std::collections::BTreeMap<KeyspaceNumber, KeyRanges> {
+    let mut by_keyspace = std::collections::BTreeMap::<_, KeyRanges>::new();
+    for (keyspace, range) in runs {
+        by_keyspace.entry(*keyspace).or_default().insert(range.clone());
+    }
+    by_keyspace
+}
+
 fn dead(block: Block, birth: Epoch) -> Dead {
     Dead { block, birth }
 }
@@ -448,6 +509,22 @@ fn parents_of(lowest: Lowest) -> Vec<ParentEntry> {
         Lowest::Parents(parents) => parents,
         // A stretch of a tree is made of parents, whatever their number of children.
         Lowest::Leaf(_) => unreachable!("a lone leaf is made for a whole tree only"),
+    }
+}
+
+fn replacement_of(edit: LevelEdit) -> Replacement {
+    let KeyRange { start, end } = edit.replaced;
+    Replacement { start, end, new: parents_of(edit.lowest) }
+}
+
+/// What a tree that is replaced whole, or that was not there, is made of.
+fn whole_of(mut edits: Vec<LevelEdit>) -> Lowest {
+    match edits.pop() {
+        Some(edit) if edits.is_empty() => edit.lowest,
+        last => {
+            let edits = edits.into_iter().chain(last);
+            Lowest::Parents(edits.flat_map(|edit| parents_of(edit.lowest)).collect())
+        }
     }
 }
 

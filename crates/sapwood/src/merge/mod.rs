@@ -6,6 +6,7 @@
 pub mod adopt;
 pub mod debt;
 pub mod flush;
+pub mod gaps;
 pub mod install;
 pub mod overflow_walk;
 pub mod plan;
@@ -16,5 +17,6 @@ pub mod shrink;
 pub mod step;
 pub mod stretch;
 pub mod throttle;
+pub mod touched;
 pub mod verify;
 pub mod worker;

@@ -10,7 +10,7 @@ use crate::segment::node::{Caching, TreeKind, read_leaf, read_parent};
 use crate::segment::overflow_reference::{OverflowList, OverflowReference};
 use crate::segment::sorted_block::EntryKind;
 use crate::state::dead_list::Dead;
-use crate::types::{Epoch, KeyspaceNumber, PageNumber};
+use crate::types::{Epoch, KeyspaceNumber};
 
 struct Walk<'a> {
     pages: &'a PageManager,
@@ -98,10 +98,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn push(&mut self, blocks: &[(PageNumber, u32)], birth: Epoch, leaf_birth: Epoch) {
+    fn push(&mut self, blocks: &[Block], birth: Epoch, leaf_birth: Epoch) {
         let birth = if birth.0 == 0 { leaf_birth } else { birth };
-        let dead =
-            |(first, pages): &(PageNumber, u32)| Dead { block: Block::new(*first, *pages), birth };
-        self.found.extend(blocks.iter().map(dead));
+        self.found.extend(blocks.iter().map(|&block| Dead { block, birth }));
     }
 }

@@ -5,7 +5,7 @@
 //! number beside one another.
 
 use crate::error::Result;
-use crate::segment::descriptor::{Segment, composite_range};
+use crate::segment::descriptor::{Segment, TreeRoot, composite_range};
 use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST, LEVEL_YOUNG, LEVELS_ALL, Reservation};
 use crate::state::{Core, State};
@@ -18,6 +18,7 @@ use super::debt::{
 use super::install::Destination;
 use super::promote::{Plan, bare_range, young_range};
 use super::stretch::{Stretch, end_after, load_stretch};
+use super::touched::Touched;
 
 /// The next step to make, if any is due and its range is free.
 ///
@@ -259,25 +260,56 @@ fn try_range(
     }
     let mut range = KeyRange::new(wanted.start.clone(), end);
     let root = target.segment.as_ref().and_then(|segment| segment.points.as_ref());
-    let stretch = match root {
+    let (stretch, reserved) = match root {
         Some(root) => {
-            let stretch = load_stretch(&core.pages, keyspace, root, &range, step_pages)?;
-            if let Some(reached) = &stretch.range.end
-                && is_before_end(reached, range.end.as_deref())
-                && *reached > range.start
-            {
-                range.end = Some(reached.clone());
-            }
-            Some(stretch)
+            let stretch = touched_stretch(core, sources, keyspace, root, &mut range, step_pages)?;
+            let reserved = union(&range, &stretch.range);
+            (Some(stretch), reserved)
         }
-        None => None,
+        None => (None, KeyRange::all()),
     };
-    let reserved = stretch.as_ref().map_or_else(KeyRange::all, |stretch| stretch.range.clone());
     let reservations = &core.background.reservations;
     Ok(match reservations.reserve(keyspace, target.levels, reserved) {
         Ok(reservation) => Ok(Found { range, stretch, reservation, epoch }),
         Err(in_the_way) => Err(in_the_way),
     })
+}
+
+/// The lowest parents of the destination, side by side, that the sources touch first in a range;
+/// what else is in the range then is touched by nothing, so that it moves along.
+fn touched_stretch(
+    core: &Core,
+    sources: &[Arc<Segment>],
+    keyspace: KeyspaceNumber,
+    root: &TreeRoot,
+    range: &mut KeyRange,
+    pages_max: u64,
+) -> Result<Stretch> {
+    let mut touched = Touched::new(&core.pages, keyspace, sources);
+    let first = touched.first_in(range)?.unwrap_or_else(|| range.start.clone());
+    let wanted = KeyRange::new(first, range.end.clone());
+    let mut is_touched = |parent: &KeyRange| match parent.intersection(&wanted) {
+        Some(inside) => Ok(touched.first_in(&inside)?.is_some()),
+        None => Ok(false),
+    };
+    let stretch = load_stretch(&core.pages, keyspace, root, &wanted, pages_max, &mut is_touched)?;
+    if let Some(reached) = &stretch.range.end
+        && is_before_end(reached, range.end.as_deref())
+        && *reached > range.start
+        && touched.first_in(&KeyRange::new(reached.clone(), range.end.clone()))?.is_some()
+    {
+        range.end = Some(reached.clone());
+    }
+    Ok(stretch)
+}
+
+/// The least range that holds both.
+fn union(a: &KeyRange, b: &KeyRange) -> KeyRange {
+    let end = match (&a.end, &b.end) {
+        (Some(a), Some(b)) => Some(a.max(b).clone()),
+        _ => None,
+    };
+    KeyRange { start: a.start.clone().min(b.start.clone()), end }
 }
 
 /// Makes the plan, unless an install has come between the look at the state and the reservation:

@@ -1,96 +1,120 @@
-//! A run in final form: keys of a flush that overlap no segment and go to the last level at once.
+//! Runs in final form: keys of a flush that overlap no segment and go to the last level at once.
 //!
-//! *Guarantees*: the run's range is reserved in all levels of the keyspace until the install, so
-//! nothing comes between. What lies before it in the last level is referenced again unread.
-//! *Threads*: the flush's.
+//! One [`Run`] is a lowest parent of the last level with all runs that fall between the entries of
+//! its leaves. Leaves that no run falls into are referenced again unread. One that a run falls into
+//! is read, and written anew around it; when the run lies behind all its entries, or before them,
+//! the leaf stays as it is.
+//!
+//! *Assumes*: keys come in order and lie in the gaps that were found. *Guarantees*: I2 for the
+//! leaves that are read; I3: the parent's range is reserved in all levels of the keyspace until the
+//! install, and its first separator stays. *Threads*: the flush's.
 
-use crate::error::Result;
-use crate::page::{Block, NodeWriter, PageManager};
-use crate::segment::descriptor::{Bounds, TreeRoot};
+use std::collections::VecDeque;
+
+use crate::error::{Error, Result};
+use crate::page::{NodeRef, NodeWriter};
+use crate::segment::descriptor::Bounds;
+use crate::segment::filter::key_hash;
 use crate::segment::key_range::KeyRange;
 use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
-use crate::segment::parent_writer::Lowest;
+use crate::segment::node::{Caching, LeafNode, TreeKind, read_leaf};
+use crate::segment::parent_writer::{LeafEntry, Lowest};
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::separator::shortest_separator;
+use crate::segment::sorted_block::EntryKind;
 use crate::state::Core;
-use crate::state::background::{LEVELS_ALL, Reservation};
+use crate::state::background::Reservation;
 use crate::state::dead_list::Dead;
 use crate::sync::{Arc, Random};
-use crate::types::KeyspaceNumber;
+use crate::types::{Epoch, KeyspaceNumber};
 
+use super::gaps::Place;
 use super::install::{Change, Destination, LevelEdit};
-use super::stretch::load_stretch;
+use super::promote::move_reference;
+use super::stretch::{Stretch, load_stretch};
+
+/// What is left of a leaf behind a run becomes a leaf of its own when it holds at least one part in
+/// so many of a leaf. So the next run at the same place reads nothing, and no leaf gets tiny.
+const REST_PARTS: usize = 3;
+
+/// A leaf of the last level that a run falls into.
+#[derive(Debug)]
+struct OldLeaf {
+    entry: LeafEntry,
+    node: LeafNode,
+    birth: Epoch,
+    /// Entries that were written anew.
+    written: usize,
+    /// It is written anew, not referenced again.
+    is_split: bool,
+    /// It is not full; or it is the whole tree, and has no filter and no list to be referenced
+    /// with.
+    must_split: bool,
+    /// A run lies before its first entry.
+    is_behind_run: bool,
+}
+
+impl OldLeaf {
+    fn len(&self) -> usize {
+        self.node.view().len()
+    }
+
+    fn key(&self, index: usize) -> Result<Vec<u8>> {
+        let mut key = Vec::new();
+        self.node.view().copy_key(index, &mut key).map_err(|p| self.node.damage(p))?;
+        Ok(key)
+    }
+
+    /// Bytes of keys and values that are not written yet.
+    fn bytes_left(&self) -> Result<usize> {
+        let view = self.node.view();
+        let mut bytes = 0;
+        for index in self.written..view.len() {
+            let entry = view.entry(index).map_err(|p| self.node.damage(p))?;
+            bytes += self.key(index)?.len() + entry.value.len();
+        }
+        Ok(bytes)
+    }
+}
 
 /// See the module.
 #[derive(Debug)]
 pub struct Run {
+    core: Arc<Core>,
     keyspace: KeyspaceNumber,
-    /// Keys at or above it belong to the run.
-    start: Vec<u8>,
-    nodes: Option<NodeWriter>,
-    writer: Option<SegmentWriter>,
-    lowest: Option<Lowest>,
-    bounds: Option<Bounds>,
-    written: u64,
+    /// Of the lowest parent.
+    range: KeyRange,
+    whole: bool,
+    lone_leaf: bool,
     destination: Destination,
     filter_seed: u64,
-    replaced: KeyRange,
-    whole: bool,
+    writer: Option<SegmentWriter>,
+    /// Leaves of the parent that were not come to yet.
+    leaves: VecDeque<LeafEntry>,
+    leaf: Option<OldLeaf>,
+    /// The leaf in which the gaps lie was read already.
+    at_hand: Option<(NodeRef, LeafNode)>,
+    has_begun: bool,
+    last_key: Vec<u8>,
+    /// What keys came, with nothing of the leaves between them.
+    ranges: Vec<KeyRange>,
+    is_in_range: bool,
+    entries: u64,
+    lowest: Option<Lowest>,
+    bounds: Option<Bounds>,
     died: Vec<Dead>,
-    pages: Arc<PageManager>,
-    blocks: Vec<Block>,
     _reservation: Reservation,
 }
 
 impl Run {
-    /// Begins a run at `key` when nothing lies at or behind it in the keyspace, and when `bytes`,
-    /// what follows in the memtable, fill a leaf.
+    /// Begins a run at a place that is reserved.
     ///
     /// # Errors
     /// When the last level cannot be read.
     pub fn begin(
         core: &Arc<Core>,
         keyspace: KeyspaceNumber,
-        key: &[u8],
-        bytes: u64,
-    ) -> Result<Option<Run>> {
-        if bytes < u64::from(core.options.leaf_pages_bytes()) {
-            return Ok(None);
-        }
-        let behind = KeyRange::new(key, None);
-        let is_free = |core: &Core| {
-            let state = core.state();
-            let composite = crate::segment::descriptor::composite_range(keyspace, &behind);
-            state.segments_of(keyspace).all(|segment| {
-                let range = if segment.is_young() { &composite } else { &behind };
-                segment.bounds.as_ref().is_some_and(|bounds| !bounds.overlaps(range))
-            })
-        };
-        if !is_free(core) {
-            return Ok(None);
-        }
-        // The last lowest parent is taken in, so that parents stay full; it is reserved with the
-        // run.
-        let Some(start) = last_parent_start(core, keyspace)? else { return Ok(None) };
-        let reserved = KeyRange::new(start, None);
-        let reservations = &core.background.reservations;
-        let Ok(reservation) = reservations.reserve(keyspace, LEVELS_ALL, reserved.clone()) else {
-            return Ok(None);
-        };
-        // Merges that have ended meanwhile may have changed both.
-        if !is_free(core)
-            || last_parent_start(core, keyspace)?.is_none_or(|now| now < reserved.start)
-        {
-            return Ok(None);
-        }
-        Run::open(core, keyspace, key, &reserved, reservation).map(Some)
-    }
-
-    fn open(
-        core: &Arc<Core>,
-        keyspace: KeyspaceNumber,
-        key: &[u8],
-        reserved: &KeyRange,
+        place: Place,
         reservation: Reservation,
     ) -> Result<Run> {
         let state = core.state();
@@ -105,112 +129,268 @@ impl Run {
             keyspace,
         };
         let filter = FilterOptions { seed, bits_per_key: settings.filter_bits };
-        let mut nodes = NodeWriter::new(core.pages.clone(), 64);
-        let root = last.as_ref().and_then(|last| last.points.clone());
-        let mut run = Run {
+        let stretch = match last.as_ref().and_then(|last| last.points.as_ref()) {
+            Some(root) => {
+                let mut first = place.range.start.clone();
+                first.push(0);
+                let wanted = KeyRange::new(place.range.start.clone(), Some(first));
+                load_stretch(&core.pages, keyspace, root, &wanted, 1, &mut |_| Ok(true))?
+            }
+            None => Stretch {
+                range: KeyRange::all(),
+                whole: true,
+                leaves: Vec::new(),
+                died: Vec::new(),
+                lone_leaf: false,
+            },
+        };
+        if stretch.range != place.range {
+            return Err(mismatch(core, keyspace, "a reserved range of the last level has changed"));
+        }
+        Ok(Run {
+            core: core.clone(),
             keyspace,
-            start: key.to_vec(),
-            nodes: None,
-            writer: None,
-            lowest: None,
-            bounds: None,
-            written: 0,
+            writer: Some(SegmentWriter::new(options, filter, stretch.range.start.clone())),
+            range: stretch.range,
+            whole: stretch.whole,
+            lone_leaf: stretch.lone_leaf,
             destination: match &last {
                 Some(last) => Destination::Existing(last.number),
                 None => Destination::NewLast(core.new_segment_number()),
             },
             filter_seed: seed,
-            replaced: KeyRange::all(),
-            whole: true,
-            died: Vec::new(),
-            pages: core.pages.clone(),
-            blocks: Vec::new(),
+            leaves: stretch.leaves.into(),
+            leaf: None,
+            at_hand: place.leaf,
+            has_begun: false,
+            last_key: Vec::new(),
+            ranges: Vec::new(),
+            is_in_range: false,
+            entries: 0,
+            lowest: None,
+            bounds: None,
+            died: stretch.died,
             _reservation: reservation,
-        };
-        let mut separator = Vec::new();
-        let mut taken = Vec::new();
-        if let Some(root) = &root {
-            let wanted = KeyRange::new(last_key_of(&last, reserved), None);
-            let stretch = load_stretch(&core.pages, keyspace, root, &wanted, u64::MAX)?;
-            separator.clone_from(&stretch.range.start);
-            run.replaced = stretch.range;
-            run.whole = stretch.whole;
-            run.died = stretch.died;
-            taken = stretch.leaves;
-        }
-        let mut writer = SegmentWriter::new(options, filter, separator);
-        for leaf in taken {
-            writer.reuse(&mut nodes, leaf)?;
-        }
-        // Nothing is above the greatest key, so what separates the two separates all.
-        let mut separator = key.to_vec();
-        if let Some(bounds) = last.as_ref().and_then(|last| last.bounds.as_ref())
-            && bounds.greatest.as_slice() < key
-        {
-            separator.clear();
-            shortest_separator(&bounds.greatest, key, &mut separator);
-        }
-        writer.begin_stretch(&mut nodes, separator)?;
-        run.nodes = Some(nodes);
-        run.writer = Some(writer);
-        Ok(run)
+        })
     }
 
-    /// True when a key belongs to the run.
-    pub fn takes(&self, key: &[u8]) -> bool {
-        self.start.as_slice() <= key
+    /// Stored bytes for each 1,024 of leaves, once they are known from others.
+    pub fn expect_ratio(&mut self, ratio: usize) {
+        if let Some(writer) = self.writer.as_mut().filter(|writer| writer.ratio().is_none()) {
+            writer.expect_ratio(ratio);
+        }
     }
 
-    /// Bytes written so far.
-    pub fn written_bytes(&self) -> u64 {
-        self.nodes.as_ref().map_or(self.written, NodeWriter::written_bytes)
+    /// The range of its lowest parent.
+    pub fn range(&self) -> &KeyRange {
+        &self.range
+    }
+
+    /// Gives the run a leaf that was read already.
+    pub fn has_at_hand(&mut self, leaf: Option<(NodeRef, LeafNode)>) {
+        self.at_hand = leaf.or(self.at_hand.take());
     }
 
     /// Adds a pair.
     ///
     /// # Errors
-    /// When a node cannot be written.
-    pub fn push(&mut self, entry: &NewEntry<'_>, overflow: Option<LeafOverflow>) -> Result<()> {
-        match (&mut self.writer, &mut self.nodes) {
-            (Some(writer), Some(nodes)) => writer.push(nodes, entry, overflow),
+    /// When a node cannot be read or written.
+    pub fn push(
+        &mut self,
+        nodes: &mut NodeWriter,
+        entry: &NewEntry<'_>,
+        overflow: Option<LeafOverflow>,
+    ) -> Result<()> {
+        self.go_to(nodes, entry.key)?;
+        if let Some(writer) = &mut self.writer {
+            writer.push(nodes, entry, overflow)?;
+        }
+        self.entries += 1;
+        self.last_key.clear();
+        self.last_key.extend_from_slice(entry.key);
+        match self.ranges.last_mut().and_then(|range| range.end.as_mut()) {
+            Some(end) if self.is_in_range => {
+                end.clear();
+                end.extend_from_slice(entry.key);
+                end.push(0);
+            }
+            _ => self.ranges.push(KeyRange::new(entry.key, Some([entry.key, &[0]].concat()))),
+        }
+        self.is_in_range = true;
+        Ok(())
+    }
+
+    /// Writes what lies before `key` in the last level.
+    fn go_to(&mut self, nodes: &mut NodeWriter, key: &[u8]) -> Result<()> {
+        let is_behind =
+            |leaf: Option<&LeafEntry>| leaf.is_some_and(|leaf| leaf.separator.as_slice() <= key);
+        // Keys below the first separator belong to the first leaf.
+        if !self.has_begun || is_behind(self.leaves.front()) {
+            self.finish_leaf(nodes)?;
+            while is_behind(self.leaves.get(1)) {
+                self.reuse_next(nodes)?;
+            }
+            self.enter_leaf()?;
+            self.has_begun = true;
+        }
+        let Some(mut leaf) = self.leaf.take() else { return Ok(()) };
+        let (index, _) = leaf.node.view().lower_bound(key);
+        if !leaf.is_split && index == leaf.len() && !leaf.must_split {
+            let last = leaf.key(index.saturating_sub(1))?;
+            self.reuse(nodes, leaf)?;
+            let mut separator = Vec::new();
+            shortest_separator(&last, key, &mut separator);
+            return self.begin_stretch(nodes, separator);
+        }
+        if !leaf.is_split && !leaf.is_behind_run {
+            self.begin_stretch(nodes, leaf.entry.separator.clone())?;
+        }
+        leaf.is_behind_run = true;
+        if !leaf.is_split && (index > 0 || leaf.must_split) {
+            leaf.is_split = true;
+            self.entries += leaf.len() as u64;
+            let (block, birth) = (leaf.entry.child.reference.block(), leaf.birth);
+            self.died.push(Dead { block, birth });
+        }
+        if leaf.is_split {
+            self.write_old(nodes, &mut leaf, index)?;
+        }
+        self.leaf = Some(leaf);
+        Ok(())
+    }
+
+    /// The next leaf is the one that a run falls into.
+    fn enter_leaf(&mut self) -> Result<()> {
+        let Some(entry) = self.leaves.pop_front() else { return Ok(()) };
+        let reference = entry.child.reference;
+        let node = match self.at_hand.take() {
+            Some((at_hand, node)) if at_hand == reference => node,
+            _ => {
+                let (kind, how) = (TreeKind::Points, Caching::Pass);
+                read_leaf(&self.core.pages, &reference, self.keyspace, kind, how)?
+            }
+        };
+        let birth = entry.child.birth.unwrap_or(Epoch(0));
+        let header = node.frame().header();
+        if header.stored_bytes > 0 && header.raw_bytes > 0 {
+            let ratio = u64::from(header.stored_bytes) * 1024 / u64::from(header.raw_bytes);
+            self.expect_ratio(ratio as usize);
+        }
+        // One that is not full is read already: the run fills it.
+        let leaf_bytes = u64::from(self.core.options.leaf_pages_bytes());
+        let must_split = self.lone_leaf || u64::from(header.stored_bytes) * 4 < leaf_bytes * 3;
+        let (written, is_split, is_behind_run) = (0, false, false);
+        self.leaf =
+            Some(OldLeaf { entry, node, birth, written, is_split, must_split, is_behind_run });
+        Ok(())
+    }
+
+    /// What follows in the leaf that a run fell into.
+    fn finish_leaf(&mut self, nodes: &mut NodeWriter) -> Result<()> {
+        let Some(mut leaf) = self.leaf.take() else { return Ok(()) };
+        if !leaf.is_split {
+            return self.reuse(nodes, leaf);
+        }
+        let leaf_bytes = self.core.options.leaf_pages_bytes() as usize;
+        if leaf.written < leaf.len() && leaf.bytes_left()? >= leaf_bytes / REST_PARTS {
+            let mut separator = Vec::new();
+            shortest_separator(&self.last_key, &leaf.key(leaf.written)?, &mut separator);
+            self.begin_stretch(nodes, separator)?;
+        }
+        let end = leaf.len();
+        self.write_old(nodes, &mut leaf, end)
+    }
+
+    fn begin_stretch(&mut self, nodes: &mut NodeWriter, separator: Vec<u8>) -> Result<()> {
+        match &mut self.writer {
+            Some(writer) => writer.begin_stretch(nodes, separator),
+            None => Ok(()),
+        }
+    }
+
+    /// References a leaf again that was read.
+    fn reuse(&mut self, nodes: &mut NodeWriter, leaf: OldLeaf) -> Result<()> {
+        let mut entry = leaf.entry.clone();
+        if leaf.is_behind_run {
+            entry.separator.clear();
+            shortest_separator(&self.last_key, &leaf.key(0)?, &mut entry.separator);
+        }
+        self.is_in_range = false;
+        match &mut self.writer {
+            Some(writer) => writer.reuse(nodes, entry),
+            None => Ok(()),
+        }
+    }
+
+    /// References the next leaf again.
+    fn reuse_next(&mut self, nodes: &mut NodeWriter) -> Result<()> {
+        self.is_in_range = false;
+        match (self.leaves.pop_front(), &mut self.writer) {
+            (Some(leaf), Some(writer)) => writer.reuse(nodes, leaf),
             _ => Ok(()),
         }
+    }
+
+    /// Writes the entries of a leaf anew, up to one of them.
+    fn write_old(&mut self, nodes: &mut NodeWriter, leaf: &mut OldLeaf, end: usize) -> Result<()> {
+        let seed = self.core.pages.layout().filter_seed();
+        let view = leaf.node.view();
+        while leaf.written < end {
+            let found = view.entry(leaf.written).map_err(|p| leaf.node.damage(p))?;
+            self.last_key = leaf.key(leaf.written)?;
+            let mut moved = Vec::new();
+            let overflow = match found.kind {
+                EntryKind::PutOverflow => {
+                    Some(move_reference(found.value, leaf.birth, &mut moved)?)
+                }
+                _ => None,
+            };
+            let value = if overflow.is_some() { moved.as_slice() } else { found.value };
+            let hash = key_hash(seed, self.keyspace, &self.last_key);
+            let key = &self.last_key;
+            let entry = NewEntry { kind: found.kind, key, number: 0, value, hash };
+            if let Some(writer) = &mut self.writer {
+                writer.push(nodes, &entry, overflow)?;
+            }
+            leaf.written += 1;
+            self.is_in_range = false;
+        }
+        Ok(())
     }
 
     /// Writes what is pending.
     ///
     /// # Errors
-    /// When a node cannot be written.
-    pub fn end(&mut self) -> Result<()> {
-        let (Some(writer), Some(mut nodes)) = (self.writer.take(), self.nodes.take()) else {
-            return Ok(());
-        };
+    /// When a node cannot be written, or what was written does not add up.
+    pub fn end(&mut self, nodes: &mut NodeWriter) -> Result<()> {
+        self.finish_leaf(nodes)?;
+        while !self.leaves.is_empty() {
+            self.reuse_next(nodes)?;
+        }
+        let Some(writer) = self.writer.take() else { return Ok(()) };
+        if writer.written().entries != self.entries {
+            let text = format!("{} entries went in, {}", self.entries, writer.written().entries);
+            return Err(mismatch(&self.core, self.keyspace, &text));
+        }
         self.bounds = writer.key_bounds().map(|(least, greatest)| Bounds {
             least: least.to_vec(),
             greatest: greatest.to_vec(),
             open_end: false,
         });
-        self.lowest = Some(writer.finish(&mut nodes, self.whole)?);
-        self.written = nodes.written_bytes();
-        self.blocks = nodes.finish()?.blocks;
+        self.lowest = Some(writer.finish(nodes, self.whole)?);
         Ok(())
     }
 
     /// Adds the run to what the flush installs.
     pub fn add_to(&mut self, change: &mut Change) {
         let Some(lowest) = self.lowest.take() else { return };
-        change.written.append(&mut self.blocks);
         change.died.append(&mut self.died);
-        if let Some(bounds) = &self.bounds {
-            let mut end = bounds.greatest.clone();
-            end.push(0);
-            change.runs.push((self.keyspace, KeyRange::new(bounds.least.clone(), Some(end))));
-        }
+        change.runs.extend(self.ranges.drain(..).map(|range| (self.keyspace, range)));
         change.edits.push(LevelEdit {
             keyspace: self.keyspace,
             destination: self.destination,
             filter_seed: self.filter_seed,
-            replaced: self.replaced.clone(),
+            replaced: self.range.clone(),
             whole: self.whole,
             lowest,
             fragments: Vec::new(),
@@ -219,48 +399,7 @@ impl Run {
     }
 }
 
-impl Drop for Run {
-    fn drop(&mut self) {
-        // Not installed: what was written is free again.
-        for block in std::mem::take(&mut self.blocks) {
-            self.pages.free(block);
-        }
-    }
-}
-
-/// A key in the last lowest parent: the greatest key is never above the last level's.
-fn last_key_of(
-    last: &Option<Arc<crate::segment::descriptor::Segment>>,
-    reserved: &KeyRange,
-) -> Vec<u8> {
-    let greatest = last.as_ref().and_then(|last| last.bounds.as_ref()).map(|b| b.greatest.clone());
-    greatest.unwrap_or_default().max(reserved.start.clone())
-}
-
-/// The separator of the last lowest parent of the last level; empty when there is at most one;
-/// `None` when there is no sensible place for a run.
-fn last_parent_start(core: &Core, keyspace: KeyspaceNumber) -> Result<Option<Vec<u8>>> {
-    let state = core.state();
-    let Some(levels) = state.levels_of(keyspace) else { return Ok(Some(Vec::new())) };
-    let Some(last) = levels.last() else { return Ok(Some(Vec::new())) };
-    let root: &TreeRoot = match &last.points {
-        Some(root) if root.height > 0 => root,
-        // One leaf would have to be rewritten: the young way does that.
-        Some(_) => return Ok(None),
-        None => return Ok(Some(Vec::new())),
-    };
-    if root.height == 1 {
-        return Ok(Some(Vec::new()));
-    }
-    let mut reference = root.reference;
-    let mut height = root.height;
-    let mut separator = Vec::new();
-    while height > 1 {
-        let node = crate::segment::node::read_parent(&core.pages, &reference, keyspace, height)?;
-        let index = node.view().len() - 1;
-        node.view().separator(index, &mut separator).map_err(|p| node.damage(p))?;
-        reference = node.child_reference(index)?;
-        height -= 1;
-    }
-    Ok(Some(separator))
+fn mismatch(core: &Core, keyspace: KeyspaceNumber, what: &str) -> Error {
+    let detail = format!("a flush into keyspace {keyspace}: {what}");
+    Error::MergeMismatch { epoch: core.state().epoch, detail }
 }

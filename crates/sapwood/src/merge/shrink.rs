@@ -216,7 +216,7 @@ fn move_range(
     range: &KeyRange,
     ceiling: PageNumber,
 ) -> Result<bool> {
-    let stretch = load_stretch(&core.pages, keyspace, root, range, u64::MAX)?;
+    let stretch = load_stretch(&core.pages, keyspace, root, range, u64::MAX, &mut |_| Ok(true))?;
     let reserved = stretch.range.clone();
     let reservations = &core.background.reservations;
     let Ok(reservation) = reservations.reserve(keyspace, LEVELS_ALL, reserved) else {
@@ -355,8 +355,7 @@ impl Search<'_> {
             let frame = self.core.pages.read_node(&list, NodeKind::OverflowList)?;
             for item in OverflowList::new(frame.content()) {
                 let item = item.map_err(|p| node.damage(p))?;
-                let end = |block: &(PageNumber, u32)| block.0.0 + u64::from(block.1);
-                if item.blocks.iter().any(|block| end(block) > self.ceiling.0) {
+                if item.blocks.iter().any(|block| block.end().0 > self.ceiling.0) {
                     return Ok(true);
                 }
             }

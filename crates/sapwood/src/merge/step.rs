@@ -44,16 +44,18 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
             false => Ok(false),
         };
     }
-    core.background.running.fetch_add(1, Ordering::AcqRel);
+    let failures = core.background.failure_count();
+    let is_alone = core.background.running.fetch_add(1, Ordering::AcqRel) == 0;
     let result = step_in_order(core);
     core.background.running.fetch_sub(1, Ordering::AcqRel);
     match &result {
         Ok(true) => {
-            core.background.steps.fetch_add(1, Ordering::Relaxed);
-            core.background.succeed();
-            core.background.notify();
+            core.background.succeed(failures);
+            core.background.step_ended();
         }
-        Ok(false) => core.background.succeed(),
+        // What another thread works on may fail yet.
+        Ok(false) if is_alone => core.background.succeed(failures),
+        Ok(false) => {}
         Err(error) => core.background.fail(error),
     }
     result
@@ -160,9 +162,14 @@ pub fn timed_sync(core: &Arc<Core>) -> Result<bool> {
     if core.clock.now().saturating_sub(since) < core.options.sync_interval {
         return Ok(false);
     }
-    core.background.unsynced_since.store(0, Ordering::Relaxed);
-    sync(core)?;
-    Ok(true)
+    let unsynced_since = &core.background.unsynced_since;
+    let noted = unsynced_since.swap(0, Ordering::Relaxed);
+    let synced = sync(core);
+    if synced.is_err() && !core.has_stopped() {
+        // It is due still: what hindered it (no space to make the first write in) may pass.
+        unsynced_since.store(noted, Ordering::Relaxed);
+    }
+    synced.map(|()| true)
 }
 
 /// Puts every commit made so far on disk.
@@ -312,7 +319,7 @@ pub fn flush_sealed(core: &Arc<Core>) -> Result<()> {
         core.check_writable()?;
         let mark = core.background.mark();
         if flush_step(core)? {
-            core.background.notify();
+            core.background.step_ended();
         } else {
             core.background.wait_since(mark, LOOK_AGAIN);
         }
@@ -331,7 +338,8 @@ pub fn compact(core: &Arc<Core>) -> Result<()> {
 /// Flushes, and leaves the file as a clean close does. Steps of other threads have ended.
 ///
 /// # Errors
-/// What failed; the file is then as after a crash at this point.
+/// What failed; the file is then as after a crash at this point. When merging had stopped, its
+/// error, after a clean close.
 pub fn close(core: &Arc<Core>) -> Result<()> {
     if core.options.read_only
         || core.durable.is_untouched()
@@ -360,5 +368,7 @@ pub fn close(core: &Arc<Core>) -> Result<()> {
     make_durable_now(core, Purpose::Idle)?;
     core.pages.allocator().shrink_to_used();
     make_durable_now(core, Purpose::Closing)?;
-    core.pages.allocator().cut_file().map_err(|error| core.stop(&error))
+    core.pages.allocator().cut_file().map_err(|error| core.stop(&error))?;
+    // All is on disk, but not merged as it should be.
+    core.background.failure().map_or(Ok(()), Err)
 }

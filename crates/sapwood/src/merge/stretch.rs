@@ -36,10 +36,12 @@ pub struct Stretch {
 }
 
 /// A lowest parent on the way down.
-struct LowestParent {
+#[derive(Debug, PartialEq, Eq)]
+pub struct LowestParent {
     reference: NodeRef,
     birth: Epoch,
-    range: KeyRange,
+    /// From its separator to the next parent's.
+    pub range: KeyRange,
     pages: u64,
 }
 
@@ -50,6 +52,9 @@ struct Collect<'a> {
     wanted: &'a KeyRange,
     /// Collecting ends behind the parent with which this is reached.
     pages_max: u64,
+    /// Collecting ends before a parent, but the first, of which this says no.
+    goes_on: &'a mut dyn FnMut(&KeyRange) -> Result<bool>,
+    has_ended: bool,
     collected: u64,
     parents: Vec<LowestParent>,
 }
@@ -59,11 +64,15 @@ impl Collect<'_> {
         if !range.overlaps(self.wanted) && !(range.contains(&self.wanted.start)) {
             return Ok(());
         }
-        if self.collected >= self.pages_max && !self.parents.is_empty() {
+        if self.has_ended || self.collected >= self.pages_max && !self.parents.is_empty() {
             return Ok(());
         }
         let reference = child.reference;
         if height == 1 {
+            if !self.parents.is_empty() && !(self.goes_on)(&range)? {
+                self.has_ended = true;
+                return Ok(());
+            }
             let pages = pages_below(child);
             self.collected += pages;
             self.parents.push(LowestParent { reference, birth, range, pages });
@@ -87,7 +96,7 @@ impl Collect<'_> {
 }
 
 /// The lowest parents of a tree that hold keys of `wanted`, from its start on: as many as it takes
-/// to have `pages_max` pages below them, at least one.
+/// to have `pages_max` pages below them, or up to one that `goes_on` does not want; at least one.
 ///
 /// # Errors
 /// When a node cannot be read.
@@ -97,6 +106,7 @@ pub fn load_stretch(
     root: &TreeRoot,
     wanted: &KeyRange,
     pages_max: u64,
+    goes_on: &mut dyn FnMut(&KeyRange) -> Result<bool>,
 ) -> Result<Stretch> {
     let child = child_of_root(root);
     if root.height == 0 {
@@ -110,8 +120,16 @@ pub fn load_stretch(
             lone_leaf: true,
         });
     }
-    let mut collect =
-        Collect { pages, keyspace, wanted, pages_max, collected: 0, parents: Vec::new() };
+    let mut collect = Collect {
+        pages,
+        keyspace,
+        wanted,
+        pages_max,
+        goes_on,
+        has_ended: false,
+        collected: 0,
+        parents: Vec::new(),
+    };
     collect.visit(&child, root.height, root.birth, KeyRange::all())?;
     let mut stretch = Stretch {
         range: KeyRange::all(),
@@ -207,6 +225,69 @@ fn filter_of_leaf(pages: &PageManager, node: &ParentNode, child: &Child) -> Resu
             let problem = BlockProblem("a leaf's filter lies outside its piece");
             Err(problem.corruption(Structure::Sidecar).at_page(piece.page).into())
         }
+    }
+}
+
+/// On which side of a border between two lowest parents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The one that ends there.
+    Before,
+    /// The one that begins there.
+    Behind,
+}
+
+/// The lowest parent beside a border; `None` when there is none, or no border.
+///
+/// # Errors
+/// When a parent cannot be read.
+pub fn lowest_beside(
+    pages: &PageManager,
+    keyspace: KeyspaceNumber,
+    root: &TreeRoot,
+    border: &[u8],
+    side: Side,
+) -> Result<Option<LowestParent>> {
+    if root.height < 2 {
+        return Ok(None);
+    }
+    let (mut reference, mut birth, mut range) = (root.reference, root.birth, KeyRange::all());
+    let mut below = 0;
+    for height in (2..=root.height).rev() {
+        let node = read_parent(pages, &reference, keyspace, height)?;
+        let mut index = node.view().child_for(border);
+        let mut found = child_range(&node, index, &range)?;
+        if side == Side::Before && found.start.as_slice() >= border {
+            let Some(before) = index.checked_sub(1) else { return Ok(None) };
+            index = before;
+            found = child_range(&node, index, &range)?;
+        }
+        let child = node.view().child(index).map_err(|p| node.damage(p))?;
+        (reference, birth) = (child.reference, child.birth.unwrap_or(birth));
+        (range, below) = (found, pages_below(&child));
+    }
+    let is_there = match side {
+        Side::Before => range.end.as_deref() == Some(border),
+        Side::Behind => range.start == border,
+    };
+    Ok(is_there.then_some(LowestParent { reference, birth, range, pages: below }))
+}
+
+impl LowestParent {
+    /// Takes it apart.
+    ///
+    /// # Errors
+    /// When a node cannot be read.
+    pub fn into_stretch(self, pages: &PageManager, keyspace: KeyspaceNumber) -> Result<Stretch> {
+        let mut stretch = Stretch {
+            range: self.range.clone(),
+            whole: false,
+            leaves: Vec::new(),
+            died: Vec::new(),
+            lone_leaf: false,
+        };
+        take_apart(pages, keyspace, &self, &mut stretch)?;
+        Ok(stretch)
     }
 }
 

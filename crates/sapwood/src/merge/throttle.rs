@@ -88,5 +88,7 @@ pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64) -> Result<(
         flush_sealed(core)?;
         core.durable.want_room(needed);
     }
-    make_durable(core, Purpose::Running)
+    make_durable(core, Purpose::Running)?;
+    core.background.step_ended();
+    Ok(())
 }

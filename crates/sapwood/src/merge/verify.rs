@@ -14,6 +14,8 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
 mod blocks;
+#[cfg(feature = "internals")]
+mod deaths;
 mod leaf;
 mod problem;
 mod report;
@@ -26,6 +28,9 @@ mod walk;
 // Tests and tools are the only users of some.
 #[allow(unused_imports)]
 pub use blocks::{LiveBlock, LiveBlocks, difference, live_blocks, walk_blocks};
+#[cfg(feature = "internals")]
+#[allow(unused_imports)]
+pub use deaths::{DeathCheck, DeathFindings};
 #[allow(unused_imports)]
 pub use problem::{PROBLEMS_MAX, Problem};
 pub use report::VerifyReport;

@@ -4,7 +4,9 @@
 //! *Assumes*: higher floors decide what is needed; a block is freed when nothing holds it.
 //! *Guarantees*: A1: no page is given out twice, and no block crosses a region's border. A2:
 //! whatever is referenced is given. A3: header pages and homes are always used. A4: the home that
-//! the last durable state names is never written.
+//! the last durable state names is never written. A5: maps that contradict what is freed or
+//! referenced, as those of a damaged file may, are not changed by it; the first such block is kept
+//! as damage, and nothing is given out any more.
 //! *Format*: `docs/format.md` sections 2.2 and 6.6.
 //! *Threads*: any; one lock, held while the file grows, and for no other I/O.
 
@@ -56,6 +58,9 @@ pub struct Allocator {
     file_pages: AtomicU64,
     blocks_asked: AtomicU64,
     blocks_returned: AtomicU64,
+    pages_asked: AtomicU64,
+    pages_returned: AtomicU64,
+    damage: OnceLock<Corruption>,
 }
 
 /// How the file's pages are used.
@@ -79,6 +84,10 @@ pub struct AllocatorStats {
     pub blocks_asked: u64,
     /// Blocks given back since the open.
     pub blocks_returned: u64,
+    /// The pages of the blocks asked for.
+    pub pages_asked: u64,
+    /// The pages of the blocks given back.
+    pub pages_returned: u64,
 }
 
 /// How far the file is used: see [`Allocator::extent`].
@@ -164,6 +173,9 @@ impl Allocator {
             file_pages,
             blocks_asked: AtomicU64::new(0),
             blocks_returned: AtomicU64::new(0),
+            pages_asked: AtomicU64::new(0),
+            pages_returned: AtomicU64::new(0),
+            damage: OnceLock::new(),
         })
     }
 
@@ -194,6 +206,7 @@ impl Allocator {
                 ),
             });
         }
+        self.check_sound()?;
         let mut regions = self.regions.lock();
         let block = match regions.take_free(min_pages, most_pages, hint_pages) {
             Some(block) => block,
@@ -204,6 +217,7 @@ impl Allocator {
         };
         drop(regions);
         self.blocks_asked.fetch_add(1, Ordering::Relaxed);
+        self.pages_asked.fetch_add(u64::from(block.pages), Ordering::Relaxed);
         Ok(block)
     }
 
@@ -244,31 +258,86 @@ impl Allocator {
 
     /// Gives pages back; they may be given out again at once.
     pub fn free(&self, block: Block) {
-        self.regions.lock().each_part(block, |region, first, pages| {
-            assert!(
-                region.referenced.all_clear(first, pages),
-                "{block:?} is freed while the running state references it"
-            );
-            region.given.clear(first, pages);
-        });
-        self.blocks_returned.fetch_add(1, Ordering::Relaxed);
+        let is_dead = |region: &Region, first, pages| {
+            region.given.all_set(first, pages) && region.referenced.all_clear(first, pages)
+        };
+        let freed = self.change(
+            block,
+            "freed, but free or still referenced",
+            is_dead,
+            |region, first, pages| {
+                region.given.clear(first, pages);
+            },
+        );
+        if freed {
+            self.blocks_returned.fetch_add(1, Ordering::Relaxed);
+            self.pages_returned.fetch_add(u64::from(block.pages), Ordering::Relaxed);
+        }
+    }
+
+    /// Changes the maps for a block of which every part is as it must be; otherwise notes damage.
+    /// What a damaged file says cannot be told from an error of the program here, and both must
+    /// stop writing before anything is overwritten.
+    fn change(
+        &self,
+        block: Block,
+        what: &str,
+        must_be: impl Fn(&Region, u32, u32) -> bool,
+        act: impl FnMut(&mut Region, u32, u32),
+    ) -> bool {
+        let mut regions = self.regions.lock();
+        let is_right = regions.all_parts(block, must_be);
+        if is_right {
+            regions.each_part(block, act);
+        } else {
+            let detail = format!("{} pages are {what} by its region's map", block.pages);
+            let _ =
+                self.damage.set(Corruption::new(Structure::FreeMap, detail).at_page(block.first));
+        }
+        is_right
+    }
+
+    /// Fails when the maps have contradicted what was done (A5): nothing may be written then.
+    ///
+    /// # Errors
+    /// `Corruption` with the first page of the first such block.
+    pub fn check_sound(&self) -> Result<()> {
+        self.damage.get().map_or(Ok(()), |damage| Err(damage.clone().into()))
+    }
+
+    /// Whether a block can be one that was allotted.
+    pub fn may_be_allotted(&self, block: Block) -> bool {
+        self.regions.lock().all_parts(block, |_, _, _| true)
     }
 
     /// The running durable state references the pages from now on.
     pub fn reference(&self, block: Block) {
-        self.regions.lock().each_part(block, |region, first, pages| {
-            assert!(region.given.all_set(first, pages), "{block:?} was not given out");
-            region.referenced.set(first, pages);
-            region.changed = true;
-        });
+        let is_new = |region: &Region, first, pages| {
+            region.given.all_set(first, pages) && region.referenced.all_clear(first, pages)
+        };
+        self.change(
+            block,
+            "referenced anew, but free or referenced already",
+            is_new,
+            |region, first, pages| {
+                region.referenced.set(first, pages);
+                region.changed = true;
+            },
+        );
     }
 
     /// The running durable state does not reference the pages any more.
     pub fn dereference(&self, block: Block) {
-        self.regions.lock().each_part(block, |region, first, pages| {
-            region.referenced.clear(first, pages);
-            region.changed = true;
-        });
+        let is_old = |region: &Region, first, pages| region.referenced.all_set(first, pages);
+        self.change(
+            block,
+            "not needed any more, but not referenced",
+            is_old,
+            |region, first, pages| {
+                region.referenced.clear(first, pages);
+                region.changed = true;
+            },
+        );
     }
 
     /// Marks a block as given out that the log names. It must be inside the file and free.
@@ -477,6 +546,8 @@ impl Allocator {
         let mut stats = self.regions.lock().stats();
         stats.blocks_asked = self.blocks_asked.load(Ordering::Relaxed);
         stats.blocks_returned = self.blocks_returned.load(Ordering::Relaxed);
+        stats.pages_asked = self.pages_asked.load(Ordering::Relaxed);
+        stats.pages_returned = self.pages_returned.load(Ordering::Relaxed);
         stats
     }
 }

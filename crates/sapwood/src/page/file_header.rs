@@ -7,13 +7,13 @@
 
 use std::path::PathBuf;
 
+use crate::codec::{ReadProblem, Reader};
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::storage::Storage;
 use crate::types::{Epoch, PageNumber};
 
 use super::block::Block;
 use super::layout::Layout;
-use super::varint::Reader;
 
 /// Bytes of a slot.
 pub const SLOT_BYTES: usize = 4096;
@@ -91,6 +91,12 @@ pub enum SlotProblem {
     WrongSlot,
     /// Its checksum is right, but a field is out of range.
     Invalid(String),
+}
+
+impl From<ReadProblem> for SlotProblem {
+    fn from(_: ReadProblem) -> SlotProblem {
+        SlotProblem::Truncated
+    }
 }
 
 impl std::fmt::Display for SlotProblem {
@@ -222,12 +228,12 @@ impl HeaderSlot {
     pub fn decode(unit: &[u8]) -> std::result::Result<HeaderSlot, SlotProblem> {
         let unit = unit.get(..SLOT_BYTES).ok_or(SlotProblem::Truncated)?;
         let mut reader = Reader::new(unit);
-        if reader.array::<8>() != Some(MARK) {
+        if reader.array::<8>() != Ok(MARK) {
             return Err(SlotProblem::NoMark);
         }
         let (before, rest) = unit.split_at_checked(CRC_AT).ok_or(SlotProblem::Truncated)?;
         let covered = rest.get(4..).ok_or(SlotProblem::Truncated)?;
-        let crc = reader.u32().ok_or(SlotProblem::Truncated)?;
+        let crc = reader.u32()?;
         let mut hasher = crc32fast::Hasher::new();
         for part in [before, &[0; 4], covered] {
             hasher.update(part);
@@ -235,16 +241,16 @@ impl HeaderSlot {
         if hasher.finalize() != crc {
             return Err(SlotProblem::BadChecksum);
         }
-        let version = reader.u32().ok_or(SlotProblem::Truncated)?;
+        let version = reader.u32()?;
         if version != FORMAT_VERSION {
             return Err(SlotProblem::UnsupportedVersion(version));
         }
-        Self::parse(&mut reader).ok_or(SlotProblem::Truncated)?
+        Self::parse(&mut reader)
     }
 
-    /// The fields behind the version; `None` when the bytes end early.
-    fn parse(reader: &mut Reader<'_>) -> Option<std::result::Result<HeaderSlot, SlotProblem>> {
-        let invalid = |detail: &str| Some(Err(SlotProblem::Invalid(detail.into())));
+    /// The fields behind the version.
+    fn parse(reader: &mut Reader<'_>) -> std::result::Result<HeaderSlot, SlotProblem> {
+        let invalid = |detail: &str| Err(SlotProblem::Invalid(detail.into()));
         let (generation, identity) = (reader.u64()?, reader.array()?);
         let (page_size, reserved_bytes) = (reader.u32()?, reader.u16()?);
         let (slot_number, region_bytes) = (reader.u16()?, reader.u64()?);
@@ -267,7 +273,7 @@ impl HeaderSlot {
             return invalid("a field that is never so");
         }
         if u64::from(slot_number) != generation % 2 {
-            return Some(Err(SlotProblem::WrongSlot));
+            return Err(SlotProblem::WrongSlot);
         }
         let layout = match Layout::new(page_size, reserved_bytes, region_bytes, identity) {
             Ok(layout) => layout,
@@ -277,7 +283,7 @@ impl HeaderSlot {
             return invalid("more pages than a file can have");
         }
         let state = if block_count == 0 {
-            let Some(state) = reader.bytes(length as usize) else {
+            let Ok(state) = reader.bytes(length as usize) else {
                 return invalid("the state is longer than the slot");
             };
             if stamp != 0 || crc32fast::hash(state) != checksum {
@@ -296,7 +302,7 @@ impl HeaderSlot {
             return invalid("bytes behind the state are not zero");
         }
         let [features_ignorable, features_read_only, features_required] = features;
-        Some(Ok(HeaderSlot {
+        Ok(HeaderSlot {
             generation,
             identity,
             page_size,
@@ -308,7 +314,7 @@ impl HeaderSlot {
             file_pages,
             epoch,
             state,
-        }))
+        })
     }
 }
 

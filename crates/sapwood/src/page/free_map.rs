@@ -5,8 +5,9 @@
 //! is longer than `longest_free_bound`.
 //! *Format*: `docs/format.md` section 2.2.
 
+use crate::codec::{ReadProblem, Reader};
+
 use super::layout::{FREE_MAP_HEAD_BYTES, REGION_PAGES_MAX};
-use super::varint::Reader;
 
 const WORD_BITS: u32 = 64;
 
@@ -158,8 +159,8 @@ impl FreeMap {
     /// The map in a node's content; the error says what is wrong.
     pub fn decode(content: &[u8]) -> Result<FreeMap, String> {
         let mut reader = Reader::new(content);
-        let head = (|| Some((reader.u64()?, reader.u32()?, reader.u32()?)))();
-        let Some((region_index, page_count, used)) = head else {
+        let head = (|| Ok::<_, ReadProblem>((reader.u64()?, reader.u32()?, reader.u32()?)))();
+        let Ok((region_index, page_count, used)) = head else {
             return Err("shorter than its head".into());
         };
         if page_count == 0
@@ -173,7 +174,7 @@ impl FreeMap {
             ));
         }
         let mut words = Vec::with_capacity((page_count / WORD_BITS) as usize);
-        while let Some(word) = reader.u64() {
+        while let Ok(word) = reader.u64() {
             words.push(word);
         }
         let counted: u32 = words.iter().map(|word| word.count_ones()).sum();

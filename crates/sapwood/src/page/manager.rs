@@ -290,8 +290,11 @@ impl PageManager {
 
     /// Gives a block back, and forgets the nodes in memory that begin in it.
     pub fn free(&self, block: Block) {
-        for page in block.first.0..block.end().0 {
-            self.cache.remove(PageNumber(page));
+        // A damaged file may name more pages than there are.
+        if self.allocator.may_be_allotted(block) {
+            for page in block.first.0..block.end().0 {
+                self.cache.remove(PageNumber(page));
+            }
         }
         if self.unwritten.forget(block) {
             self.allocator.free(block);

@@ -35,7 +35,6 @@ pub mod stamps;
 pub mod state_node;
 pub mod stream;
 mod unwritten;
-pub mod varint;
 
 #[cfg(test)]
 mod tests;
@@ -55,4 +54,3 @@ pub use node_image::NodeSpec;
 pub use node_ref::NodeRef;
 pub use node_writer::{NodeWriter, Written};
 pub use region_entry::RegionEntry;
-pub use varint::{Reader, put_varint};

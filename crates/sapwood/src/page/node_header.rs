@@ -2,11 +2,11 @@
 //!
 //! *Format*: `docs/format.md` section 3.
 
+use crate::codec::{Read, Reader};
 use crate::error::{Corruption, Structure};
 use crate::types::{KeyspaceNumber, PageNumber};
 
 use super::layout::NODE_HEADER_BYTES;
-use super::varint::Reader;
 
 /// What a node is. Zero is no kind, so that a page of zeros is never one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -130,21 +130,21 @@ impl NodeHeader {
 
     /// The header at the start of `bytes`, and the checksum in it, which is not checked here.
     pub fn decode(bytes: &[u8]) -> Result<(NodeHeader, u32), Corruption> {
-        Self::parse(&mut Reader::new(bytes)).unwrap_or_else(|| {
+        Self::parse(&mut Reader::new(bytes)).unwrap_or_else(|_| {
             Err(Corruption::new(Structure::Leaf, "the node is shorter than its header"))
         })
     }
 
-    fn parse(reader: &mut Reader<'_>) -> Option<Result<(NodeHeader, u32), Corruption>> {
+    fn parse(reader: &mut Reader<'_>) -> Read<Result<(NodeHeader, u32), Corruption>> {
         let (number, height, flags) = (reader.u8()?, reader.u8()?, reader.u16()?);
         let (checksum, page) = (reader.u32()?, PageNumber(reader.u64()?));
         let (stamp, keyspace) = (reader.u32()?, KeyspaceNumber(reader.u32()?));
         let (stored_bytes, raw_bytes) = (reader.u32()?, reader.u32()?);
         let Some(kind) = NodeKind::from_number(number) else {
             let detail = format!("kind {number} is no kind of node");
-            return Some(Err(Corruption::new(Structure::Leaf, detail)));
+            return Ok(Err(Corruption::new(Structure::Leaf, detail)));
         };
-        let damaged = |detail| Some(Err(Corruption::new(kind.structure(), detail)));
+        let damaged = |detail| Ok(Err(Corruption::new(kind.structure(), detail)));
         if flags & !FLAGS_KNOWN != 0 {
             return damaged(format!("unknown flags {:#x}", flags & !FLAGS_KNOWN));
         }
@@ -156,6 +156,6 @@ impl NodeHeader {
         if header.codec_id() == 0 && stored_bytes != raw_bytes {
             return damaged(format!("plain content of {stored_bytes} bytes says {raw_bytes}"));
         }
-        Some(Ok((header, checksum)))
+        Ok(Ok((header, checksum)))
     }
 }

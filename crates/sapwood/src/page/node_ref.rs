@@ -2,10 +2,10 @@
 //!
 //! *Format*: `docs/format.md` section 3, as references stand in the state.
 
+use crate::codec::{Read, ReadProblem, Reader, put_varint};
 use crate::types::PageNumber;
 
-use super::block::Block;
-use super::varint::{Reader, put_varint};
+use super::block::{Block, PAGES_MAX};
 
 /// Where a node lies, with its write stamp and checksum: 64 bits that a lost, stale or misdirected
 /// write does not meet by chance.
@@ -39,12 +39,15 @@ impl NodeRef {
     }
 
     /// Takes a reference from the reader. Whether it lies in the file is asked when it is read.
-    pub fn decode(reader: &mut Reader<'_>) -> Option<NodeRef> {
+    pub fn decode(reader: &mut Reader<'_>) -> Read<NodeRef> {
         let page = PageNumber(reader.varint()?);
         let pages = reader.varint_u32()?;
         let (stamp, checksum) = (reader.u32()?, reader.u32()?);
-        let end = page.0.checked_add(u64::from(pages))?;
-        (pages > 0 && end <= 1 << 48).then_some(NodeRef { page, pages, stamp, checksum })
+        let reference = NodeRef { page, pages, stamp, checksum };
+        if pages == 0 || reference.block().end().0 > PAGES_MAX {
+            return Err(ReadProblem::OutOfRange);
+        }
+        Ok(reference)
     }
 }
 
@@ -63,10 +66,10 @@ mod tests {
             let mut bytes = Vec::new();
             reference.encode(&mut bytes);
             let mut reader = Reader::new(&bytes);
-            prop_assert_eq!(NodeRef::decode(&mut reader), Some(reference));
-            prop_assert_eq!(reader.expect_end(), Some(()));
+            prop_assert_eq!(NodeRef::decode(&mut reader), Ok(reference));
+            prop_assert_eq!(reader.finish(), Ok(()));
             for length in 0..bytes.len() {
-                prop_assert_eq!(NodeRef::decode(&mut Reader::new(&bytes[..length])), None);
+                prop_assert!(NodeRef::decode(&mut Reader::new(&bytes[..length])).is_err());
             }
         }
     }
@@ -76,7 +79,8 @@ mod tests {
         for (page, pages) in [(5, 0), (1 << 48, 1), (u64::MAX, 2)] {
             let mut bytes = Vec::new();
             NodeRef { page: PageNumber(page), pages, stamp: 1, checksum: 2 }.encode(&mut bytes);
-            assert_eq!(NodeRef::decode(&mut Reader::new(&bytes)), None);
+            let refused = NodeRef::decode(&mut Reader::new(&bytes));
+            assert_eq!(refused, Err(ReadProblem::OutOfRange));
         }
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! *Format*: `docs/format.md` section 6.6.
 
+use crate::codec::{Read, ReadProblem, Reader, put_varint};
+
 use super::layout::Layout;
 use super::node_ref::NodeRef;
-use super::varint::{Reader, put_varint};
 
 /// One region, as a state names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +33,14 @@ impl RegionEntry {
     }
 
     /// Takes an entry from the reader.
-    pub fn decode(reader: &mut Reader<'_>) -> Option<RegionEntry> {
+    pub fn decode(reader: &mut Reader<'_>) -> Read<RegionEntry> {
         let home = reader.u8()?;
         let (stamp, checksum) = (reader.u32()?, reader.u32()?);
         let free_pages = reader.varint()?;
-        (home < 2).then_some(RegionEntry { home, stamp, checksum, free_pages })
+        if home > 1 {
+            return Err(ReadProblem::OutOfRange);
+        }
+        Ok(RegionEntry { home, stamp, checksum, free_pages })
     }
 
     /// The reference to the map's node.

@@ -242,6 +242,32 @@ impl Regions {
         Some(Growth { wanted_end: wanted_end.max(least_end), least_end })
     }
 
+    /// Whether a block lies inside the file and clear of header and homes, and every part of it that
+    /// lies in one region is as asked.
+    pub(super) fn all_parts(
+        &self,
+        block: Block,
+        is_right: impl Fn(&Region, u32, u32) -> bool,
+    ) -> bool {
+        if block.end().0 > self.file_pages {
+            return false;
+        }
+        let (mut at, end) = (block.first, block.end());
+        while at < end {
+            let region_index = self.layout.region_of(at);
+            let first = self.layout.index_in_region(at);
+            let pages = u64::from(self.layout.region_pages() - first).min(end.0 - at.0) as u32;
+            let region = self.regions.get(region_index as usize);
+            if first < self.layout.fixed_pages(region_index)
+                || region.is_none_or(|region| !is_right(region, first, pages))
+            {
+                return false;
+            }
+            at = PageNumber(at.0 + u64::from(pages));
+        }
+        true
+    }
+
     /// Acts on each part of a block that lies in one region.
     pub(super) fn each_part(&mut self, block: Block, mut act: impl FnMut(&mut Region, u32, u32)) {
         assert!(

@@ -1,10 +1,10 @@
 //! Cuts sorted entries into leaves and writes them.
 //!
 //! *Assumes*: entries come in the order of a sorted block. *Guarantees*: each leaf but a lone one
-//! is at least about half full. The stored size is aimed at with the compression ratio of the
-//! leaves written before; a leaf that misses its pages is cut again. The versions of one key stay
-//! in one leaf, however large it grows: so the range between two separators holds all versions of
-//! its keys.
+//! is at least about half full or, at the end of a stretch, fills about half a page. The stored
+//! size is aimed at with the compression ratio of the leaves written before; a leaf that misses
+//! its pages is cut again. The versions of one key stay in one leaf, however large it grows: so the
+//! range between two separators holds all versions of its keys.
 //!
 //! *Format*: docs/format.md, sections 3 and 4.1. *Threads*: one owner.
 
@@ -14,9 +14,9 @@ use super::sorted_block::EntryKind;
 use super::sorted_block_builder::SortedBlockBuilder;
 use crate::error::Result;
 use crate::page::{
-    Codec, FLAG_NUMBERS, FLAG_WIDE_SLOTS, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter,
+    Block, Codec, FLAG_NUMBERS, FLAG_WIDE_SLOTS, NODE_HEADER_BYTES, NodeKind, NodeSpec, NodeWriter,
 };
-use crate::types::{Epoch, KeyspaceNumber, PageNumber};
+use crate::types::{Epoch, KeyspaceNumber};
 
 /// The largest content of a leaf of several entries, in bytes: slots stay narrow.
 const LEAF_RAW_BYTES_MAX: usize = 65_000;
@@ -58,7 +58,7 @@ pub struct LeafOverflow {
     /// The state it was born in; 0: with the leaf.
     pub birth: Epoch,
     /// Its blocks.
-    pub blocks: Vec<(PageNumber, u32)>,
+    pub blocks: Vec<Block>,
 }
 
 /// A leaf that was written, with what its parent has to know.
@@ -85,8 +85,8 @@ pub struct LeafWriter {
     /// The index of the entry that each belongs to.
     overflow: Vec<(usize, LeafOverflow)>,
     tombstones: Vec<bool>,
-    /// Stored bytes for each 1,024 of content, as seen in the leaves before.
-    ratio: usize,
+    /// Stored bytes for each 1,024 of content, as seen in the leaves before; `None`: not known yet.
+    ratio: Option<usize>,
     content: Vec<u8>,
 }
 
@@ -103,9 +103,19 @@ impl LeafWriter {
             hashes: Vec::new(),
             overflow: Vec::new(),
             tombstones: Vec::new(),
-            ratio: 1024,
+            ratio: None,
             content: Vec::new(),
         }
+    }
+
+    /// Stored bytes for each 1,024 of content, as far as that is known.
+    pub fn ratio(&self) -> Option<usize> {
+        self.ratio
+    }
+
+    /// What another writer has learned of entries like these.
+    pub fn expect_ratio(&mut self, ratio: usize) {
+        self.ratio = Some(ratio);
     }
 
     /// True when every entry given so far is in a leaf.
@@ -123,7 +133,10 @@ impl LeafWriter {
         let stored = self.stored_bytes_max(nodes);
         let raw = match self.options.codec {
             Codec::Plain => stored,
-            _ => stored.saturating_mul(AIM_THOUSANDTHS) / 1000 * 1024 / self.ratio.max(16),
+            _ => {
+                let ratio = self.ratio.unwrap_or(1024).max(16);
+                stored.saturating_mul(AIM_THOUSANDTHS) / 1000 * 1024 / ratio
+            }
         };
         raw.min(LEAF_RAW_BYTES_MAX)
     }
@@ -180,11 +193,21 @@ impl LeafWriter {
             let leaves = pending.div_ceil(aim).max(1);
             let count = match leaves {
                 1 => self.builder.len(),
+                _ if self.rest_fills_a_page(nodes, pending, aim) => self.count_for(aim),
                 _ => self.count_for(pending.div_ceil(leaves)),
             };
             self.write_first(nodes, count, aim, out)?;
         }
         Ok(())
+    }
+
+    /// True when a full leaf and a rest take fewer pages than leaves that share evenly, and the
+    /// rest is no tiny leaf.
+    fn rest_fills_a_page(&self, nodes: &NodeWriter, pending: usize, aim: usize) -> bool {
+        let pages = (self.options.leaf_bytes / nodes.layout().page_size as usize).max(1);
+        let page_bytes = aim / pages;
+        let rest = pending % aim;
+        rest * 2 >= page_bytes && rest <= page_bytes * (pages - 1)
     }
 
     /// How many of the first entries fill a block of that many bytes: at least one.
@@ -235,13 +258,13 @@ impl LeafWriter {
             let seen = compressed * 1024 / raw;
             // Only leaves of some size tell a ratio.
             if raw * 2 >= aim {
-                self.ratio = (self.ratio * 3 + seen) / 4;
+                self.ratio = Some(self.ratio.map_or(seen, |before| (before * 3 + seen) / 4));
             }
             attempts += 1;
             if stored <= stored_max || count <= 1 || attempts > 4 {
                 break info;
             }
-            self.ratio = self.ratio.max(seen);
+            self.ratio = Some(self.ratio.unwrap_or(0).max(seen));
             let fitting = count * stored_max / stored * AIM_THOUSANDTHS / 1000;
             let fewer = self.at_key_boundary(fitting.clamp(1, count - 1));
             if fewer >= count {
@@ -256,7 +279,7 @@ impl LeafWriter {
         self.builder.discard_first(count);
         let overflow = self.take_overflow(count);
         let tombstones = self.tombstones.drain(..count).filter(|is| *is).count() as u64;
-        let pages = overflow.iter().flat_map(|o| &o.blocks).map(|b| u64::from(b.1)).sum();
+        let pages = overflow.iter().flat_map(|o| &o.blocks).map(|b| u64::from(b.pages)).sum();
         let child = Child {
             reference,
             entries: count as u64,

@@ -6,7 +6,6 @@
 //!
 //! *Format*: docs/format.md, section 4.
 
-mod bytes;
 pub mod coverage;
 pub mod descriptor;
 pub mod filter;
@@ -30,6 +29,7 @@ pub mod young_blocks;
 
 use std::fmt;
 
+use crate::codec::ReadProblem;
 use crate::error::{Corruption, Structure};
 
 /// The longest key, in bytes; composite keys of young segments have four more.
@@ -47,6 +47,13 @@ impl BlockProblem {
     /// The problem as damage in `structure`.
     pub fn corruption(self, structure: Structure) -> Corruption {
         Corruption::new(structure, self.0)
+    }
+}
+
+impl From<ReadProblem> for BlockProblem {
+    #[inline]
+    fn from(problem: ReadProblem) -> BlockProblem {
+        BlockProblem(problem.text())
     }
 }
 

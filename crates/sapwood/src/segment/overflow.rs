@@ -14,12 +14,13 @@ use std::fmt;
 use std::ops::Deref;
 
 use super::overflow_reference::OverflowReference;
+use crate::codec::Reader;
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::page::compress::{CODEC_ZSTD, DecompressProblem, compress, decompress};
 use crate::page::layout::NODE_HEADER_BYTES;
 use crate::page::node_image::node_checksum;
 use crate::page::stream::stream_capacity;
-use crate::page::{Block, Codec, Layout, NodeHeader, NodeKind, PageManager, Reader};
+use crate::page::{Block, Codec, Layout, NodeHeader, NodeKind, PageManager};
 use crate::types::{Epoch, KeyspaceNumber};
 
 /// A value is cut into chunks of so many bytes; the last may be shorter.
@@ -57,7 +58,7 @@ pub fn wants_overflow(value_bytes: usize, usable_bytes: usize) -> bool {
 
 /// The blocks of a value, in the order of the stream.
 pub fn blocks_of(reference: &OverflowReference) -> impl Iterator<Item = Block> {
-    reference.blocks.iter().map(|&(first, pages)| Block { first, pages })
+    reference.blocks.iter().copied()
 }
 
 /// The crc of a stored chunk.
@@ -257,7 +258,7 @@ pub fn write_value(
         out.push(&chunk.bytes)?;
     }
     out.finish()?;
-    let blocks = taken.keep().into_iter().map(|block| (block.first, block.pages)).collect();
+    let blocks = taken.keep();
     Ok(OverflowReference { length, stamp, checksum, table_offset: 0, birth: Epoch(0), blocks })
 }
 
@@ -452,7 +453,7 @@ fn place_chunks(
     let mut chunks = Vec::with_capacity(table.remaining().div_ceil(TABLE_ENTRY_BYTES as usize));
     let (mut offset, mut left) = (start, length);
     while left > 0 {
-        let (Some(stored), Some(crc)) = (table.u32(), table.u32()) else {
+        let (Ok(stored), Ok(crc)) = (table.u32(), table.u32()) else {
             return Err("its table is too short".into());
         };
         let raw_bytes = left.min(CHUNK_BYTES_U64) as usize;
@@ -472,7 +473,7 @@ fn place_chunks(
         offset = offset.saturating_add(stored_bytes as u64);
         left = left.saturating_sub(raw_bytes as u64);
     }
-    match offset <= end && table.expect_end().is_some() {
+    match offset <= end && table.is_empty() {
         true => Ok(chunks),
         false => Err(format!("its chunks reach to {offset}, beyond {end}")),
     }

@@ -8,14 +8,9 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 use super::BlockProblem;
-use super::bytes::{Reader, put_varint};
-use crate::types::{Epoch, PageNumber};
-
-/// Pages at or above this number are in no file.
-pub(super) const PAGES_MAX: u64 = 1 << 48;
-
-/// A run of pages: the first, and their number.
-pub type Block = (PageNumber, u32);
+use crate::codec::{Reader, put_varint};
+use crate::page::Block;
+use crate::types::Epoch;
 
 /// Where an overflow value lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +37,7 @@ impl OverflowReference {
         out.extend_from_slice(&self.checksum.to_le_bytes());
         put_varint(out, self.table_offset);
         put_varint(out, self.birth.0);
-        put_blocks(&self.blocks, out);
+        Block::encode_list(&self.blocks, out);
     }
 
     /// Reads the reference that fills `value`.
@@ -60,12 +55,12 @@ impl OverflowReference {
 
     /// The length of the value at the start of a reference, without reading the rest.
     pub fn decode_length(value: &[u8]) -> Result<u64, BlockProblem> {
-        Reader::new(value).varint()
+        Ok(Reader::new(value).varint()?)
     }
 
     /// The number of pages in its blocks.
     pub fn pages(&self) -> u64 {
-        self.blocks.iter().map(|(_, pages)| u64::from(*pages)).fold(0, u64::saturating_add)
+        self.blocks.iter().map(|block| u64::from(block.pages)).fold(0, u64::saturating_add)
     }
 }
 
@@ -85,7 +80,7 @@ impl OverflowListItem {
     pub fn encode(&self, out: &mut Vec<u8>) {
         put_varint(out, u64::from(self.child_index));
         put_varint(out, self.birth.0);
-        put_blocks(&self.blocks, out);
+        Block::encode_list(&self.blocks, out);
     }
 }
 
@@ -129,28 +124,10 @@ impl Iterator for OverflowList<'_> {
     }
 }
 
-fn put_blocks(blocks: &[Block], out: &mut Vec<u8>) {
-    put_varint(out, blocks.len() as u64);
-    for (page, pages) in blocks {
-        put_varint(out, page.0);
-        put_varint(out, u64::from(*pages));
-    }
-}
-
 fn read_blocks(reader: &mut Reader<'_>) -> Result<Vec<Block>, BlockProblem> {
-    let count = reader.varint_length()?;
-    // A block takes at least two bytes, so that the allocation stays within the input's size.
-    if count == 0 || count > reader.rest().len() / 2 {
-        return Err(BlockProblem("the number of an overflow value's blocks is impossible"));
-    }
-    let mut blocks = Vec::with_capacity(count);
-    for _ in 0..count {
-        let page = reader.varint()?;
-        let pages = reader.varint_u32()?;
-        if pages == 0 || page.saturating_add(u64::from(pages)) > PAGES_MAX {
-            return Err(BlockProblem("an overflow value's block lies outside every file"));
-        }
-        blocks.push((PageNumber(page), pages));
+    let blocks = Block::decode_list(reader)?;
+    if blocks.is_empty() {
+        return Err(BlockProblem("an overflow value has no blocks"));
     }
     Ok(blocks)
 }
@@ -161,10 +138,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::page::block::PAGES_MAX;
+    use crate::types::PageNumber;
 
     fn blocks() -> impl Strategy<Value = Vec<Block>> {
         let page = prop_oneof![0_u64..300, 0..PAGES_MAX - u64::from(u32::MAX)];
-        vec((page.prop_map(PageNumber), 1_u32..), 1..5)
+        vec(
+            (page.prop_map(PageNumber), 1_u32..).prop_map(|(page, pages)| Block::new(page, pages)),
+            1..5,
+        )
     }
 
     fn reference() -> impl Strategy<Value = OverflowReference> {
@@ -259,7 +241,7 @@ mod tests {
     fn a_list_out_of_order_is_refused() {
         let mut content = Vec::new();
         for child_index in [3, 2] {
-            let blocks = vec![(PageNumber(1), 1)];
+            let blocks = vec![Block::new(PageNumber(1), 1)];
             OverflowListItem { child_index, birth: Epoch(0), blocks }.encode(&mut content);
         }
         let read: Vec<_> = OverflowList::new(&content).collect();

@@ -130,7 +130,6 @@ impl OverflowWriter {
         self.trim();
         let blocks = std::mem::take(&mut self.blocks);
         let (length, stamp) = (self.length, self.stamp);
-        let blocks = blocks.into_iter().map(|block| (block.first, block.pages)).collect();
         Ok(OverflowReference { length, stamp, checksum, table_offset, birth: Epoch(0), blocks })
     }
 

@@ -10,12 +10,12 @@
 
 use std::cmp::Ordering;
 
-use super::bytes::{Reader, put_varint};
-use super::overflow_reference::PAGES_MAX;
 use super::sorted_block::{BlockShape, EntryKind, KindSet, SortedBlock};
 use super::sorted_block_builder::{BlockInfo, SortedBlockBuilder};
 use super::{BlockProblem, COMPOSITE_KEY_BYTES_MAX};
+use crate::codec::{Reader, put_varint};
 use crate::page::NodeRef;
+use crate::page::block::PAGES_MAX;
 use crate::types::{Epoch, PageNumber};
 
 #[cfg(test)]

@@ -44,14 +44,61 @@ pub struct ParentEntry {
     pub child: Child,
 }
 
-/// Cuts `count` children, whose separators take `bytes` together, into even groups of at most
-/// `count_max` children: the sizes of the groups.
-pub fn even_groups(count: usize, bytes: usize, count_max: usize) -> Vec<usize> {
-    let by_count = count.div_ceil(count_max);
-    let by_bytes = bytes.div_ceil(SEPARATOR_BYTES_MAX);
+/// True when children with separators of such lengths fill less than a third of a parent that may
+/// have `count_max` of them: they are packed with a neighbour's.
+pub fn is_under_third(lengths: impl Iterator<Item = usize>, count_max: usize) -> bool {
+    let (mut count, mut bytes) = (0, 0);
+    for length in lengths {
+        count += 1;
+        bytes += length;
+    }
+    count * 3 < count_max && bytes * 3 < SEPARATOR_BYTES_MAX
+}
+
+/// Cuts children, whose separators have these lengths, into even groups of at most `count_max`: the
+/// sizes of the groups. A group's separators take little more than they may, however uneven they
+/// are.
+pub fn even_groups(lengths: &[usize], count_max: usize) -> Vec<usize> {
+    // A child's share of a parent: of its bytes or of its places, whichever is more.
+    let weight = |length: &usize| (length * count_max).max(SEPARATOR_BYTES_MAX);
+    let total: usize = lengths.iter().map(weight).sum();
+    let least = total.div_ceil(SEPARATOR_BYTES_MAX * count_max);
     // A group of one child would be a parent with one child.
-    let groups = by_count.max(by_bytes).clamp(1, (count / 2).max(1));
-    (0..groups).map(|i| count * (i + 1) / groups - count * i / groups).collect()
+    let most = (lengths.len() / 2).max(1);
+    let mut groups = Vec::new();
+    for group_count in least.clamp(1, most)..=most {
+        groups = groups_of(lengths, group_count, total, weight);
+        if groups.iter().all(|count| *count <= count_max) {
+            break;
+        }
+    }
+    groups
+}
+
+/// Cuts children where their weight passes each share of the total; no group has fewer than two.
+fn groups_of(
+    lengths: &[usize],
+    group_count: usize,
+    total: usize,
+    weight: impl Fn(&usize) -> usize,
+) -> Vec<usize> {
+    let mut groups = Vec::with_capacity(group_count);
+    let (mut end, mut sum) = (0, 0);
+    for index in 1..=group_count {
+        let start = end;
+        let least = start + 2;
+        let most = lengths.len() - 2 * (group_count - index).min(lengths.len() / 2);
+        while let Some(next) = lengths.get(end).map(&weight) {
+            let fits = (sum + next) * group_count <= total * index;
+            if index < group_count && end >= least && (!fits || end >= most) {
+                break;
+            }
+            sum += next;
+            end += 1;
+        }
+        groups.push(end - start);
+    }
+    groups
 }
 
 /// Writes lowest parents.
@@ -92,8 +139,7 @@ impl ParentWriter {
         let full = self.pending.len() >= 2 * LEAVES_PER_LOWEST_PARENT_MAX
             || self.pending_bytes >= 2 * SEPARATOR_BYTES_MAX;
         if full {
-            let groups =
-                even_groups(self.pending.len(), self.pending_bytes, LEAVES_PER_LOWEST_PARENT_MAX);
+            let groups = self.groups();
             self.write_first(nodes, groups.first().copied().unwrap_or(1))?;
         }
         Ok(())
@@ -111,14 +157,31 @@ impl ParentWriter {
         {
             return Ok(Lowest::Leaf(leaf));
         }
-        let groups =
-            even_groups(self.pending.len(), self.pending_bytes, LEAVES_PER_LOWEST_PARENT_MAX);
         if !self.pending.is_empty() {
-            for group in groups {
+            for group in self.groups() {
                 self.write_first(nodes, group)?;
             }
         }
         Ok(Lowest::Parents(self.written))
+    }
+
+    fn groups(&self) -> Vec<usize> {
+        let lengths: Vec<usize> = self.pending.iter().map(|leaf| leaf.separator.len()).collect();
+        even_groups(&lengths, LEAVES_PER_LOWEST_PARENT_MAX)
+    }
+
+    /// True when all leaves so far would fill less than a third of one parent.
+    pub fn is_under_third(&self) -> bool {
+        let lengths = self.pending.iter().map(|leaf| leaf.separator.len());
+        self.written.is_empty() && is_under_third(lengths, LEAVES_PER_LOWEST_PARENT_MAX)
+    }
+
+    /// Puts leaves before all others. No parent is written yet.
+    pub fn prepend(&mut self, leaves: Vec<LeafEntry>) {
+        assert!(self.written.is_empty(), "leaves come before those of a parent that is written");
+        self.pending_bytes += leaves.iter().map(|leaf| leaf.separator.len()).sum::<usize>();
+        self.leaf_count += leaves.len();
+        self.pending.splice(0..0, leaves);
     }
 
     fn write_first(&mut self, nodes: &mut NodeWriter, count: usize) -> Result<()> {
@@ -284,12 +347,37 @@ mod tests {
     #[test]
     fn groups_are_even_and_none_holds_one_child_or_too_many() {
         for count in 1..400 {
-            for bytes in [0, SEPARATOR_BYTES_MAX, 3 * SEPARATOR_BYTES_MAX] {
-                let groups = even_groups(count, bytes, LEAVES_PER_LOWEST_PARENT_MAX);
+            for length in [0, 1000, KEY_BYTES_MAX] {
+                let groups = even_groups(&vec![length; count], LEAVES_PER_LOWEST_PARENT_MAX);
                 assert_eq!(groups.iter().sum::<usize>(), count);
                 let (least, most) = (groups.iter().min().unwrap(), groups.iter().max().unwrap());
-                assert!(most - least <= 1 && *most <= LEAVES_PER_LOWEST_PARENT_MAX);
-                assert!(*least >= 2 || count == 1);
+                assert!(most - least <= 2 && *most <= LEAVES_PER_LOWEST_PARENT_MAX);
+                assert!(*least >= 2 || count == 1, "{count} of {length}: {groups:?}");
+                assert!(length > 0 || most - least <= 1);
+            }
+        }
+    }
+
+    /// Forty long separators side by side among short ones once came into parents of a quarter of a
+    /// megabyte, which the smallest regions cannot hold.
+    #[test]
+    fn long_separators_side_by_side_do_not_come_into_one_group() {
+        for (short_before, long, short_after) in [(60, 40, 60), (0, 40, 120), (1, 3, 1), (0, 9, 0)]
+        {
+            let mut lengths = vec![10; short_before];
+            lengths.extend(vec![KEY_BYTES_MAX; long]);
+            lengths.extend(vec![10; short_after]);
+            for count_max in [LEAVES_PER_LOWEST_PARENT_MAX, 160] {
+                let groups = even_groups(&lengths, count_max);
+                assert_eq!(groups.iter().sum::<usize>(), lengths.len());
+                let mut rest = lengths.as_slice();
+                for count in groups {
+                    assert!((2..=count_max).contains(&count));
+                    let (group, others) = rest.split_at(count);
+                    let bytes: usize = group.iter().sum();
+                    assert!(bytes <= SEPARATOR_BYTES_MAX + KEY_BYTES_MAX, "{bytes} in one parent");
+                    rest = others;
+                }
             }
         }
     }

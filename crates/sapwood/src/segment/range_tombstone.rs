@@ -14,8 +14,8 @@
 use std::cmp::Ordering;
 
 use super::BlockProblem;
-use super::bytes::{Reader, put_varint};
 use super::sorted_block::SortedBlock;
+use crate::codec::{Reader, put_varint};
 
 #[cfg(test)]
 mod tests;

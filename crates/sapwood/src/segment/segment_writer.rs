@@ -68,6 +68,16 @@ impl SegmentWriter {
         }
     }
 
+    /// Stored bytes for each 1,024 of leaves, as far as that is known.
+    pub fn ratio(&self) -> Option<usize> {
+        self.leaves.ratio()
+    }
+
+    /// What another writer has learned of entries like these.
+    pub fn expect_ratio(&mut self, ratio: usize) {
+        self.leaves.expect_ratio(ratio);
+    }
+
     /// What has gone in so far.
     pub fn written(&self) -> Written {
         self.written
@@ -155,6 +165,25 @@ impl SegmentWriter {
             self.parents.push(nodes, entry)?;
         }
         Ok(())
+    }
+
+    /// Ends the last leaf. True when all leaves would fill less than a third of a parent: then
+    /// those of a neighbour may come in, before them by [`SegmentWriter::prepend`] or behind them
+    /// by [`SegmentWriter::reuse`].
+    ///
+    /// # Errors
+    /// When a node cannot be written.
+    pub fn is_under_third(&mut self, nodes: &mut NodeWriter) -> Result<bool> {
+        self.leaves.finish_stretch(nodes, &mut self.ready)?;
+        self.drain_ready(nodes)?;
+        Ok(self.parents.leaf_count() > 0 && self.parents.is_under_third())
+    }
+
+    /// Adds leaves before all others, which are under a third of a parent. They are referenced as
+    /// they are.
+    pub fn prepend(&mut self, leaves: Vec<LeafEntry>) {
+        self.written.reused_leaves += leaves.len() as u64;
+        self.parents.prepend(leaves);
     }
 
     /// Writes what is pending. `whole`: nothing else will be in the tree.

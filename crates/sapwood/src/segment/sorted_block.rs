@@ -11,7 +11,7 @@
 use std::cmp::Ordering;
 
 use super::BlockProblem;
-use super::bytes::Reader;
+use crate::codec::Reader;
 
 #[cfg(test)]
 mod tests;

@@ -11,8 +11,8 @@
 //! *Format*: docs/format.md, section 4.1. *Threads*: one owner.
 
 use super::COMPOSITE_KEY_BYTES_MAX;
-use super::bytes::{put_varint, varint_bytes};
 use super::sorted_block::{EntryKind, HEAD_BYTES, cut_head};
+use crate::codec::{put_varint, varint_bytes};
 
 /// The most entries that a block holds.
 pub const BLOCK_ENTRIES_MAX: usize = u16::MAX as usize;

@@ -1,18 +1,21 @@
 //! Replaces lowest parents of a tree and rebuilds the path above them, in memory.
 //!
 //! *Assumes*: the replaced range begins and ends at separators of lowest parents.
-//! *Guarantees*: all leaves stay at one depth; no parent has one child (a root gives way to it); an
-//! upper parent under a third full takes a neighbour's children in. Nodes made here are unwritten.
+//! *Guarantees*: all leaves stay at one depth; no upper parent has one child (a root gives way to
+//! it); an upper parent under a third full takes a neighbour's children in, whoever's child that
+//! is. Nodes made here are unwritten.
 //!
 //! *Format*: docs/format.md, section 4.2. *Threads*: under the install lock, one tree at a time.
 
+use std::collections::VecDeque;
+
 use super::descriptor::TreeRoot;
-use super::key_range::is_before_end;
+use super::key_range::{compare_ends, is_before_end};
 use super::node::{ParentNode, read_parent};
 use super::parent::{Below, Child, ParentBuilder};
-use super::parent_writer::{Lowest, ParentEntry, even_groups, parent_spec};
+use super::parent_writer::{Lowest, ParentEntry, even_groups, is_under_third, parent_spec};
 use crate::error::{Result, Structure};
-use crate::page::{Block, PageManager};
+use crate::page::{Block, NodeRef, PageManager};
 use crate::types::{Epoch, KeyspaceNumber};
 
 /// The most children of an upper parent.
@@ -27,6 +30,17 @@ pub struct TreeChange {
     pub died: Vec<(Block, Epoch)>,
     /// Upper parents that the new tree uses and the old one did not.
     pub born: Vec<Block>,
+}
+
+/// "The lowest parents whose separators lie from `start` to before `end` are replaced by these."
+#[derive(Debug)]
+pub struct Replacement {
+    /// The separator of the first one that goes.
+    pub start: Vec<u8>,
+    /// The separator of the first one behind that stays; `None`: all go.
+    pub end: Option<Vec<u8>>,
+    /// What comes in their place.
+    pub new: Vec<ParentEntry>,
 }
 
 /// Edits one tree at one install.
@@ -59,6 +73,69 @@ impl<'a> TreeEdit<'a> {
         }
     }
 
+    /// Makes several replacements, which ascend and lie apart from one another. Those below one
+    /// upper parent are made in one go.
+    ///
+    /// # Errors
+    /// As [`TreeEdit::replace`].
+    pub fn replace_all(
+        mut self,
+        root: &TreeRoot,
+        replacements: Vec<Replacement>,
+    ) -> Result<TreeChange> {
+        let mut root = root.clone();
+        let mut rest: VecDeque<Replacement> = replacements.into();
+        while let Some(next) = rest.pop_front() {
+            let result = self.joined(&root, next, &mut rest);
+            let next = self.or_undo(result)?;
+            let (pages, keyspace, epoch) = (self.pages, self.keyspace, self.epoch);
+            let edit = TreeEdit { pages, keyspace, epoch, change: self.change };
+            let change = edit.replace(&root, &next.start, next.end.as_deref(), next.new)?;
+            match &change.root {
+                Some(made) if !rest.is_empty() => root = made.clone(),
+                _ => return Ok(change),
+            }
+            self = TreeEdit { pages, keyspace, epoch, change };
+        }
+        Ok(self.change)
+    }
+
+    /// A replacement with those that follow below the same upper parent, and what lies between.
+    fn joined(
+        &self,
+        root: &TreeRoot,
+        first: Replacement,
+        rest: &mut VecDeque<Replacement>,
+    ) -> Result<Replacement> {
+        let (mut reference, mut birth) = (root.reference, root.birth);
+        let mut above: Option<Vec<u8>> = None;
+        for height in (3..=root.height).rev() {
+            let node = read_parent(self.pages, &reference, self.keyspace, height)?;
+            let entries = entries_of(&node, birth)?;
+            let after = entries.partition_point(|entry| entry.separator <= first.start);
+            above = entries.get(after).map(|entry| entry.separator.clone()).or(above);
+            let Some(entry) = entries.get(after.saturating_sub(1)) else { return Ok(first) };
+            (reference, birth) = (entry.child.reference, entry.child.birth.unwrap_or(birth));
+        }
+        let is_inside =
+            |one: &Replacement| compare_ends(one.end.as_deref(), above.as_deref()).is_le();
+        if root.height < 2 || !is_inside(&first) || !rest.front().is_some_and(is_inside) {
+            return Ok(first);
+        }
+        let node = read_parent(self.pages, &reference, self.keyspace, 2)?;
+        let entries = entries_of(&node, birth)?;
+        let mut all = first;
+        while let Some(next) = rest.pop_front_if(|next| is_inside(next)) {
+            let stay = entries.iter().filter(|entry| {
+                !is_before_end(&entry.separator, all.end.as_deref()) && entry.separator < next.start
+            });
+            all.new.extend(stay.cloned());
+            all.new.extend(next.new);
+            all.end = next.end;
+        }
+        Ok(all)
+    }
+
     /// Replaces the lowest parents of `root` whose separators lie from `start` to before `end`.
     ///
     /// # Errors
@@ -71,11 +148,32 @@ impl<'a> TreeEdit<'a> {
         end: Option<&[u8]>,
         new: Vec<ParentEntry>,
     ) -> Result<TreeChange> {
-        assert!(root.height >= 2, "a tree without upper parents is built anew");
-        let node = read_parent(self.pages, &root.reference, self.keyspace, root.height)?;
-        let result = self.edited_children(&node, root.birth, start, end, new);
+        if root.height < 2 {
+            // Others have taken away all but this one lowest parent since the step was planned.
+            return self.build(Lowest::Parents(new));
+        }
+        let result = self.edited_children(root, start, end, new);
         let children = self.or_undo(result)?;
         self.finish(children, root.height - 1)
+    }
+
+    /// Replaces all lowest parents of `root`.
+    ///
+    /// # Errors
+    /// As [`TreeEdit::replace`].
+    pub fn rebuild(mut self, root: &TreeRoot, lowest: Lowest) -> Result<TreeChange> {
+        if root.height < 2 {
+            return self.build(lowest);
+        }
+        let mut parents = self.open(&root.reference, root.birth, root.height)?;
+        for height in (2..root.height).rev() {
+            let mut below = Vec::new();
+            for parent in &parents {
+                below.extend(self.open_entry(parent, root.birth, height)?);
+            }
+            parents = below;
+        }
+        self.build(lowest)
     }
 
     fn or_undo<T>(&self, result: Result<T>) -> Result<T> {
@@ -87,56 +185,108 @@ impl<'a> TreeEdit<'a> {
         result
     }
 
-    /// The children of a node after the edit; the node itself dies.
+    /// The children of the root after the edit. All nodes on the path die.
     fn edited_children(
         &mut self,
-        node: &ParentNode,
-        birth: Epoch,
+        root: &TreeRoot,
         start: &[u8],
         end: Option<&[u8]>,
         new: Vec<ParentEntry>,
     ) -> Result<Vec<ParentEntry>> {
-        self.change.died.push((node.reference().block(), birth));
-        let mut children = entries_of(node, birth)?;
-        if node.height() == 2 {
-            let first = children.partition_point(|child| child.separator.as_slice() < start);
-            let last = children.partition_point(|child| is_before_end(&child.separator, end));
-            children.splice(first..last.max(first), new);
-            return Ok(children);
-        }
-        // The children that hold some of the range; the one before holds the start.
-        let after_start = children.partition_point(|child| child.separator.as_slice() <= start);
-        let mut first = after_start.saturating_sub(1);
-        let mut last = children.partition_point(|child| is_before_end(&child.separator, end));
-        last = last.max(first + 1);
-        let mut merged = Vec::new();
-        let mut new = Some(new);
-        for child in &children[first..last] {
-            let below = self.read_child(child, node.height() - 1)?;
-            // All new parents go to the first; the others only lose theirs.
-            let new = new.take().unwrap_or_default();
-            let child_birth = child.child.birth.unwrap_or(birth);
-            merged.extend(self.edited_children(&below, child_birth, start, end, new)?);
-        }
-        // Too few for a parent of their own: a neighbour's children come in.
-        if merged.len() * 3 < UPPER_CHILDREN_MAX && children.len() > last - first {
-            let neighbour = if last < children.len() { last } else { first - 1 };
-            let entry = &children[neighbour];
-            let below = self.read_child(entry, node.height() - 1)?;
-            let child_birth = entry.child.birth.unwrap_or(birth);
-            self.change.died.push((below.reference().block(), child_birth));
-            let theirs = entries_of(&below, child_birth)?;
-            if neighbour == last {
-                merged.extend(theirs);
-                last += 1;
-            } else {
-                merged.splice(0..0, theirs);
-                first -= 1;
+        let mut path = self.open_path(root, start, end)?;
+        let mut new = new;
+        for depth in (0..path.len()).rev() {
+            let row = &mut path[depth];
+            row.children.splice(row.first..row.last, new);
+            if depth == 0 {
+                break;
             }
+            // Too few for a parent of their own: a neighbour's children come in.
+            while is_too_small(&path[depth].children) && self.take_neighbour(&mut path, depth)? {}
+            let row = &mut path[depth];
+            new = self.pack(std::mem::take(&mut row.children), row.height)?;
         }
-        let packed = self.pack(merged, node.height() - 1)?;
-        children.splice(first..last, packed);
-        Ok(children)
+        Ok(path.swap_remove(0).children)
+    }
+
+    /// The nodes that hold the range, one row for each height down to 2.
+    fn open_path(&mut self, root: &TreeRoot, start: &[u8], end: Option<&[u8]>) -> Result<Vec<Row>> {
+        let mut height = root.height;
+        let mut children = self.open(&root.reference, root.birth, height)?;
+        let mut path = Vec::with_capacity(usize::from(height));
+        loop {
+            let last = children.partition_point(|child| is_before_end(&child.separator, end));
+            if height == 2 {
+                let first = children.partition_point(|child| child.separator.as_slice() < start);
+                path.push(Row { height, children, first, last: last.max(first) });
+                return Ok(path);
+            }
+            // The children that hold some of the range; the one before holds the start.
+            let after_start = children.partition_point(|child| child.separator.as_slice() <= start);
+            let first = after_start.saturating_sub(1);
+            let last = last.max(first + 1);
+            let mut below = Vec::new();
+            for child in children.get(first..last).unwrap_or_default() {
+                below.extend(self.open_entry(child, root.birth, height - 1)?);
+            }
+            path.push(Row { height, children, first, last });
+            (height, children) = (height - 1, below);
+        }
+    }
+
+    /// Takes the node beside those of a row in; false when there is none.
+    fn take_neighbour(&mut self, path: &mut [Row], depth: usize) -> Result<bool> {
+        let (above, here) = path.split_at_mut(depth);
+        let (Some(up), Some(row)) = (above.last_mut(), here.first_mut()) else { return Ok(false) };
+        if let Some(entry) = up.children.get(up.last) {
+            row.children.extend(self.open_entry(entry, Epoch(0), row.height)?);
+            up.last += 1;
+            return Ok(true);
+        }
+        if let Some(before) = up.first.checked_sub(1)
+            && let Some(entry) = up.children.get(before)
+        {
+            row.prepend(self.open_entry(entry, Epoch(0), row.height)?);
+            up.first = before;
+            return Ok(true);
+        }
+        // The neighbour is another parent's child.
+        if !self.take_neighbour(path, depth - 1)? {
+            return Ok(false);
+        }
+        self.take_neighbour(path, depth)
+    }
+
+    fn open_entry(
+        &mut self,
+        entry: &ParentEntry,
+        birth: Epoch,
+        height: u8,
+    ) -> Result<Vec<ParentEntry>> {
+        // Births are spelled out.
+        self.open(&entry.child.reference, entry.child.birth.unwrap_or(birth), height)
+    }
+
+    /// The children of an upper parent, which dies.
+    fn open(&mut self, reference: &NodeRef, birth: Epoch, height: u8) -> Result<Vec<ParentEntry>> {
+        let node = read_parent(self.pages, reference, self.keyspace, height)?;
+        self.retire(reference.block(), birth);
+        entries_of(&node, birth)
+    }
+
+    /// A node is not used any more; one that this edit has made itself is free at once.
+    fn retire(&mut self, block: Block, birth: Epoch) {
+        let own = match birth == self.epoch {
+            true => self.change.born.iter().position(|born| *born == block),
+            false => None,
+        };
+        match own {
+            Some(index) => {
+                self.change.born.swap_remove(index);
+                self.pages.free(block);
+            }
+            None => self.change.died.push((block, birth)),
+        }
     }
 
     fn read_child(&self, entry: &ParentEntry, height: u8) -> Result<ParentNode> {
@@ -148,10 +298,10 @@ impl<'a> TreeEdit<'a> {
         if children.is_empty() {
             return Ok(Vec::new());
         }
-        let bytes = children.iter().map(|child| child.separator.len()).sum();
+        let lengths: Vec<usize> = children.iter().map(|child| child.separator.len()).collect();
         let mut rest = children.as_slice();
         let mut parents = Vec::new();
-        for count in even_groups(children.len(), bytes, UPPER_CHILDREN_MAX) {
+        for count in even_groups(&lengths, UPPER_CHILDREN_MAX) {
             let (group, others) = rest.split_at(count);
             parents.push(self.make_parent(group, height)?);
             rest = others;
@@ -211,13 +361,7 @@ impl<'a> TreeEdit<'a> {
             }
             let birth = root.child.birth.unwrap_or(self.epoch);
             let block = node.reference().block();
-            match self.change.born.iter().position(|born| *born == block) {
-                Some(index) => {
-                    self.change.born.swap_remove(index);
-                    self.pages.free(block);
-                }
-                None => self.change.died.push((block, birth)),
-            }
+            self.retire(block, birth);
             let result = entries_of(&node, birth);
             match self.or_undo(result)?.pop() {
                 Some(child) => root = child,
@@ -240,6 +384,30 @@ impl<'a> TreeEdit<'a> {
         });
         self.change
     }
+}
+
+/// Upper parents of one height, side by side, that are made anew.
+#[derive(Debug)]
+struct Row {
+    height: u8,
+    /// The children of all of them.
+    children: Vec<ParentEntry>,
+    /// Those of the children that are made anew themselves.
+    first: usize,
+    last: usize,
+}
+
+impl Row {
+    fn prepend(&mut self, children: Vec<ParentEntry>) {
+        self.first += children.len();
+        self.last += children.len();
+        self.children.splice(0..0, children);
+    }
+}
+
+fn is_too_small(children: &[ParentEntry]) -> bool {
+    let lengths = children.iter().map(|child| child.separator.len());
+    !children.is_empty() && is_under_third(lengths, UPPER_CHILDREN_MAX)
 }
 
 /// The pages of everything below a child, its overflow values included.

@@ -4,45 +4,26 @@
 //! error, so a walk ends. *Threads*: one owner.
 
 use super::descriptor::{Segment, TreeRoot};
-use super::node::{Caching, LeafNode, ParentNode, TreeKind, read_leaf, read_parent};
-use super::overflow::verify_value;
+use super::node::{Caching, ParentNode, TreeKind, read_leaf, read_parent};
 use super::overflow_reference::{OverflowList, OverflowReference};
 use super::sorted_block::EntryKind;
 use crate::error::{Corruption, Result, Structure};
 use crate::page::{Block, BlockList, NodeKind, NodeRef, PageManager};
-use crate::types::{KeyspaceNumber, PageNumber};
-
-/// How closely a segment is looked at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// Parents and what they list are read.
-    Parents,
-    /// Every node is read and checked, and every value.
-    Everything,
-}
+use crate::types::KeyspaceNumber;
 
 struct Walk<'a> {
     pages: &'a PageManager,
-    look: Look,
     found: &'a mut BlockList,
 }
 
-/// Adds the blocks of a segment to `found`.
+/// Adds the blocks of a segment to `found`: parents and what they list are read, and no leaf below.
 ///
 /// # Errors
 /// When a node cannot be read or is damaged, or a block is there twice.
-pub fn add_blocks(
-    pages: &PageManager,
-    segment: &Segment,
-    look: Look,
-    found: &mut BlockList,
-) -> Result<()> {
-    let mut walk = Walk { pages, look, found };
+pub fn add_blocks(pages: &PageManager, segment: &Segment, found: &mut BlockList) -> Result<()> {
+    let mut walk = Walk { pages, found };
     for node in &segment.filter.nodes {
         walk.meet(node.block())?;
-        if look == Look::Everything {
-            pages.read_node_uncached(node, NodeKind::YoungFilter)?;
-        }
     }
     let trees = [(&segment.points, TreeKind::Points), (&segment.ranges, TreeKind::Ranges)];
     for (root, kind) in trees {
@@ -65,8 +46,8 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn meet_value(&mut self, blocks: &[(PageNumber, u32)]) -> Result<()> {
-        blocks.iter().try_for_each(|(first, pages)| self.meet(Block::new(*first, *pages)))
+    fn meet_value(&mut self, blocks: &[Block]) -> Result<()> {
+        blocks.iter().try_for_each(|block| self.meet(*block))
     }
 
     fn visit(&mut self, reference: &NodeRef, height: u8, kind: TreeKind) -> Result<()> {
@@ -81,7 +62,7 @@ impl Walk<'_> {
         let parent = node.view();
         for index in 0..parent.len() {
             let child = node.child_reference(index)?;
-            if height > 1 || self.look == Look::Everything {
+            if height > 1 {
                 self.visit(&child, height - 1, kind)?;
             } else {
                 self.meet(child.block())?;
@@ -100,16 +81,14 @@ impl Walk<'_> {
             let list = parent.overflow_lists().get(index).map_err(|p| node.damage(p))?;
             self.meet(list.block())?;
             let frame = self.pages.read_node(&list, NodeKind::OverflowList)?;
-            if self.look == Look::Parents {
-                for item in OverflowList::new(frame.content()) {
-                    self.meet_value(&item.map_err(|p| node.damage(p))?.blocks)?;
-                }
+            for item in OverflowList::new(frame.content()) {
+                self.meet_value(&item.map_err(|p| node.damage(p))?.blocks)?;
             }
         }
         Ok(())
     }
 
-    /// A leaf that was met already: a root, or one that is to be checked.
+    /// A leaf that is a root, and was met.
     fn leaf(&mut self, reference: &NodeRef, kind: TreeKind) -> Result<()> {
         let many = KeyspaceNumber::MANY;
         let leaf = read_leaf(self.pages, reference, many, kind, Caching::Pass)?;
@@ -118,21 +97,8 @@ impl Walk<'_> {
             if entry.kind == EntryKind::PutOverflow {
                 let value = OverflowReference::decode(entry.value).map_err(|p| leaf.damage(p))?;
                 self.meet_value(&value.blocks)?;
-                if self.look == Look::Everything {
-                    verify_value(self.pages, keyspace_of(&leaf, index)?, &value)?;
-                }
             }
         }
         Ok(())
     }
-}
-
-/// The keyspace whose number leads a composite key.
-fn keyspace_of(leaf: &LeafNode, index: usize) -> Result<KeyspaceNumber> {
-    let mut key = Vec::new();
-    leaf.view().copy_key(index, &mut key).map_err(|p| leaf.damage(p))?;
-    let lead = key.first_chunk::<4>().ok_or_else(|| {
-        leaf.damage(super::BlockProblem("a key of a young segment names no keyspace"))
-    })?;
-    Ok(KeyspaceNumber(u32::from_be_bytes(*lead)))
 }

@@ -27,7 +27,7 @@ impl Applied {
     /// The blocks of the named values.
     pub fn named_blocks(&self) -> Vec<Block> {
         let blocks = self.named.iter().flat_map(|(_, reference)| &reference.blocks);
-        blocks.map(|(first, pages)| Block::new(*first, *pages)).collect()
+        blocks.copied().collect()
     }
 }
 

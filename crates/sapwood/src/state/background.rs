@@ -78,9 +78,36 @@ impl Reservations {
         levels: u8,
         range: KeyRange,
     ) -> std::result::Result<Reservation, KeyRange> {
+        self.reserve_unless(None, keyspace, levels, range)
+    }
+
+    /// Reserves a range beside, or inside, what the caller has reserved already.
+    ///
+    /// # Errors
+    /// As [`Reservations::reserve`].
+    pub fn reserve_beside(
+        self: &Arc<Self>,
+        own: &Reservation,
+        keyspace: KeyspaceNumber,
+        levels: u8,
+        range: KeyRange,
+    ) -> std::result::Result<Reservation, KeyRange> {
+        self.reserve_unless(Some(own.name), keyspace, levels, range)
+    }
+
+    fn reserve_unless(
+        self: &Arc<Self>,
+        own: Option<u64>,
+        keyspace: KeyspaceNumber,
+        levels: u8,
+        range: KeyRange,
+    ) -> std::result::Result<Reservation, KeyRange> {
         let mut table = self.table.lock();
         let in_the_way = table.reserved.iter().find(|other| {
-            other.keyspace == keyspace && other.levels & levels != 0 && other.range.overlaps(&range)
+            Some(other.name) != own
+                && other.keyspace == keyspace
+                && other.levels & levels != 0
+                && other.range.overlaps(&range)
         });
         if let Some(other) = in_the_way {
             return Err(other.range.clone());
@@ -152,6 +179,17 @@ pub struct Jobs {
     pub shrink: Shrink,
 }
 
+/// The rank of the lock over the cause.
+const FAILURE: LockRank = LockRank::new(81, "failure of merging");
+
+/// Why merging has stopped.
+#[derive(Debug, Default)]
+struct Failure {
+    /// Of the last step, if it failed.
+    last: Option<Error>,
+    count: u64,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Background {
@@ -174,7 +212,7 @@ pub struct Background {
     pub unsynced_since: AtomicU64,
     /// Bytes written to segments when the last state was made durable.
     pub bytes_at_durable: AtomicU64,
-    failure: OrderedMutex<Option<Error>>,
+    failure: OrderedMutex<Failure>,
     generation: Mutex<u64>,
     changed: Condvar,
 }
@@ -191,7 +229,7 @@ impl Default for Background {
             last_commit: AtomicU64::new(0),
             unsynced_since: AtomicU64::new(0),
             bytes_at_durable: AtomicU64::new(0),
-            failure: OrderedMutex::new(LockRank::new(81, "failure of merging"), None),
+            failure: OrderedMutex::new(FAILURE, Failure::default()),
             generation: Mutex::new(0),
             changed: Condvar::new(),
         }
@@ -218,22 +256,36 @@ impl Background {
         }
     }
 
+    /// A step was made: whoever waits for one looks again.
+    pub fn step_ended(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+        self.notify();
+    }
+
     /// A step failed: whoever waits for quiet is told.
     pub fn fail(&self, error: &Error) {
-        *self.failure.lock() = Some(error.clone());
+        let mut failure = self.failure.lock();
+        failure.count += 1;
+        failure.last = Some(error.clone());
+        drop(failure);
         self.notify();
     }
 
     /// The failure of the last step, if it failed.
     pub fn failure(&self) -> Option<Error> {
-        self.failure.lock().clone()
+        self.failure.lock().last.clone()
     }
 
-    /// A step succeeded.
-    pub fn succeed(&self) {
+    /// How many steps have failed.
+    pub fn failure_count(&self) -> u64 {
+        self.failure.lock().count
+    }
+
+    /// A step succeeded that began after so many failures: what failed since is not forgotten.
+    pub fn succeed(&self, failure_count: u64) {
         let mut failure = self.failure.lock();
-        if failure.is_some() {
-            *failure = None;
+        if failure.count == failure_count && failure.last.is_some() {
+            failure.last = None;
         }
     }
 

@@ -4,10 +4,12 @@
 //! *Threads*: none of its own.
 
 use super::manifest::{decode_segment, encode_segment};
+use crate::codec::{Reader, put_varint};
 use crate::error::{Corruption, Error, Result, Structure};
-use crate::page::{Block, BlockList, PageManager, Reader, put_varint};
+use crate::log::record::Record;
+use crate::page::{Block, BlockList, PageManager};
 use crate::segment::descriptor::{Segment, TreeRoot};
-use crate::segment::young_blocks::{Look, add_blocks};
+use crate::segment::young_blocks::add_blocks;
 use crate::sync::Arc;
 use crate::types::{Epoch, SequenceNumber};
 
@@ -33,11 +35,14 @@ fn damaged(detail: &str) -> Error {
 ///
 /// # Errors
 /// `Corruption` for what no writer of version 1 writes.
-pub fn decode(payload: &[u8], number: SequenceNumber, file_pages: u64) -> Result<Vec<Segment>> {
-    let mut reader = Reader::new(payload);
-    let cut_off = || damaged("ends too early");
-    reader.u64().ok_or_else(cut_off)?;
-    let count = reader.varint().ok_or_else(cut_off)?;
+pub fn decode(record: &Record<'_>, file_pages: u64) -> Result<Vec<Segment>> {
+    if !record.blocks_on_disk {
+        return Err(damaged("does not say that its segments were on disk before it"));
+    }
+    let mut reader = Reader::new(record.payload);
+    let cut_off = |_| damaged("ends too early");
+    reader.u64().map_err(cut_off)?;
+    let count = reader.varint().map_err(cut_off)?;
     let mut segments = Vec::new();
     for _ in 0..count {
         let segment = decode_segment(&mut reader, file_pages)?;
@@ -46,9 +51,9 @@ pub fn decode(payload: &[u8], number: SequenceNumber, file_pages: u64) -> Result
         if !is_fresh || segment.sequences.is_some() || segment.keyspaces.is_empty() {
             return Err(damaged("names a segment that is none of a transaction's"));
         }
-        segments.push(numbered(&segment, number));
+        segments.push(numbered(&segment, record.sequence));
     }
-    let operations = reader.varint().ok_or_else(cut_off)?;
+    let operations = reader.varint().map_err(cut_off)?;
     if operations != 0 || reader.remaining() != 0 || segments.is_empty() {
         return Err(damaged("has operations, or no segments"));
     }
@@ -69,21 +74,6 @@ pub fn numbered(segment: &Segment, number: SequenceNumber) -> Segment {
     }
 }
 
-/// True when every node and value of the segments is right.
-///
-/// # Errors
-/// When one cannot be read at all, so that it is not known.
-pub fn are_whole(pages: &PageManager, segments: &[Segment]) -> Result<bool> {
-    let mut found = BlockList::new();
-    for segment in segments {
-        match add_blocks(pages, segment, Look::Everything, &mut found) {
-            Err(Error::Corruption(_)) => return Ok(false),
-            looked => looked?,
-        }
-    }
-    Ok(true)
-}
-
 /// Claims the blocks of the segments; returns them.
 ///
 /// # Errors
@@ -91,7 +81,7 @@ pub fn are_whole(pages: &PageManager, segments: &[Segment]) -> Result<bool> {
 pub fn claim(pages: &PageManager, segments: &[Segment]) -> Result<Vec<Block>> {
     let mut found = BlockList::new();
     for segment in segments {
-        add_blocks(pages, segment, Look::Parents, &mut found)?;
+        add_blocks(pages, segment, &mut found)?;
     }
     let blocks: Vec<Block> = found.iter().collect();
     for block in &blocks {

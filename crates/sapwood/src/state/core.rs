@@ -20,6 +20,8 @@ use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
 use crate::page::{Block, Charge, MemoryPart, PageManager};
 use crate::segment::descriptor::Segment;
+#[cfg(feature = "internals")]
+use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, ArcSwap, Clock, LockRank, OrderedMutex};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
@@ -97,6 +99,9 @@ pub struct Core {
     pub background: Background,
     /// Counts.
     pub counters: CoreCounters,
+    /// What looks at every install, when a test wants that.
+    #[cfg(feature = "internals")]
+    pub install_check: Mutex<Option<Box<dyn super::install_check::InstallCheck>>>,
     memtable_charge: OrderedMutex<Charge>,
     stopped: OrderedMutex<Option<Arc<Error>>>,
     is_stopped: AtomicBool,
@@ -159,6 +164,8 @@ impl Core {
             pool: parts.pool,
             background: Background::default(),
             counters: CoreCounters::default(),
+            #[cfg(feature = "internals")]
+            install_check: Mutex::new(None),
             memtable_charge: OrderedMutex::new(MEMTABLE_CHARGE, charge),
             stopped: OrderedMutex::new(STOPPED, None),
             is_stopped: AtomicBool::new(false),
@@ -289,7 +296,8 @@ impl Core {
             return Err(Error::ReadOnly);
         }
         if !self.is_stopped.load(Ordering::Acquire) {
-            return self.log.check().map_err(|error| self.stop(&error));
+            let sound = self.pages.allocator().check_sound().and_then(|()| self.log.check());
+            return sound.map_err(|error| self.stop(&error));
         }
         match &*self.stopped.lock() {
             Some(cause) => Err(Error::Stopped(cause.clone())),
@@ -299,7 +307,7 @@ impl Core {
 
     /// True when writing has stopped.
     pub fn has_stopped(&self) -> bool {
-        self.is_stopped.load(Ordering::Acquire)
+        self.is_stopped.load(Ordering::Acquire) || self.pages.allocator().check_sound().is_err()
     }
 
     /// Gives a block back that no state needs; the log may still hold it.

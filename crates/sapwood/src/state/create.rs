@@ -17,7 +17,7 @@ use super::state::{Contents, Cut, State};
 use super::view::{MemtableSlot, View};
 use crate::error::{Error, Result};
 use crate::log::ring::{Ring, RingList};
-use crate::log::stream::{BlockStream, LogBlock, prepare_blocks};
+use crate::log::stream::{BlockStream, prepare_blocks};
 use crate::log::writer::{LogStart, LogWriter};
 use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
@@ -111,7 +111,7 @@ pub(crate) fn create(
 /// The number of the first keyspace: 0 is none.
 pub const FIRST_KEYSPACE: KeyspaceNumber = KeyspaceNumber(1);
 
-fn allocate_log(pages: &PageManager, bytes: u64) -> Result<Vec<LogBlock>> {
+fn allocate_log(pages: &PageManager, bytes: u64) -> Result<Vec<Block>> {
     let layout = pages.layout();
     let block_pages = log_block_pages(layout);
     // With fewer than two blocks the log could not be reused in parts.
@@ -121,7 +121,7 @@ fn allocate_log(pages: &PageManager, bytes: u64) -> Result<Vec<LogBlock>> {
     for _ in 0..count {
         let block = pages.allocator().allocate(block_pages, 0)?;
         pages.allocator().reference(block);
-        blocks.push(LogBlock { first: block.first, pages: block.pages });
+        blocks.push(block);
     }
     Ok(blocks)
 }
@@ -149,7 +149,7 @@ fn write_first_state(
         log: LogSection {
             durable: LogPosition(0),
             first_position: list.start,
-            blocks: list.blocks.iter().map(|b| Block::new(b.first, b.pages)).collect(),
+            blocks: list.blocks.clone(),
         },
         regions,
         file_pages,

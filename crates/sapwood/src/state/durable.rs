@@ -11,7 +11,7 @@ use super::state::State;
 use crate::error::{Error, Result};
 use crate::log::record::STATE_DURABLE_BYTES;
 use crate::log::ring::RingList;
-use crate::log::stream::{BlockStream, LogBlock, prepare_blocks};
+use crate::log::stream::{BlockStream, prepare_blocks};
 use crate::log::writer::{AppendError, Positions};
 use crate::page::file_header::{INLINE_STATE_BYTES_MAX, write_slot};
 use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, PageManager, StateLocation};
@@ -64,7 +64,7 @@ pub(crate) struct DurableInner {
     /// The limits in the file.
     pub limits: Limits,
     /// Blocks of the log, in the order of use of the last durable state.
-    pub log_blocks: Vec<LogBlock>,
+    pub log_blocks: Vec<Block>,
     /// Where the log ended behind the record of the last state that was made in a quiet time.
     pub settled_at: Option<LogPosition>,
 }
@@ -138,7 +138,7 @@ impl Durable {
     /// The blocks of the log and of the encoded state.
     pub fn own_blocks(&self) -> Vec<Block> {
         let inner = self.inner.lock();
-        let log = inner.log_blocks.iter().map(|block| Block::new(block.first, block.pages));
+        let log = inner.log_blocks.iter().copied();
         inner.own_blocks.iter().copied().chain(log).collect()
     }
 
@@ -205,7 +205,7 @@ struct Making {
     list: RingList,
     own_blocks: Vec<Block>,
     /// New blocks of the log.
-    appended: Vec<LogBlock>,
+    appended: Vec<Block>,
     /// What the list has that the one before had not, and the other way round.
     listed: Vec<Block>,
     delisted: Vec<Block>,
@@ -232,6 +232,7 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
     let named = write_slot(&**core.pages.storage(), &slot)
         .and_then(|()| core.log.record_state(slot.epoch, generation));
     let dropped = named.map_err(|error| core.stop(&error))?;
+    core.log.passed(making.state.cut.position);
     finish(core, inner, making, generation, limits, dropped);
     if purpose == Purpose::Closing {
         // The same state in the other slot, so that damage to either loses nothing (D9).
@@ -289,16 +290,14 @@ fn begin(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result<Making> 
 
 /// Blocks that a list has and the list of the last durable state has not, and the other way round.
 fn list_difference(inner: &DurableInner, list: &RingList) -> (Vec<Block>, Vec<Block>) {
-    let block = |block: &LogBlock| Block::new(block.first, block.pages);
-    let old: Vec<Block> = inner.log_blocks.iter().map(block).collect();
-    let new: Vec<Block> = list.blocks.iter().map(block).collect();
+    let (old, new) = (&inner.log_blocks, &list.blocks);
     let added = new.iter().filter(|block| !old.contains(block)).copied().collect();
     let removed = old.iter().filter(|block| !new.contains(block)).copied().collect();
     (added, removed)
 }
 
 /// New blocks for the log, filled with zeros, when it is getting full.
-fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result<Vec<LogBlock>> {
+fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result<Vec<Block>> {
     let layout = core.pages.layout();
     let stream = BlockStream::new(
         core.pages.storage().clone(),
@@ -332,7 +331,7 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
     let brought = wanted.min(core.options.step_bytes.max(block_bytes)).max(lacking);
     for _ in 0..brought.div_ceil(block_bytes) {
         match core.pages.allocator().allocate(log_block_pages(layout), 0) {
-            Ok(block) => blocks.push(LogBlock { first: block.first, pages: block.pages }),
+            Ok(block) => blocks.push(block),
             Err(error) if blocks.is_empty() && core.log.available() < 4 * STATE_DURABLE_BYTES => {
                 return Err(error);
             }
@@ -358,7 +357,7 @@ fn log_blocks_to_drop(core: &Core, inner: &DurableInner, state: &State, purpose:
         return 0;
     }
     if let Some(ceiling) = core.pages.allocator().ceiling().filter(|_| purpose == Purpose::Idle) {
-        let is_high = |block: &LogBlock| end_of(block) > ceiling.0;
+        let is_high = |block: &Block| block.end() > ceiling;
         if log_moves(core, inner) {
             // All that can go: new blocks below the ceiling come in their place.
             return inner.log_blocks.len();
@@ -380,15 +379,11 @@ fn log_blocks_least(core: &Core) -> usize {
     pages.div_ceil(u64::from(log_block_pages(layout))).max(2) as usize
 }
 
-fn end_of(block: &LogBlock) -> u64 {
-    block.first.0 + u64::from(block.pages)
-}
-
 /// True when blocks of the log lie in the part of the file that is to go, and new ones must come in
 /// their place.
 fn log_moves(core: &Core, inner: &DurableInner) -> bool {
     let Some(ceiling) = core.pages.allocator().ceiling() else { return false };
-    let low = inner.log_blocks.iter().rev().take_while(|block| end_of(block) <= ceiling.0).count();
+    let low = inner.log_blocks.iter().rev().take_while(|block| block.end() <= ceiling).count();
     low < inner.log_blocks.len() && low < log_blocks_least(core)
 }
 
@@ -397,13 +392,11 @@ fn log_moves(core: &Core, inner: &DurableInner) -> bool {
 pub(crate) fn log_must_pass(core: &Core) -> Option<LogPosition> {
     let ceiling = core.pages.allocator().ceiling()?;
     let blocks = core.log.placed_blocks();
-    blocks.iter().rev().find(|(block, _)| end_of(block) > ceiling.0).map(|(_, end)| *end)
+    blocks.iter().rev().find(|(block, _)| block.end() > ceiling).map(|(_, end)| *end)
 }
 
-fn free_log_blocks(core: &Core, blocks: &[LogBlock]) {
-    for block in blocks {
-        core.pages.free(Block::new(block.first, block.pages));
-    }
+fn free_log_blocks(core: &Core, blocks: &[Block]) {
+    blocks.iter().for_each(|block| core.pages.free(*block));
 }
 
 fn allocate_state_blocks(core: &Core, bytes: usize) -> Result<Vec<Block>> {
@@ -457,9 +450,9 @@ fn next_limits(core: &Core) -> Limits {
 
 fn log_section(core: &Core, state: &State, list: &RingList) -> LogSection {
     LogSection {
-        durable: core.log.positions().durable.max(state.cut.position),
+        durable: core.log.claimed_durable().max(state.cut.position),
         first_position: list.start,
-        blocks: list.blocks.iter().map(|block| Block::new(block.first, block.pages)).collect(),
+        blocks: list.blocks.clone(),
     }
 }
 
@@ -532,7 +525,7 @@ fn finish(
     making: Making,
     generation: u64,
     limits: Limits,
-    dropped: Vec<LogBlock>,
+    dropped: Vec<Block>,
 ) {
     let cut = making.state.cut.position;
     core.pages.allocator().captured_durable(making.captured);

@@ -28,6 +28,9 @@ struct Named {
     /// The states that installed commits by reference, by the cut behind their records: all that
     /// the record names was born in that state, so holding it holds the blocks (P8).
     states: BTreeMap<LogPosition, Arc<State>>,
+    /// Blocks that replay found and of which nothing proves that they are on disk, by the end of
+    /// the record that names them.
+    uncertain: HashMap<PageNumber, LogPosition>,
 }
 
 impl Default for LogNamed {
@@ -55,6 +58,24 @@ impl LogNamed {
         self.named.lock().states.insert(end, state);
     }
 
+    /// A record that was replayed and ends at `end` names these blocks, which were not on disk when
+    /// it was written.
+    pub fn add_uncertain(&self, end: LogPosition, blocks: &[Block]) {
+        let mut named = self.named.lock();
+        named.uncertain.extend(blocks.iter().map(|block| (block.first, end)));
+    }
+
+    /// The log, with the blocks that it names, is on disk up to `durable`.
+    pub fn known_durable(&self, durable: LogPosition) {
+        self.named.lock().uncertain.retain(|_, end| *end > durable);
+    }
+
+    /// True when what was read of the block may lie in the system's cache alone. A sync proves
+    /// nothing of it: it has to be written anew, elsewhere.
+    pub fn is_uncertain(&self, block: Block) -> bool {
+        self.named.lock().uncertain.contains_key(&block.first)
+    }
+
     /// Asks whether a block that nothing else needs may be given back now; if not, it is given back
     /// by [`LogNamed::passed`].
     pub fn may_free(&self, block: Block) -> bool {
@@ -78,6 +99,7 @@ impl LogNamed {
         let states = std::mem::replace(&mut named.states, later);
         let mut free = Vec::new();
         for block in passed.into_values().flatten() {
+            named.uncertain.remove(&block.first);
             if named.blocks.remove(&block.first) == Some(true) {
                 free.push(block);
             }
@@ -110,6 +132,11 @@ mod tests {
         let block = |n: u64| Block::new(PageNumber(n), 2);
         named.add(LogPosition(100), &[block(10), block(20)]);
         named.add(LogPosition(200), &[block(30)]);
+        named.add_uncertain(LogPosition(100), &[block(10)]);
+        named.add_uncertain(LogPosition(200), &[block(30)]);
+        named.known_durable(LogPosition(100));
+        assert!(!named.is_uncertain(block(10)) && !named.is_uncertain(block(20)));
+        assert!(named.is_uncertain(block(30)));
         assert!(named.may_free(block(40)), "never named");
         assert!(!named.may_free(block(10)));
         assert!(!named.may_free(block(30)));
@@ -118,5 +145,6 @@ mod tests {
         assert!(named.may_free(block(20)), "its record is passed");
         assert_eq!(named.dead_blocks(), vec![block(30)]);
         assert_eq!(named.passed(LogPosition(500)), vec![block(30)]);
+        assert!(!named.is_uncertain(block(30)), "its record is passed");
     }
 }

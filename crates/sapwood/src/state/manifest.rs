@@ -25,8 +25,9 @@ pub use settings::{decode_settings, encode_settings};
 
 use super::catalogue::{Catalogue, KeyspaceEntry};
 use super::state::{Contents, Cut, Levels};
+use crate::codec::{put_length_prefixed, put_varint};
 use crate::error::Result;
-use crate::page::{Block, RegionEntry, put_varint};
+use crate::page::{Block, RegionEntry};
 use crate::segment::descriptor::Segment;
 use crate::sync::Arc;
 use crate::types::{Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
@@ -49,8 +50,6 @@ const TAG_OPTIONAL: u8 = 128;
 const KEYSPACE_BYTES_MIN: usize = 9;
 /// The fewest bytes of a keyspace's levels: number and count.
 const LEVELS_BYTES_MIN: usize = 2;
-/// The fewest bytes of a block: first page and count.
-const BLOCK_BYTES_MIN: usize = 2;
 
 /// All that a durable state says.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -153,12 +152,7 @@ fn put_section(out: &mut Vec<u8>, tag: u8, put: impl FnOnce(&mut Vec<u8>)) {
     let mut content = Vec::new();
     put(&mut content);
     out.push(tag);
-    put_bytes(out, &content);
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    put_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
+    put_length_prefixed(out, &content);
 }
 
 fn put_segments(segments: &[Arc<Segment>], out: &mut Vec<u8>) {
@@ -188,19 +182,15 @@ fn put_log(cut: &Cut, log: &LogSection, out: &mut Vec<u8>) {
     out.extend_from_slice(&cut.chain.to_le_bytes());
     put_varint(out, log.durable.0);
     put_varint(out, log.first_position.0);
-    put_varint(out, log.blocks.len() as u64);
-    for block in &log.blocks {
-        put_varint(out, block.first.0);
-        put_varint(out, u64::from(block.pages));
-    }
+    Block::encode_list(&log.blocks, out);
 }
 
 fn put_catalogue(catalogue: &Catalogue, out: &mut Vec<u8>) {
     put_varint(out, catalogue.iter().count() as u64);
     for (number, entry) in catalogue.iter() {
         put_varint(out, u64::from(number.0));
-        put_bytes(out, entry.name.as_bytes());
-        put_bytes(out, &encode_settings(&entry.settings));
+        put_length_prefixed(out, entry.name.as_bytes());
+        put_length_prefixed(out, &encode_settings(&entry.settings));
         out.push(u8::from(entry.dropped));
     }
 }
@@ -332,7 +322,7 @@ fn read_log(input: &mut Input<'_>) -> Parsed<(Cut, LogSection)> {
     if first_position > position {
         return Err(Problem(format!("the log begins at {first_position}, its cut is {position}")));
     }
-    let count = input.count("the number of blocks", BLOCK_BYTES_MIN)?;
+    let count = input.count("the number of blocks", Block::ENCODED_BYTES_MIN)?;
     let mut blocks = Vec::with_capacity(count);
     for _ in 0..count {
         blocks.push(input.block("a block of the log")?);

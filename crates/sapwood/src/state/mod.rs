@@ -11,6 +11,8 @@ pub mod core;
 pub mod create;
 pub mod dead_list;
 pub mod durable;
+#[cfg(feature = "internals")]
+pub mod install_check;
 pub mod log_named;
 pub mod lookup;
 pub mod manifest;

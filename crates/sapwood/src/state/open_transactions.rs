@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::dead_list::Dead;
 use crate::segment::descriptor::Segment;
-use crate::segment::key_range::KeyRange;
+use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
@@ -24,7 +24,19 @@ pub struct FlushRecord {
     pub young: Option<Arc<Segment>>,
     /// Runs that went to the last level, where they carry no numbers: every key in them counts as
     /// changed.
-    pub runs: Vec<(KeyspaceNumber, KeyRange)>,
+    pub runs: BTreeMap<KeyspaceNumber, KeyRanges>,
+}
+
+impl FlushRecord {
+    /// True when a key lies in a run.
+    pub fn key_in_run(&self, keyspace: KeyspaceNumber, key: &[u8]) -> bool {
+        self.runs.get(&keyspace).is_some_and(|runs| runs.contains(key))
+    }
+
+    /// True when some key of a range lies in a run.
+    pub fn range_in_run(&self, keyspace: KeyspaceNumber, range: &KeyRange) -> bool {
+        self.runs.get(&keyspace).is_some_and(|runs| runs.overlaps(range))
+    }
 }
 
 /// See the module.
@@ -116,5 +128,38 @@ impl OpenTransactions {
     /// Every dead block that is held for validation.
     pub fn held_blocks(&self) -> Vec<Dead> {
         self.open.lock().held.values().flatten().map(|(dead, _)| *dead).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flush(last: u64) -> FlushRecord {
+        FlushRecord { last: SequenceNumber(last), young: None, runs: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_flush_is_kept_for_a_transaction_whose_number_is_being_chosen() {
+        let open = OpenTransactions::default();
+        let name = open.begin();
+        open.flushed(flush(5));
+        open.began_at(name, SequenceNumber(3));
+        assert_eq!(open.flushes_after(SequenceNumber(3)).len(), 1);
+    }
+
+    #[test]
+    fn a_flush_is_kept_until_the_last_transaction_that_began_before_it_ends() {
+        let open = OpenTransactions::default();
+        let [older, younger] = [3, 4].map(|number| {
+            let name = open.begin();
+            open.began_at(name, SequenceNumber(number));
+            name
+        });
+        open.flushed(flush(5));
+        open.end(younger);
+        assert_eq!(open.flushes_after(SequenceNumber(3)).len(), 1);
+        open.end(older);
+        assert!(open.flushes_after(SequenceNumber(3)).is_empty());
     }
 }

@@ -105,3 +105,45 @@ impl Publisher {
         self.changed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn positions(written: u64, durable: u64) -> Positions {
+        Positions {
+            end: LogPosition(100),
+            written: LogPosition(written),
+            durable: LogPosition(durable),
+        }
+    }
+
+    fn with_three_commits() -> Publisher {
+        let publisher = Publisher::new(SequenceNumber(0));
+        let waiting = [Durability::Sync, Durability::Memory, Durability::Buffered];
+        for (durability, number) in waiting.into_iter().zip(1..) {
+            publisher.enqueue(SequenceNumber(number), LogPosition(number * 10), durability);
+        }
+        publisher
+    }
+
+    #[test]
+    fn commits_become_visible_in_their_order_and_not_before_their_wish_is_met() {
+        let publisher = with_three_commits();
+        publisher.publish(positions(20, 0));
+        assert_eq!(publisher.visible().0, 0, "the first one is not on disk");
+        publisher.publish(positions(20, 10));
+        assert_eq!(publisher.visible().0, 2, "the third one is not written");
+        publisher.publish(positions(30, 10));
+        assert_eq!(publisher.visible().0, 3);
+    }
+
+    #[test]
+    fn nothing_becomes_visible_after_a_stop() {
+        let publisher = with_three_commits();
+        publisher.stop(Arc::new(Error::Closed));
+        publisher.publish(positions(30, 30));
+        assert_eq!(publisher.visible().0, 0);
+        assert!(publisher.wait_for(SequenceNumber(1)).is_err());
+    }
+}

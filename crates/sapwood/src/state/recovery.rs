@@ -22,7 +22,7 @@ use crate::log::operation::operations;
 use crate::log::reader::{ReplayEnd, ReplayStart, Visit, replay};
 use crate::log::record::{Record, RecordKind};
 use crate::log::ring::{Ring, RingList};
-use crate::log::stream::{BlockStream, LogBlock};
+use crate::log::stream::BlockStream;
 use crate::log::writer::{LogStart, LogWriter};
 use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
@@ -182,11 +182,7 @@ fn own_blocks(slot: &HeaderSlot) -> Vec<Block> {
 }
 
 fn ring_list(manifest: &Manifest) -> RingList {
-    let blocks = manifest.log.blocks.iter();
-    RingList {
-        start: manifest.log.first_position,
-        blocks: blocks.map(|b| LogBlock { first: b.first, pages: b.pages }).collect(),
-    }
+    RingList { start: manifest.log.first_position, blocks: manifest.log.blocks.clone() }
 }
 
 /// What replay has built so far.
@@ -237,6 +233,9 @@ impl Replayed<'_> {
             self.pages.allocator().claim(*block)?;
         }
         self.log_named.add(record.end, &named);
+        if !record.blocks_on_disk {
+            self.log_named.add_uncertain(record.end, &named);
+        }
         for change in &applied.changes {
             if let super::catalogue::CatalogueChange::Create(number, ..) = change {
                 self.keyspace_most = self.keyspace_most.max(*number);
@@ -255,11 +254,7 @@ impl Replayed<'_> {
     /// Adopts what a transaction wrote beforehand, in its place between the memtables (P9).
     fn commit_by_reference(&mut self, record: &Record<'_>) -> Result<Visit> {
         let file_pages = self.pages.allocator().file_pages();
-        let segments = by_reference::decode(record.payload, record.sequence, file_pages)?;
-        let must_check = !record.blocks_on_disk && record.end > self.durable;
-        if must_check && !by_reference::are_whole(self.pages, &segments)? {
-            return Ok(Visit::EndsLog);
-        }
+        let segments = by_reference::decode(record, file_pages)?;
         let blocks = self.pending.add(by_reference::claim(self.pages, &segments)?, Vec::new());
         match self.slots.last() {
             Some(last) if last.is_empty() => drop(self.slots.pop()),
@@ -315,6 +310,8 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
     let state = State::new(read.manifest.contents, held.releases());
     let ring = Ring::new(&assembly.list, assembly.stream.usable_bytes())?;
     let state_is_recorded = end.state_is_recorded;
+    let is_unsynced = end.durable < last.position;
+    assembly.log_named.known_durable(end.durable);
     let log =
         LogWriter::open(assembly.stream, ring, read.layout.seed(), LogStart::after_replay(end));
     // D8: at the limit, or exactly on after a clean close, and behind everything replayed.
@@ -346,7 +343,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         settled_at: None,
     };
     let visible = last.sequence.max(SequenceNumber(next_sequence.saturating_sub(1)));
-    Ok(Core::new(CoreParts {
+    let core = Core::new(CoreParts {
         pages,
         log,
         clock: assembly.clock,
@@ -365,5 +362,10 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         pending: assembly.pending,
         durable: Durable::new(durable),
         pool: assembly.pool,
-    }))
+    });
+    if is_unsynced {
+        // The process that was to sync it is gone.
+        core.background.note_commit(core.clock.now(), true);
+    }
+    Ok(core)
 }

@@ -60,8 +60,10 @@ pub fn commit(
     validation: Option<&Validation<'_>>,
 ) -> Result<SequenceNumber> {
     if writes.is_empty() {
-        // A serializable reader that wrote nothing saw one instant: its place in the order is
-        // there.
+        // It takes no number, so its place is where it is validated: once is enough.
+        if let Some(validation) = validation {
+            validate(core, writes, validation, validation.began)?;
+        }
         return commit_nothing(core, durability);
     }
     begin(core, writes.bytes())?;
@@ -132,6 +134,7 @@ fn commit_nothing(core: &Arc<Core>, durability: Durability) -> Result<SequenceNu
             let end = core.log.positions().end;
             core.log.write_to(end).map_err(|error| core.stop(&error))?;
             core.publisher.publish(core.log.positions());
+            core.background.note_commit(core.clock.now(), true);
         }
         Durability::Memory => {}
     }

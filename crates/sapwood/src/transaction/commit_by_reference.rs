@@ -43,19 +43,15 @@ pub fn commit_by_reference(
     let segments = writes.into_segments(core)?;
     // Upper parents are in memory until here; the record names roots.
     core.pages.write_unwritten()?;
-    let named = match durability {
-        Durability::Sync => {
-            // Before it takes its place, so that no other committer waits for it.
-            let storage = core.pages.storage();
-            let failed = |error| Error::io("syncing a transaction", storage.name(), error);
-            storage.sync_data().map_err(|error| core.stop(&failed(error)))?;
-            NamedBlocks::OnDisk
-        }
-        Durability::Buffered | Durability::Memory => NamedBlocks::Unsynced,
-    };
+    // Whatever its durability: a sync after the next open would prove nothing of them, and under a
+    // record of which they are no part nobody could write them anew. Before the commit takes its
+    // place, so that no other committer waits for it.
+    let storage = core.pages.storage();
+    let failed = |error| Error::io("syncing a transaction", storage.name(), error);
+    storage.sync_data().map_err(|error| core.stop(&failed(error)))?;
     let bytes = segments.iter().flat_map(|pending| pending.segment().keyspaces.iter());
     let bytes: u64 = bytes.map(|share| share.bytes).sum();
-    let placed = place(core, writes, &segments, named, durability, validation)?;
+    let placed = place(core, writes, &segments, durability, validation)?;
     core.counters.user_bytes.fetch_add(bytes, Ordering::Relaxed);
     finish(core, placed, durability)
 }
@@ -65,7 +61,6 @@ fn place(
     core: &Arc<Core>,
     writes: &Layers,
     segments: &[Arc<PendingSegment>],
-    named: NamedBlocks,
     durability: Durability,
     validation: &Validation<'_>,
 ) -> Result<Placed> {
@@ -93,7 +88,12 @@ fn place(
             core.clock.wall_milliseconds(),
             &segments.iter().map(|pending| pending.segment().clone()).collect::<Vec<_>>(),
         );
-        match core.log.append(RecordKind::CommitByReference, number, named, &[&payload]) {
+        match core.log.append(
+            RecordKind::CommitByReference,
+            number,
+            NamedBlocks::OnDisk,
+            &[&payload],
+        ) {
             Ok(appended) => {
                 let names: Vec<_> = segments.iter().map(|pending| pending.blocks()).collect();
                 let home = core.put_by_reference(commit(core.pending.join(&names)));

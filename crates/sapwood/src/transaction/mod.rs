@@ -20,6 +20,8 @@ pub mod validate;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_rules;
+#[cfg(test)]
 mod tests_verify;
 
 // The commit and the public face use the rest of them.

@@ -57,6 +57,8 @@ pub struct Transaction {
     shared: Arc<Shared>,
     hold: Arc<SnapshotHold>,
     writes: Layers,
+    /// A write method was called, though perhaps to no effect.
+    wrote: bool,
     /// Serializable transactions only.
     reads: Option<Arc<Reads>>,
     /// Its place in the list of open ones.
@@ -102,7 +104,8 @@ impl Transaction {
                 Arc::new(Reads::new(core.pages.budget(), budget_bytes))
             });
             let writes = Layers::new(core.pages.budget());
-            Ok(Transaction { shared: shared.clone(), hold: Arc::new(hold), writes, reads, name })
+            let (shared, hold) = (shared.clone(), Arc::new(hold));
+            Ok(Transaction { shared, hold, writes, wrote: false, reads, name })
         })
     }
 
@@ -148,7 +151,7 @@ impl Transaction {
         keyspace: &Keyspace,
         operation: impl FnOnce(&mut PendingWrites, KeyspaceNumber),
     ) -> Result<()> {
-        let writes = &mut self.writes;
+        let (writes, wrote) = (&mut self.writes, &mut self.wrote);
         let is_full = self.shared.read(|core| Ok(writes.is_full(core)))?;
         if is_full {
             // It writes to the file, so that a close waits for it.
@@ -159,6 +162,7 @@ impl Transaction {
         }
         self.shared.read(|core| {
             let number = keyspace.live_in(&self.shared, core)?;
+            *wrote = true;
             operation(writes.top(), number);
             writes.recharge();
             Ok(())
@@ -307,8 +311,12 @@ impl Transaction {
         Ok(Cursor::new(self.scan(keyspace)?))
     }
 
-    /// Commits with the database's default durability. A transaction that wrote nothing never
-    /// conflicts.
+    /// Commits with the database's default durability.
+    ///
+    /// A transaction of which no write method was called has read one instant, which is its place
+    /// in the order of commits: it never conflicts, and makes nothing durable. One that called any
+    /// is a writing one, also when its writes come to nothing (the deletion of an empty range): it
+    /// is validated, and makes what was committed before it as durable as it asks for.
     ///
     /// # Errors
     /// [`Error::Conflict`](crate::Error::Conflict) when another commit has changed what this one
@@ -325,10 +333,9 @@ impl Transaction {
     /// # Errors
     /// As [`Transaction::commit`].
     pub fn commit_with(mut self, durability: Durability) -> Result<()> {
-        let writes = &mut self.writes;
+        let (writes, wrote) = (&mut self.writes, self.wrote);
         self.shared.change(|core| {
-            // What it read was one instant, so without writes there is nothing to contradict.
-            if writes.is_empty() {
+            if !wrote {
                 return Ok(());
             }
             let reads = self.reads.as_ref().map(|reads| reads.take());

@@ -126,9 +126,11 @@ impl<'a> Changes<'a> {
             }
         }
         for flush in &self.flushes {
-            for (keyspace, run) in &flush.runs {
-                if writes.touches_range(core, *keyspace, run)? {
-                    return Ok(true);
+            for (keyspace, runs) in &flush.runs {
+                for run in runs.iter() {
+                    if writes.touches_range(core, *keyspace, run)? {
+                        return Ok(true);
+                    }
                 }
             }
             if let Some(young) = &flush.young
@@ -271,8 +273,7 @@ fn flush_changed_key(
     key: &[u8],
     after: SequenceNumber,
 ) -> Result<bool> {
-    let in_run = |(of, range): &(KeyspaceNumber, KeyRange)| *of == keyspace && range.contains(key);
-    if flush.runs.iter().any(in_run) {
+    if flush.key_in_run(keyspace, key) {
         return Ok(true);
     }
     match &flush.young {
@@ -308,8 +309,7 @@ fn flush_changed_range(
     range: &KeyRange,
     after: SequenceNumber,
 ) -> Result<bool> {
-    let in_run = |(of, run): &(KeyspaceNumber, KeyRange)| *of == keyspace && run.overlaps(range);
-    if flush.runs.iter().any(in_run) {
+    if flush.range_in_run(keyspace, range) {
         return Ok(true);
     }
     match &flush.young {

@@ -7,7 +7,7 @@ use super::*;
 use crate::error::{Error, Structure};
 use crate::sync::Mutex;
 
-const BLOCKS: &[LogBlock] = &[LogBlock { first: PageNumber(1), pages: 12 }];
+const BLOCKS: &[Block] = &[Block { first: PageNumber(1), pages: 12 }];
 
 /// A log of six commits, the first three of them known to be on disk, with where each begins.
 fn six() -> (Arc<TestStorage>, ReplayStart, Vec<Appended>) {
@@ -167,6 +167,15 @@ fn records_of_an_earlier_lap_never_parse() {
 }
 
 #[test]
+fn records_of_another_file_never_parse() {
+    let (storage, image, writer) = new_log(BLOCKS, PAGE);
+    writer.sync_to(commit(&writer, 1, 100).end).unwrap();
+    assert_eq!(sequences(&storage, &image), [1]);
+    let image = ReplayStart { seed: SEED ^ 1, ..image };
+    assert!(sequences(&storage, &image).is_empty());
+}
+
+#[test]
 fn padding_is_passed_over_and_an_open_is_shown() {
     let (storage, image, writer) = new_log(BLOCKS, PAGE);
     let none = SequenceNumber(0);
@@ -218,7 +227,7 @@ fn a_commit_whose_number_does_not_rise_is_a_break() {
 
 #[test]
 fn lists_that_cannot_be_are_refused() {
-    let list = |start, blocks: &[LogBlock]| {
+    let list = |start, blocks: &[Block]| {
         let list = RingList { start: LogPosition(start), blocks: blocks.to_vec() };
         Ring::new(&list, u64::from(PAGE))
     };

@@ -3,7 +3,7 @@
 use super::*;
 use crate::error::Error;
 
-const BLOCKS: &[LogBlock] = &[LogBlock { first: PageNumber(1), pages: 64 }];
+const BLOCKS: &[Block] = &[Block { first: PageNumber(1), pages: 64 }];
 
 #[test]
 fn a_sync_covers_an_earlier_memory_commit() {

@@ -7,6 +7,7 @@ mod model;
 mod storage;
 
 use crate::error::Result;
+use crate::page::Block;
 use crate::sync::Arc;
 use crate::types::{Epoch, LogPosition, PageNumber, SequenceNumber};
 
@@ -14,7 +15,7 @@ use super::operation::CommitEncoder;
 use super::reader::{ReplayEnd, ReplayStart, Visit, replay};
 use super::record::{NamedBlocks, RecordKind};
 use super::ring::{Ring, RingList};
-use super::stream::{BlockStream, LogBlock, prepare_blocks};
+use super::stream::{BlockStream, prepare_blocks};
 use super::writer::{AppendError, Appended, LogStart, LogWriter};
 
 use storage::TestStorage;
@@ -23,8 +24,8 @@ const PAGE: u32 = 1024;
 const SEED: u32 = 0x5eed;
 
 /// A block of `pages` pages from `first` on.
-fn block(first: u64, pages: u32) -> LogBlock {
-    LogBlock { first: PageNumber(first), pages }
+fn block(first: u64, pages: u32) -> Block {
+    Block { first: PageNumber(first), pages }
 }
 
 fn stream_over(storage: &Arc<TestStorage>, usable: u32) -> BlockStream {
@@ -32,7 +33,7 @@ fn stream_over(storage: &Arc<TestStorage>, usable: u32) -> BlockStream {
 }
 
 /// What a state says of a log that has no records.
-fn empty_image(blocks: &[LogBlock]) -> ReplayStart {
+fn empty_image(blocks: &[Block]) -> ReplayStart {
     ReplayStart {
         generation: 1,
         list: RingList { start: LogPosition(0), blocks: blocks.to_vec() },
@@ -45,7 +46,7 @@ fn empty_image(blocks: &[LogBlock]) -> ReplayStart {
 }
 
 /// A fresh log over `blocks` whose first state is recorded.
-fn new_log(blocks: &[LogBlock], usable: u32) -> (Arc<TestStorage>, ReplayStart, LogWriter) {
+fn new_log(blocks: &[Block], usable: u32) -> (Arc<TestStorage>, ReplayStart, LogWriter) {
     let storage = TestStorage::empty();
     let stream = stream_over(&storage, usable);
     prepare_blocks(&stream, blocks).unwrap();

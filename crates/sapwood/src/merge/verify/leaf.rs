@@ -6,7 +6,7 @@ use super::sidecar::Listed;
 use super::walk::{Claim, Tree, Walk, Walked};
 use crate::error::Structure;
 use crate::page::node_header::FLAG_OPERATION_NUMBERS;
-use crate::page::{Block, FLAG_NUMBERS, FLAG_WIDE_SLOTS, Frame, NodeKind};
+use crate::page::{FLAG_NUMBERS, FLAG_WIDE_SLOTS, Frame, NodeKind};
 use crate::segment::descriptor::Segment;
 use crate::segment::filter::{key_hash, may_contain};
 use crate::segment::key_range::KeyRange;
@@ -247,7 +247,8 @@ impl Leaves {
         for value in sums.values.iter().filter(|value| value.lives) {
             let birth = birth_of(value.reference.birth);
             if birth > claim.birth {
-                let page = value.reference.blocks.first().map_or(PageNumber(0), |block| block.0);
+                let page =
+                    value.reference.blocks.first().map_or(PageNumber(0), |block| block.first);
                 let text = format!("born in {birth}, after the leaf, born in {}", claim.birth);
                 walk.problem(Structure::Overflow, page, value.keyspace, text);
             }
@@ -264,8 +265,7 @@ impl Leaves {
         };
         for item in &listed.items {
             let birth = if item.birth.0 == 0 { claim.birth } else { item.birth };
-            for (first, pages) in &item.blocks {
-                let block = Block::new(*first, *pages);
+            for &block in &item.blocks {
                 walk.meet(block, birth, NodeKind::OverflowValue, tree.keyspace);
             }
         }

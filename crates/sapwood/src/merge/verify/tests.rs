@@ -12,11 +12,13 @@ use crate::segment::descriptor::{
 use crate::segment::filter::{build, key_hash, lines_for};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
+use crate::segment::node::read_parent;
 use crate::segment::overflow::write_value;
+use crate::segment::parent_writer::Lowest;
 use crate::segment::range_tombstone::Fragment;
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
-use crate::segment::tree_edit::TreeEdit;
+use crate::segment::tree_edit::{TreeEdit, entries_of};
 use crate::state::catalogue::{Catalogue, CatalogueChange};
 use crate::state::{Cut, Levels};
 use crate::storage::{MemoryStorage, Storage};
@@ -76,7 +78,7 @@ impl File {
                 let written =
                     write_value(&self.pages, KEYSPACE, Codec::Plain, &vec![index as u8; 5000]);
                 let reference = written.unwrap();
-                self.reference(reference.blocks.iter().map(|b| Block::new(b.0, b.1)));
+                self.reference(reference.blocks.iter().copied());
                 value.clear();
                 reference.encode(&mut value);
                 kind = EntryKind::PutOverflow;
@@ -205,6 +207,37 @@ fn contents(young: Option<Segment>, level: Option<Segment>) -> Contents {
 
 fn texts(report: &VerifyReport) -> Vec<&str> {
     report.problems.iter().map(|problem| problem.text.as_str()).collect()
+}
+
+#[test]
+fn a_tree_that_lost_its_first_lowest_parents_is_sound() {
+    let file = file();
+    let mut segment = file.level_segment(15_000);
+    let root = segment.points.unwrap();
+    assert_eq!(root.height, 2);
+    let node = read_parent(&file.pages, &root.reference, KEYSPACE, 2).unwrap();
+    let separators: Vec<_> =
+        entries_of(&node, root.birth).unwrap().into_iter().map(|entry| entry.separator).collect();
+    let edit = TreeEdit::new(&file.pages, KEYSPACE, Epoch(5));
+    let change = edit.replace(&root, b"", Some(&separators[3]), Vec::new()).unwrap();
+    file.reference(change.born);
+    let root = change.root.unwrap();
+    segment.points = Some(root.clone());
+    let report = file.verify(&contents(None, Some(segment.clone())));
+    // What died is unowned: nobody has given it back.
+    let about_keys = |text: &&str| text.contains("separator") || text.contains("key");
+    assert_eq!(texts(&report).into_iter().filter(about_keys).collect::<Vec<_>>(), [""; 0]);
+    // The root's first separator may be any key that nothing lies below; a child's may not.
+    let node = read_parent(&file.pages, &root.reference, KEYSPACE, 2).unwrap();
+    let mut entries = entries_of(&node, Epoch(5)).unwrap();
+    assert_eq!(entries[0].separator, separators[3]);
+    entries[1].separator.push(0);
+    let edit = TreeEdit::new(&file.pages, KEYSPACE, Epoch(5));
+    let change = edit.build(Lowest::Parents(entries)).unwrap();
+    file.reference(change.born);
+    segment.points = change.root;
+    let report = file.verify(&contents(None, Some(segment)));
+    assert!(texts(&report).iter().any(|text| text.contains("first separator")));
 }
 
 #[test]

@@ -275,16 +275,16 @@ fn references_that_do_not_fit_what_lies_there_are_damage() {
         ("is stored in", &|r| r.length = 2999),
         ("another write", &|r| r.stamp += 1),
         ("another write", &|r| r.checksum ^= 1),
-        ("not inside", &|r| r.blocks[0].0 = PageNumber(beyond)),
-        ("belongs to the header", &|r| r.blocks[0].0 = PageNumber(2)),
+        ("not inside", &|r| r.blocks[0].first = PageNumber(beyond)),
+        ("belongs to the header", &|r| r.blocks[0].first = PageNumber(2)),
         ("more than the file's", &|r| r.blocks = vec![r.blocks[0]; 1000]),
     ];
     for (expected, change) in cases {
         let detail = with(change);
         assert!(detail.contains(expected), "{detail:?} does not say {expected:?}");
     }
-    with(&|r| r.blocks[0].0.0 += 1);
-    with(&|r| r.blocks[0].1 -= 1);
+    with(&|r| r.blocks[0].first.0 += 1);
+    with(&|r| r.blocks[0].pages -= 1);
     with(&|r| r.blocks.clear());
     let other = OverflowReader::open(&*file.pages, KeyspaceNumber(8), &right).unwrap_err();
     assert!(other.is_corruption());
@@ -316,7 +316,7 @@ fn a_table_behind_the_chunks_is_read_too() {
     let tail = [&header.encode(checksum)[..], &table].concat();
     file.pages.write_stream(&taken.blocks, 0, &value, false).unwrap();
     file.pages.write_stream(&taken.blocks, table_offset, &tail, false).unwrap();
-    let blocks = taken.keep().into_iter().map(|block| (block.first, block.pages)).collect();
+    let blocks = taken.keep();
     let length = value.len() as u64;
     let reference =
         OverflowReference { length, stamp, checksum, table_offset, birth: Epoch(0), blocks };

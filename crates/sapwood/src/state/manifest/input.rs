@@ -1,12 +1,11 @@
 //! A bounded reader that says what it was reading when the bytes are wrong.
 
+use crate::codec::{Read, Reader};
 use crate::error::{Corruption, Error, Structure};
-use crate::page::{Block, NodeRef, Reader, RegionEntry};
+use crate::page::block::PAGES_MAX;
+use crate::page::{Block, NodeRef, RegionEntry};
 use crate::segment::COMPOSITE_KEY_BYTES_MAX;
-use crate::types::{KeyspaceNumber, PageNumber};
-
-/// No file has so many pages.
-const PAGES_MAX: u64 = 1 << 48;
+use crate::types::KeyspaceNumber;
 
 /// What is wrong with an encoded state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +22,8 @@ impl Problem {
 #[derive(Clone, Debug)]
 pub(super) struct Input<'a> {
     reader: Reader<'a>,
+    /// How many bytes there were at the start.
+    total_bytes: usize,
     /// Pages from here on are not in the file.
     page_count: u64,
 }
@@ -33,7 +34,8 @@ impl<'a> Input<'a> {
     }
 
     pub(super) fn over(reader: Reader<'a>, page_count: u64) -> Input<'a> {
-        Input { reader, page_count: page_count.min(PAGES_MAX) }
+        let total_bytes = reader.remaining();
+        Input { reader, total_bytes, page_count: page_count.min(PAGES_MAX) }
     }
 
     pub(super) fn into_reader(self) -> Reader<'a> {
@@ -41,7 +43,7 @@ impl<'a> Input<'a> {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.reader.remaining() == 0
+        self.reader.is_empty()
     }
 
     pub(super) fn end(&self, what: &str) -> Parsed<()> {
@@ -51,14 +53,14 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// `taken`, or what could not be read and where.
-    fn want<T>(&self, what: &str, at: usize, taken: Option<T>) -> Parsed<T> {
-        taken.ok_or_else(|| Problem(format!("{what} at byte {at} is cut short or out of range")))
+    /// What `read` takes, or what could not be read, where and why.
+    fn take<T>(&mut self, what: &str, read: impl FnOnce(&mut Reader<'a>) -> Read<T>) -> Parsed<T> {
+        let at = self.total_bytes.saturating_sub(self.reader.remaining());
+        read(&mut self.reader).map_err(|why| Problem(format!("{what} at byte {at}: {why}")))
     }
 
     pub(super) fn u8(&mut self, what: &str) -> Parsed<u8> {
-        let (at, taken) = (self.reader.position(), self.reader.u8());
-        self.want(what, at, taken)
+        self.take(what, Reader::u8)
     }
 
     /// A byte that is 0 or 1.
@@ -71,35 +73,29 @@ impl<'a> Input<'a> {
     }
 
     pub(super) fn u32(&mut self, what: &str) -> Parsed<u32> {
-        let (at, taken) = (self.reader.position(), self.reader.u32());
-        self.want(what, at, taken)
+        self.take(what, Reader::u32)
     }
 
     pub(super) fn u64(&mut self, what: &str) -> Parsed<u64> {
-        let (at, taken) = (self.reader.position(), self.reader.u64());
-        self.want(what, at, taken)
+        self.take(what, Reader::u64)
     }
 
     pub(super) fn varint(&mut self, what: &str) -> Parsed<u64> {
-        let (at, taken) = (self.reader.position(), self.reader.varint());
-        self.want(what, at, taken)
+        self.take(what, Reader::varint)
     }
 
     pub(super) fn varint_u32(&mut self, what: &str) -> Parsed<u32> {
-        let (at, taken) = (self.reader.position(), self.reader.varint_u32());
-        self.want(what, at, taken)
+        self.take(what, Reader::varint_u32)
     }
 
     /// A varint count of things of at least `least_bytes` each, of which so many can be left.
     pub(super) fn count(&mut self, what: &str, least_bytes: usize) -> Parsed<usize> {
-        let (at, taken) = (self.reader.position(), self.reader.varint_count(least_bytes));
-        self.want(what, at, taken)
+        self.take(what, |reader| reader.varint_count(least_bytes))
     }
 
     /// A varint length and that many bytes.
     pub(super) fn bytes(&mut self, what: &str) -> Parsed<&'a [u8]> {
-        let (at, taken) = (self.reader.position(), self.reader.varint_bytes());
-        self.want(what, at, taken)
+        self.take(what, Reader::length_prefixed)
     }
 
     /// A key, composite or bare.
@@ -123,25 +119,19 @@ impl<'a> Input<'a> {
     }
 
     pub(super) fn node(&mut self, what: &str) -> Parsed<NodeRef> {
-        let (at, taken) = (self.reader.position(), NodeRef::decode(&mut self.reader));
-        let node = self.want(what, at, taken)?;
+        let node = self.take(what, NodeRef::decode)?;
         self.check_pages(what, node.page.0, node.block().end().0)?;
         Ok(node)
     }
 
     pub(super) fn block(&mut self, what: &str) -> Parsed<Block> {
-        let first = PageNumber(self.varint(what)?);
-        let block = Block { first, pages: self.varint_u32(what)? };
-        if block.pages == 0 {
-            return Err(Problem(format!("{what} has no pages")));
-        }
-        self.check_pages(what, first.0, block.end().0)?;
+        let block = self.take(what, Block::decode)?;
+        self.check_pages(what, block.first.0, block.end().0)?;
         Ok(block)
     }
 
     pub(super) fn region(&mut self, what: &str) -> Parsed<RegionEntry> {
-        let (at, taken) = (self.reader.position(), RegionEntry::decode(&mut self.reader));
-        self.want(what, at, taken)
+        self.take(what, RegionEntry::decode)
     }
 
     /// A keyspace's number, which must be above the last one.

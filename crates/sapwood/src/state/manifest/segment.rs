@@ -3,9 +3,9 @@
 //! *Format*: docs/format.md, section 6.4.
 
 use super::input::{Input, Parsed, Problem};
-use super::put_bytes;
+use crate::codec::{Reader, put_length_prefixed, put_varint};
 use crate::error::Result;
-use crate::page::{NodeRef, Reader, put_varint};
+use crate::page::NodeRef;
 use crate::segment::descriptor::{Bounds, KeyspaceShare, Segment, SegmentFilter, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::sync::Arc;
@@ -51,8 +51,8 @@ pub fn encode_segment(segment: &Segment, out: &mut Vec<u8>) {
     put_varint(out, segment.filter.nodes.len() as u64);
     segment.filter.nodes.iter().for_each(|node| node.encode(out));
     if let Some(bounds) = bounds {
-        put_bytes(out, &bounds.least);
-        put_bytes(out, &bounds.greatest);
+        put_length_prefixed(out, &bounds.least);
+        put_length_prefixed(out, &bounds.greatest);
     }
     let (first, last) = segment.sequences.unwrap_or_default();
     put_varint(out, first.0);
@@ -60,9 +60,9 @@ pub fn encode_segment(segment: &Segment, out: &mut Vec<u8>) {
     put_varint(out, segment.promoted.len() as u64);
     for range in segment.promoted.iter() {
         out.push(flag(range.end.is_some(), RANGE_HAS_END));
-        put_bytes(out, &range.start);
+        put_length_prefixed(out, &range.start);
         if let Some(end) = &range.end {
-            put_bytes(out, end);
+            put_length_prefixed(out, end);
         }
     }
     put_varint(out, segment.keyspaces.len() as u64);
@@ -86,7 +86,7 @@ fn put_tree(tree: &TreeRoot, out: &mut Vec<u8>) {
 /// # Errors
 /// `Corruption` of the state, with what is wrong; the reader then stands anywhere.
 pub fn decode_segment(reader: &mut Reader<'_>, page_count: u64) -> Result<Segment> {
-    let mut input = Input::over(reader.clone(), page_count);
+    let mut input = Input::over(*reader, page_count);
     let segment = read(&mut input).and_then(|segment| {
         check_sums([&segment].into_iter())?;
         Ok(segment)

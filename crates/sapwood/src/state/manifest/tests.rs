@@ -3,8 +3,9 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
+use crate::codec::Reader;
 use crate::error::Error;
-use crate::page::{Codec, NodeRef, Reader};
+use crate::page::{Codec, NodeRef};
 use crate::segment::descriptor::{Bounds, KeyspaceShare, SegmentFilter, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::state::catalogue::KeyspaceSettings;
@@ -381,7 +382,7 @@ fn pages_must_lie_in_the_file() {
     assert!(problem_of(decode(&bytes, 199)).contains("file's length"));
     assert!(problem_of(decode(&bytes, 61)).contains("a filter node"));
     assert!(problem_of(decode(&bytes, 23)).contains("a block of the log"));
-    refused(|m| m.log.blocks[0].pages = 0, "has no pages");
+    refused(|m| m.log.blocks[0].pages = 0, "is out of range");
     refused(|m| m.log.blocks[0].first = PageNumber(u64::MAX), "block of the log");
     let beyond = |segment: &mut Segment| {
         segment.points.as_mut().unwrap().reference.page = PageNumber(199);
@@ -524,7 +525,7 @@ fn every_known_section_must_be_there_and_end_where_it_says() {
     let mut reader = Reader::new(&bytes);
     let mut sections = Vec::new();
     while reader.remaining() > 0 {
-        sections.push((reader.u8().unwrap(), reader.varint_bytes().unwrap()));
+        sections.push((reader.u8().unwrap(), reader.length_prefixed().unwrap()));
     }
     assert_eq!(sections.iter().map(|(tag, _)| *tag).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
     for changed in 1..=6 {

@@ -1,0 +1,512 @@
+//! Rules of the engine that only show from inside: what happens between two steps, or while a
+//! commit waits for the disk. Each of these tests fails when its rule is taken out
+//! (docs/testing.md).
+
+use std::collections::BTreeMap;
+
+use super::PendingWrites;
+use super::commit::{commit, create_keyspace, drop_keyspace};
+use super::validate::Validation;
+use crate::error::Error;
+use crate::merge::debt::Pressure;
+use crate::merge::flush;
+use crate::merge::plan::next_plan;
+use crate::merge::promote::{promote, promote_miscounted};
+use crate::merge::step::{self, run_step, wait_until_idle};
+use crate::merge::verify::{Activity, verify_with};
+use crate::options::{Durability, Options};
+use crate::segment::key_range::KeyRange;
+use crate::segment::merge_cursor::MergeCursor;
+use crate::state::catalogue::KeyspaceSettings;
+use crate::state::sources::sources;
+use crate::state::view::Home;
+use crate::state::{Core, SnapshotHold, create, recovery};
+use crate::storage::{CrashPlan, OperationKind, SimulatedStorage};
+use crate::sync::atomic::{AtomicU32, Ordering};
+use crate::sync::{Arc, Clock};
+use crate::types::{KeyspaceNumber, SequenceNumber};
+
+type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn options() -> Options {
+    Options {
+        memory_budget: 4 << 20,
+        page_size: 1024,
+        region_bytes: 1 << 20,
+        leaf_bytes: 1024,
+        step_bytes: 64 << 10,
+        log_bytes_min: 1 << 20,
+        merge_threads: 0,
+        ..Options::default()
+    }
+}
+
+/// An engine that does nothing by itself: its clock stands still, so writes never pause.
+struct Engine {
+    storage: SimulatedStorage,
+    core: Arc<Core>,
+    keyspace: KeyspaceNumber,
+    model: Model,
+}
+
+fn open(storage: &SimulatedStorage) -> Arc<Core> {
+    recovery::open(Arc::new(storage.clone()), options(), Clock::fake().0).unwrap()
+}
+
+impl Engine {
+    fn new() -> Engine {
+        let storage = SimulatedStorage::new();
+        let core = create::create(Arc::new(storage.clone()), options(), Clock::fake().0).unwrap();
+        let settings = KeyspaceSettings::default();
+        let keyspace = create_keyspace(&core, "a", settings, Durability::Buffered).unwrap();
+        Engine { storage, core, keyspace, model: Model::new() }
+    }
+
+    fn put(&mut self, keys: impl IntoIterator<Item = u32>, value: &[u8]) {
+        let mut writes = PendingWrites::new();
+        for number in keys {
+            let key = key(number);
+            writes.put(self.keyspace, &key, value);
+            self.model.insert(key, value.to_vec());
+        }
+        commit(&self.core, &writes, Durability::Buffered, None).unwrap();
+    }
+
+    fn delete(&mut self, keys: impl IntoIterator<Item = u32>) {
+        let mut writes = PendingWrites::new();
+        for number in keys {
+            writes.delete(self.keyspace, &key(number));
+            self.model.remove(&key(number));
+        }
+        commit(&self.core, &writes, Durability::Buffered, None).unwrap();
+    }
+
+    fn delete_from(&mut self, first: u32) {
+        let mut writes = PendingWrites::new();
+        writes.delete_range(self.keyspace, KeyRange::new(key(first), None));
+        self.model.retain(|k, _| *k < key(first));
+        commit(&self.core, &writes, Durability::Buffered, None).unwrap();
+    }
+
+    fn seal(&self) {
+        let _order = self.core.commit_order.lock();
+        self.core.seal();
+    }
+
+    fn flush(&self) {
+        self.seal();
+        step::flush_sealed(&self.core).unwrap();
+    }
+
+    /// Puts and flushes a young segment.
+    fn young(&mut self, keys: impl IntoIterator<Item = u32>, value: &[u8]) {
+        self.put(keys, value);
+        self.flush();
+    }
+
+    fn value(&self, number: u32) -> Option<Vec<u8>> {
+        read(&self.core, self.keyspace).remove(&key(number))
+    }
+
+    /// What can be read is what was written, and the state is sound.
+    fn check(&self) {
+        assert!(read(&self.core, self.keyspace) == self.model, "other content than was written");
+        let report = verify_with(&self.core, Activity::Quiet, &mut |_, _| true).unwrap();
+        assert!(report.is_clean(), "{report}");
+        assert_eq!(report.unowned_pages, 0);
+    }
+}
+
+fn key(number: u32) -> Vec<u8> {
+    format!("key {number:06}").into_bytes()
+}
+
+fn read(core: &Arc<Core>, keyspace: KeyspaceNumber) -> Model {
+    let point = SnapshotHold::take(core).read_point(core);
+    let mut cursor = MergeCursor::new(sources(&core.pages, &point, keyspace), point.at.0);
+    cursor.seek_first().unwrap();
+    let mut found = Model::new();
+    while cursor.valid() {
+        found.insert(cursor.key().to_vec(), cursor.value().to_vec());
+        cursor.next().unwrap();
+    }
+    found
+}
+
+/// While a synced commit is on its way to the disk, its memtable is sealed and a flush is tried.
+#[test]
+fn a_memtable_is_not_flushed_before_its_last_commit_is_visible() {
+    let mut engine = Engine::new();
+    engine.put([1], b"97");
+    let tried = Arc::new(AtomicU32::new(0));
+    let (core, count) = (engine.core.clone(), tried.clone());
+    engine.storage.on_operation(Box::new(move |operation| {
+        if operation.kind != OperationKind::WriteSync || count.load(Ordering::Acquire) > 0 {
+            return;
+        }
+        let order = core.commit_order.lock();
+        core.seal();
+        drop(order);
+        assert!(flush::begin(&core).is_none(), "the newest commit waits for the disk");
+        count.fetch_add(1, Ordering::AcqRel);
+    }));
+    let mut writes = PendingWrites::new();
+    writes.put(engine.keyspace, &key(1), b"99");
+    commit(&engine.core, &writes, Durability::Sync, None).unwrap();
+    engine.storage.clear_on_operation();
+    assert_eq!(tried.load(Ordering::Acquire), 1);
+    assert!(flush::begin(&engine.core).is_some());
+}
+
+#[test]
+fn memtables_are_flushed_in_the_order_of_sealing() {
+    let mut engine = Engine::new();
+    engine.put([1], b"old");
+    engine.seal();
+    engine.put([1], b"new");
+    engine.seal();
+    step::flush_sealed(&engine.core).unwrap();
+    let state = engine.core.state();
+    let firsts: Vec<_> = state.young.iter().map(|young| young.sequences.unwrap().0).collect();
+    assert!(firsts.len() == 2 && firsts[0] > firsts[1], "{firsts:?}");
+    assert_eq!(engine.value(1).as_deref(), Some(&b"new"[..]));
+}
+
+#[test]
+fn a_hundred_snapshots_hold_no_memtable_after_its_flush() {
+    let mut engine = Engine::new();
+    let mut holds = Vec::new();
+    let mut tables = Vec::new();
+    for n in 0..100 {
+        engine.put([n], b"value");
+        holds.push(SnapshotHold::take(&engine.core));
+        if n % 10 == 9 {
+            tables.push(Arc::downgrade(&engine.core.view().active.table));
+            engine.flush();
+        }
+    }
+    assert!(tables.iter().all(|table| table.upgrade().is_none()), "a flushed memtable is held");
+    for (hold, n) in holds.iter().zip(0..) {
+        let point = hold.read_point(&engine.core);
+        assert!(point.memtables.is_empty());
+        let mut cursor =
+            MergeCursor::new(sources(&engine.core.pages, &point, engine.keyspace), point.at.0);
+        cursor.seek_last().unwrap();
+        assert_eq!(cursor.key(), key(n));
+    }
+}
+
+#[test]
+fn a_number_below_the_last_is_not_registered_once_the_flush_has_begun() {
+    let home = Home::default();
+    assert!(home.register(SequenceNumber(97), SequenceNumber(100)));
+    assert_eq!(home.close(), [SequenceNumber(97)]);
+    assert!(!home.register(SequenceNumber(99), SequenceNumber(100)));
+    assert!(home.register(SequenceNumber(100), SequenceNumber(100)));
+}
+
+/// A last level of many lowest parents, under young segments whose entries are larger.
+fn with_many_parents() -> Engine {
+    let mut engine = Engine::new();
+    for start in (0..12_000).step_by(2000) {
+        engine.put(start..start + 2000, &[1; 30]);
+    }
+    engine.flush();
+    wait_until_idle(&engine.core).unwrap();
+    for round in 0..6 {
+        engine.young((0..12_000).skip(round).step_by(16), &[round as u8 + 2; 300]);
+    }
+    engine
+}
+
+#[test]
+fn two_promotions_side_by_side_keep_out_of_each_others_range() {
+    let engine = with_many_parents();
+    let mut plans = Vec::new();
+    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet).unwrap() {
+        plans.push(plan);
+        assert!(plans.len() < 1000, "the same range is planned again and again");
+    }
+    assert!(plans.len() > 1, "only {} promotions side by side", plans.len());
+    // The later ones first, so that none is installed over the root that it was planned with.
+    while let Some(plan) = plans.pop() {
+        promote(&engine.core, plan).unwrap();
+    }
+    engine.check();
+    wait_until_idle(&engine.core).unwrap();
+    engine.check();
+}
+
+/// All that lies beside a promotion is deleted and merged away before it installs.
+#[test]
+fn a_promotion_installs_into_what_others_have_left_of_the_tree() {
+    for left in [0..0, 0..1] {
+        let mut engine = with_many_parents();
+        engine.delete_from(0);
+        engine.young(left, b"left");
+        let first = next_plan(&engine.core, Pressure::Quiet).unwrap().unwrap();
+        while let Some(plan) = next_plan(&engine.core, Pressure::Quiet).unwrap() {
+            promote(&engine.core, plan).unwrap();
+        }
+        promote(&engine.core, first).unwrap();
+        engine.check();
+        wait_until_idle(&engine.core).unwrap();
+        engine.check();
+    }
+}
+
+#[test]
+fn a_run_keeps_out_of_the_range_of_a_promotion() {
+    let mut engine = with_many_parents();
+    let mut plans = Vec::new();
+    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet).unwrap() {
+        plans.push(plan);
+    }
+    let last = plans.pop().unwrap();
+    drop(plans);
+    assert!(last.stretch.as_ref().is_some_and(|stretch| stretch.range.end.is_none()));
+    // Behind all keys: it would take in the last lowest parent, which the promotion replaces.
+    engine.young(20_000..20_200, &[9; 30]);
+    promote(&engine.core, last).unwrap();
+    engine.check();
+    wait_until_idle(&engine.core).unwrap();
+    engine.check();
+}
+
+/// A last level that is so much larger than what comes that a level above it is used.
+fn with_a_large_last_level() -> Engine {
+    let mut engine = Engine::new();
+    for start in (0..12_000).step_by(2000) {
+        engine.put(start..start + 2000, &[1; 60]);
+    }
+    engine.flush();
+    wait_until_idle(&engine.core).unwrap();
+    engine
+}
+
+/// Makes all promotions that are due while writes go on, and sees that they went above the last
+/// level.
+fn promote_above(engine: &Engine, segments: usize) {
+    while let Some(plan) = next_plan(&engine.core, Pressure::Writing).unwrap() {
+        promote(&engine.core, plan).unwrap();
+    }
+    assert!(engine.core.state().young.is_empty());
+    assert_eq!(above_count(engine), segments, "segments above the last one");
+    engine.check();
+}
+
+fn above_count(engine: &Engine) -> usize {
+    engine.core.state().levels_of(engine.keyspace).unwrap().iter().count() - 1
+}
+
+/// Makes the promotions of quiet times one by one, with a look at the content after each.
+fn promote_to_the_last(engine: &Engine) {
+    let mut made = 0;
+    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet).unwrap() {
+        promote(&engine.core, plan).unwrap();
+        made += 1;
+        engine.check();
+    }
+    assert!(made > 0 && above_count(engine) == 0);
+}
+
+/// Two segments above the last level hold the same key, the newer one with the newer value.
+#[test]
+fn an_older_segment_of_a_level_goes_along_with_a_newer_one() {
+    let mut engine = with_a_large_last_level();
+    for (value, above) in [(b"old", 1), (b"new", 2)] {
+        for _ in 0..8 {
+            engine.young([100, 200], value);
+        }
+        promote_above(&engine, above);
+    }
+    promote_to_the_last(&engine);
+}
+
+#[test]
+fn a_tombstone_above_the_last_level_stays() {
+    let mut engine = with_a_large_last_level();
+    for round in 0..8 {
+        engine.delete([100 + round, 200]);
+        engine.flush();
+    }
+    promote_above(&engine, 1);
+    promote_to_the_last(&engine);
+}
+
+/// Several steps carry pieces of one range tombstone into one segment.
+#[test]
+fn range_tombstones_of_several_steps_come_together() {
+    let mut engine = with_a_large_last_level();
+    engine.delete_from(10);
+    engine.flush();
+    for round in 1..8 {
+        engine.young((0..12_000).skip(round).step_by(100), &[round as u8; 60]);
+    }
+    let before = engine.core.state().epoch;
+    promote_above(&engine, 1);
+    assert!(engine.core.state().epoch.0 > before.0 + 1, "one step did it all");
+    promote_to_the_last(&engine);
+}
+
+#[test]
+fn a_segment_that_is_still_being_written_is_no_source() {
+    let mut engine = with_a_large_last_level();
+    for round in 0..8 {
+        engine.young((0..12_000).skip(round).step_by(100), &[round as u8; 60]);
+    }
+    let plan = next_plan(&engine.core, Pressure::Writing).unwrap().unwrap();
+    promote(&engine.core, plan).unwrap();
+    assert!(above_count(&engine) == 1 && !engine.core.state().young.is_empty());
+    let plan = next_plan(&engine.core, Pressure::Quiet).unwrap().unwrap();
+    assert!(plan.sources.iter().all(|source| source.is_young()));
+    drop(plan);
+    promote_above(&engine, 1);
+    promote_to_the_last(&engine);
+}
+
+/// A value in blocks of its own is overwritten and flushed away while its record is still to be
+/// replayed; what comes then must not lie there.
+#[test]
+fn a_value_that_replay_would_meet_again_is_not_written_over() {
+    for reopen in [false, true] {
+        let mut engine = Engine::new();
+        step::flush(&engine.core).unwrap();
+        let mut writes = PendingWrites::new();
+        let large: Vec<u8> =
+            (0..100_000u32).map(|n| (n.wrapping_mul(n / 7 + 3) >> 3) as u8).collect();
+        writes.put(engine.keyspace, &key(1), &large);
+        commit(&engine.core, &writes, Durability::Sync, None).unwrap();
+        if reopen {
+            engine.storage = engine.storage.kill();
+            engine.core = open(&engine.storage);
+        }
+        let named = engine.core.log_named.blocks();
+        assert!(!named.is_empty());
+        engine.put([1], b"small");
+        engine.flush();
+        for round in 0..4 {
+            engine.young(100..1500, &[round; 200]);
+        }
+        for block in &named {
+            assert!(engine.core.pages.allocator().is_given(*block), "{block:?} is still named");
+        }
+        let core = open(&engine.storage.crash_copy(CrashPlan::KeepAll));
+        assert!(read(&core, engine.keyspace) == engine.model, "other content after the replay");
+    }
+}
+
+#[test]
+fn a_dropped_keyspace_waits_for_the_promotion_in_it() {
+    let engine = with_many_parents();
+    let plan = next_plan(&engine.core, Pressure::Quiet).unwrap().unwrap();
+    drop_keyspace(&engine.core, engine.keyspace, Durability::Buffered).unwrap();
+    engine.flush();
+    while run_step(&engine.core).unwrap() {}
+    assert!(engine.core.state().levels_of(engine.keyspace).is_some(), "a step works there");
+    promote(&engine.core, plan).unwrap();
+    wait_until_idle(&engine.core).unwrap();
+    assert!(engine.core.state().segments_of(engine.keyspace).next().is_none());
+    let report = verify_with(&engine.core, Activity::Quiet, &mut |_, _| true).unwrap();
+    assert!(report.is_clean() && report.unowned_pages == 0, "{report}");
+}
+
+#[test]
+fn numbers_of_keyspaces_are_not_used_again_after_a_crash() {
+    let mut engine = Engine::new();
+    engine.put([1], b"old");
+    drop_keyspace(&engine.core, engine.keyspace, Durability::Buffered).unwrap();
+    wait_until_idle(&engine.core).unwrap();
+    step::flush(&engine.core).unwrap();
+    assert!(engine.core.state().catalogue.get(engine.keyspace).is_none(), "it is forgotten");
+    let core = open(&engine.storage.crash_copy(CrashPlan::KeepNone));
+    let settings = KeyspaceSettings::default();
+    let next = create_keyspace(&core, "b", settings, Durability::Buffered).unwrap();
+    assert!(next > engine.keyspace, "{next} after {}", engine.keyspace);
+}
+
+/// What was given out since the last durable state is known to nobody after a power cut.
+#[test]
+fn every_counter_starts_at_its_limit_after_a_crash() {
+    let mut engine = Engine::new();
+    engine.put(0..100, b"1");
+    step::flush(&engine.core).unwrap();
+    let states = engine.core.counters.durable_states.load(Ordering::Relaxed);
+    for _ in 0..3 {
+        engine.young(0..100, b"2");
+    }
+    assert_eq!(engine.core.counters.durable_states.load(Ordering::Relaxed), states);
+    let counters = |core: &Core| {
+        let epoch = core.next_epoch.load(Ordering::Relaxed);
+        let segment = core.next_segment.load(Ordering::Relaxed);
+        [core.commit_numbers().0.0, epoch, segment, core.pages.stamp_counter()]
+    };
+    let before = counters(&engine.core);
+    let after = counters(&open(&engine.storage.crash_copy(CrashPlan::KeepNone)));
+    for (before, after) in before.iter().zip(&after) {
+        assert!(after >= before, "{before} was given out, and the next is {after}");
+    }
+    assert!(after.iter().zip(&before).all(|(after, before)| after >= before));
+}
+
+/// After a stop a block that is given back stays given out: it may be needed by what is on disk.
+#[test]
+fn after_a_stop_nothing_is_freed() {
+    let mut engine = Engine::new();
+    engine.young(0..1000, b"1");
+    let hold = SnapshotHold::take(&engine.core);
+    step::flush(&engine.core).unwrap();
+    wait_until_idle(&engine.core).unwrap();
+    let block = engine.core.pages.allocator().allocate(1, 0).unwrap();
+    engine.core.stop(&Error::Closed);
+    engine.core.free(block);
+    assert!(engine.core.pages.allocator().is_given(block));
+    drop(hold);
+    let given = engine.core.pages.allocator().given_list();
+    engine.core.collect_released();
+    assert_eq!(engine.core.pages.allocator().given_list(), given);
+}
+
+#[test]
+fn a_merge_that_does_not_add_up_is_not_installed() {
+    let engine = with_many_parents();
+    let before = engine.core.state().epoch;
+    let given = engine.core.pages.allocator().given_list();
+    let plan = next_plan(&engine.core, Pressure::Quiet).unwrap().unwrap();
+    let error = promote_miscounted(&engine.core, plan).unwrap_err();
+    assert!(matches!(error, Error::MergeMismatch { .. }), "{error}");
+    assert_eq!(engine.core.state().epoch, before);
+    assert_eq!(engine.core.pages.allocator().given_list(), given);
+    wait_until_idle(&engine.core).unwrap();
+    engine.check();
+}
+
+/// While a transaction is validated outside the commit lock, another one commits the same key.
+#[test]
+fn what_is_committed_during_a_validation_is_seen_by_it() {
+    let mut engine = Engine::new();
+    engine.put([7], b"first");
+    let name = engine.core.transactions.begin();
+    let began = SnapshotHold::take(&engine.core).number();
+    engine.core.transactions.began_at(name, began);
+    // Validation must read this flush: it has the key, in an older version.
+    engine.young([8], b"other");
+    let fired = Arc::new(AtomicU32::new(0));
+    let (core, count, keyspace) = (engine.core.clone(), fired.clone(), engine.keyspace);
+    engine.storage.on_operation(Box::new(move |operation| {
+        if operation.kind == OperationKind::Read && count.fetch_add(1, Ordering::AcqRel) == 0 {
+            let mut writes = PendingWrites::new();
+            writes.put(keyspace, &key(7), b"beside");
+            commit(&core, &writes, Durability::Memory, None).unwrap();
+        }
+    }));
+    let mut writes = PendingWrites::new();
+    writes.put(engine.keyspace, &key(7), b"mine");
+    let validation = Validation { began, reads: None };
+    let result = commit(&engine.core, &writes, Durability::Memory, Some(&validation));
+    engine.storage.clear_on_operation();
+    assert!(fired.load(Ordering::Acquire) > 0, "nothing was read");
+    assert!(matches!(result, Err(Error::Conflict)), "{result:?}");
+    assert_eq!(engine.value(7).as_deref(), Some(&b"beside"[..]));
+    engine.core.end_transaction(name);
+}

@@ -1,0 +1,17 @@
+//! Merges are right: over whole databases with the smallest options, whose steps the test runs
+//! itself, and over trees alone.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[path = "merging/between.rs"]
+mod between;
+#[path = "merging/deaths.rs"]
+mod deaths;
+#[path = "merging/failures.rs"]
+mod failures;
+#[path = "merging/lab.rs"]
+mod lab;
+#[path = "merging/shape.rs"]
+mod shape;
+#[path = "merging/triggers.rs"]
+mod triggers;

@@ -1,0 +1,248 @@
+//! Readers and writers go on between the steps of a merge, and inside each.
+
+use std::time::Duration;
+
+use crate::lab::{Lab, builder, key, value};
+use sapwood::storage::{Operation, OperationKind, SimulatedStorage};
+use sapwood::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use sapwood::sync::{Arc, Mutex, Random, channel, thread};
+use sapwood::{Database, Durability, Keyspace, Seek};
+
+/// A level, and young segments to be merged into it.
+fn load(lab: &mut Lab) {
+    lab.create();
+    let mut random = Random::from_seed(8);
+    for number in 0..700 {
+        let bytes = value(&mut random, 120);
+        lab.put(0, &key(number), &bytes);
+    }
+    lab.database.wait_until_idle().unwrap();
+    for round in 0..3 {
+        for number in 0..40 {
+            let bytes = value(&mut random, if number == 3 { 3000 } else { 100 });
+            lab.put(0, &key(round + number * 17), &bytes);
+        }
+        lab.delete(0, &key(round * 3));
+        lab.delete_range(0, &key(round * 40), &key(round * 40 + 20));
+        lab.database.flush().unwrap();
+    }
+}
+
+/// What an application does meanwhile, each time with all that may wait or read.
+struct Meanwhile {
+    database: Database,
+    keyspace: Keyspace,
+    turn: u64,
+    /// Set while something is dropped, by the thread that counts its own operations.
+    dropping: Arc<AtomicBool>,
+}
+
+impl Meanwhile {
+    fn go_on(&mut self) {
+        self.turn += 1;
+        self.keyspace.get(key(self.turn % 700)).unwrap();
+        let snapshot = self.database.snapshot().unwrap();
+        let mut cursor = snapshot.cursor(&self.keyspace).unwrap();
+        cursor.seek(key(self.turn * 5 % 700), Seek::AtOrAfter).unwrap();
+        for _ in 0..3 {
+            cursor.next().unwrap();
+        }
+        self.keyspace.put(b"meanwhile", self.turn.to_be_bytes()).unwrap();
+        let seen = self.keyspace.get(b"meanwhile").unwrap().unwrap();
+        assert_eq!(seen, self.turn.to_be_bytes()[..]);
+        assert!(snapshot.iter(&self.keyspace).unwrap().count() > 300);
+        assert!(self.keyspace.iter().unwrap().count() > 300);
+        self.dropping.store(true, Ordering::SeqCst);
+        drop(snapshot);
+        drop(cursor);
+        self.dropping.store(false, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn between_any_two_steps_of_a_merge_reads_commits_snapshots_and_cursors_go_on() {
+    let mut lab = Lab::in_memory();
+    load(&mut lab);
+    let mut meanwhile = Meanwhile {
+        database: lab.database.clone(),
+        keyspace: lab.keyspaces[0].0.clone(),
+        turn: 0,
+        dropping: Arc::default(),
+    };
+    let mut steps = 0;
+    loop {
+        lab.pause();
+        if !lab.database.run_step().unwrap() || steps > 200 {
+            break;
+        }
+        steps += 1;
+        if steps < 60 {
+            meanwhile.go_on();
+            let last = meanwhile.turn.to_be_bytes().to_vec();
+            lab.keyspaces[0].1.insert(b"meanwhile".to_vec(), last);
+            lab.compare();
+            lab.check();
+        }
+    }
+    assert!((20..200).contains(&steps), "{steps} steps");
+    lab.check_at_rest();
+}
+
+/// The merging thread stands still inside each of its operations of some kinds, until another
+/// thread has done everything that an application does.
+fn stand_still(durability: Durability, stands_at: fn(OperationKind) -> bool) {
+    let storage = SimulatedStorage::new();
+    let (builder, hand) = builder();
+    let builder = builder.durability(durability);
+    let mut lab = Lab::of(builder.open_on(Arc::new(storage.clone())).unwrap(), hand);
+    load(&mut lab);
+    *lab.core.install_check.lock() = None;
+    let merging = thread::current_id();
+    let dropping = Arc::new(AtomicBool::new(false));
+    let mut meanwhile = Meanwhile {
+        database: lab.database.clone(),
+        keyspace: lab.keyspaces[0].0.clone(),
+        turn: 0,
+        dropping: dropping.clone(),
+    };
+    let (ask, asked) = channel::unbounded::<()>();
+    let (answer, answered) = channel::unbounded::<u64>();
+    let helper = thread::spawn("meanwhile", move || {
+        while asked.recv().is_ok() {
+            meanwhile.go_on();
+            if answer.send(meanwhile.turn).is_err() {
+                break;
+            }
+        }
+    });
+    let (stood_still, hung) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let io_of_drops = Arc::new(AtomicU64::new(0));
+    let callback = {
+        let (stood_still, hung) = (stood_still.clone(), hung.clone());
+        let (io_of_drops, answered) = (io_of_drops.clone(), Mutex::new(answered));
+        let ask = Mutex::new(Some(ask));
+        move |operation: &Operation| {
+            if thread::current_id() != merging {
+                if dropping.load(Ordering::SeqCst) {
+                    io_of_drops.fetch_add(1, Ordering::SeqCst);
+                }
+                return;
+            }
+            if !stands_at(operation.kind) {
+                return;
+            }
+            let mut ask = ask.lock();
+            if ask.as_ref().is_some_and(|ask| ask.send(()).is_ok()) {
+                stood_still.fetch_add(1, Ordering::SeqCst);
+                if answered.lock().recv_timeout(Duration::from_secs(30)).is_err() {
+                    // It waits for what this thread holds: let it go, and say so.
+                    hung.fetch_add(1, Ordering::SeqCst);
+                    *ask = None;
+                }
+            }
+        }
+    };
+    storage.on_operation(Box::new(callback));
+    for _ in 0..300 {
+        lab.pause();
+        if !lab.database.run_step().unwrap() || hung.load(Ordering::SeqCst) > 0 {
+            break;
+        }
+        // What was written meanwhile is merged too: it need not be for ever.
+        if stood_still.load(Ordering::SeqCst) > 250 {
+            break;
+        }
+    }
+    storage.clear_on_operation();
+    helper.unwrap().join().unwrap();
+    assert_eq!(hung.load(Ordering::SeqCst), 0, "something waited for a lock that a merge holds");
+    assert_eq!(io_of_drops.load(Ordering::SeqCst), 0, "a drop did I/O");
+    let stood_still = stood_still.load(Ordering::SeqCst);
+    assert!(stood_still > 100, "it stood still {stood_still} times only");
+    lab.database.wait_until_idle().unwrap();
+    lab.check_at_rest();
+}
+
+#[test]
+fn no_commit_waits_for_more_than_one_step() {
+    let mut lab = Lab::in_memory();
+    *lab.core.install_check.lock() = None;
+    lab.create();
+    let mut random = Random::from_seed(9);
+    let keyspace = lab.keyspaces[0].0.clone();
+    let steps = || lab.core.background.steps.load(Ordering::Relaxed);
+    let (mut most, mut waited) = (0, 0);
+    for turn in 0..40_000u64 {
+        // Large ones by turns, and never a step of the application's own.
+        let bytes = if turn % 8000 < 400 { 5000 } else { 200 };
+        let bytes = value(&mut random, bytes);
+        let before = steps();
+        keyspace.put(key(random.below(1_000_000)), bytes).unwrap();
+        let made = steps() - before;
+        most = most.max(made);
+        waited += u64::from(made > 0);
+    }
+    assert!(waited > 50, "{waited} commits waited");
+    assert_eq!(most, 1, "a commit waited for {most} steps");
+    lab.database.wait_until_idle().unwrap();
+    lab.check_at_rest();
+}
+
+#[test]
+fn inside_any_operation_of_a_merge_reads_commits_snapshots_and_cursors_go_on() {
+    stand_still(Durability::Memory, |_| true);
+}
+
+/// Such a commit waits for what the log writes, whoever does that, and for nothing else.
+#[test]
+fn inside_any_read_of_a_merge_commits_that_reach_the_file_go_on_too() {
+    stand_still(Durability::Buffered, |kind| kind == OperationKind::Read);
+}
+
+/// Merging cannot go on: every read fails for good.
+fn stopped_merging(threads: usize) {
+    let storage = SimulatedStorage::new();
+    let mut lab = Lab::open_on(Arc::new(storage.clone()));
+    load(&mut lab);
+    let Lab { database, core, keyspaces, .. } = lab;
+    let name = keyspaces[0].0.name();
+    drop((keyspaces, core));
+    database.close().unwrap();
+    let (builder, _hand) = builder();
+    let storage = SimulatedStorage::from_image(storage.image());
+    let database = builder.merge_threads(threads).open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.existing_keyspace(&name).unwrap();
+    storage.fail_at(sapwood::storage::FaultKind::Read, 1, false, std::io::ErrorKind::Other);
+    keyspace.put("k", "v").unwrap();
+    for _ in 0..3 {
+        let error = database.wait_until_idle().unwrap_err();
+        assert!(error.to_string().contains("asked for by the test"), "{error}");
+    }
+    // Writing goes on.
+    keyspace.put("k", "w").unwrap();
+    drop(keyspace);
+    let error = database.close().unwrap_err();
+    assert!(error.to_string().contains("asked for by the test"), "{error}");
+    // All that was committed is there, and can be merged.
+    storage.clear_faults();
+    let (builder, hand) = crate::lab::builder();
+    let lab = Lab::of(builder.open_on(Arc::new(storage.kill())).unwrap(), hand);
+    let keyspace = lab.database.existing_keyspace(&name).unwrap();
+    assert_eq!(keyspace.get("k").unwrap().unwrap(), "w");
+    lab.database.wait_until_idle().unwrap();
+    lab.check_at_rest();
+    drop(keyspace);
+    let Lab { database, core, .. } = lab;
+    drop(core);
+    database.close().unwrap();
+}
+
+#[test]
+fn when_merging_has_stopped_waiting_and_closing_give_the_error() {
+    stopped_merging(0);
+}
+
+#[test]
+fn when_the_merging_of_threads_has_stopped_waiting_and_closing_give_the_error() {
+    stopped_merging(2);
+}

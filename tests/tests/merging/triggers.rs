@@ -1,0 +1,245 @@
+//! What starts a merge, and what does not; what tombstones become; which blocks new nodes go to.
+
+use crate::lab::{Lab, key, value};
+use sapwood::KeyspaceNumber;
+use sapwood::merge::debt::{ABOVE_COUNT_MAX, YOUNG_MERGE_COUNT};
+use sapwood::merge::verify::live_blocks;
+use sapwood::state::State;
+use sapwood::sync::atomic::Ordering;
+use sapwood::sync::{Arc, Random};
+
+struct Levels {
+    lab: Lab,
+    random: Random,
+}
+
+impl Levels {
+    /// One keyspace whose last level is large beside what comes.
+    fn new() -> Levels {
+        let mut lab = Lab::in_memory();
+        lab.create();
+        let mut levels = Levels { lab, random: Random::from_seed(6) };
+        levels.put(0..6000, 100);
+        levels.lab.database.wait_until_idle().unwrap();
+        assert_eq!(levels.counts(), (0, 0, 1));
+        levels
+    }
+
+    fn put(&mut self, numbers: std::ops::Range<u64>, bytes: usize) {
+        for number in numbers {
+            let bytes = value(&mut self.random, bytes);
+            self.lab.put(0, &key(number), &bytes);
+        }
+    }
+
+    /// One more young segment.
+    fn flush_some(&mut self) {
+        let start = self.random.below(6000);
+        self.put(start..start + 10, 100);
+        self.lab.database.flush().unwrap();
+    }
+
+    fn state(&self) -> Arc<State> {
+        self.lab.core.state()
+    }
+
+    fn number(&self) -> KeyspaceNumber {
+        *self.state().levels.keys().next().unwrap()
+    }
+
+    /// Young segments, segments above the last level, and those of the last.
+    fn counts(&self) -> (usize, usize, usize) {
+        let state = self.state();
+        let levels = state.levels.values().next();
+        let all = levels.map_or(0, |levels| levels.iter().count());
+        let last = levels.map_or(0, |levels| usize::from(levels.last().is_some()));
+        (state.young.len(), all - last, last)
+    }
+
+    fn promotions(&self) -> u64 {
+        self.lab.core.counters.promotions.load(Ordering::Relaxed)
+    }
+
+    /// Runs steps while writes go on; returns the promotions.
+    fn run(&self) -> u64 {
+        let before = self.promotions();
+        self.lab.run_all();
+        self.promotions() - before
+    }
+}
+
+#[test]
+fn as_many_young_segments_as_the_debt_asks_for_start_one_merge_and_one_fewer_starts_none() {
+    let mut levels = Levels::new();
+    for count in 1..YOUNG_MERGE_COUNT {
+        levels.flush_some();
+        assert_eq!(levels.run(), 0, "{count} young segments");
+        assert_eq!(levels.counts(), (count, 0, 1));
+    }
+    levels.flush_some();
+    assert!(levels.run() > 0);
+    assert_eq!(levels.counts(), (0, 1, 1), "all of them, into one segment");
+    assert_eq!(levels.run(), 0, "and then all is quiet");
+    levels.lab.compare();
+    levels.lab.check_at_rest();
+}
+
+#[test]
+fn a_promotion_alone_starts_no_other_enough_of_them_do_and_then_all_is_quiet() {
+    let mut levels = Levels::new();
+    for above in 1..ABOVE_COUNT_MAX {
+        for _ in 0..YOUNG_MERGE_COUNT {
+            levels.flush_some();
+        }
+        let before = levels.state().levels[&levels.number()].last().unwrap().clone();
+        assert!(levels.run() > 0);
+        assert_eq!(levels.counts(), (0, above, 1), "a level within its limit stays as it is");
+        let after = levels.state().levels[&levels.number()].last().unwrap().clone();
+        assert!(Arc::ptr_eq(&before, &after), "the last level was not touched");
+        assert_eq!(levels.run(), 0);
+    }
+    for _ in 0..YOUNG_MERGE_COUNT {
+        levels.flush_some();
+    }
+    levels.run();
+    // The fourth segment is complete when the next merge begins.
+    let (_, above, _) = levels.counts();
+    if above > 0 {
+        for _ in 0..YOUNG_MERGE_COUNT {
+            levels.flush_some();
+        }
+        levels.run();
+    }
+    assert!(levels.counts().1 <= 1, "{:?}", levels.counts());
+    assert_eq!(levels.run(), 0);
+    levels.lab.compare();
+    levels.lab.pause();
+    levels.lab.run_all();
+    assert_eq!(levels.counts(), (0, 0, 1), "when writes pause each range lies in one segment");
+    assert_eq!(levels.run(), 0);
+    levels.lab.compare();
+    levels.lab.check_at_rest();
+}
+
+#[test]
+fn tombstones_are_kept_above_and_dropped_at_the_bottom() {
+    let mut levels = Levels::new();
+    for round in 0..YOUNG_MERGE_COUNT as u64 {
+        for number in 0..5 {
+            levels.lab.delete(0, &key(round * 300 + number));
+        }
+        levels.lab.delete_range(0, &key(round * 300 + 50), &key(round * 300 + 60));
+        levels.lab.database.flush().unwrap();
+    }
+    levels.run();
+    assert_eq!(levels.counts(), (0, 1, 1));
+    let state = levels.state();
+    let of = |index: usize| levels.state().levels[&levels.number()].iter().nth(index).cloned();
+    let above = of(0).unwrap();
+    assert_eq!(above.points.as_ref().unwrap().tombstones, 5 * YOUNG_MERGE_COUNT as u64);
+    assert_eq!(above.ranges.as_ref().unwrap().entries, YOUNG_MERGE_COUNT as u64);
+    drop(state);
+    levels.lab.compare();
+    levels.lab.pause();
+    levels.lab.run_all();
+    assert_eq!(levels.counts(), (0, 0, 1));
+    let last = of(0).unwrap();
+    let points = last.points.as_ref().unwrap();
+    assert_eq!((points.tombstones, last.ranges.is_none()), (0, true));
+    assert_eq!(points.entries, levels.lab.keyspaces[0].1.len() as u64);
+    levels.lab.compare();
+    levels.lab.check_at_rest();
+}
+
+#[test]
+fn after_merges_new_nodes_go_into_freed_blocks_before_the_file_grows() {
+    let mut levels = Levels::new();
+    for _ in 0..3 {
+        levels.put(0..6000, 100);
+        levels.lab.database.wait_until_idle().unwrap();
+    }
+    let mut reused = 0;
+    for round in 0..12 {
+        let before = levels.lab.core.pages.allocator().stats();
+        levels.put(round * 400..round * 400 + 300, 100);
+        levels.lab.database.flush().unwrap();
+        let after = levels.lab.core.pages.allocator().stats();
+        let asked = after.pages_asked - before.pages_asked;
+        if before.free_pages > 4 * asked && before.longest_free_run > 64 {
+            reused += asked;
+            assert_eq!(after.file_pages, before.file_pages, "{asked} pages, {before:?}");
+        }
+        levels.lab.run_all();
+    }
+    assert!(reused > 100, "{reused} pages were asked for while many were free");
+    levels.lab.check();
+}
+
+/// Pages asked for = pages of new nodes and values that the state references + pages given back.
+#[test]
+fn pages_that_writers_ask_for_are_referenced_or_given_back() {
+    let mut levels = Levels::new();
+    let (mut flushes, mut promotions, mut given_back) = (0, 0, 0);
+    for round in 0..40u64 {
+        for number in 0..12 {
+            let bytes = value(&mut levels.random, if number == 5 { 3500 } else { 120 });
+            levels.lab.put(0, &key(round * 130 + number * 9), &bytes);
+        }
+        let bytes = value(&mut levels.random, 70_000);
+        levels.lab.put(0, &key(round * 7), &bytes);
+        if round % 3 == 0 {
+            levels.lab.put(0, &key(round * 7), b"short");
+            levels.lab.delete_range(0, &key(round * 20), &key(round * 20 + 90));
+            (0..40).for_each(|n| {
+                levels.lab.put(0, format!("z {round:04} {n:04}").as_bytes(), &[7; 90]);
+            });
+        }
+        if round % 10 == 9 {
+            levels.lab.pause();
+        }
+        let core = levels.lab.core.clone();
+        let order = core.commit_order.lock();
+        core.seal();
+        drop(order);
+        loop {
+            // What dies is held, so that nothing but writers gives pages back.
+            let held = levels.state();
+            core.collect_released();
+            let before = core.pages.allocator().stats();
+            let given = core.pages.allocator().given_list();
+            let counters = || {
+                let load = |count: &sapwood::sync::atomic::AtomicU64| count.load(Ordering::Relaxed);
+                let counters = &core.counters;
+                (
+                    load(&counters.flushes),
+                    load(&counters.promotions),
+                    load(&counters.durable_states),
+                )
+            };
+            let counted = counters();
+            if !levels.lab.database.run_step().unwrap() {
+                break;
+            }
+            let after = core.pages.allocator().stats();
+            let now = counters();
+            let was_flush = now.0 > counted.0;
+            let was_promotion = now.1 > counted.1;
+            if now.2 > counted.2 || !(was_flush || was_promotion) {
+                continue;
+            }
+            let live = live_blocks(&core.pages, &levels.state()).unwrap();
+            let asked = after.pages_asked - before.pages_asked;
+            let returned = after.pages_returned - before.pages_returned;
+            let referenced = live.difference(&given).page_count();
+            assert_eq!(asked, referenced + returned, "round {round}");
+            flushes += u64::from(was_flush);
+            promotions += u64::from(was_promotion);
+            given_back += returned;
+            drop(held);
+        }
+    }
+    assert!(flushes >= 40 && promotions >= 40, "{flushes} flushes, {promotions} promotions");
+    assert!(given_back > 0, "tails of blocks are given back");
+    levels.lab.compare();
+    levels.lab.check();
+}
