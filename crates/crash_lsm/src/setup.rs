@@ -23,6 +23,8 @@ pub struct Setup {
     pub leaf_bytes: u32,
     /// The memory budget.
     pub budget_bytes: u64,
+    /// What a transaction keeps of its writes in memory; `None`: what the engine gives it.
+    pub transaction_bytes: Option<u64>,
     /// What commits do that do not say.
     pub durability: Durability,
 }
@@ -37,6 +39,7 @@ impl Setup {
             region_bytes: 128 << 10,
             leaf_bytes: 1 << 10,
             budget_bytes: BUDGET_BYTES_MIN,
+            transaction_bytes: None,
             durability: Durability::Buffered,
         }
     }
@@ -57,13 +60,21 @@ impl Setup {
     pub fn redraw(self, random: &mut Random) -> Setup {
         let leaf_bytes = self.page_bytes << random.below(3);
         let budget_bytes = BUDGET_BYTES_MIN << (random.below(6) / 4);
+        // Most transactions of a run are small, so that they spill only when little is kept.
+        let transaction_bytes = (!random.one_in(3)).then(|| 1 << random.below(14));
         let durability = draw_durability(random);
-        Setup { leaf_bytes: leaf_bytes.min(1 << 16), budget_bytes, durability, ..self }
+        let leaf_bytes = leaf_bytes.min(1 << 16);
+        Setup { leaf_bytes, budget_bytes, transaction_bytes, durability, ..self }
     }
 
     /// A builder with these options, without merge threads.
     pub fn builder(&self) -> Builder {
-        Database::builder()
+        let builder = Database::builder();
+        let builder = match self.transaction_bytes {
+            Some(bytes) => builder.transaction_bytes(bytes),
+            None => builder,
+        };
+        builder
             .page_size(self.page_bytes)
             .reserved_bytes(self.reserved_bytes)
             .region_bytes(self.region_bytes)

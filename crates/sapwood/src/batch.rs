@@ -8,9 +8,7 @@ use crate::key_bounds::key_range;
 use crate::keyspace::Keyspace;
 use crate::options::Durability;
 use crate::shared::{Shared, check_key};
-use crate::state::Core;
 use crate::sync::Arc;
-use crate::transaction::PendingWrites;
 use crate::transaction::batch_writes::BatchWrites;
 use crate::transaction::commit::commit_batch;
 use crate::types::KeyspaceNumber;
@@ -50,16 +48,6 @@ impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Batch").field("len", &self.len()).finish_non_exhaustive()
     }
-}
-
-/// # Errors
-/// `TransactionTooLarge` when the writes take more than a memtable may.
-pub(crate) fn check_size(core: &Core, writes: &PendingWrites) -> Result<()> {
-    let (bytes, limit) = (writes.bytes(), core.memtable_bytes_max());
-    if bytes > limit {
-        return Err(Error::TransactionTooLarge { bytes: bytes as u64, limit: limit as u64 });
-    }
-    Ok(())
 }
 
 impl Batch {

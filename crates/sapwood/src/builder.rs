@@ -149,6 +149,14 @@ impl Builder {
         self
     }
 
+    /// How much of its writes a transaction keeps in memory, in bytes.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
+    pub fn transaction_bytes(mut self, bytes: u64) -> Builder {
+        self.options.transaction_bytes = Some(bytes);
+        self
+    }
+
     /// The log's length when little is written, in bytes.
     #[cfg(feature = "internals")]
     #[doc(hidden)]

@@ -217,6 +217,9 @@ pub enum Error {
     /// Another commit changed what this transaction wrote or read. Begin it again.
     #[error("another commit changed what this transaction uses; begin it again")]
     Conflict,
+    /// The savepoint is another transaction's, or was undone by a rollback to an earlier one.
+    #[error("the savepoint belongs to another transaction, or was rolled back")]
+    InvalidSavepoint,
     /// There is no keyspace of that name.
     #[error("there is no keyspace named {0:?}")]
     UnknownKeyspace(String),

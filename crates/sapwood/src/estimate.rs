@@ -32,7 +32,9 @@ pub(crate) fn estimate(
     }
     let memtables = point.memtables.iter();
     let mut sum = memtables.map(|slot| in_memtable(&slot.table, keyspace, range)).sum::<u64>();
-    for segment in point.state.segments_of(keyspace) {
+    let by_reference = point.memtables.iter().flat_map(|slot| slot.segments());
+    let by_reference = by_reference.filter(|segment| segment.share_of(keyspace).is_some());
+    for segment in by_reference.chain(point.state.segments_of(keyspace)) {
         sum = sum.saturating_add(in_segment(&core.pages, segment, keyspace, range)?);
     }
     Ok(sum)

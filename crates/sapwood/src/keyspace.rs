@@ -145,7 +145,7 @@ impl Keyspace {
         self.read(|core, keyspace| {
             let hold = Arc::new(SnapshotHold::take(core));
             let shared = self.handle.shared.clone();
-            Ok(Scan { shared, keyspace, hold, own: None, reads: None })
+            Ok(Scan { shared, keyspace, hold, own: Vec::new(), reads: None })
         })
     }
 

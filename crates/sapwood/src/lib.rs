@@ -165,5 +165,5 @@ pub use range::Range;
 pub use snapshot::Snapshot;
 pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, WrittenStats};
 pub use stream::ValueStream;
-pub use transaction::Transaction;
+pub use transaction::{Savepoint, Transaction};
 pub use types::{Epoch, KeyspaceNumber, PageNumber, SequenceNumber};

@@ -195,6 +195,8 @@ pub(crate) struct Options {
     pub read_only: bool,
     /// How much one step of a merge writes.
     pub step_bytes: u64,
+    /// How much of its writes a transaction keeps in memory; `None`: a quarter of a memtable.
+    pub transaction_bytes: Option<u64>,
     /// How long the file may grow; `None`: as far as the device has space.
     pub max_file_bytes: Option<u64>,
     /// The log's length when little is written.
@@ -215,6 +217,7 @@ impl Default for Options {
             create: true,
             read_only: false,
             step_bytes: 4 * MIB,
+            transaction_bytes: None,
             max_file_bytes: None,
             log_bytes_min: MIB,
         }

@@ -14,17 +14,19 @@ use std::ops::Range as Indices;
 use crate::bytes::{Key, Value};
 use crate::error::{Error, Result, Structure};
 use crate::key_bounds::successor;
-use crate::page::Frame;
+use crate::page::{Frame, PageManager};
 use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::segment::merge_cursor::MergeCursor;
+use crate::segment::node::Caching;
 use crate::segment::overflow_reference::OverflowReference;
-use crate::segment::segment_cursor::{Cover, Run, SortedSource};
+use crate::segment::segment_cursor::{Cover, Run, SegmentSource, SortedSource};
 use crate::segment::sorted_block::{Entry as LeafEntry, EntryKind};
 use crate::shared::Shared;
 use crate::state::sources::{Source, sources};
 use crate::state::{Core, ReadPoint, SnapshotHold};
 use crate::sync::Arc;
 use crate::transaction::PendingSource;
+use crate::transaction::pending_segment::PendingSegment;
 use crate::transaction::reads::{Reads, Walk};
 use crate::types::KeyspaceNumber;
 
@@ -39,17 +41,39 @@ const COPY_BYTES_MAX: usize = 1024;
 /// How many entries are counted before memtables are let go.
 const COUNT_ENTRIES_MAX: u64 = 4096;
 
-/// A transaction's own writes, or what was committed.
+/// A transaction's own writes in memory, its pending segments, or what was committed.
 #[derive(Debug)]
 pub(crate) enum ReadSource {
     Own(PendingSource),
+    Pending(Box<SegmentSource>),
     Committed(Source),
+}
+
+/// A layer of a transaction's own writes to one keyspace.
+#[derive(Clone, Debug)]
+pub(crate) enum OwnLayer {
+    Memory(PendingSource),
+    Segment(Arc<PendingSegment>),
+}
+
+impl OwnLayer {
+    fn open(&self, pages: &Arc<PageManager>, keyspace: KeyspaceNumber) -> ReadSource {
+        match self {
+            OwnLayer::Memory(source) => ReadSource::Own(source.clone()),
+            OwnLayer::Segment(pending) => {
+                let how = Caching::Keep;
+                let source = SegmentSource::new(pages, pending.segment(), keyspace, how);
+                ReadSource::Pending(Box::new(source))
+            }
+        }
+    }
 }
 
 macro_rules! each {
     ($self:expr, $source:ident => $call:expr) => {
         match $self {
             ReadSource::Own($source) => $call,
+            ReadSource::Pending($source) => $call,
             ReadSource::Committed($source) => $call,
         }
     };
@@ -129,8 +153,8 @@ pub(crate) struct Scan {
     pub shared: Arc<Shared>,
     pub keyspace: KeyspaceNumber,
     pub hold: Arc<SnapshotHold>,
-    /// A transaction's own writes of that instant.
-    pub own: Option<PendingSource>,
+    /// A transaction's own writes of that instant, newest first.
+    pub own: Vec<OwnLayer>,
     /// Where a serializable transaction notes what it has read.
     pub reads: Option<Arc<Reads>>,
 }
@@ -142,7 +166,7 @@ impl Scan {
     /// state that the cursor reads.
     fn open(&self, core: &Core) -> (Merged, Option<ReadPoint>) {
         let point = self.hold.read_point(core);
-        let own = self.own.iter().cloned().map(ReadSource::Own);
+        let own = self.own.iter().map(|own| own.open(&core.pages, self.keyspace));
         let committed = sources(&core.pages, &point, self.keyspace);
         let all = own.chain(committed.into_iter().map(ReadSource::Committed)).collect();
         (MergeCursor::new(all, point.at.0), (!point.memtables.is_empty()).then_some(point))

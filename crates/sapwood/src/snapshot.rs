@@ -70,7 +70,7 @@ impl Snapshot {
         self.shared.check_open()?;
         let keyspace = keyspace.number_in(&self.shared)?;
         let (shared, hold) = (self.shared.clone(), self.hold.clone());
-        Ok(Scan { shared, keyspace, hold, own: None, reads: None })
+        Ok(Scan { shared, keyspace, hold, own: Vec::new(), reads: None })
     }
 
     fn find<T>(

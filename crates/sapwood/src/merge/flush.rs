@@ -78,7 +78,8 @@ struct KeptVersion {
 /// Begins the flush of the oldest sealed memtable, if its last commit is visible (C3).
 pub fn begin(core: &Core) -> Option<FlushJob> {
     let view = core.view();
-    let slot = view.sealed.last()?.clone();
+    // A commit by reference is adopted instead: see `adopt`.
+    let slot = view.sealed.last().filter(|slot| slot.by_reference.is_none())?.clone();
     let cut = *slot.cut.get()?;
     if cut.sequence > core.visible() {
         return None;

@@ -176,6 +176,10 @@ impl Making<'_> {
         if let Some(young) = change.young.take() {
             self.contents.young.insert(0, Arc::new(born_at(young, epoch)));
         }
+        if let Some((slot, _)) = &change.flushed {
+            let adopted = slot.segments().iter().map(|s| Arc::new(born_at((**s).clone(), epoch)));
+            self.contents.young.splice(0..0, adopted);
+        }
         if let Some((slot, cut)) = &change.flushed {
             let mut catalogue: Catalogue = (*self.contents.catalogue).clone();
             for catalogue_change in slot.catalogue_changes.lock().iter() {
@@ -444,15 +448,21 @@ impl Making<'_> {
         let state = State::new(contents, core.held.releases());
         core.held.replaced(base.epoch, dead);
         if let Some((slot, cut)) = &change.flushed {
-            core.transactions.flushed(FlushRecord {
-                last: cut.sequence,
-                young: state
-                    .young
-                    .first()
-                    .filter(|_| state.young.len() > base.young.len())
-                    .cloned(),
-                runs: runs_by_keyspace(&change.runs),
-            });
+            let added = state.young.len().saturating_sub(base.young.len());
+            let mut runs = runs_by_keyspace(&change.runs);
+            if added == 0 && !runs.is_empty() {
+                let runs = std::mem::take(&mut runs);
+                core.transactions.flushed(FlushRecord { last: cut.sequence, young: None, runs });
+            }
+            for young in state.young.iter().take(added) {
+                let (young, runs) = (Some(young.clone()), std::mem::take(&mut runs));
+                core.transactions.flushed(FlushRecord { last: cut.sequence, young, runs });
+            }
+            if let Some(commit) = &slot.by_reference {
+                // A state references them from now on, and the log names them.
+                core.pending.take(commit.blocks);
+                core.log_named.hold_state(cut.position, state.clone());
+            }
             slot.home.move_to(state.clone());
         }
         core.change_view(|view| View {

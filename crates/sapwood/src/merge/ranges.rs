@@ -60,15 +60,13 @@ pub fn visit_fragments(
             }
         }
     }
-    let numbered = keyspace == KeyspaceNumber::MANY;
     while cursor.valid() {
         let behind =
             within.and_then(|range| range.end.as_deref()).is_some_and(|end| cursor.key() >= end);
         if behind {
             break;
         }
-        let base = numbered.then(|| cursor.base_number());
-        let value = RangeValue::decode(cursor.value(), base)
+        let value = RangeValue::decode(cursor.value(), cursor.base_number())
             .map_err(|problem| problem.corruption(Structure::Leaf))?;
         let fragment = Fragment {
             start: cursor.key().to_vec(),

@@ -15,6 +15,7 @@ use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::KeyspaceNumber;
 
+use super::adopt;
 use super::debt::Pressure;
 use super::flush;
 use super::install::{Change, install};
@@ -199,7 +200,10 @@ fn flush_step(core: &Arc<Core>) -> Result<bool> {
     drop(jobs);
     let job = match job {
         Some(job) => Some(job),
-        None => flush::begin(core).map(|job| Box::new(job) as _),
+        None => match adopt::begin(core) {
+            Some(job) => Some(Box::new(job) as _),
+            None => flush::begin(core).map(|job| Box::new(job) as _),
+        },
     };
     let mut result = Ok(false);
     let mut kept = None;
@@ -355,6 +359,10 @@ pub fn close(core: &Arc<Core>) -> Result<()> {
     drop(order);
     sync(core)?;
     flush_sealed(core)?;
+    // No call runs any more: transactions that are still open find the database closed.
+    for block in core.pending.take_all() {
+        core.free(block);
+    }
     core.collect_released();
     // What only the durable state before needed is given up, and with it the end of the file.
     make_durable_now(core, Purpose::Idle)?;

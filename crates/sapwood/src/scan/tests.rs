@@ -31,7 +31,7 @@ fn a_cursor_over_memtables_comes_with_a_hold_on_the_state_that_it_reads() {
         hold: Arc::new(SnapshotHold::take(&core)),
         keyspace: keyspace.number_in(&shared).unwrap(),
         shared,
-        own: None,
+        own: Vec::new(),
         reads: None,
     };
     let before = core.state().epoch;

@@ -95,6 +95,35 @@ pub fn lines_for(key_count: u64, bits_per_key: u8) -> u32 {
     u32::try_from(lines).unwrap_or(u32::MAX)
 }
 
+/// A filter that is filled key by key, when their number is known beforehand.
+#[derive(Debug)]
+pub struct FilterLines {
+    lines: Vec<u8>,
+    segment_seed: u64,
+}
+
+impl FilterLines {
+    /// A filter without keys.
+    pub fn new(segment_seed: u64, line_count: u32) -> FilterLines {
+        FilterLines { lines: vec![0; line_count as usize * LINE_BYTES], segment_seed }
+    }
+
+    /// Adds a key by its hash.
+    pub fn add(&mut self, hash: u64) {
+        let (lines, _) = self.lines.as_chunks_mut::<LINE_BYTES>();
+        let probe = Probe::new(self.segment_seed, hash);
+        let line_count = u32::try_from(lines.len()).unwrap_or(u32::MAX);
+        if let Some(line) = lines.get_mut(probe.line_index(line_count) as usize) {
+            probe.add_to(line);
+        }
+    }
+
+    /// The lines.
+    pub fn into_lines(self) -> Vec<u8> {
+        self.lines
+    }
+}
+
 /// Collects the hashes of a filter's keys.
 #[derive(Debug, Default)]
 pub struct FilterBuilder {
@@ -195,6 +224,9 @@ mod tests {
             for key in &keys {
                 prop_assert!(may_contain(&lines[6..], segment_seed, hash(key)));
             }
+            let mut filled = FilterLines::new(segment_seed, line_count);
+            keys.iter().for_each(|key| filled.add(hash(key)));
+            prop_assert_eq!(&filled.into_lines(), &lines[6..]);
         }
 
         /// Section 4.4 of the format, written down once more, with wider arithmetic.

@@ -25,6 +25,7 @@ pub mod separator;
 pub mod sorted_block;
 pub mod sorted_block_builder;
 pub mod tree_edit;
+pub mod young_blocks;
 
 use std::fmt;
 

@@ -206,9 +206,10 @@ impl TreeCursor {
         self.entry.as_ref().map_or(0, |entry| entry.number)
     }
 
-    /// The number that numbers of the open leaf are relative to.
-    pub fn base_number(&self) -> u64 {
-        self.leaf.as_ref().map_or(0, |leaf| leaf.view().base_number())
+    /// The number that numbers of the open leaf are relative to; `None` when it has none.
+    pub fn base_number(&self) -> Option<u64> {
+        let block = self.leaf.as_ref()?.view();
+        block.is_numbered().then(|| block.base_number())
     }
 
     /// What the entry says.
@@ -631,20 +632,16 @@ impl SegmentSource {
                 ranges.seek_last()?;
             }
         }
-        let young = self.lead.is_some();
         if !ranges.valid() || ranges.key() > tree_key {
             return Ok(None);
         }
-        let Some(leaf) = &ranges.leaf else {
-            return Ok(None);
-        };
-        let base = leaf.view().base_number();
-        let value = RangeValue::decode(ranges.value(), young.then_some(base))
-            .map_err(|p| p.corruption(Structure::Leaf))?;
+        let base = ranges.base_number();
+        let value =
+            RangeValue::decode(ranges.value(), base).map_err(|p| p.corruption(Structure::Leaf))?;
         if !is_before_end(tree_key, value.end) {
             return Ok(None);
         }
-        let number = if young { value.newest_at(at) } else { Some(0) };
+        let number = if base.is_some() { value.newest_at(at) } else { Some(0) };
         let range = KeyRange { start: ranges.key().to_vec(), end: value.end.map(<[u8]>::to_vec) };
         // Where a part was promoted, what lies below may be newer than the fragment.
         let range = match self.segment.promoted.is_empty() {

@@ -10,9 +10,10 @@ use super::dead_list::{Dead, HeldStates};
 use super::durable::Durable;
 use super::log_named::LogNamed;
 use super::open_transactions::OpenTransactions;
+use super::pending_blocks::PendingBlocks;
 use super::publish::Publisher;
 use super::state::State;
-use super::view::{MemtableSlot, View};
+use super::view::{ByReference, Home, MemtableSlot, View};
 use crate::error::{Error, Result};
 use crate::log::writer::LogWriter;
 use crate::memtable::{ChunkPool, Memtable};
@@ -86,6 +87,8 @@ pub struct Core {
     pub held: HeldStates,
     /// Blocks that the log names.
     pub log_named: LogNamed,
+    /// Blocks of pending transactions.
+    pub pending: Arc<PendingBlocks>,
     /// Open transactions.
     pub transactions: OpenTransactions,
     /// The last durable state.
@@ -127,6 +130,7 @@ pub(crate) struct CoreParts {
     pub visible: SequenceNumber,
     pub held: HeldStates,
     pub log_named: LogNamed,
+    pub pending: Arc<PendingBlocks>,
     pub durable: Durable,
     pub pool: Arc<ChunkPool>,
 }
@@ -154,6 +158,7 @@ impl Core {
             publisher: Publisher::new(parts.visible),
             held: parts.held,
             log_named: parts.log_named,
+            pending: parts.pending,
             transactions: OpenTransactions::default(),
             durable: parts.durable,
             pool: parts.pool,
@@ -208,6 +213,12 @@ impl Core {
         (self.options.memory_budget / 4) as usize
     }
 
+    /// Bytes of its writes that a transaction keeps in memory: a quarter of a memtable.
+    pub fn transaction_bytes_max(&self) -> usize {
+        let bytes = self.options.transaction_bytes.unwrap_or(self.options.memory_budget / 16);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
     /// Bytes of all memtables that are not flushed.
     pub fn memtable_bytes(&self) -> usize {
         self.view().memtables().map(|slot| slot.table.bytes()).sum()
@@ -244,6 +255,23 @@ impl Core {
             sealed.extend_from_slice(&view.sealed);
             View { active: active.clone(), sealed, state: view.state.clone() }
         });
+    }
+
+    /// Puts the slot of a commit by reference in front of the sealed memtables. Its record is the
+    /// last in the log, the active memtable is empty, and the commit order's lock is held.
+    pub fn put_by_reference(&self, commit: ByReference) -> Arc<Home> {
+        let (position, chain) = self.log.cut_here();
+        let cut = super::state::Cut { sequence: commit.number, position, chain };
+        let slot = MemtableSlot::of_commit(Memtable::new(self.pool.clone()), commit, cut);
+        let active = MemtableSlot::new(Memtable::new(self.pool.clone()), cut);
+        self.change_view(|view| {
+            assert!(view.active.is_empty(), "what came before is sealed");
+            let mut sealed = Vec::with_capacity(view.sealed.len() + 1);
+            sealed.push(slot.clone());
+            sealed.extend_from_slice(&view.sealed);
+            View { active: active.clone(), sealed, state: view.state.clone() }
+        });
+        slot.home.clone()
     }
 
     /// Stops all writing for good. The first cause is kept.
@@ -292,7 +320,7 @@ impl Core {
 
     /// Gives back what holds that have ended kept.
     pub fn collect_released(&self) {
-        for block in self.held.collect() {
+        for block in self.held.collect().into_iter().chain(self.pending.collect()) {
             self.free(block);
         }
     }

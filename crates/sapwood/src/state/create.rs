@@ -12,6 +12,7 @@ use super::durable::{
 };
 use super::log_named::LogNamed;
 use super::manifest::{self, Counters, LogSection, Manifest};
+use super::pending_blocks::PendingBlocks;
 use super::state::{Contents, Cut, State};
 use super::view::{MemtableSlot, View};
 use crate::error::{Error, Result};
@@ -86,6 +87,7 @@ pub(crate) fn create(
         settled_at: None,
     };
     Ok(Core::new(CoreParts {
+        pending: Arc::new(PendingBlocks::new(pages.budget())),
         pages,
         log,
         clock,

@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::state::State;
 use crate::page::Block;
-use crate::sync::{LockRank, OrderedMutex};
+use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{LogPosition, PageNumber};
 
 /// The rank of the lock.
@@ -24,6 +25,9 @@ struct Named {
     records: BTreeMap<LogPosition, Vec<Block>>,
     /// Whether the block is needed for nothing else any more.
     blocks: HashMap<PageNumber, bool>,
+    /// The states that installed commits by reference, by the cut behind their records: all that
+    /// the record names was born in that state, so holding it holds the blocks (P8).
+    states: BTreeMap<LogPosition, Arc<State>>,
     /// Blocks that replay found and of which nothing proves that they are on disk, by the end of
     /// the record that names them.
     uncertain: HashMap<PageNumber, LogPosition>,
@@ -47,6 +51,11 @@ impl LogNamed {
             assert!(before.is_none(), "a block belongs to one record");
         }
         named.records.entry(end).or_default().extend_from_slice(blocks);
+    }
+
+    /// A commit by reference, whose record ends at `end` or before, is in a state from `state` on.
+    pub fn hold_state(&self, end: LogPosition, state: Arc<State>) {
+        self.named.lock().states.insert(end, state);
     }
 
     /// A record that was replayed and ends at `end` names these blocks, which were not on disk when
@@ -83,8 +92,11 @@ impl LogNamed {
     /// The cut of a durable state lies at `cut`: returns the blocks that nothing needs any more.
     pub fn passed(&self, cut: LogPosition) -> Vec<Block> {
         let mut named = self.named.lock();
-        let later = named.records.split_off(&LogPosition(cut.0.saturating_add(1)));
+        let behind = LogPosition(cut.0.saturating_add(1));
+        let later = named.records.split_off(&behind);
         let passed = std::mem::replace(&mut named.records, later);
+        let later = named.states.split_off(&behind);
+        let states = std::mem::replace(&mut named.states, later);
         let mut free = Vec::new();
         for block in passed.into_values().flatten() {
             named.uncertain.remove(&block.first);
@@ -92,6 +104,8 @@ impl LogNamed {
                 free.push(block);
             }
         }
+        drop(named);
+        drop(states);
         free
     }
 

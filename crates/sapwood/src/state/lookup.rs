@@ -31,9 +31,13 @@ pub enum Found {
 }
 
 /// What one source says of a key.
-enum Answer {
+#[derive(Debug)]
+pub enum Answer {
+    /// It does not have it.
     Nothing,
+    /// It is deleted.
     Deleted,
+    /// It has this value.
     Value(Found),
 }
 
@@ -50,7 +54,17 @@ pub fn get(
     keyspace: KeyspaceNumber,
     key: &[u8],
 ) -> Result<Option<Found>> {
+    let seed = core.pages.layout().filter_seed();
+    let mut hash = None;
     for slot in &point.memtables {
+        for segment in slot.segments() {
+            let hash = *hash.get_or_insert_with(|| key_hash(seed, keyspace, key));
+            match ask_segment(&core.pages, segment, keyspace, key, hash, point.at)? {
+                Answer::Nothing => {}
+                Answer::Deleted => return Ok(None),
+                Answer::Value(found) => return Ok(Some(found)),
+            }
+        }
         let version = slot.table.get(keyspace, key, point.at);
         let cover = slot.table.covering_range_delete(keyspace, key, point.at);
         if let Some(version) = version {
@@ -67,8 +81,7 @@ pub fn get(
             return Ok(None);
         }
     }
-    let seed = core.pages.layout().filter_seed();
-    let hash = key_hash(seed, keyspace, key);
+    let hash = hash.unwrap_or_else(|| key_hash(seed, keyspace, key));
     for segment in point.state.segments_of(keyspace) {
         match ask_segment(&core.pages, segment, keyspace, key, hash, point.at)? {
             Answer::Nothing => {}
@@ -85,7 +98,11 @@ fn overflow(reference: &[u8]) -> Result<Found> {
     Ok(Found::Overflow(reference))
 }
 
-fn ask_segment(
+/// What one segment says of a key whose hash is known.
+///
+/// # Errors
+/// When a node cannot be read or is damaged.
+pub fn ask_segment(
     pages: &Arc<PageManager>,
     segment: &Arc<Segment>,
     keyspace: KeyspaceNumber,
@@ -94,6 +111,9 @@ fn ask_segment(
     at: SequenceNumber,
 ) -> Result<Answer> {
     let young = segment.is_young();
+    if young && segment.share_of(keyspace).is_none() {
+        return Ok(Answer::Nothing);
+    }
     let mut composite = Vec::new();
     let tree_key = if young {
         composite_key(keyspace, key, &mut composite);

@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod background;
+pub mod by_reference;
 pub mod catalogue;
 pub mod core;
 pub mod create;
@@ -16,6 +17,7 @@ pub mod log_named;
 pub mod lookup;
 pub mod manifest;
 pub mod open_transactions;
+pub mod pending_blocks;
 pub mod publish;
 pub mod recovery;
 pub mod snapshot;

@@ -7,14 +7,16 @@
 use std::path::PathBuf;
 
 use super::apply;
+use super::by_reference;
 use super::catalogue::Catalogue;
 use super::core::{CommitNumbers, Core, CoreParts};
 use super::dead_list::HeldStates;
 use super::durable::{Durable, DurableInner, Limits, OpenedSlot, STAMP_LIMIT_AHEAD};
 use super::log_named::LogNamed;
 use super::manifest::{self, Manifest};
+use super::pending_blocks::PendingBlocks;
 use super::state::{Cut, State};
-use super::view::{MemtableSlot, View};
+use super::view::{ByReference, MemtableSlot, View};
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::log::operation::operations;
 use crate::log::reader::{ReplayEnd, ReplayStart, Visit, replay};
@@ -108,6 +110,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
         catalogue: (*read.manifest.contents.catalogue).clone(),
         slots: vec![MemtableSlot::new(Memtable::new(pool.clone()), cut)],
         log_named: LogNamed::default(),
+        pending: Arc::new(PendingBlocks::new(&budget)),
         last: cut,
         durable: read.manifest.log.durable,
         keyspace_most: KeyspaceNumber(0),
@@ -123,7 +126,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
         seed: read.layout.seed(),
     };
     let end = replay(&stream, &start, &mut |record| replayed.visit(record))?;
-    let Replayed { catalogue, slots, log_named, last, keyspace_most, .. } = replayed;
+    let Replayed { catalogue, slots, log_named, pending, last, keyspace_most, .. } = replayed;
     assemble(Assembly {
         read,
         pages: pages.clone(),
@@ -138,6 +141,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
         catalogue,
         slots,
         log_named,
+        pending,
         last,
         keyspace_most,
     })
@@ -191,6 +195,7 @@ struct Replayed<'a> {
     /// Oldest first; the last one is active.
     slots: Vec<Arc<MemtableSlot>>,
     log_named: LogNamed,
+    pending: Arc<PendingBlocks>,
     /// Behind the last commit.
     last: Cut,
     /// Up to where the log is known to be on disk.
@@ -203,10 +208,7 @@ impl Replayed<'_> {
         self.durable = self.durable.max(record.durable);
         match record.kind {
             RecordKind::Commit => self.commit(record),
-            RecordKind::CommitByReference => {
-                let detail = "a commit by reference, which this library does not read";
-                Err(Corruption::new(Structure::Log, detail).into())
-            }
+            RecordKind::CommitByReference => self.commit_by_reference(record),
             RecordKind::StateDurable | RecordKind::Padding | RecordKind::Opened => {
                 Ok(Visit::Continue)
             }
@@ -220,8 +222,10 @@ impl Replayed<'_> {
         // power.
         if !record.blocks_on_disk && record.end > self.durable {
             for (keyspace, reference) in &applied.named {
-                if verify_value(self.pages, *keyspace, reference).is_err() {
-                    return Ok(Visit::EndsLog);
+                // What cannot be read at all may be whole: only damage ends the log.
+                match verify_value(self.pages, *keyspace, reference) {
+                    Err(Error::Corruption(_)) => return Ok(Visit::EndsLog),
+                    checked => checked?,
                 }
             }
         }
@@ -244,6 +248,25 @@ impl Replayed<'_> {
         let operations = operations(record.payload)?;
         apply::insert(&slot, &mut self.catalogue, record.sequence, operations, &applied.changes)?;
         self.last = Cut { sequence: record.sequence, position: record.end, chain: record.crc };
+        Ok(Visit::Continue)
+    }
+
+    /// Adopts what a transaction wrote beforehand, in its place between the memtables (P9).
+    fn commit_by_reference(&mut self, record: &Record<'_>) -> Result<Visit> {
+        let file_pages = self.pages.allocator().file_pages();
+        let segments = by_reference::decode(record, file_pages)?;
+        let blocks = self.pending.add(by_reference::claim(self.pages, &segments)?, Vec::new());
+        match self.slots.last() {
+            Some(last) if last.is_empty() => drop(self.slots.pop()),
+            Some(last) => drop(last.cut.set(self.last)),
+            None => {}
+        }
+        self.last = Cut { sequence: record.sequence, position: record.end, chain: record.crc };
+        let segments = segments.into_iter().map(Arc::new).collect();
+        let commit = ByReference { number: record.sequence, segments, blocks };
+        let table = || Memtable::new(self.pool.clone());
+        self.slots.push(MemtableSlot::of_commit(table(), commit, self.last));
+        self.slots.push(MemtableSlot::new(table(), self.last));
         Ok(Visit::Continue)
     }
 
@@ -273,6 +296,7 @@ struct Assembly {
     catalogue: Catalogue,
     slots: Vec<Arc<MemtableSlot>>,
     log_named: LogNamed,
+    pending: Arc<PendingBlocks>,
     last: Cut,
     keyspace_most: KeyspaceNumber,
 }
@@ -335,6 +359,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         visible,
         held,
         log_named: assembly.log_named,
+        pending: assembly.pending,
         durable: Durable::new(durable),
         pool: assembly.pool,
     });

@@ -71,7 +71,7 @@ impl SnapshotHold {
             let Some(slot) = view.memtables().find(|slot| slot.reaches(number)) else {
                 return SnapshotHold { number, place: Place::State(view.state.clone()) };
             };
-            let last = slot.table.last_sequence().unwrap_or(number);
+            let last = slot.last_sequence().unwrap_or(number);
             if slot.home.register(number, last) {
                 return SnapshotHold { number, place: Place::Home(slot.home.clone()) };
             }
@@ -115,10 +115,13 @@ impl ReadPoint {
     /// Everything visible now, for one call.
     pub fn latest(core: &Core) -> ReadPoint {
         let view = core.view();
-        ReadPoint {
-            memtables: view.memtables().filter(|slot| !slot.table.is_empty()).cloned().collect(),
-            state: view.state.clone(),
-            at: core.visible(),
-        }
+        let at = core.visible();
+        // A commit by reference has one number, which its entries do not carry.
+        let is_seen = |slot: &&Arc<MemtableSlot>| match &slot.by_reference {
+            Some(commit) => commit.number <= at,
+            None => !slot.table.is_empty(),
+        };
+        let memtables = view.memtables().filter(is_seen).cloned().collect();
+        ReadPoint { memtables, state: view.state.clone(), at }
     }
 }

@@ -128,13 +128,19 @@ pub fn sources(
     point: &ReadPoint,
     keyspace: KeyspaceNumber,
 ) -> Vec<Source> {
-    let memtables = point.memtables.iter().filter(|slot| !slot.table.is_empty());
-    let memtables =
-        memtables.map(|slot| Source::Memtable(MemtableSource::new(&slot.table, keyspace)));
-    let segments = point.state.segments_of(keyspace).map(|segment| {
+    let segment = |segment| {
         Source::Segment(Box::new(SegmentSource::new(pages, segment, keyspace, Caching::Keep)))
-    });
-    memtables.chain(segments).collect()
+    };
+    let mut sources = Vec::new();
+    for slot in point.memtables.iter().filter(|slot| slot.has_entries()) {
+        let of_keyspace = slot.segments().iter().filter(|s| s.share_of(keyspace).is_some());
+        sources.extend(of_keyspace.map(segment));
+        if !slot.table.is_empty() {
+            sources.push(Source::Memtable(MemtableSource::new(&slot.table, keyspace)));
+        }
+    }
+    sources.extend(point.state.segments_of(keyspace).map(segment));
+    sources
 }
 
 macro_rules! each {

@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 
 use super::catalogue::CatalogueChange;
+use super::pending_blocks::BlocksName;
 use super::state::{Cut, State};
 use crate::memtable::Memtable;
+use crate::segment::descriptor::Segment;
 use crate::sync::{Arc, LockRank, OnceLock, OrderedMutex};
 use crate::types::SequenceNumber;
 
@@ -30,11 +32,24 @@ impl View {
     }
 }
 
+/// What a commit by reference has in a memtable's place (P4 of docs/architecture.md).
+#[derive(Debug)]
+pub struct ByReference {
+    /// The commit.
+    pub number: SequenceNumber,
+    /// Newest first; no entry carries a number.
+    pub segments: Vec<Arc<Segment>>,
+    /// Their blocks, by their name among those of pending transactions.
+    pub blocks: BlocksName,
+}
+
 /// A memtable with what belongs to it.
 #[derive(Debug)]
 pub struct MemtableSlot {
-    /// The versions.
+    /// The versions; none in the slot of a commit by reference.
     pub table: Arc<Memtable>,
+    /// Instead of versions: what one commit wrote beforehand.
+    pub by_reference: Option<ByReference>,
     /// What its snapshots share.
     pub home: Arc<Home>,
     /// Changes of the catalogue that its commits made; in order.
@@ -53,8 +68,21 @@ pub const CATALOGUE_CHANGES: LockRank = LockRank::new(51, "catalogue changes of 
 impl MemtableSlot {
     /// A slot for an empty memtable that takes writes behind `begin`.
     pub fn new(table: Memtable, begin: Cut) -> Arc<MemtableSlot> {
+        MemtableSlot::make(table, None, begin)
+    }
+
+    /// The slot of a commit by reference whose record ends at `cut`. `table` is empty.
+    pub fn of_commit(table: Memtable, commit: ByReference, cut: Cut) -> Arc<MemtableSlot> {
+        let slot = MemtableSlot::make(table, Some(commit), cut);
+        // Never set before: the slot is new.
+        let _ = slot.cut.set(cut);
+        slot
+    }
+
+    fn make(table: Memtable, by_reference: Option<ByReference>, begin: Cut) -> Arc<MemtableSlot> {
         Arc::new(MemtableSlot {
             table: Arc::new(table),
+            by_reference,
             home: Arc::new(Home::default()),
             catalogue_changes: OrderedMutex::new(CATALOGUE_CHANGES, Vec::new()),
             cut: OnceLock::new(),
@@ -64,12 +92,34 @@ impl MemtableSlot {
 
     /// True when it holds the commit of that number or an older one.
     pub fn reaches(&self, number: SequenceNumber) -> bool {
-        self.table.first_sequence().is_some_and(|first| first <= number)
+        self.first_sequence().is_some_and(|first| first <= number)
+    }
+
+    /// The number of the first commit with entries.
+    pub fn first_sequence(&self) -> Option<SequenceNumber> {
+        let by_reference = self.by_reference.as_ref().map(|commit| commit.number);
+        by_reference.or_else(|| self.table.first_sequence())
+    }
+
+    /// The number of the last commit with entries.
+    pub fn last_sequence(&self) -> Option<SequenceNumber> {
+        let by_reference = self.by_reference.as_ref().map(|commit| commit.number);
+        by_reference.or_else(|| self.table.last_sequence())
+    }
+
+    /// True when it has anything to read.
+    pub fn has_entries(&self) -> bool {
+        self.by_reference.is_some() || !self.table.is_empty()
+    }
+
+    /// The segments of a commit by reference, newest first.
+    pub fn segments(&self) -> &[Arc<Segment>] {
+        self.by_reference.as_ref().map_or(&[], |commit| &commit.segments)
     }
 
     /// True when it holds nothing, not even a change of the catalogue.
     pub fn is_empty(&self) -> bool {
-        self.table.is_empty() && self.catalogue_changes.lock().is_empty()
+        !self.has_entries() && self.catalogue_changes.lock().is_empty()
     }
 }
 

@@ -387,10 +387,11 @@ fn write_large(
 
 /// A commit that has its place.
 #[derive(Clone, Copy, Debug)]
-struct Placed {
-    number: SequenceNumber,
-    end: LogPosition,
-    buffer_is_full: bool,
+pub(super) struct Placed {
+    pub number: SequenceNumber,
+    /// Where its record ends.
+    pub end: LogPosition,
+    pub buffer_is_full: bool,
 }
 
 /// Gives a commit its place: number, record, entries. `check` runs under the commit lock.
@@ -463,7 +464,11 @@ fn insert(core: &Core, prepared: &mut Prepared, number: SequenceNumber) -> Resul
 }
 
 /// Brings the log as far as the durability asks, and waits until the commit is visible.
-fn finish(core: &Arc<Core>, placed: Placed, durability: Durability) -> Result<SequenceNumber> {
+pub(super) fn finish(
+    core: &Arc<Core>,
+    placed: Placed,
+    durability: Durability,
+) -> Result<SequenceNumber> {
     let reached = match durability {
         Durability::Sync => core.log.sync_to(placed.end),
         Durability::Buffered => core.log.write_to(placed.end),

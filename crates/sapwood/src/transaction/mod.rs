@@ -4,7 +4,11 @@
 
 pub mod batch_writes;
 pub mod commit;
+pub mod commit_by_reference;
+pub mod layers;
 pub mod pending;
+pub mod pending_merge;
+pub mod pending_segment;
 pub mod pending_source;
 pub mod range_set;
 pub mod read_set;
@@ -21,6 +25,7 @@ mod tests_rules;
 mod tests_verify;
 
 // The commit and the public face use the rest of them.
+pub use layers::Savepoint;
 #[allow(unused_imports)]
 pub use pending::{PendingOperation, PendingRead, PendingWrite, PendingWrites};
 #[allow(unused_imports)]

@@ -189,6 +189,24 @@ impl PendingWrites {
         self.change(keyspace, |writes, _| writes.delete_range(range));
     }
 
+    /// Adds later writes, which were made without regard to these.
+    pub fn absorb(&mut self, later: PendingWrites) {
+        for (keyspace, later) in later.keyspaces {
+            for range in later.ranges.iter() {
+                self.delete_range(keyspace, range.clone());
+            }
+            for (key, write) in &later.points {
+                match &write.value {
+                    None => self.delete(keyspace, key),
+                    Some(value) => self.change(keyspace, |writes, operation| {
+                        let value = Some(value.clone());
+                        writes.write(key, PendingWrite { operation, value });
+                    }),
+                }
+            }
+        }
+    }
+
     /// Makes one operation, with its number, and keeps the sums.
     fn change(
         &mut self,

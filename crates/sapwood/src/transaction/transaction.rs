@@ -4,15 +4,17 @@ use std::fmt;
 use std::ops::RangeBounds;
 
 use super::commit::commit;
-use super::pending::{PendingRead, PendingWrites};
+use super::commit_by_reference::commit_by_reference;
+use super::layers::{Layers, OwnRead, Savepoint};
+use super::pending::PendingWrites;
 use super::reads::Reads;
 use super::validate::Validation;
-use crate::batch::check_size;
 use crate::bytes::{Key, Value};
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key_bounds::{key_range, prefix_range};
 use crate::keyspace::{Keyspace, value_of};
+use crate::merge::step::begin_writing;
 use crate::options::{Durability, Isolation};
 use crate::range::Range;
 use crate::scan::{Direction, Scan};
@@ -54,7 +56,7 @@ use crate::types::{KeyspaceNumber, SequenceNumber};
 pub struct Transaction {
     shared: Arc<Shared>,
     hold: Arc<SnapshotHold>,
-    writes: PendingWrites,
+    writes: Layers,
     /// A write method was called, though perhaps to no effect.
     wrote: bool,
     /// Serializable transactions only.
@@ -67,7 +69,7 @@ impl fmt::Debug for Transaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Transaction")
             .field("sequence", &self.sequence())
-            .field("writes", &self.writes.len())
+            .field("pending_segments", &self.writes.segment_count())
             .finish_non_exhaustive()
     }
 }
@@ -77,6 +79,9 @@ impl Drop for Transaction {
         // A closed database keeps no list.
         let _ = self.shared.read(|core| {
             core.end_transaction(self.name);
+            // What was written and not committed is free at once, unless a cursor reads it.
+            self.writes = Layers::new(core.pages.budget());
+            core.collect_released();
             Ok(())
         });
     }
@@ -98,7 +103,7 @@ impl Transaction {
                 let budget_bytes = usize::try_from(budget_bytes).unwrap_or(usize::MAX);
                 Arc::new(Reads::new(core.pages.budget(), budget_bytes))
             });
-            let writes = PendingWrites::new();
+            let writes = Layers::new(core.pages.budget());
             let (shared, hold) = (shared.clone(), Arc::new(hold));
             Ok(Transaction { shared, hold, writes, wrote: false, reads, name })
         })
@@ -111,7 +116,7 @@ impl Transaction {
             shared: self.shared.clone(),
             keyspace,
             hold: self.hold.clone(),
-            own: self.writes.source(keyspace),
+            own: self.writes.sources(keyspace),
             reads: self.reads.clone(),
         })
     }
@@ -126,9 +131,10 @@ impl Transaction {
         check_key(key)?;
         self.shared.read(|core| {
             let number = keyspace.number_in(&self.shared)?;
-            match self.writes.get(number, key) {
-                Some(PendingRead::Value(value)) => return Ok(Some(own(value))),
-                Some(PendingRead::Deleted) => return Ok(None),
+            match self.writes.get(core, number, key)? {
+                Some(OwnRead::Value(value)) => return Ok(Some(own(value))),
+                Some(OwnRead::Found(found)) => return committed(core, number, found).map(Some),
+                Some(OwnRead::Deleted) => return Ok(None),
                 None => {}
             }
             if let Some(reads) = &self.reads {
@@ -146,11 +152,20 @@ impl Transaction {
         operation: impl FnOnce(&mut PendingWrites, KeyspaceNumber),
     ) -> Result<()> {
         let (writes, wrote) = (&mut self.writes, &mut self.wrote);
+        let is_full = self.shared.read(|core| Ok(writes.is_full(core)))?;
+        if is_full {
+            // It writes to the file, so that a close waits for it.
+            self.shared.change(|core| {
+                begin_writing(core)?;
+                writes.spill(core)
+            })?;
+        }
         self.shared.read(|core| {
             let number = keyspace.live_in(&self.shared, core)?;
             *wrote = true;
-            operation(writes, number);
-            check_size(core, writes)
+            operation(writes.top(), number);
+            writes.recharge();
+            Ok(())
         })
     }
 
@@ -181,11 +196,11 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::KeyTooLong`](crate::Error::KeyTooLong);
-    /// [`Error::TransactionTooLarge`](crate::Error::TransactionTooLarge) when its writes have grown
-    /// above a quarter of the memory budget, and then its commit fails too;
     /// [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace),
     /// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped),
-    /// [`Error::Closed`](crate::Error::Closed).
+    /// [`Error::Closed`](crate::Error::Closed); and, since writes above a sixteenth of the memory
+    /// budget go to the file, [`Error::NoSpace`](crate::Error::NoSpace) and others that come from
+    /// there: what was written before is still there then.
     pub fn put(
         &mut self,
         keyspace: &Keyspace,
@@ -306,7 +321,6 @@ impl Transaction {
     /// # Errors
     /// [`Error::Conflict`](crate::Error::Conflict) when another commit has changed what this one
     /// wrote or, when it is serializable, read;
-    /// [`Error::TransactionTooLarge`](crate::Error::TransactionTooLarge),
     /// [`Error::Closed`](crate::Error::Closed), [`Error::Stopped`](crate::Error::Stopped),
     /// [`Error::NoSpace`](crate::Error::NoSpace) and others. Nothing of it is visible then.
     pub fn commit(self) -> Result<()> {
@@ -318,16 +332,61 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::commit`].
-    pub fn commit_with(self, durability: Durability) -> Result<()> {
+    pub fn commit_with(mut self, durability: Durability) -> Result<()> {
+        let (writes, wrote) = (&mut self.writes, self.wrote);
         self.shared.change(|core| {
-            if !self.wrote {
+            if !wrote {
                 return Ok(());
             }
-            check_size(core, &self.writes)?;
             let reads = self.reads.as_ref().map(|reads| reads.take());
             let validation = Validation { began: self.hold.number(), reads: reads.as_ref() };
-            commit(core, &self.writes, durability, Some(&validation)).map(drop)
+            let fits = writes.memory_bytes() <= core.memtable_bytes_max();
+            let committed = match fits && !writes.has_segments() {
+                true => commit(core, &writes.into_memory(), durability, Some(&validation)),
+                false => commit_by_reference(core, writes, durability, &validation),
+            };
+            committed.map(drop)
         })
+    }
+
+    /// A place among its writes that [`Transaction::rollback_to`] goes back to.
+    ///
+    /// It costs little, and a little for each later read while it is held.
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::Isolation;
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let keyspace = db.keyspace("a")?;
+    /// let mut transaction = db.begin(Isolation::Snapshot)?;
+    /// transaction.put(&keyspace, "key", "first")?;
+    /// let savepoint = transaction.savepoint();
+    /// transaction.put(&keyspace, "key", "second")?;
+    /// transaction.rollback_to(&savepoint)?;
+    /// transaction.commit()?;
+    /// assert_eq!(keyspace.get("key")?.unwrap(), "first");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn savepoint(&mut self) -> Savepoint {
+        self.writes.savepoint()
+    }
+
+    /// Forgets what was written since a savepoint, which can be used again; those made since are
+    /// void. Iterators and cursors still see what they saw. What was read still counts as read.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSavepoint`](crate::Error::InvalidSavepoint) for one of another transaction,
+    /// or one that is void.
+    pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
+        let writes = &mut self.writes;
+        writes.rollback_to(savepoint)?;
+        let _ = self.shared.read(|core| {
+            core.collect_released();
+            Ok(())
+        });
+        Ok(())
     }
 
     /// Forgets its writes. Dropping it does the same.

@@ -125,6 +125,7 @@ impl Look {
         let allocator = core.pages.allocator();
         let held = core.held.blocks();
         let of_transactions = core.transactions.held_blocks();
+        let pending = core.pending.blocks();
         let named = core.log_named.blocks();
         let named_dead = core.log_named.dead_blocks();
         let referenced = allocator.referenced_list();
@@ -134,7 +135,7 @@ impl Look {
         let mut owned = referenced.clone();
         let own = own.iter().filter(|block| !referenced.contains(**block));
         let dead = of_transactions.iter().map(|dead| &dead.block);
-        for block in held.iter().chain(dead).chain(&named_dead).chain(own) {
+        for block in held.iter().chain(dead).chain(&named_dead).chain(&pending).chain(own) {
             look.held_pages += u64::from(block.pages);
             if owned.intersects(*block) {
                 look.double = look.double.union(&intersection(&owned, &one(*block)));

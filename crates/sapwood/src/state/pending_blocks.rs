@@ -1,0 +1,173 @@
+//! Blocks that no state references yet: of pending transactions, and of commits by reference until
+//! their install.
+//!
+//! *Guarantees*: P3 of docs/architecture.md: each set of blocks stands here from the moment at
+//! which it is complete until it is given back or a state references it. *Threads*: any; one short
+//! lock. Ends of holds arrive over a channel, so that dropping a cursor takes no lock.
+
+use std::collections::BTreeMap;
+
+use crate::page::{Block, BlockList, Charge, MemoryBudget, MemoryPart};
+use crate::sync::{Arc, LockRank, OrderedMutex, channel};
+
+/// The rank of the lock.
+pub const PENDING_BLOCKS: LockRank = LockRank::new(47, "blocks of pending transactions");
+
+/// Names some blocks for as long as they are here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BlocksName(u64);
+
+/// See the module.
+#[derive(Debug)]
+pub struct PendingBlocks {
+    sets: OrderedMutex<Sets>,
+    released: channel::Receiver<BlocksName>,
+    releases: channel::Sender<BlocksName>,
+}
+
+#[derive(Debug)]
+struct Sets {
+    next: u64,
+    sets: BTreeMap<BlocksName, Set>,
+    charge: Charge,
+}
+
+/// The blocks of one pending segment, or of all segments of a commit by reference.
+#[derive(Clone, Debug, Default)]
+struct Set {
+    nodes: Vec<Block>,
+    /// Of values that lie outside the leaves.
+    values: Vec<Block>,
+}
+
+impl Set {
+    fn into_blocks(mut self) -> Vec<Block> {
+        self.nodes.append(&mut self.values);
+        self.nodes
+    }
+}
+
+impl Sets {
+    fn put(&mut self, set: Set) -> BlocksName {
+        self.next += 1;
+        let name = BlocksName(self.next);
+        self.sets.insert(name, set);
+        self.recharge();
+        name
+    }
+
+    fn recharge(&mut self) {
+        let blocks = self.sets.values().map(|set| set.nodes.capacity() + set.values.capacity());
+        self.charge.set((blocks.sum::<usize>() * size_of::<Block>()) as u64);
+    }
+}
+
+impl PendingBlocks {
+    /// No blocks; the lists count against `budget`.
+    pub fn new(budget: &Arc<MemoryBudget>) -> PendingBlocks {
+        let charge = budget.charge(MemoryPart::Other, 0);
+        let sets = Sets { next: 0, sets: BTreeMap::new(), charge };
+        let (releases, released) = channel::unbounded();
+        PendingBlocks { sets: OrderedMutex::new(PENDING_BLOCKS, sets), released, releases }
+    }
+
+    /// Where the end of a set's last holder is told. Of a set that is gone it means nothing.
+    pub fn releases(&self) -> channel::Sender<BlocksName> {
+        self.releases.clone()
+    }
+
+    /// The sets whose holders have ended: their blocks are free.
+    pub fn collect(&self) -> Vec<Block> {
+        let mut free = Vec::new();
+        while let Ok(name) = self.released.try_recv() {
+            free.extend(self.take(name));
+        }
+        free
+    }
+
+    /// Adds the blocks of nodes, and of values, that belong together.
+    pub fn add(&self, nodes: Vec<Block>, values: Vec<Block>) -> BlocksName {
+        self.sets.lock().put(Set { nodes, values })
+    }
+
+    /// Takes blocks away: the caller gives them back, or has made a state reference them.
+    pub fn take(&self, name: BlocksName) -> Vec<Block> {
+        let mut sets = self.sets.lock();
+        let set = sets.sets.remove(&name).unwrap_or_default();
+        sets.recharge();
+        set.into_blocks()
+    }
+
+    /// Takes everything away.
+    pub fn take_all(&self) -> Vec<Block> {
+        let sets = std::mem::take(&mut self.sets.lock().sets);
+        sets.into_values().flat_map(Set::into_blocks).collect()
+    }
+
+    /// Makes one set of several.
+    pub fn join(&self, names: &[BlocksName]) -> BlocksName {
+        let mut sets = self.sets.lock();
+        let mut joined = Set::default();
+        for name in names {
+            let set = sets.sets.remove(name).unwrap_or_default();
+            joined.nodes.extend(set.nodes);
+            joined.values.extend(set.values);
+        }
+        sets.put(joined)
+    }
+
+    /// Several sets were merged into new nodes: their values belong to the new set, but for those
+    /// that were dropped, which stay with the set that they were dropped from.
+    pub fn merged(&self, from: &[(BlocksName, Vec<Block>)], nodes: Vec<Block>) -> BlocksName {
+        let mut sets = self.sets.lock();
+        let mut values = Vec::new();
+        for (name, dropped) in from {
+            let Some(set) = sets.sets.get_mut(name) else { continue };
+            let (mut all, mut gone) = (BlockList::new(), BlockList::new());
+            set.values.iter().for_each(|block| all.insert_any(*block));
+            dropped.iter().for_each(|block| gone.insert_any(*block));
+            values.extend(all.difference(&gone).iter());
+            set.values.clone_from(dropped);
+        }
+        sets.put(Set { nodes, values })
+    }
+
+    /// A copy of the blocks of a set.
+    pub fn of(&self, name: BlocksName) -> Vec<Block> {
+        self.sets.lock().sets.get(&name).cloned().unwrap_or_default().into_blocks()
+    }
+
+    /// Every block that is here.
+    pub fn blocks(&self) -> Vec<Block> {
+        let sets = self.sets.lock();
+        sets.sets.values().flat_map(|set| set.nodes.iter().chain(&set.values)).copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::PageNumber;
+
+    fn block(first: u64, pages: u32) -> Block {
+        Block::new(PageNumber(first), pages)
+    }
+
+    #[test]
+    fn values_move_to_the_merged_set_and_dropped_ones_stay_where_they_were() {
+        let pending = PendingBlocks::new(&Arc::new(MemoryBudget::new(1 << 20)));
+        let first = pending.add(vec![block(1, 1)], vec![block(10, 5), block(20, 5)]);
+        let second = pending.add(vec![block(2, 1)], vec![block(30, 5)]);
+        let from = [(first, vec![block(20, 5)]), (second, Vec::new())];
+        let merged = pending.merged(&from, vec![block(3, 2)]);
+        assert_eq!(pending.of(merged), [block(3, 2), block(10, 5), block(30, 5)]);
+        pending.releases().send(first).unwrap();
+        pending.releases().send(second).unwrap();
+        assert_eq!(pending.collect(), [block(1, 1), block(20, 5), block(2, 1)]);
+        let joined = pending.join(&[merged]);
+        pending.releases().send(merged).unwrap();
+        assert!(pending.collect().is_empty(), "they belong to another set now");
+        assert_eq!(pending.take(joined).len(), 3);
+        assert!(pending.blocks().is_empty());
+    }
+}

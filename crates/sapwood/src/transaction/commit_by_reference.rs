@@ -1,0 +1,138 @@
+//! The commit of a transaction that has spilled: its record names segments, and its data never goes
+//! through the log.
+//!
+//! *Guarantees*: P4, P8, P10, P11 of docs/architecture.md. *Format*: docs/format.md, section 5.
+//! *Threads*: any.
+
+use super::commit::{Placed, finish};
+use super::layers::Layers;
+use super::pending_segment::PendingSegment;
+use super::validate::{Validation, has_much_since, validate_pending};
+use crate::error::{Error, Result};
+use crate::log::record::{NamedBlocks, RecordKind};
+use crate::log::writer::AppendError;
+use crate::merge::step::begin_writing;
+use crate::merge::throttle::{before_commit, make_room_in_log};
+use crate::options::Durability;
+use crate::state::Core;
+use crate::state::by_reference::{encode, numbered};
+use crate::state::view::ByReference;
+use crate::sync::Arc;
+use crate::sync::atomic::Ordering;
+use crate::types::SequenceNumber;
+
+/// How often a commit makes room in the log before it gives up.
+const ROOM_ATTEMPTS: u32 = 6;
+/// How often it lets go of the commit lock because much has come since it looked.
+const LOOKS_MAX: u32 = 8;
+
+/// Commits all that a transaction has written.
+///
+/// # Errors
+/// `Conflict`, `NoSpace` and others: nothing is committed. `Stopped`: it is not known whether it
+/// will be there after the next open.
+pub fn commit_by_reference(
+    core: &Arc<Core>,
+    writes: &mut Layers,
+    durability: Durability,
+    validation: &Validation<'_>,
+) -> Result<SequenceNumber> {
+    core.check_writable()?;
+    begin_writing(core)?;
+    before_commit(core, 0)?;
+    let segments = writes.into_segments(core)?;
+    // Upper parents are in memory until here; the record names roots.
+    core.pages.write_unwritten()?;
+    // Whatever its durability: a sync after the next open would prove nothing of them, and under a
+    // record of which they are no part nobody could write them anew. Before the commit takes its
+    // place, so that no other committer waits for it.
+    let storage = core.pages.storage();
+    let failed = |error| Error::io("syncing a transaction", storage.name(), error);
+    storage.sync_data().map_err(|error| core.stop(&failed(error)))?;
+    let bytes = segments.iter().flat_map(|pending| pending.segment().keyspaces.iter());
+    let bytes: u64 = bytes.map(|share| share.bytes).sum();
+    let placed = place(core, writes, &segments, durability, validation)?;
+    core.counters.user_bytes.fetch_add(bytes, Ordering::Relaxed);
+    finish(core, placed, durability)
+}
+
+/// Validates, and gives the commit its place: number, record, slot.
+fn place(
+    core: &Arc<Core>,
+    writes: &Layers,
+    segments: &[Arc<PendingSegment>],
+    durability: Durability,
+    validation: &Validation<'_>,
+) -> Result<Placed> {
+    let mut validated = validation.began;
+    let (mut looks, mut attempts) = (0, 0);
+    loop {
+        let seen = seal_what_came(core, validated)?;
+        validate_pending(core, writes, validation.reads, validated)?;
+        validated = validated.max(seen);
+        let order = core.commit_order.lock();
+        core.check_writable()?;
+        check_keyspaces(core, writes)?;
+        if looks < LOOKS_MAX && has_much_since(core, validated) {
+            looks += 1;
+            continue;
+        }
+        validate_pending(core, writes, validation.reads, validated)?;
+        // The cut of what came before lies before the record.
+        core.seal();
+        let number = core.commit_numbers().0;
+        let of_commit =
+            segments.iter().map(|pending| Arc::new(numbered(pending.segment(), number))).collect();
+        let commit = |blocks| ByReference { number, segments: of_commit, blocks };
+        let payload = encode(
+            core.clock.wall_milliseconds(),
+            &segments.iter().map(|pending| pending.segment().clone()).collect::<Vec<_>>(),
+        );
+        match core.log.append(
+            RecordKind::CommitByReference,
+            number,
+            NamedBlocks::OnDisk,
+            &[&payload],
+        ) {
+            Ok(appended) => {
+                let names: Vec<_> = segments.iter().map(|pending| pending.blocks()).collect();
+                let home = core.put_by_reference(commit(core.pending.join(&names)));
+                segments.iter().for_each(|pending| pending.committed_to(&home));
+                core.numbers.next_sequence.store(number.0 + 1, Ordering::Release);
+                core.publisher.enqueue(number, appended.end, durability);
+                drop(order);
+                let buffer_is_full = appended.buffer_is_full;
+                return Ok(Placed { number, end: appended.end, buffer_is_full });
+            }
+            Err(AppendError::Failed(error)) => return Err(error),
+            Err(AppendError::Full(full)) => {
+                drop(order);
+                if attempts == ROOM_ATTEMPTS {
+                    let operation = format!("{} bytes of the log", payload.len());
+                    let file = core.pages.storage().name();
+                    return Err(Error::NoSpace { operation, file });
+                }
+                make_room_in_log(core, attempts, full.needed)?;
+                attempts += 1;
+            }
+        }
+    }
+}
+
+/// Seals the active memtable when anything came after `validated`, so that what comes later is
+/// little to look at under the lock. Returns the last commit that is sealed.
+fn seal_what_came(core: &Core, validated: SequenceNumber) -> Result<SequenceNumber> {
+    let _order = core.commit_order.lock();
+    core.check_writable()?;
+    let last = SequenceNumber(core.commit_numbers().0.0 - 1);
+    if validated < last {
+        core.seal();
+    }
+    Ok(last)
+}
+
+fn check_keyspaces(core: &Core, writes: &Layers) -> Result<()> {
+    let catalogue = core.catalogue.load();
+    let dropped = |number| catalogue.get(number).is_none_or(|entry| entry.dropped);
+    if writes.keyspaces().into_iter().any(dropped) { Err(Error::Conflict) } else { Ok(()) }
+}
