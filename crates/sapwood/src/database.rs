@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::builder::Builder;
+use crate::copy::copy_to;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
 use crate::merge::step;
@@ -374,6 +375,34 @@ impl Database {
     /// As [`Database::flush`].
     pub fn compact(&self) -> Result<()> {
         self.shared().change(step::compact)
+    }
+
+    /// Writes what this moment shows to a new file at `path`: all keyspaces with their names and
+    /// options, each as one segment, and nothing else. Others may read and write meanwhile. The new
+    /// file is on disk when this returns; when it fails or is cancelled, there is none. `progress`
+    /// is told bytes.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] when there is something at `path`; [`Error::Cancelled`] when
+    /// `progress` asks for that; [`Error::Closed`], also when the database is closed meanwhile; what
+    /// reading this file or writing the new one failed with.
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::Database;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("copy.sapwood");
+    /// let db = Database::builder().open_in_memory()?;
+    /// db.keyspace("trees")?.put("oak", "Quercus")?;
+    /// db.compact_to(&path, &mut ())?;
+    /// let copy = Database::open(&path)?;
+    /// assert_eq!(copy.keyspace("trees")?.get("oak")?.unwrap(), "Quercus");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn compact_to(&self, path: impl AsRef<Path>, progress: &mut dyn Progress) -> Result<()> {
+        copy_to(self.shared(), path.as_ref(), progress)
     }
 
     /// Checks everything that this moment's state consists of: checksums, order, counts,

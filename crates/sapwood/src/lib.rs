@@ -73,6 +73,7 @@
 mod batch;
 mod builder;
 mod bytes;
+mod copy;
 mod cursor;
 mod database;
 mod error;
