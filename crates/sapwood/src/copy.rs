@@ -29,7 +29,7 @@ const BUDGET_BYTES_MIN: u64 = 4 << 20;
 /// Entries that a scan fetches at once.
 const BATCH_ENTRIES: usize = 64;
 /// Progress is reported after about so many bytes.
-const REPORT_BYTES: u64 = 256 << 10;
+const REPORT_BYTES: u64 = 64 << 10;
 
 /// Copies what is visible now to a new file at `path`.
 ///
@@ -50,8 +50,8 @@ pub(crate) fn copy_to(
     let mut copy =
         Copy { shared, hold: Arc::new(hold), target, progress, total, reported: 0, values: 0 };
     copy.report(true)?;
-    for (number, entry) in catalogue.iter().filter(|(_, entry)| !entry.dropped) {
-        copy.keyspace(number, entry)?;
+    for (number, new) in copy.make_keyspaces(&catalogue)? {
+        copy.keyspace(number, new)?;
     }
     let Copy { target, progress, total, .. } = copy;
     step::close(&target)?;
@@ -137,11 +137,25 @@ impl Copy<'_> {
         }
     }
 
-    fn keyspace(&mut self, number: KeyspaceNumber, entry: &KeyspaceEntry) -> Result<()> {
-        let (target, durability) = (self.target.clone(), Durability::Memory);
-        let name = &entry.name;
-        let new = create_keyspace(&target, name, entry.settings.clone(), durability)?;
-        let mut builder = LevelBuilder::new(&target, new);
+    /// Makes the keyspaces; each with its number here and there.
+    fn make_keyspaces(
+        &self,
+        catalogue: &Catalogue,
+    ) -> Result<Vec<(KeyspaceNumber, KeyspaceNumber)>> {
+        let live = catalogue.iter().filter(|(_, entry)| !entry.dropped);
+        let made = live.map(|(number, KeyspaceEntry { name, settings, .. })| {
+            let durability = Durability::Memory;
+            let new = create_keyspace(&self.target, name, settings.clone(), durability)?;
+            Ok((number, new))
+        });
+        let made = made.collect::<Result<Vec<_>>>()?;
+        // A state must know them before it has segments of theirs.
+        step::flush(&self.target)?;
+        Ok(made)
+    }
+
+    fn keyspace(&mut self, number: KeyspaceNumber, new: KeyspaceNumber) -> Result<()> {
+        let mut builder = LevelBuilder::new(&self.target, new);
         let (shared, hold) = (self.shared.clone(), self.hold.clone());
         let scan = Scan { shared, keyspace: number, hold, own: Vec::new(), reads: None };
         let mut walker = Walker::new(scan);
@@ -172,7 +186,7 @@ impl Copy<'_> {
     ) -> Result<()> {
         let pages = self.shared.read(|core| Ok(core.pages.clone()))?;
         let reader = OverflowReader::open(&*pages, keyspace, reference)?;
-        let mut writer = builder.value_writer();
+        let mut writer = builder.value_writer().expect_pages(reference.pages());
         for chunk_index in 0..reader.chunk_count() {
             self.shared.check_open()?;
             let chunk = reader.read_chunk(chunk_index)?;

@@ -24,6 +24,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("batch", 6),
     ("builder", 6),
     ("bytes", 6),
+    ("copy", 6),
     ("estimate", 6),
     ("key_bounds", 6),
     ("progress", 6),
