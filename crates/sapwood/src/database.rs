@@ -368,13 +368,40 @@ impl Database {
         self.shared().change(step::run_step)
     }
 
-    /// Merges everything into one segment for each keyspace, whatever it costs. Others may read and
-    /// write meanwhile.
+    /// Merges everything into one segment for each keyspace, without tombstones. Others may read and
+    /// write meanwhile; what they write may stand above it when this returns. See
+    /// [`Database::compact_with`].
     ///
     /// # Errors
     /// As [`Database::flush`].
     pub fn compact(&self) -> Result<()> {
-        self.shared().change(step::compact)
+        self.compact_with(&mut ())
+    }
+
+    /// The same in steps, of which `progress` is told: bytes that were merged, and how many there
+    /// were in all. It can be cancelled between them, and what was merged until then stays so.
+    /// Blocks that a snapshot still needs are free when it is dropped.
+    /// [`Keyspace::compact`] takes a part.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] when `progress` asks for that, and as [`Database::flush`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// db.keyspace("a")?.put("key", "value")?;
+    /// db.compact_with(&mut |done: u64, total: u64| {
+    ///     println!("{done} of {total} bytes");
+    ///     true
+    /// })?;
+    /// let cancelled = db.compact_with(&mut |_done: u64, _total: u64| false);
+    /// assert!(matches!(cancelled, Err(sapwood::Error::Cancelled)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn compact_with(&self, progress: &mut dyn Progress) -> Result<()> {
+        self.shared().compact(None, progress)
     }
 
     /// Writes what this moment shows to a new file at `path`: all keyspaces with their names and

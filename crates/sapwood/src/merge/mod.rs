@@ -5,6 +5,7 @@
 
 pub mod adopt;
 pub mod build;
+pub mod compact;
 pub mod debt;
 pub mod flush;
 pub mod gaps;
