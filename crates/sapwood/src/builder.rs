@@ -25,6 +25,7 @@ use crate::sync::{Arc, Clock};
 /// | [`merge_threads`](Builder::merge_threads) | 2, or 1 on a single core | at each open |
 /// | [`leaf_bytes`](Builder::leaf_bytes) | 8 KiB | at each open, for new nodes |
 /// | [`max_file_bytes`](Builder::max_file_bytes) | none | at each open |
+/// | [`reserve_bytes`](Builder::reserve_bytes) | a 64th of the budget | at each open |
 /// | [`create`](Builder::create) | true | at each open |
 /// | [`read_only`](Builder::read_only) | false | at each open |
 ///
@@ -121,10 +122,21 @@ impl Builder {
         self
     }
 
-    /// How long the file may grow, in bytes. Writes beyond give [`Error::NoSpace`]. No limit unless
-    /// set.
+    /// How long the file may grow, in bytes. A write that would need more gives [`Error::NoSpace`]
+    /// and changes nothing; deletions and merges go on in the [reserve](Builder::reserve_bytes).
+    /// No limit unless set.
     pub fn max_file_bytes(mut self, bytes: u64) -> Builder {
         self.options.max_file_bytes = Some(bytes);
+        self
+    }
+
+    /// So many bytes of the file are kept free for the time when the device, or
+    /// [`max_file_bytes`](Builder::max_file_bytes), is full: deletions, merges and durable states go
+    /// on in them, so that space can be freed. Unless set: a 64th of the budget and at least about
+    /// 2 MiB; none when the budget is below 32 MiB and the file is not limited. At most a quarter of
+    /// the limit. 0: none.
+    pub fn reserve_bytes(mut self, bytes: u64) -> Builder {
+        self.options.reserve_bytes = Some(bytes);
         self
     }
 

@@ -83,6 +83,7 @@ pub enum LogOperation<'a> {
 pub struct CommitEncoder {
     operations: Vec<u8>,
     count: u64,
+    has_data: bool,
 }
 
 impl CommitEncoder {
@@ -95,11 +96,17 @@ impl CommitEncoder {
     pub fn clear(&mut self) {
         self.operations.clear();
         self.count = 0;
+        self.has_data = false;
     }
 
     /// How many operations there are.
     pub fn operation_count(&self) -> u64 {
         self.count
+    }
+
+    /// True when a pair is among them.
+    pub fn has_data(&self) -> bool {
+        self.has_data
     }
 
     /// The size of the operations so far, in bytes.
@@ -109,6 +116,7 @@ impl CommitEncoder {
 
     /// Appends a pair.
     pub fn put(&mut self, keyspace: KeyspaceNumber, key: &[u8], value: &[u8]) {
+        self.has_data = true;
         self.begin(PUT, keyspace);
         put_length_prefixed(&mut self.operations, key);
         put_length_prefixed(&mut self.operations, value);
@@ -122,6 +130,7 @@ impl CommitEncoder {
 
     /// Appends a pair whose value lies in blocks of its own.
     pub fn put_overflow(&mut self, keyspace: KeyspaceNumber, key: &[u8], reference: &[u8]) {
+        self.has_data = true;
         self.begin(PUT_OVERFLOW, keyspace);
         put_length_prefixed(&mut self.operations, key);
         put_length_prefixed(&mut self.operations, reference);

@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::segment::descriptor::{Segment, TreeRoot, composite_range};
 use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST, LEVEL_YOUNG, LEVELS_ALL, Reservation};
+use crate::state::reserve::step_pages;
 use crate::state::{Core, State};
 use crate::sync::{Arc, Random};
 use crate::types::KeyspaceNumber;
@@ -266,8 +267,7 @@ fn try_range(
     target: &Target,
 ) -> Result<std::result::Result<Found, KeyRange>> {
     let epoch = core.state().epoch;
-    let page_size = u64::from(core.pages.layout().page_size);
-    let step_pages = (core.options.step_bytes / page_size).max(8);
+    let step_pages = step_pages(core)?;
     let mut end = wanted.end.clone();
     let each = (step_pages / sources.len().max(1) as u64).max(1);
     for source in sources {

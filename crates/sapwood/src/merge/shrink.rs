@@ -102,7 +102,9 @@ fn extent(core: &Core) -> Result<(u64, u64, u64)> {
     let extent = core.pages.allocator().extent();
     // It is longer than the allocator knows when an earlier cut was interrupted.
     let pages = length / u64::from(core.pages.layout().page_size);
-    Ok((pages.max(extent.file_pages), extent.used_end, extent.given_pages))
+    // What the reserve needs stays.
+    let cut_end = core.pages.allocator().cut_end().max(extent.used_end);
+    Ok((pages.max(extent.file_pages), cut_end, extent.given_pages))
 }
 
 fn is_worthwhile(core: &Core, from: u64, to: u64) -> bool {

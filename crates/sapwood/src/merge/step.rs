@@ -46,7 +46,7 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
     }
     let failures = core.background.failure_count();
     let is_alone = core.background.running.fetch_add(1, Ordering::AcqRel) == 0;
-    let result = step_in_order(core);
+    let result = step_in_order(core).or_else(|error| free_dead(core, error));
     core.background.running.fetch_sub(1, Ordering::AcqRel);
     match &result {
         Ok(true) => {
@@ -59,6 +59,18 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
         Err(error) => core.background.fail(error),
     }
     result
+}
+
+/// After a step that found no space: what only the last durable state needs is free with the next
+/// (F6), and the step can be tried again. The error when that is done already.
+fn free_dead(core: &Arc<Core>, error: Error) -> Result<bool> {
+    let is_full = matches!(error, Error::NoSpace { .. });
+    if !is_full || core.reserve.all == 0 || core.durable.holds_current(&core.state()) {
+        return Err(error);
+    }
+    make_durable_now(core, Purpose::Running)?;
+    core.collect_released();
+    Ok(true)
 }
 
 /// Does what must come before the first write after an open (D7); later calls cost one load.
@@ -108,7 +120,8 @@ fn step_in_order(core: &Arc<Core>) -> Result<bool> {
     if pressure == Pressure::Writing {
         shrink::interrupt(core);
     }
-    if pressure == Pressure::Quiet && seal_when_quiet(core) {
+    // While space is short and writes come, tiny segments would only take more of it.
+    if is_paused(core) && seal_when_quiet(core) {
         return Ok(true);
     }
     if core.durable.is_untouched() && !has_merge_work(core, pressure) {
@@ -140,8 +153,13 @@ fn has_merge_work(core: &Core, pressure: Pressure) -> bool {
 
 /// What is asked of merging now.
 pub fn pressure(core: &Core) -> Pressure {
-    let waited_for = core.background.drain.load(Ordering::Acquire) > 0;
-    if waited_for || is_quiet(core) { Pressure::Quiet } else { Pressure::Writing }
+    let short = core.background.is_short_of_space.load(Ordering::Relaxed);
+    if short || is_paused(core) { Pressure::Quiet } else { Pressure::Writing }
+}
+
+/// Writes pause, or somebody waits for quiet.
+fn is_paused(core: &Core) -> bool {
+    core.background.drain.load(Ordering::Acquire) > 0 || is_quiet(core)
 }
 
 fn is_quiet(core: &Core) -> bool {
@@ -268,14 +286,25 @@ fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
 /// # Errors
 /// The error with which merging has stopped.
 pub fn wait_until_idle(core: &Arc<Core>) -> Result<()> {
+    merge_until(core, &|| false)
+}
+
+/// The same, until there is `enough`.
+///
+/// # Errors
+/// The error with which merging has stopped.
+pub(super) fn merge_until(core: &Arc<Core>, enough: &dyn Fn() -> bool) -> Result<()> {
     core.background.drain.fetch_add(1, Ordering::AcqRel);
-    let result = drain(core);
+    let result = drain(core, enough);
     core.background.drain.fetch_sub(1, Ordering::AcqRel);
     result
 }
 
-fn drain(core: &Arc<Core>) -> Result<()> {
+fn drain(core: &Arc<Core>, enough: &dyn Fn() -> bool) -> Result<()> {
     loop {
+        if enough() {
+            return Ok(());
+        }
         core.check_writable()?;
         let mark = core.background.mark();
         if run_step(core)? {

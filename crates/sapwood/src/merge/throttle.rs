@@ -5,14 +5,15 @@
 
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::state::Core;
 use crate::state::durable::{Purpose, make_durable};
+use crate::state::reserve::{Brings, has_room, make_room};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
 use super::debt::debt;
-use super::step::{flush_sealed, run_step};
+use super::step::{flush, flush_sealed, merge_until, run_step};
 
 /// Below this debt writers are not slowed.
 const DEBT_FREE: f64 = 0.5;
@@ -21,11 +22,16 @@ const SLOW_PER_KIB: Duration = Duration::from_micros(25);
 /// The longest that one commit is slowed.
 const SLOW_MAX: Duration = Duration::from_millis(20);
 
+/// So much must wait in memory for a flush to be worth while when space is short.
+const RELIEF_BYTES_MIN: usize = 256 << 10;
+
 /// Called before a commit of `bytes`.
 ///
 /// # Errors
-/// When a step that it had to wait for failed.
-pub fn before_commit(core: &Arc<Core>, bytes: usize) -> Result<()> {
+/// `NoSpace` when the reserve must not be used for it; or when a step that it had to wait for
+/// failed.
+pub fn before_commit(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<()> {
+    admit(core, brings, bytes)?;
     let max = core.memtable_bytes_max();
     if core.view().active.table.bytes() >= max {
         let _order = core.commit_order.lock();
@@ -49,6 +55,52 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize) -> Result<()> {
     Ok(())
 }
 
+/// Makes room for a commit, if only by what is due anyway: a flush, a durable state and, for
+/// deletions, merges (F5).
+///
+/// # Errors
+/// `NoSpace` when there is none: nothing was promised.
+pub fn admit(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<()> {
+    let refused = match make_room(core, brings, bytes) {
+        Ok(()) => {
+            if brings == Brings::Data && core.background.is_short_of_space.load(Ordering::Relaxed) {
+                core.background.is_short_of_space.store(false, Ordering::Relaxed);
+            }
+            return Ok(());
+        }
+        Err(error @ Error::NoSpace { .. }) => error,
+        Err(error) => return Err(error),
+    };
+    core.background.is_short_of_space.store(true, Ordering::Relaxed);
+    core.background.notify();
+    // A flush takes more than it gives while there is little to write.
+    if core.memtable_bytes() >= RELIEF_BYTES_MIN {
+        unless_full(flush(core))?;
+    } else if !core.durable.holds_current(&core.state()) {
+        unless_full(make_durable(core, Purpose::Running))?;
+    }
+    core.collect_released();
+    if make_room(core, brings, bytes).is_ok() {
+        return Ok(());
+    }
+    if brings == Brings::Deletions {
+        // Not only for this one: every time, a flush would take a part of what merges free.
+        let ahead = bytes.saturating_add(RELIEF_BYTES_MIN);
+        unless_full(merge_until(core, &|| has_room(core, brings, ahead)))?;
+        if make_room(core, brings, bytes).is_ok() {
+            return Ok(());
+        }
+    }
+    Err(refused)
+}
+
+fn unless_full(result: Result<()>) -> Result<()> {
+    match result {
+        Err(Error::NoSpace { .. }) => Ok(()),
+        result => result,
+    }
+}
+
 /// Waits until a step has been made, or makes one.
 fn wait_for_step(core: &Arc<Core>) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
@@ -57,12 +109,19 @@ fn wait_for_step(core: &Arc<Core>) -> Result<()> {
         return Ok(());
     }
     let steps = core.background.steps.load(Ordering::Relaxed);
+    let failures = core.background.failure_count();
     let max = core.memtable_bytes_max();
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
         let made = core.background.steps.load(Ordering::Relaxed) != steps;
         let owed = debt(&core.state(), core.memtable_bytes(), max);
+        // Without space the threads try again and again.
+        if core.background.failure_count() != failures
+            && let Some(error @ Error::NoSpace { .. }) = core.background.failure()
+        {
+            return Err(error);
+        }
         // One step at a time; but memory is a hard bound.
         if owed < 1.0 || (made && core.memtable_bytes() < 2 * max + max / 2) {
             return Ok(());

@@ -25,7 +25,7 @@ use super::layout::Layout;
 use super::node_header::NodeKind;
 use super::node_image::{ContentLengths, NodeSpec, append_node, verify_node};
 use super::region_entry::RegionEntry;
-use super::regions::{Region, Regions};
+use super::regions::{Growth, Region, Regions};
 use super::stamps::StampCounter;
 
 /// Taken under the allocator's own lock; what it counts may shrink the cache.
@@ -56,6 +56,9 @@ pub struct Allocator {
     charge: OrderedMutex<Charge>,
     /// A copy of the number of pages, for checks without the lock.
     file_pages: AtomicU64,
+    /// The same of the free pages inside the file.
+    free_pages: AtomicU64,
+    max_file_bytes: AtomicU64,
     blocks_asked: AtomicU64,
     blocks_returned: AtomicU64,
     pages_asked: AtomicU64,
@@ -164,6 +167,7 @@ impl Allocator {
         regions.set_opened_length(file_pages);
         let charge = budget.charge(MemoryPart::FreeMaps, regions.weight_bytes());
         let file_pages = AtomicU64::new(regions.file_pages());
+        let free_pages = AtomicU64::new(regions.free_pages());
         Ok(Allocator {
             layout,
             storage,
@@ -171,6 +175,8 @@ impl Allocator {
             regions: OrderedMutex::new(LockRank::PAGE_ALLOCATOR, regions),
             charge: OrderedMutex::new(CHARGE_RANK, charge),
             file_pages,
+            free_pages,
+            max_file_bytes: AtomicU64::new(max_file_bytes.unwrap_or(u64::MAX)),
             blocks_asked: AtomicU64::new(0),
             blocks_returned: AtomicU64::new(0),
             pages_asked: AtomicU64::new(0),
@@ -212,9 +218,12 @@ impl Allocator {
             Some(block) => block,
             None => {
                 self.grow(&mut regions, min_pages, most_pages)?;
-                regions.take_new(min_pages, most_pages).ok_or_else(|| self.no_space(min_pages))?
+                regions
+                    .take_new(min_pages, most_pages)
+                    .ok_or_else(|| self.no_space(min_pages.into()))?
             }
         };
+        self.free_pages.fetch_sub(u64::from(block.pages), Ordering::Relaxed);
         drop(regions);
         self.blocks_asked.fetch_add(1, Ordering::Relaxed);
         self.pages_asked.fetch_add(u64::from(block.pages), Ordering::Relaxed);
@@ -223,10 +232,15 @@ impl Allocator {
 
     /// Makes the file longer until its end has a run of `min_pages`, better `wanted_pages`.
     fn grow(&self, regions: &mut Regions, min_pages: u32, wanted_pages: u32) -> Result<()> {
-        let before = regions.file_pages();
         let Some(growth) = regions.plan_growth(min_pages, wanted_pages) else {
-            return Err(self.no_space(min_pages));
+            return Err(self.no_space(min_pages.into()));
         };
+        self.extend(regions, &growth)
+    }
+
+    /// Makes the file longer.
+    fn extend(&self, regions: &mut Regions, growth: &Growth) -> Result<()> {
+        let before = regions.file_pages();
         // When the device is nearly full a smaller step may still do.
         let mut result = Ok(());
         for to_pages in [growth.wanted_end, growth.least_end] {
@@ -239,6 +253,7 @@ impl Allocator {
                 Ok(()) => {
                     regions.extend_to(to_pages);
                     self.file_pages.store(to_pages, Ordering::Release);
+                    self.free_pages.store(regions.free_pages(), Ordering::Relaxed);
                     self.charge.lock().set(regions.weight_bytes());
                     break;
                 }
@@ -249,9 +264,48 @@ impl Allocator {
         result
     }
 
-    fn no_space(&self, pages: u32) -> Error {
+    /// Pages inside the file that may be given out.
+    pub fn free_pages(&self) -> u64 {
+        self.free_pages.load(Ordering::Relaxed)
+    }
+
+    /// Makes the file longer until it has so many free pages, which the device has then promised.
+    ///
+    /// # Errors
+    /// `NoSpace` when the device, or `max_file_bytes`, does not allow it. The file may be longer
+    /// then, but not by enough.
+    pub fn ensure_free(&self, pages: u64) -> Result<()> {
+        while self.free_pages() < pages {
+            self.check_sound()?;
+            let mut regions = self.regions.lock();
+            let missing = pages.saturating_sub(regions.free_pages());
+            if missing == 0 {
+                break;
+            }
+            let Some(growth) = regions.plan_longer(missing) else {
+                return Err(self.no_space(missing));
+            };
+            self.extend(&mut regions, &growth)?;
+        }
+        Ok(())
+    }
+
+    /// So many free pages stay in the file when it is cut.
+    pub fn set_kept_free(&self, pages: u64) {
+        self.regions.lock().set_kept_free(pages);
+    }
+
+    /// Where [`Allocator::shrink_to_used`] would cut the file.
+    pub fn cut_end(&self) -> u64 {
+        self.regions.lock().cut_end()
+    }
+
+    fn no_space(&self, pages: u64) -> Error {
         Error::NoSpace {
-            operation: format!("allotting {pages} pages; max_file_bytes is reached"),
+            operation: match self.max_file_bytes.load(Ordering::Relaxed) {
+                u64::MAX => format!("allotting {pages} pages; no file can be longer"),
+                limit => format!("allotting {pages} pages; max_file_bytes is {limit}"),
+            },
             file: self.storage.name(),
         }
     }
@@ -267,6 +321,7 @@ impl Allocator {
             is_dead,
             |region, first, pages| {
                 region.given.clear(first, pages);
+                self.free_pages.fetch_add(u64::from(pages), Ordering::Relaxed);
             },
         );
         if freed {
@@ -350,6 +405,7 @@ impl Allocator {
             taken = !region.given.all_clear(first, pages);
             if !taken {
                 region.given.set(first, pages);
+                self.free_pages.fetch_sub(u64::from(pages), Ordering::Relaxed);
             }
         });
         if taken {
@@ -468,6 +524,7 @@ impl Allocator {
         let mut regions = self.regions.lock();
         let file_pages = regions.shrink_to_used()?;
         self.file_pages.store(file_pages, Ordering::Release);
+        self.free_pages.store(regions.free_pages(), Ordering::Relaxed);
         self.charge.lock().set(regions.weight_bytes());
         Some(file_pages)
     }
@@ -538,6 +595,7 @@ impl Allocator {
     /// Changes the limit of the file's length.
     pub fn set_max_file_bytes(&self, max_file_bytes: Option<u64>) {
         let max_pages = max_file_bytes.map(|bytes| bytes / u64::from(self.layout.page_size));
+        self.max_file_bytes.store(max_file_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
         self.regions.lock().set_max_pages(max_pages);
     }
 

@@ -52,6 +52,8 @@ pub(super) struct Regions {
     capturing: bool,
     /// Runs below it are taken first; `None`: any run will do.
     ceiling: Option<u64>,
+    /// So many free pages stay in the file when it is cut.
+    kept_free: u64,
     /// Homes of regions that were given up: the last durable state may name them still, so that a
     /// region which comes back must not write there.
     retired: BTreeMap<u64, RegionEntry>,
@@ -67,6 +69,7 @@ impl Regions {
             growth_bytes: GROWTH_BYTES_MIN,
             capturing: false,
             ceiling: None,
+            kept_free: 0,
             retired: BTreeMap::new(),
         };
         regions.set_max_pages(max_pages);
@@ -242,6 +245,27 @@ impl Regions {
         Some(Growth { wanted_end: wanted_end.max(least_end), least_end })
     }
 
+    /// How far the file must grow to have `missing` more free pages, or as many of them as its last
+    /// region, or else the next one, has room for. `None` when it may not.
+    pub(super) fn plan_longer(&mut self, missing: u64) -> Option<Growth> {
+        let region_pages = u64::from(self.layout.region_pages());
+        let border = self.file_pages.next_multiple_of(region_pages);
+        let (first, border) = if self.file_pages < border {
+            (self.file_pages, border)
+        } else {
+            let next = self.file_pages / region_pages;
+            (self.layout.first_allottable(next).0, border + region_pages)
+        };
+        let least_end = (first + missing).min(border).min(self.max_pages);
+        if least_end <= first {
+            return None;
+        }
+        let step_pages = (self.growth_bytes / u64::from(self.layout.page_size)).max(1);
+        self.growth_bytes = (self.growth_bytes * 2).min(GROWTH_BYTES_MAX);
+        let wanted_end = (self.file_pages + step_pages).min(border).min(self.max_pages);
+        Some(Growth { wanted_end: wanted_end.max(least_end), least_end })
+    }
+
     /// Whether a block lies inside the file and clear of header and homes, and every part of it
     /// that lies in one region is as asked.
     pub(super) fn all_parts(
@@ -343,25 +367,50 @@ impl Regions {
         }
     }
 
-    /// See [`super::allocator::Allocator::shrink_to_used`].
-    pub(super) fn shrink_to_used(&mut self) -> Option<u64> {
-        if self.capturing {
-            return None;
-        }
-        let mut regions = self.regions.len() as u64;
-        let mut end = 0;
-        while let Some(region_index) = regions.checked_sub(1) {
-            let used = self.regions.get(region_index as usize).map_or(0, |r| r.given.used_end());
-            end = self.layout.region_start(region_index).0 + u64::from(used);
-            if used > self.layout.fixed_pages(region_index) || region_index == 0 {
+    /// From now on so many free pages are left in the file when it is cut.
+    pub(super) fn set_kept_free(&mut self, pages: u64) {
+        self.kept_free = pages;
+    }
+
+    /// Free pages inside the file.
+    pub(super) fn free_pages(&self) -> u64 {
+        self.free_pages_before(self.file_pages)
+    }
+
+    fn free_pages_before(&self, end: u64) -> u64 {
+        let free = |(region, region_index): (&Region, u64)| {
+            let inside = end.saturating_sub(self.layout.region_start(region_index).0);
+            let inside = inside.min(u64::from(self.layout.region_pages()));
+            inside.saturating_sub(u64::from(region.given.used()))
+        };
+        self.regions.iter().zip(0..).map(free).sum()
+    }
+
+    /// Where the file can be cut: behind the last page given out and the free pages that are to
+    /// stay, without regions that have nothing but their own homes.
+    pub(super) fn cut_end(&self) -> u64 {
+        let (used_end, _) = self.extent();
+        let first_end = self.layout.first_allottable(0).0;
+        let mut end = used_end.max(first_end).min(self.file_pages);
+        loop {
+            let missing = self.kept_free.saturating_sub(self.free_pages_before(end));
+            if missing == 0 || end == self.file_pages {
                 break;
             }
-            // Nothing but its own homes: the whole region can go.
-            regions = region_index;
+            end = (end + missing).min(self.file_pages);
         }
-        if end >= self.file_pages {
+        let last_index = end.saturating_sub(1) / u64::from(self.layout.region_pages());
+        let is_homes = last_index > 0 && end <= self.layout.first_allottable(last_index).0;
+        if is_homes { self.layout.region_start(last_index).0 } else { end }
+    }
+
+    /// See [`super::allocator::Allocator::shrink_to_used`].
+    pub(super) fn shrink_to_used(&mut self) -> Option<u64> {
+        let end = self.cut_end();
+        if self.capturing || end >= self.file_pages {
             return None;
         }
+        let regions = end.div_ceil(u64::from(self.layout.region_pages()));
         for region in self.regions.drain(regions as usize..) {
             if let Some(entry) = region.entry {
                 self.retired.insert(region.referenced.region_index(), entry);

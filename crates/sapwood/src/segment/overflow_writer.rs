@@ -32,6 +32,8 @@ pub struct OverflowWriter {
     stamp: u32,
     /// In the order of the stream.
     blocks: Vec<Block>,
+    /// So many pages of the file stay free.
+    kept_free: u64,
     /// The length of the first block, in pages.
     first_pages: u64,
     /// What the blocks hold, in bytes of the stream.
@@ -54,6 +56,7 @@ impl OverflowWriter {
         let page_size = u64::from(pages.layout().page_size);
         OverflowWriter {
             first_pages: FIRST_BLOCK_BYTES.checked_div(page_size).unwrap_or(1),
+            kept_free: 0,
             stamp: pages.next_stamp(),
             pages: pages.clone(),
             keyspace,
@@ -74,6 +77,13 @@ impl OverflowWriter {
     #[must_use]
     pub fn expect_pages(mut self, pages: u64) -> OverflowWriter {
         self.first_pages = pages.max(1);
+        self
+    }
+
+    /// Leaves so many pages of the file free.
+    #[must_use]
+    pub fn leave_free(mut self, pages: u64) -> OverflowWriter {
+        self.kept_free = pages;
         self
     }
 
@@ -210,7 +220,12 @@ impl OverflowWriter {
     fn take_block(&self, wanted: u32) -> Result<Block> {
         let mut least = wanted.div_ceil(4);
         loop {
-            match self.pages.allocator().allocate_block(least, wanted) {
+            let allocator = self.pages.allocator();
+            let room = match self.kept_free {
+                0 => Ok(()),
+                kept => allocator.ensure_free(kept.saturating_add(u64::from(least))),
+            };
+            match room.and_then(|()| allocator.allocate_block(least, wanted)) {
                 Err(error) if error.is_no_space() && least > 1 => least = least.div_ceil(2),
                 result => return result,
             }

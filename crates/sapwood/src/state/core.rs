@@ -12,6 +12,7 @@ use super::log_named::LogNamed;
 use super::open_transactions::OpenTransactions;
 use super::pending_blocks::PendingBlocks;
 use super::publish::Publisher;
+use super::reserve::Reserve;
 use super::state::State;
 use super::view::{ByReference, Home, MemtableSlot, View};
 use crate::error::{Error, Result};
@@ -64,6 +65,8 @@ pub struct Core {
     /// Time.
     pub clock: Clock,
     pub(crate) options: Options,
+    /// What is kept free in the file.
+    pub reserve: Reserve,
     view: ArcSwap<View>,
     view_swap: OrderedMutex<()>,
     /// The keyspaces as of the newest commit.
@@ -138,7 +141,10 @@ pub(crate) struct CoreParts {
 impl Core {
     pub(crate) fn new(parts: CoreParts) -> Arc<Core> {
         let charge = parts.pages.budget().charge(MemoryPart::Memtables, 0);
+        let reserve = Reserve::new(&parts.options, parts.pages.layout().page_size);
+        parts.pages.allocator().set_kept_free(reserve.all);
         Arc::new(Core {
+            reserve,
             pages: parts.pages,
             log: parts.log,
             clock: parts.clock,

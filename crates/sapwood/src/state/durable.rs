@@ -7,13 +7,14 @@
 
 use super::core::Core;
 use super::manifest::{self, Counters, ExactCounters, LogSection, Manifest};
+use super::reserve::{Brings, make_room};
 use super::state::State;
 use crate::error::{Error, Result};
 use crate::log::record::STATE_DURABLE_BYTES;
 use crate::log::ring::RingList;
 use crate::log::stream::{BlockStream, prepare_blocks};
 use crate::log::writer::{AppendError, Positions};
-use crate::page::file_header::{INLINE_STATE_BYTES_MAX, write_slot};
+use crate::page::file_header::{INLINE_STATE_BYTES_MAX, STATE_BLOCKS_MAX, write_slot};
 use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, PageManager, StateLocation};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OrderedMutex};
@@ -133,6 +134,12 @@ impl Durable {
         let inner = self.inner.lock();
         inner.state.as_ref().is_some_and(|durable| durable.epoch == state.epoch)
             && (inner.settled_at == Some(log.end) || inner.opened.is_some())
+    }
+
+    /// True when `state` is the last durable one.
+    pub fn holds_current(&self, state: &Arc<State>) -> bool {
+        let inner = self.inner.lock();
+        inner.state.as_ref().is_some_and(|durable| durable.epoch == state.epoch)
     }
 
     /// The blocks of the log and of the encoded state.
@@ -330,6 +337,11 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
     // One durable state brings at most a step's worth, so that zeros are not written for long.
     let brought = wanted.min(core.options.step_bytes.max(block_bytes)).max(lacking);
     for _ in 0..brought.div_ceil(block_bytes) {
+        // Growth that can wait leaves the reserve alone.
+        let can_wait = lacking == 0 && core.log.available() >= 4 * STATE_DURABLE_BYTES;
+        if can_wait && make_room(core, Brings::Data, block_bytes as usize).is_err() {
+            break;
+        }
         match core.pages.allocator().allocate(log_block_pages(layout), 0) {
             Ok(block) => blocks.push(block),
             Err(error) if blocks.is_empty() && core.log.available() < 4 * STATE_DURABLE_BYTES => {
@@ -403,8 +415,35 @@ fn allocate_state_blocks(core: &Core, bytes: usize) -> Result<Vec<Block>> {
     if bytes <= INLINE_STATE_BYTES_MAX {
         return Ok(Vec::new());
     }
-    let pages = core.pages.layout().node_pages(bytes);
-    Ok(vec![core.pages.allocator().allocate(pages, 0)?])
+    let allocator = core.pages.allocator();
+    let mut missing = core.pages.layout().node_pages(bytes);
+    let mut least = missing;
+    let mut blocks: Vec<Block> = Vec::new();
+    while missing > 0 {
+        match allocator.allocate_block(least.min(missing), missing) {
+            Ok(block) => {
+                missing -= block.pages;
+                blocks.push(block);
+            }
+            // In a full file the free pages may be crumbs.
+            Err(error) if error.is_no_space() && least > 1 => {
+                least = least.div_ceil(2);
+                continue;
+            }
+            Err(error) => {
+                blocks.drain(..).for_each(|block| core.pages.free(block));
+                return Err(error);
+            }
+        }
+        if missing > 0 && blocks.len() == STATE_BLOCKS_MAX {
+            blocks.drain(..).for_each(|block| core.pages.free(block));
+            return Err(Error::NoSpace {
+                operation: format!("a state of {bytes} bytes in {STATE_BLOCKS_MAX} blocks"),
+                file: core.pages.storage().name(),
+            });
+        }
+    }
+    Ok(blocks)
 }
 
 /// A bound of the encoded length: the maps' entries are not known yet.

@@ -20,6 +20,7 @@ pub mod open_transactions;
 pub mod pending_blocks;
 pub mod publish;
 pub mod recovery;
+pub mod reserve;
 pub mod snapshot;
 pub mod sources;
 pub mod state;

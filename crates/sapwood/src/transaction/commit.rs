@@ -15,7 +15,7 @@ use crate::log::operation::CommitEncoder;
 use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
 use crate::merge::step::{begin_writing, sync};
-use crate::merge::throttle::{before_commit, make_room_in_log};
+use crate::merge::throttle::{admit, before_commit, make_room_in_log};
 use crate::options::Durability;
 use crate::page::Block;
 use crate::segment::overflow::{blocks_of, write_value};
@@ -25,6 +25,7 @@ use crate::state::Core;
 use crate::state::apply;
 use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
 use crate::state::manifest::encode_settings;
+use crate::state::reserve::{Brings, has_room, kept_by_data};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::{KeyspaceNumber, LogPosition, SequenceNumber};
@@ -66,7 +67,9 @@ pub fn commit(
         }
         return commit_nothing(core, durability);
     }
-    begin(core, writes.bytes())?;
+    let has_data =
+        writes.operations().any(|(_, operation)| matches!(operation, PendingOperation::Put { .. }));
+    begin(core, writes.bytes(), brings(has_data))?;
     let mut prepared = prepare(core, writes, durability)?;
     // What is validated here need not be looked at again under the lock.
     let seen = SequenceNumber(core.commit_numbers().0.0 - 1);
@@ -153,7 +156,7 @@ fn commit_encoded(
     if encoder.operation_count() == 0 {
         return commit_nothing(core, durability);
     }
-    begin(core, bytes)?;
+    begin(core, bytes, brings(encoder.has_data()))?;
     let mut prepared = Prepared { encoder, ..Prepared::default() };
     let mut check = |core: &Core, _: &mut Prepared| {
         let catalogue = core.catalogue.load();
@@ -177,7 +180,8 @@ pub fn begin_value(core: &Arc<Core>, keyspace: KeyspaceNumber) -> Result<Overflo
     core.check_writable()?;
     begin_writing(core)?;
     let codec = core.catalogue.load().settings(keyspace).value_codec;
-    Ok(OverflowWriter::new(&core.pages, keyspace, codec))
+    let kept = kept_by_data(core);
+    Ok(OverflowWriter::new(&core.pages, keyspace, codec).leave_free(kept))
 }
 
 /// Commits a put of a value that was written already.
@@ -198,7 +202,7 @@ pub fn commit_value(
     reference.encode(&mut encoded);
     prepared.encoder.put_overflow(keyspace, key, &encoded);
     let placed = sync_values(core, &mut prepared, durability)
-        .and_then(|()| before_commit(core, key.len() + encoded.len()))
+        .and_then(|()| before_commit(core, key.len() + encoded.len(), Brings::Data))
         .and_then(|()| {
             let mut check = |core: &Core, _: &mut Prepared| match core
                 .catalogue
@@ -225,7 +229,7 @@ pub fn commit_value(
 }
 
 /// What comes before each commit of writes.
-fn begin(core: &Arc<Core>, bytes: usize) -> Result<()> {
+fn begin(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<()> {
     core.check_writable()?;
     begin_writing(core)?;
     let limit = core.memtable_bytes_max();
@@ -233,7 +237,11 @@ fn begin(core: &Arc<Core>, bytes: usize) -> Result<()> {
         let (bytes, limit) = (bytes as u64, limit as u64);
         return Err(Error::TransactionTooLarge { bytes, limit });
     }
-    before_commit(core, bytes)
+    before_commit(core, bytes, brings)
+}
+
+fn brings(has_data: bool) -> Brings {
+    if has_data { Brings::Data } else { Brings::Deletions }
 }
 
 /// Makes a keyspace of that name.
@@ -301,7 +309,7 @@ fn change_catalogue(
 ) -> Result<()> {
     core.check_writable()?;
     begin_writing(core)?;
-    before_commit(core, 256)?;
+    before_commit(core, 256, Brings::Deletions)?;
     let mut prepared = Prepared::default();
     let placed = place(core, &mut prepared, durability, &mut |core, prepared| {
         let change = choose(&core.catalogue.load())?;
@@ -405,6 +413,14 @@ fn place(
         let order = core.commit_order.lock();
         core.check_writable()?;
         check(core, prepared)?;
+        // Others may have taken the room that was there before the lock.
+        let brought = brings(prepared.encoder.has_data());
+        let bytes = prepared.encoder.encoded_bytes();
+        if !has_room(core, brought, bytes) {
+            drop(order);
+            admit(core, brought, bytes)?;
+            continue;
+        }
         let number = core.commit_numbers().0;
         let named = match (prepared.blocks.is_empty(), prepared.names_unsynced) {
             (true, _) => NamedBlocks::None,

@@ -16,6 +16,7 @@ use crate::merge::throttle::{before_commit, make_room_in_log};
 use crate::options::Durability;
 use crate::state::Core;
 use crate::state::by_reference::{encode, numbered};
+use crate::state::reserve::Brings;
 use crate::state::view::ByReference;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -39,7 +40,7 @@ pub fn commit_by_reference(
 ) -> Result<SequenceNumber> {
     core.check_writable()?;
     begin_writing(core)?;
-    before_commit(core, 0)?;
+    before_commit(core, 0, Brings::Deletions)?;
     let segments = writes.into_segments(core)?;
     // Upper parents are in memory until here; the record names roots.
     core.pages.write_unwritten()?;

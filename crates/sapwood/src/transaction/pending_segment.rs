@@ -23,6 +23,7 @@ use crate::segment::sorted_block::EntryKind;
 use crate::segment::tree_edit::TreeEdit;
 use crate::state::Core;
 use crate::state::pending_blocks::BlocksName;
+use crate::state::reserve::{Brings, make_room};
 use crate::state::view::Home;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, OnceLock, Random, channel};
@@ -331,6 +332,7 @@ impl<'a> PendingWriter<'a> {
 /// # Errors
 /// `NoSpace`, or when a node cannot be written: everything is given back then.
 pub fn spill(core: &Core, writes: &PendingWrites) -> Result<Option<Arc<PendingSegment>>> {
+    make_room(core, Brings::Data, writes.bytes())?;
     let mut writer = PendingWriter::new(core, writes.len() as u64, writes.bytes() as u64);
     for (keyspace, range) in writes.touched_ranges() {
         writer.delete_range(keyspace, range);
