@@ -368,8 +368,8 @@ impl Database {
         self.shared().change(step::run_step)
     }
 
-    /// Merges everything into one segment for each keyspace, without tombstones. Others may read and
-    /// write meanwhile; what they write may stand above it when this returns. See
+    /// Merges everything into one segment for each keyspace, without tombstones. Others may read
+    /// and write meanwhile; what they write may stand above it when this returns. See
     /// [`Database::compact_with`].
     ///
     /// # Errors
@@ -411,8 +411,8 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] when there is something at `path`; [`Error::Cancelled`] when
-    /// `progress` asks for that; [`Error::Closed`], also when the database is closed meanwhile; what
-    /// reading this file or writing the new one failed with.
+    /// `progress` asks for that; [`Error::Closed`], also when the database is closed meanwhile;
+    /// what reading this file or writing the new one failed with.
     ///
     /// # Examples
     /// ```

@@ -20,6 +20,8 @@ pub mod validate;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_build;
+#[cfg(test)]
 mod tests_rules;
 #[cfg(test)]
 mod tests_verify;
