@@ -42,7 +42,7 @@ pub(crate) fn copy_to(
 ) -> Result<()> {
     shared.check_open()?;
     let (file, storage) = NewFile::begin(path)?;
-    let (hold, catalogue) = shared.read(|core| instant(core))?;
+    let (hold, catalogue) = shared.read(instant)?;
     let target = shared.read(|core| {
         create::create(Arc::new(storage), target_options(&core.options), core.clock.clone())
     })?;
@@ -146,7 +146,7 @@ impl Copy<'_> {
         let live = catalogue.iter().filter(|(_, entry)| !entry.dropped);
         let made = live.map(|(number, KeyspaceEntry { name, settings, .. })| {
             let durability = Durability::Memory;
-            let new = create_keyspace(&self.target, name, settings.clone(), durability)?;
+            let new = create_keyspace(&self.target, name, *settings, durability)?;
             Ok((number, new))
         });
         let made = made.collect::<Result<Vec<_>>>()?;
