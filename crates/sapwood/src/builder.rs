@@ -157,6 +157,14 @@ impl Builder {
         self
     }
 
+    /// How many dead keys a scan joins that it walks over in a row.
+    #[cfg(any(test, feature = "internals"))]
+    #[doc(hidden)]
+    pub fn join_keys_min(mut self, count: u64) -> Builder {
+        self.options.join_keys_min = count;
+        self
+    }
+
     /// The log's length when little is written, in bytes.
     #[cfg(feature = "internals")]
     #[doc(hidden)]

@@ -197,6 +197,8 @@ pub(crate) struct Options {
     pub step_bytes: u64,
     /// How much of its writes a transaction keeps in memory; `None`: a quarter of a memtable.
     pub transaction_bytes: Option<u64>,
+    /// So many dead keys that a scan walks over in a row are joined.
+    pub join_keys_min: u64,
     /// How long the file may grow; `None`: as far as the device has space.
     pub max_file_bytes: Option<u64>,
     /// The log's length when little is written.
@@ -218,6 +220,7 @@ impl Default for Options {
             read_only: false,
             step_bytes: 4 * MIB,
             transaction_bytes: None,
+            join_keys_min: 64,
             max_file_bytes: None,
             log_bytes_min: MIB,
         }

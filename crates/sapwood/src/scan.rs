@@ -22,6 +22,7 @@ use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::segment_cursor::{Cover, Run, SegmentSource, SortedSource};
 use crate::segment::sorted_block::{Entry as LeafEntry, EntryKind};
 use crate::shared::Shared;
+use crate::state::join::join_tombstones;
 use crate::state::sources::{Source, sources};
 use crate::state::{Core, ReadPoint, SnapshotHold};
 use crate::sync::Arc;
@@ -170,6 +171,16 @@ impl Scan {
         let committed = sources(&core.pages, &point, self.keyspace);
         let all = own.chain(committed.into_iter().map(ReadSource::Committed)).collect();
         (MergeCursor::new(all, point.at.0), (!point.memtables.is_empty()).then_some(point))
+    }
+
+    /// What the cursor has just walked over for nothing need not be walked over again.
+    fn join_dead(&self, core: &Core, point: Option<&ReadPoint>, cursor: &Merged) {
+        if let Some(point) = point
+            && cursor.dead().keys() >= core.options.join_keys_min
+            && self.own.is_empty()
+        {
+            join_tombstones(core, point, self.keyspace, &cursor.dead_borders());
+        }
     }
 
     /// Notes that a range is being read, from its empty beginning on.
@@ -401,7 +412,7 @@ impl Walker {
                 From::Before(key) => cursor.seek_before(key)?,
                 From::End => cursor.seek_last()?,
             }
-            walker.take(cursor, point.as_ref(), limits)
+            walker.take(core, cursor, point.as_ref(), limits)
         })
     }
 
@@ -434,7 +445,7 @@ impl Walker {
                     (cursor, point)
                 }
             };
-            walker.take(cursor, point.as_ref(), limits)
+            walker.take(core, cursor, point.as_ref(), limits)
         })
     }
 
@@ -452,12 +463,14 @@ impl Walker {
     /// cursor is let go.
     fn take(
         &mut self,
+        core: &Core,
         mut cursor: Merged,
         point: Option<&ReadPoint>,
         limits: Limits<'_>,
     ) -> Result<()> {
         let mut bytes = 0;
         self.exhausted = false;
+        self.scan.join_dead(core, point, &cursor);
         while cursor.valid() && limits.hold(cursor.key()) {
             if self.direction == Direction::Backward
                 || !self.take_run(&mut cursor, limits, &mut bytes)?
@@ -476,6 +489,7 @@ impl Walker {
                 Direction::Forward => cursor.next()?,
                 Direction::Backward => cursor.previous()?,
             }
+            self.scan.join_dead(core, point, &cursor);
         }
         self.exhausted = true;
         // A cursor seeks again and again: what its sources have read is worth keeping.

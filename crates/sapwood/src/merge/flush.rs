@@ -85,6 +85,11 @@ pub fn begin(core: &Core) -> Option<FlushJob> {
         return None;
     }
     let registered = slot.home.close();
+    // To a transaction that began before, a range would look like a change; the tombstones under it
+    // are not. Those that begin from now on began behind all of the memtable.
+    if !core.transactions.any_before(cut.sequence) {
+        slot.table.keep_joined();
+    }
     let mut cursor = slot.table.cursor();
     cursor.first();
     let nodes = NodeWriter::new(core.pages.clone(), 64);

@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::segment::key_range::KeyRange;
 use crate::state::Core;
-use crate::state::background::LEVELS_ALL;
+use crate::state::background::{Job, LEVELS_ALL};
 use crate::state::durable::{Purpose, claim_file, make_durable};
-use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, thread};
 use crate::types::KeyspaceNumber;
 
 use super::adopt;
@@ -198,6 +198,7 @@ fn flush_step(core: &Arc<Core>) -> Result<bool> {
     let job = jobs.flush.take();
     jobs.flush_is_out = true;
     drop(jobs);
+    let mut out = FlushOut { core, kept: None };
     let job = match job {
         Some(job) => Some(job),
         None => match adopt::begin(core) {
@@ -205,20 +206,30 @@ fn flush_step(core: &Arc<Core>) -> Result<bool> {
             None => flush::begin(core).map(|job| Box::new(job) as _),
         },
     };
-    let mut result = Ok(false);
-    let mut kept = None;
-    if let Some(mut job) = job {
-        result = job.step(core).map(|done| {
-            if !done {
-                kept = Some(job);
-            }
-            true
-        });
+    let Some(mut job) = job else { return Ok(false) };
+    let done = job.step(core)?;
+    out.kept = (!done).then_some(job);
+    Ok(true)
+}
+
+/// The one flush that is under way, while a thread works at it.
+struct FlushOut<'a> {
+    core: &'a Core,
+    kept: Option<Box<dyn Job>>,
+}
+
+impl Drop for FlushOut<'_> {
+    fn drop(&mut self) {
+        let mut jobs = self.core.background.jobs.lock();
+        jobs.flush = self.kept.take();
+        jobs.flush_is_out = false;
+        drop(jobs);
+        if thread::is_panicking() {
+            // What it was about would fail again, and whoever closes waits for it.
+            let (epoch, detail) = (self.core.state().epoch, "a flush has panicked".to_owned());
+            self.core.stop(&Error::MergeMismatch { epoch, detail });
+        }
     }
-    let mut jobs = core.background.jobs.lock();
-    jobs.flush = kept;
-    jobs.flush_is_out = false;
-    result
 }
 
 fn durable_is_due(core: &Core) -> bool {

@@ -100,6 +100,11 @@ impl OpenTransactions {
         !self.open.lock().transactions.is_empty()
     }
 
+    /// True when any is open that began before `number`, or is just beginning.
+    pub fn any_before(&self, number: SequenceNumber) -> bool {
+        self.open.lock().transactions.values().any(|began| *began < number)
+    }
+
     /// Keeps a flush's record if any transaction may need it.
     pub fn flushed(&self, record: FlushRecord) {
         let mut open = self.open.lock();
