@@ -8,10 +8,11 @@
 use crate::error::{Error, Result};
 use crate::page::{Block, NodeWriter};
 use crate::segment::coverage::newly_covered;
-use crate::segment::descriptor::{Bounds, Segment, SegmentFilter, TreeRoot};
+use crate::segment::descriptor::{Bounds, Segment, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::parent_writer::{Lowest, ParentEntry};
 use crate::segment::range_tombstone::Fragment;
+use crate::segment::segment_filter::SegmentFilter;
 use crate::segment::tree_edit::{Replacement, TreeChange, TreeEdit};
 use crate::state::background::Reservation;
 use crate::state::catalogue::Catalogue;
@@ -19,8 +20,8 @@ use crate::state::dead_list::Dead;
 use crate::state::open_transactions::FlushRecord;
 use crate::state::view::{MemtableSlot, View};
 use crate::state::{Contents, Core, Cut, Levels, State};
+use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, OnceLock};
 use crate::types::{Epoch, KeyspaceNumber};
 
 use super::ranges::{read_fragments, write_ranges_tree};
@@ -535,11 +536,7 @@ fn place_destination(levels: &mut Levels, edit: &LevelEdit) -> u64 {
             number,
             points: None,
             ranges: None,
-            filter: SegmentFilter {
-                seed: edit.filter_seed,
-                nodes: Vec::new(),
-                lines: Arc::new(OnceLock::new()),
-            },
+            filter: SegmentFilter::new(edit.filter_seed, Vec::new()),
             bounds: None,
             sequences: None,
             promoted: Arc::new(KeyRanges::new()),
