@@ -124,7 +124,10 @@ impl RangesEdit<'_> {
             died.push(Dead { block, birth: birth.unwrap_or(root.birth) });
         }
         let mut writer = ranges_writer(keyspace, None, self.leaf_bytes, range.start.clone());
-        let touched = leaves.get(first).map(|leaf| leaf.separator.clone()).unwrap_or_default();
+        let Some(touched) = leaves.get(first).map(|leaf| leaf.separator.clone()) else {
+            let problem = BlockProblem("a lowest parent has no leaves");
+            return Err(problem.corruption(Structure::Parent).in_keyspace(keyspace).into());
+        };
         let mut leaves = leaves.into_iter();
         for leaf in leaves.by_ref().take(first) {
             writer.reuse(nodes, leaf)?;

@@ -92,11 +92,11 @@ impl SegmentFilter {
                 self.known.set(Known::Lines(lines, charge))
             }
             Err(Error::Corruption(corruption)) => {
-                tracing::warn!(%corruption, "a damaged filter is not used; its segment is searched");
+                tracing::warn!(%corruption, "a damaged filter: its segment is searched");
                 self.known.set(Known::Damaged)
             }
             Err(error) => {
-                tracing::debug!(%error, "a filter could not be read; its segment is searched");
+                tracing::debug!(%error, "a filter was not read: its segment is searched");
                 Ok(())
             }
         };
