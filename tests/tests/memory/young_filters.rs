@@ -102,14 +102,15 @@ fn absent_keys_are_answered_without_leaves_after_a_reopen() {
     assert_eq!(filter_bytes(&core), 0);
     let nodes: usize = core.state().young.iter().map(|young| young.filter.nodes.len()).sum();
     let leaves = read_count(&core, NodeKind::Leaf);
-    let mut asked = 0;
-    for number in (0..KEYS).filter(|number| number % 8 > YOUNG_COUNT) {
-        // The leaf of the range tombstones is read once.
+    // Of few enough keys a hundredth passes each filter.
+    for number in (0..KEYS).step_by(11).filter(|number| number % 8 > YOUNG_COUNT) {
         assert_eq!(keyspace.get(key(number)).unwrap(), None);
-        asked += 1;
     }
     let leaves = read_count(&core, NodeKind::Leaf) - leaves;
-    assert!(leaves < asked / 15, "{leaves} leaves for {asked} absent keys");
+    let state = core.state();
+    let there = state.young.iter().filter_map(|young| young.points.as_ref());
+    let there = there.map(|root| root.leaves).sum::<u64>();
+    assert!(there > 150 && leaves < 40, "{leaves} of {there} leaves were read");
     assert_eq!(read_count(&core, NodeKind::YoungFilter), nodes as u64);
     let counted = filter_bytes(&core);
     assert!(expected_bytes(&core).contains(&counted), "{counted} bytes");
