@@ -8,9 +8,9 @@
 
 use super::pending::PendingWrites;
 use crate::error::Result;
-use crate::page::{Block, Codec, NodeKind, NodeSpec, NodeWriter};
+use crate::page::{Block, Charge, Codec, MemoryPart, NodeKind, NodeSpec, NodeWriter};
 use crate::segment::descriptor::{
-    Bounds, KeyspaceShare, Segment, SegmentFilter, TreeRoot, composite_key, composite_range,
+    Bounds, KeyspaceShare, Segment, TreeRoot, composite_key, composite_range,
 };
 use crate::segment::filter::{FilterLines, LINE_BYTES, key_hash, lines_for};
 use crate::segment::key_range::KeyRange;
@@ -18,6 +18,7 @@ use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
 use crate::segment::overflow::{blocks_of, wants_overflow, write_value};
 use crate::segment::parent_writer::Lowest;
 use crate::segment::range_tombstone::Fragment;
+use crate::segment::segment_filter::SegmentFilter;
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
 use crate::segment::tree_edit::TreeEdit;
@@ -110,7 +111,8 @@ pub struct PendingWriter<'a> {
     nodes: Option<NodeWriter>,
     writer: Option<SegmentWriter>,
     filter_seed: u64,
-    filter: Option<FilterLines>,
+    /// Counted for as long as it is made.
+    filter: Option<(FilterLines, Charge)>,
     shares: Vec<KeyspaceShare>,
     bounds: Option<Bounds>,
     fragments: Vec<Fragment>,
@@ -142,9 +144,12 @@ impl<'a> PendingWriter<'a> {
         let no_filter = FilterOptions { seed: 0, bits_per_key: 0 };
         let filter_seed = Random::from_entropy().next_u64();
         let line_count = lines_for(key_count, FILTER_BITS);
-        let fits =
-            u64::from(line_count) * LINE_BYTES as u64 <= core.options.memory_budget / FILTER_PART;
-        let filter = fits.then(|| FilterLines::new(filter_seed, line_count));
+        let filter_bytes = u64::from(line_count) * LINE_BYTES as u64;
+        let fits = filter_bytes <= core.options.memory_budget / FILTER_PART;
+        let filter = fits.then(|| {
+            let charge = core.pages.budget().charge(MemoryPart::Filters, filter_bytes);
+            (FilterLines::new(filter_seed, line_count), charge)
+        });
         let hint = bytes / u64::from(core.pages.layout().page_size);
         PendingWriter {
             core,
@@ -200,7 +205,7 @@ impl<'a> PendingWriter<'a> {
         overflow: Option<LeafOverflow>,
     ) -> Result<()> {
         let hash = key_hash(self.core.pages.layout().filter_seed(), keyspace, key);
-        if let Some(filter) = &mut self.filter {
+        if let Some((filter, _)) = &mut self.filter {
             filter.add(hash);
         }
         composite_key(keyspace, key, &mut self.composite);
@@ -306,9 +311,10 @@ impl<'a> PendingWriter<'a> {
     }
 
     fn write_filter(&mut self, nodes: &mut NodeWriter, any: bool) -> Result<SegmentFilter> {
-        let lines = Arc::new(OnceLock::new());
-        let mut filter = SegmentFilter { seed: self.filter_seed, nodes: Vec::new(), lines };
-        let Some(built) = self.filter.take().filter(|_| any) else { return Ok(filter) };
+        let (seed, mut written) = (self.filter_seed, Vec::new());
+        let Some((built, charge)) = self.filter.take().filter(|_| any) else {
+            return Ok(SegmentFilter::new(seed, written));
+        };
         let spec = NodeSpec {
             kind: NodeKind::YoungFilter,
             height: 0,
@@ -318,11 +324,11 @@ impl<'a> PendingWriter<'a> {
         };
         let built = built.into_lines();
         for piece in built.chunks(128 * 1024) {
-            filter.nodes.push(nodes.append(&spec, piece, false)?);
+            written.push(nodes.append(&spec, piece, false)?);
         }
-        // Set once: the cell is new.
-        let _ = filter.lines.set(built);
-        Ok(filter)
+        // It is counted anew, if there is room for it among those that stay.
+        drop(charge);
+        Ok(SegmentFilter::with_lines(seed, written, built, self.core.pages.budget()))
     }
 }
 
