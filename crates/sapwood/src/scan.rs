@@ -448,9 +448,26 @@ impl Walker {
         result
     }
 
-    /// Fills the batch from where the cursor stands. With memtables there is a `point`, and the
-    /// cursor is let go.
+    /// Fills the batch from where the cursor stands. What was read before an error is handed out
+    /// first: the batch behind it meets the error again.
     fn take(
+        &mut self,
+        cursor: Merged,
+        point: Option<&ReadPoint>,
+        limits: Limits<'_>,
+    ) -> Result<()> {
+        match (self.fill(cursor, point, limits), self.batch.back()) {
+            (Err(_), Some(entry)) => {
+                self.last.clear();
+                self.last.extend_from_slice(&entry.key);
+                Ok(())
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// With memtables there is a `point`, and the cursor is let go.
+    fn fill(
         &mut self,
         mut cursor: Merged,
         point: Option<&ReadPoint>,
