@@ -503,7 +503,7 @@ fn a_truncated_file_is_an_error_and_not_a_smaller_database() {
         });
         match read {
             Err(error @ Error::NotADatabase(_)) => {
-                assert_says(&error, &["test.db", "not a Sapwood"])
+                assert_says(&error, &["test.db", "not a Sapwood"]);
             }
             Err(error) => {
                 assert!(error.is_corruption(), "{length} of {} bytes: {error:?}", whole.len());

@@ -3,9 +3,9 @@
 //! *Assumes*: the database is open, and nothing writes to it.
 //! *Guarantees*: pairs come in order, each once. Where a node cannot be read the walk goes on
 //! behind it, with the next key at which any leaf of the keyspace begins, so that newer pairs
-//! between the same keys are left out too; where a value cannot be read, with the next pair. Each such place is told on standard error and counted. What is left
-//! out may have hidden or replaced older pairs, so that what comes from a damaged file is a copy to
-//! judge, not a backup.
+//! between the same keys are left out too; where a value cannot be read, with the next pair. Each
+//! such place is told on standard error and counted. What is left out may have hidden or replaced
+//! older pairs, so that what comes from a damaged file is a copy to judge, not a backup.
 
 use std::collections::BTreeSet;
 use std::error::Error;

@@ -230,6 +230,16 @@ impl Builder {
 
     /// Whether nothing may be written. Not supported yet: an open with true gives
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # use sapwood::Error;
+    /// let refused = sapwood::Database::builder().read_only(true).open("garden.sapwood");
+    /// assert!(matches!(refused, Err(Error::InvalidOption { option: "read_only", .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read_only(mut self, read_only: bool) -> Builder {
         self.options.read_only = read_only;
         self
@@ -317,6 +327,23 @@ impl Builder {
     ///
     /// # Errors
     /// As [`Builder::open`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// use std::sync::Arc;
+    ///
+    /// use sapwood::{Database, MemoryStorage};
+    ///
+    /// let storage = Arc::new(MemoryStorage::new());
+    /// let db = Database::builder().open_on(storage.clone())?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// db.close()?;
+    /// let db = Database::builder().create(false).open_on(storage)?;
+    /// assert!(db.keyspace("fruit")?.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Database> {
         self.validate()?;
         if !self.options.create && is_unborn(&*storage)? {

@@ -115,6 +115,19 @@ impl Database {
     ///
     /// # Errors
     /// As [`Builder::open`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("garden.sapwood");
+    /// let db = sapwood::Database::open(&path)?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// db.close()?;
+    /// assert!(sapwood::Database::open(&path)?.keyspace("fruit")?.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open(path: impl AsRef<Path>) -> Result<Database> {
         Database::builder().open(path)
     }

@@ -189,12 +189,34 @@ impl WrittenStats {
     }
 
     /// Leaves, parents and filters: what flushes and merges have written.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// db.flush()?;
+    /// assert!(db.stats()?.written.segments() > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn segments(&self) -> u64 {
         self.leaves + self.parents + self.filters
     }
 
     /// All of it.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// let written = db.stats()?.written;
+    /// assert!(written.total() >= written.segments());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn total(&self) -> u64 {
         self.log + self.segments() + self.overflow + self.states
