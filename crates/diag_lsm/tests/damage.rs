@@ -4,17 +4,15 @@
 // Helpers outside the test functions may fail as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use sapwood::{Compression, Database, Durability, KeyspaceOptions};
+use common::{KEYS, PAGE_BYTES, killed, owners, run, text};
 use serde_json::Value;
 use tempfile::TempDir;
-
-const PAGE_BYTES: usize = 1024;
-const KEYS: u32 = 3000;
 
 /// What is damaged, and where.
 #[derive(Debug)]
@@ -22,46 +20,6 @@ struct Damage {
     what: String,
     page: Option<usize>,
     bytes: Vec<u8>,
-}
-
-/// A database of some thousand pairs in levels, some large, and some in the log only, as a killed
-/// process leaves it.
-fn made(folder: &Path) -> PathBuf {
-    let (path, copy) = (folder.join("made.db"), folder.join("data.db"));
-    let builder = Database::builder().page_size(PAGE_BYTES as u32).leaf_bytes(1024);
-    let database = builder.region_bytes(4 << 20).merge_threads(0).open(path).unwrap();
-    let plain = Compression::None;
-    let plain = KeyspaceOptions::default().compression(plain).value_compression(plain);
-    let keyspace = database.keyspace_with("default", plain).unwrap();
-    let mut batch = database.batch();
-    for number in 0..KEYS {
-        batch.put(&keyspace, format!("key {number:05}"), format!("{number:0>100}")).unwrap();
-    }
-    for number in 0..3u8 {
-        batch.put(&keyspace, format!("large {number}"), vec![number; 20_000]).unwrap();
-    }
-    batch.commit().unwrap();
-    database.flush().unwrap();
-    database.compact().unwrap();
-    database.wait_until_idle().unwrap();
-    database.sync().unwrap();
-    for number in 0..50 {
-        let mut batch = database.batch();
-        batch.put(&keyspace, format!("late {number:05}"), "in the log").unwrap();
-        batch.commit_with(Durability::Sync).unwrap();
-    }
-    fs::copy(folder.join("made.db"), &copy).unwrap();
-    drop(keyspace);
-    database.close().unwrap();
-    copy
-}
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_diag_lsm")).args(arguments).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Runs a command as text and as JSON; neither may panic or give what is no JSON.
@@ -86,15 +44,6 @@ fn both(what: &str, arguments: &[&str]) -> [Output; 2] {
         }
         output
     })
-}
-
-/// Whose each page is, as `space` draws it.
-fn owners(file: &str) -> Vec<char> {
-    let output = run(&["space", file, "--json", "--width", "512"]);
-    let space: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(space["pages_per_character"], 1, "the file is too large for this test");
-    let regions = space["regions"].as_array().unwrap();
-    regions.iter().flat_map(|region| region.as_str().unwrap().chars()).collect()
 }
 
 fn damages(whole: &[u8], owners: &[char]) -> Vec<Damage> {
@@ -132,7 +81,7 @@ fn damages(whole: &[u8], owners: &[char]) -> Vec<Damage> {
 #[test]
 fn every_command_that_looks_goes_on_past_every_damage() {
     let folder = tempfile::tempdir().unwrap();
-    let path = made(folder.path());
+    let path = killed(folder.path());
     let file = path.display().to_string();
     let whole = fs::read(&path).unwrap();
     for damage in damages(&whole, &owners(&file)) {
@@ -164,7 +113,7 @@ fn every_command_that_looks_goes_on_past_every_damage() {
 #[test]
 fn every_command_that_opens_the_database_gives_an_answer_or_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    let path = made(folder.path());
+    let path = killed(folder.path());
     let file = path.display().to_string();
     let pairs = folder.path().join("pairs.tsv").display().to_string();
     fs::write(&pairs, "a\t1\nb\t2\n").unwrap();
@@ -198,7 +147,7 @@ fn lines(output: &Output) -> Vec<String> {
 #[test]
 fn scan_count_and_export_leave_out_what_is_damaged_and_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
-    let path = made(folder.path());
+    let path = killed(folder.path());
     let file = path.display().to_string();
     let whole = fs::read(&path).unwrap();
     let all: BTreeSet<String> = lines(&run(&["scan", &file, "--keys-only"])).into_iter().collect();
@@ -267,7 +216,7 @@ fn a_file_without_permission_is_told_with_its_cause() {
     use std::os::unix::process::CommandExt;
 
     let folder = TempDir::new().unwrap();
-    let path = made(folder.path());
+    let path = killed(folder.path());
     fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let is_superuser = fs::metadata(&path).unwrap().uid() == 0;
