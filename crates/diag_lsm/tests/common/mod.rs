@@ -12,7 +12,7 @@ use serde_json::Value;
 pub const PAGE_BYTES: usize = 1024;
 pub const KEYS: u32 = 3000;
 
-/// A database of some thousand pairs in one level, some large, and of fifty in the log only, that is
+/// A database of some thousand pairs in one level, some large, and of fifty in the log only. It is
 /// still in use.
 pub fn used(path: &Path) -> (Database, Keyspace) {
     let builder = Database::builder().page_size(PAGE_BYTES as u32).leaf_bytes(1024);
