@@ -3,7 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crash_lsm::access;
+use crash_lsm::counting::CountingStorage;
 use crash_lsm::fixtures::{ARRANGEMENTS, arrange, run_all_steps, tiny};
+use crash_lsm::setup::Setup;
+use sapwood::storage::MemoryStorage;
 use sapwood::sync::{Arc, Random, thread};
 use sapwood::{Database, Error, Isolation, Keyspace, Transaction};
 
@@ -318,6 +321,32 @@ fn a_snapshot_sees_one_instant_through_flushes_merges_and_compaction() {
         }
         assert!(snapshots.windows(2).all(|two| two[0].0.sequence() < two[1].0.sequence()));
     });
+}
+
+#[test]
+fn taking_and_dropping_a_snapshot_does_no_io_at_any_size() {
+    for pairs in [10u32, 20_000] {
+        let storage = Arc::new(CountingStorage::new(Arc::new(MemoryStorage::new())));
+        let database = Setup::tiny().open_on(storage.clone()).unwrap();
+        let keyspace = database.keyspace("k").unwrap();
+        for number in 0..pairs {
+            keyspace.put(number.to_be_bytes(), [7; 100]).unwrap();
+        }
+        // With a state alone, and with a memtable before it.
+        for late in [false, true] {
+            if late {
+                keyspace.put("late", "v").unwrap();
+            } else {
+                database.wait_until_idle().unwrap();
+            }
+            let before = storage.calls();
+            let snapshots: Vec<_> = (0..100).map(|_| database.snapshot().unwrap()).collect();
+            assert_eq!(snapshots[99].sequence(), snapshots[0].sequence());
+            drop(snapshots);
+            assert_eq!(storage.calls(), before, "{pairs} pairs");
+        }
+        assert!(keyspace.get(0u32.to_be_bytes()).unwrap().is_some());
+    }
 }
 
 #[test]

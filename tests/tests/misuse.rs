@@ -494,6 +494,7 @@ fn a_truncated_file_is_an_error_and_not_a_smaller_database() {
     let (_directory, path) = directory();
     made(&path);
     let whole = fs::read(&path).unwrap();
+    let mut damaged = 0;
     for length in (0..whole.len()).step_by(1024).skip(1) {
         fs::write(&path, &whole[..length]).unwrap();
         let read = open(&path).and_then(|database| {
@@ -501,10 +502,18 @@ fn a_truncated_file_is_an_error_and_not_a_smaller_database() {
             access::collect(keyspace.iter()?)
         });
         match read {
-            Err(error) => assert!(!error.to_string().is_empty()),
+            Err(error @ Error::NotADatabase(_)) => {
+                assert_says(&error, &["test.db", "not a Sapwood"]);
+            }
+            Err(error) => {
+                assert!(error.is_corruption(), "{length} of {} bytes: {error:?}", whole.len());
+                assert_says(&error, &["damaged", "copy the file away", "diag_lsm verify"]);
+                damaged += 1;
+            }
             Ok(map) => assert_eq!(map.len(), 200, "{length} of {} bytes", whole.len()),
         }
     }
+    assert!(damaged > 5, "{damaged} lengths gave an error");
     fs::write(&path, whole).unwrap();
     check_nothing_lost(&path);
 }

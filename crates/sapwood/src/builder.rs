@@ -68,6 +68,15 @@ impl Builder {
 
     /// All memory that the database takes, in bytes: memtables, caches, filters, merge buffers and
     /// the rest. 256 MiB unless set; 4 MiB at least.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().memory_budget(64 << 20).open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn memory_budget(mut self, bytes: u64) -> Builder {
         self.options.memory_budget = bytes;
         self
@@ -75,6 +84,15 @@ impl Builder {
 
     /// Bytes of a page: a power of two from 1 KiB to 64 KiB, 4 KiB unless set. Fixed when the file
     /// is created.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().page_size(8192).open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn page_size(mut self, bytes: u32) -> Builder {
         self.page_size = Some(bytes);
         self
@@ -82,6 +100,15 @@ impl Builder {
 
     /// Bytes at the end of each page that nothing is written to: a multiple of 8 up to 256, 0
     /// unless set. Fixed when the file is created.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().reserved_bytes(32).open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reserved_bytes(mut self, bytes: u16) -> Builder {
         self.reserved_bytes = Some(bytes);
         self
@@ -89,12 +116,32 @@ impl Builder {
 
     /// Bytes of a region, a stretch of the file with a free map of its own: a power of two, 128 MiB
     /// unless set. Fixed when the file is created.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().region_bytes(16 << 20).open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn region_bytes(mut self, bytes: u64) -> Builder {
         self.region_bytes = Some(bytes);
         self
     }
 
     /// What commits do that do not say. [`Durability::Sync`] unless set.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// use sapwood::{Database, Durability};
+    ///
+    /// let db = Database::builder().durability(Durability::Buffered).open_in_memory()?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?; // a buffered commit
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn durability(mut self, durability: Durability) -> Builder {
         self.options.durability = durability;
         self
@@ -102,6 +149,18 @@ impl Builder {
 
     /// How long a [`Durability::Buffered`] commit waits for its sync at most: 1 millisecond to 24
     /// hours, one second unless set.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let builder = sapwood::Database::builder().sync_interval(Duration::from_millis(100));
+    /// let db = builder.open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn sync_interval(mut self, interval: Duration) -> Builder {
         self.options.sync_interval = interval;
         self
@@ -109,6 +168,16 @@ impl Builder {
 
     /// Threads for flushes and merges. With 0 there are none: then the application calls
     /// [`Database::run_step`], and a commit that must wait for room runs steps itself.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().merge_threads(0).open_in_memory()?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// while db.run_step()? {}
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn merge_threads(mut self, count: usize) -> Builder {
         self.options.merge_threads = count;
         self
@@ -116,6 +185,15 @@ impl Builder {
 
     /// Bytes of a leaf before compression, up to 64 KiB; rounded up to whole pages. 8 KiB unless
     /// set.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().leaf_bytes(16 << 10).open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn leaf_bytes(mut self, bytes: u32) -> Builder {
         self.options.leaf_bytes = bytes;
         self
@@ -123,12 +201,28 @@ impl Builder {
 
     /// How long the file may grow, in bytes. Writes beyond give [`Error::NoSpace`]. No limit unless
     /// set.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().max_file_bytes(64 << 20).open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_file_bytes(mut self, bytes: u64) -> Builder {
         self.options.max_file_bytes = Some(bytes);
         self
     }
 
     /// Whether a file that is not there is made. True unless set.
+    ///
+    /// # Examples
+    /// ```
+    /// let builder = sapwood::Database::builder().create(false);
+    /// let refused = builder.open("no/such/file.sapwood");
+    /// assert!(matches!(refused, Err(sapwood::Error::NotFound(_))));
+    /// ```
     pub fn create(mut self, create: bool) -> Builder {
         self.options.create = create;
         self
@@ -136,6 +230,16 @@ impl Builder {
 
     /// Whether nothing may be written. Not supported yet: an open with true gives
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # use sapwood::Error;
+    /// let refused = sapwood::Database::builder().read_only(true).open("garden.sapwood");
+    /// assert!(matches!(refused, Err(Error::InvalidOption { option: "read_only", .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read_only(mut self, read_only: bool) -> Builder {
         self.options.read_only = read_only;
         self
@@ -210,6 +314,17 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// assert_eq!(fruit.get("fig")?.unwrap(), "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open_in_memory(self) -> Result<Database> {
         self.validate()?;
         self.open_storage(Arc::new(MemoryStorage::new()))
@@ -220,6 +335,23 @@ impl Builder {
     ///
     /// # Errors
     /// As [`Builder::open`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// use std::sync::Arc;
+    ///
+    /// use sapwood::{Database, MemoryStorage};
+    ///
+    /// let storage = Arc::new(MemoryStorage::new());
+    /// let db = Database::builder().open_on(storage.clone())?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// db.close()?;
+    /// let db = Database::builder().create(false).open_on(storage)?;
+    /// assert!(db.keyspace("fruit")?.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Database> {
         self.validate()?;
         if !self.options.create && is_unborn(&*storage)? {

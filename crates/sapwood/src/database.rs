@@ -115,11 +115,36 @@ impl Database {
     ///
     /// # Errors
     /// As [`Builder::open`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("garden.sapwood");
+    /// let db = sapwood::Database::open(&path)?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// db.close()?;
+    /// assert!(sapwood::Database::open(&path)?.keyspace("fruit")?.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open(path: impl AsRef<Path>) -> Result<Database> {
         Database::builder().open(path)
     }
 
     /// Opens a database with options.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// use sapwood::{Database, Durability};
+    ///
+    /// let builder = Database::builder().memory_budget(32 << 20).durability(Durability::Buffered);
+    /// let db = builder.open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder() -> Builder {
         Builder::new()
     }
@@ -128,6 +153,17 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Closed`]; or as for a commit, when it has to be created.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// let fruit = db.keyspace("fruit")?;
+    /// assert_eq!(fruit.name(), "fruit");
+    /// assert_eq!(db.keyspaces()?, ["fruit"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         self.keyspace_with(name, KeyspaceOptions::default())
     }
@@ -192,6 +228,17 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// db.keyspace("trees")?;
+    /// db.keyspace("fruit")?;
+    /// assert_eq!(db.keyspaces()?, ["fruit", "trees"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn keyspaces(&self) -> Result<Vec<String>> {
         self.shared().read(|core| {
             let catalogue = core.visible_catalogue();
@@ -250,6 +297,20 @@ impl Database {
     }
 
     /// An empty batch of writes.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut batch = db.batch();
+    /// batch.put(&fruit, "fig", "sweet")?;
+    /// batch.delete(&fruit, "lemon")?;
+    /// batch.commit()?;
+    /// assert!(fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn batch(&self) -> Batch {
         Batch::new(self.shared())
@@ -259,6 +320,19 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let before = db.snapshot()?;
+    /// fruit.put("fig", "sweet")?;
+    /// assert!(!before.contains(&fruit, "fig")?);
+    /// assert!(fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn snapshot(&self) -> Result<Snapshot> {
         Snapshot::take(self.shared())
     }
@@ -267,6 +341,22 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// use sapwood::Isolation;
+    ///
+    /// let mut transaction = db.begin(Isolation::Serializable)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// assert!(!fruit.contains("fig")?);
+    /// transaction.commit()?;
+    /// assert!(fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn begin(&self, isolation: Isolation) -> Result<Transaction> {
         Transaction::begin(self.shared(), isolation)
     }
@@ -344,6 +434,18 @@ impl Database {
     ///
     /// # Errors
     /// As [`Database::sync`], and [`Error::NoSpace`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// db.flush()?;
+    /// assert!(db.stats()?.flushes > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn flush(&self) -> Result<()> {
         self.shared().change(step::flush)
     }
@@ -353,6 +455,18 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Stopped`] or [`Error::MergeMismatch`] when merging has stopped; [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// db.wait_until_idle()?;
+    /// assert_eq!(db.stats()?.young_segments, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn wait_until_idle(&self) -> Result<()> {
         self.shared().change(step::wait_until_idle)
     }
@@ -363,6 +477,16 @@ impl Database {
     ///
     /// # Errors
     /// As [`Database::flush`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().merge_threads(0).open_in_memory()?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// while db.run_step()? {}
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn run_step(&self) -> Result<bool> {
         self.shared().change(step::run_step)
     }
@@ -372,6 +496,21 @@ impl Database {
     ///
     /// # Errors
     /// As [`Database::flush`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// db.compact()?;
+    /// let levels = &db.stats()?.keyspaces[0].levels;
+    /// assert_eq!(levels.iter().map(|level| level.segments).sum::<u64>(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn compact(&self) -> Result<()> {
         self.shared().change(step::compact)
     }
@@ -410,6 +549,19 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// let stats = db.stats()?;
+    /// assert!(stats.commits > 0);
+    /// println!("{stats}");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stats(&self) -> Result<Stats> {
         self.shared().read(|core| Ok(Stats::gather(core)))
     }

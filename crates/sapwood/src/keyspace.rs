@@ -163,6 +163,16 @@ impl Keyspace {
 
     /// Its name: the one that it has now, or had at opening once it is dropped or the database
     /// closed.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// assert_eq!(fruit.name(), "fruit");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn name(&self) -> String {
         let Handle { shared, number, name } = &*self.handle;
@@ -179,6 +189,18 @@ impl Keyspace {
     /// [`Error::KeyTooLong`] for a key of more than 16,384 bytes, [`Error::TransactionTooLarge`]
     /// for a value that does not fit the memory budget; [`Error::Stopped`], [`Error::NoSpace`] and
     /// others when it cannot be committed.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// fruit.put(b"\x00\xff", vec![1, 2, 3])?;
+    /// assert_eq!(fruit.get("fig")?.unwrap(), "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         let (key, value) = (key.as_ref(), value.as_ref());
         check_key(key)?;
@@ -190,6 +212,18 @@ impl Keyspace {
     /// # Errors
     /// [`Error::KeyTooLong`]; [`Error::ValueTooLarge`] for a value above an eighth of the memory
     /// budget; or when a node cannot be read or is damaged.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// assert!(fruit.get("fig")?.is_none());
+    /// fruit.put("fig", "sweet")?;
+    /// assert_eq!(fruit.get("fig")?.unwrap(), "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let key = key.as_ref();
         check_key(key)?;
@@ -204,6 +238,18 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// assert!(fruit.contains("fig")?);
+    /// assert!(!fruit.contains("lemon")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let key = key.as_ref();
         check_key(key)?;
@@ -216,6 +262,19 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// fruit.delete("fig")?;
+    /// fruit.delete("lemon")?; // it was not there
+    /// assert!(!fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
         let key = key.as_ref();
         check_key(key)?;
@@ -249,6 +308,21 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// fruit.put("fig leaf", "green")?;
+    /// fruit.delete_prefix("fig")?;
+    /// assert_eq!(fruit.count::<&str>(..)?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<()> {
         let range = prefix_range(prefix.as_ref());
         self.write(|writes, number| writes.delete_range(number, range))
@@ -285,6 +359,20 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::iter`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// fruit.put("fig leaf", "green")?;
+    /// assert_eq!(fruit.prefix("fig")?.count(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Range> {
         Ok(Range::new(self.scan()?, prefix_range(prefix.as_ref())))
     }
@@ -293,6 +381,22 @@ impl Keyspace {
     ///
     /// # Errors
     /// [`Error::KeyspaceDropped`], [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// for pair in fruit.iter()? {
+    ///     let (name, state) = pair?;
+    ///     println!("{name:?} is {state:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn iter(&self) -> Result<Range> {
         Ok(Range::new(self.scan()?, KeyRange::all()))
     }
@@ -301,6 +405,20 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let (name, _) = fruit.first()?.unwrap();
+    /// assert_eq!(name, "apple");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn first(&self) -> Result<Option<(Key, Value)>> {
         self.iter()?.step(Direction::Forward, 1).transpose()
     }
@@ -309,6 +427,20 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let (name, _) = fruit.last()?.unwrap();
+    /// assert_eq!(name, "plum");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn last(&self) -> Result<Option<(Key, Value)>> {
         self.iter()?.step(Direction::Backward, 1).transpose()
     }
@@ -318,6 +450,20 @@ impl Keyspace {
     ///
     /// # Errors
     /// [`Error::InvalidRange`], and as [`Keyspace::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// assert_eq!(fruit.count("b"..)?, 2);
+    /// assert_eq!(fruit.count::<&str>(..)?, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn count<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<u64> {
         let range = key_range(&range)?;
         self.scan()?.count(&range)
@@ -352,6 +498,26 @@ impl Keyspace {
     ///
     /// # Errors
     /// [`Error::KeyspaceDropped`], [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut cursor = fruit.cursor()?;
+    /// let mut names = Vec::new();
+    /// let mut valid = cursor.last()?;
+    /// while valid {
+    ///     names.extend(cursor.key().map(<[u8]>::to_vec));
+    ///     valid = cursor.prev()?;
+    /// }
+    /// assert_eq!(names, [&b"plum"[..], b"fig", b"apple"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cursor(&self) -> Result<Cursor> {
         Ok(Cursor::new(self.scan()?))
     }

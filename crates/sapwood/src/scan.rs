@@ -459,9 +459,27 @@ impl Walker {
         result
     }
 
-    /// Fills the batch from where the cursor stands. With memtables there is a `point`, and the
-    /// cursor is let go.
+    /// Fills the batch from where the cursor stands. What was read before an error is handed out
+    /// first: the batch behind it meets the error again.
     fn take(
+        &mut self,
+        core: &Core,
+        cursor: Merged,
+        point: Option<&ReadPoint>,
+        limits: Limits<'_>,
+    ) -> Result<()> {
+        match (self.fill(core, cursor, point, limits), self.batch.back()) {
+            (Err(_), Some(entry)) => {
+                self.last.clear();
+                self.last.extend_from_slice(&entry.key);
+                Ok(())
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// With memtables there is a `point`, and the cursor is let go.
+    fn fill(
         &mut self,
         core: &Core,
         mut cursor: Merged,

@@ -92,6 +92,18 @@ impl Snapshot {
 
     /// The number of the last commit that it sees. Of two snapshots, the one with the higher number
     /// sees more.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let before = db.snapshot()?;
+    /// fruit.put("fig", "sweet")?;
+    /// assert!(before.sequence() < db.snapshot()?.sequence());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn sequence(&self) -> SequenceNumber {
         self.hold.number()
@@ -101,6 +113,19 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Keyspace::get`], and [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace).
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "green")?;
+    /// let before = db.snapshot()?;
+    /// fruit.put("fig", "ripe")?;
+    /// assert_eq!(before.get(&fruit, "fig")?.unwrap(), "green");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.find(keyspace, key.as_ref(), |core, number, found| {
             value_of(&self.shared, core, number, found)
@@ -111,6 +136,21 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let before = db.snapshot()?;
+    /// fruit.delete("fig")?;
+    /// assert!(before.contains(&fruit, "fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn contains(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.find(keyspace, key.as_ref(), |_, _, _| Ok(()))?.is_some())
     }
@@ -119,6 +159,21 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`Error::InvalidRange`](crate::Error::InvalidRange), and as [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let before = db.snapshot()?;
+    /// fruit.delete("fig")?;
+    /// assert_eq!(before.range(&fruit, "b".."p")?.count(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn range<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -131,6 +186,20 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let before = db.snapshot()?;
+    /// assert_eq!(before.prefix(&fruit, "pl")?.count(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<Range> {
         Ok(Range::new(self.scan(keyspace)?, prefix_range(prefix.as_ref())))
     }
@@ -139,6 +208,21 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let before = db.snapshot()?;
+    /// fruit.delete_range::<&str>(..)?;
+    /// assert_eq!(before.iter(&fruit)?.rev().count(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn iter(&self, keyspace: &Keyspace) -> Result<Range> {
         Ok(Range::new(self.scan(keyspace)?, KeyRange::all()))
     }
@@ -147,6 +231,20 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let (name, _) = db.snapshot()?.first(&fruit)?.unwrap();
+    /// assert_eq!(name, "apple");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn first(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
         self.iter(keyspace)?.step(Direction::Forward, 1).transpose()
     }
@@ -155,6 +253,20 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let (name, _) = db.snapshot()?.last(&fruit)?.unwrap();
+    /// assert_eq!(name, "plum");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn last(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
         self.iter(keyspace)?.step(Direction::Backward, 1).transpose()
     }
@@ -163,6 +275,19 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::range`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// assert_eq!(db.snapshot()?.count(&fruit, "b"..)?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn count<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -176,6 +301,23 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let before = db.snapshot()?;
+    /// let mut cursor = before.cursor(&fruit)?;
+    /// fruit.delete("apple")?;
+    /// assert!(cursor.first()?);
+    /// assert_eq!(cursor.key(), Some(&b"apple"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cursor(&self, keyspace: &Keyspace) -> Result<Cursor> {
         Ok(Cursor::new(self.scan(keyspace)?))
     }

@@ -83,6 +83,20 @@ pub struct Stats {
 }
 
 /// What one keyspace has below the young segments.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// # let fruit = db.keyspace("fruit")?;
+/// # for name in ["apple", "fig", "plum"] {
+/// #     fruit.put(name, "ripe")?;
+/// # }
+/// db.flush()?;
+/// assert_eq!(db.stats()?.keyspaces[0].name, "fruit");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyspaceStats {
@@ -93,6 +107,22 @@ pub struct KeyspaceStats {
 }
 
 /// One level of a keyspace.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// # let fruit = db.keyspace("fruit")?;
+/// # for name in ["apple", "fig", "plum"] {
+/// #     fruit.put(name, "ripe")?;
+/// # }
+/// db.compact()?;
+/// let stats = db.stats()?;
+/// let entries = stats.keyspaces[0].levels.iter().map(|level| level.entries);
+/// assert_eq!(entries.sum::<u64>(), 3);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LevelStats {
@@ -105,6 +135,20 @@ pub struct LevelStats {
 }
 
 /// What was written to the file since the open, in bytes.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// # let fruit = db.keyspace("fruit")?;
+/// # for name in ["apple", "fig", "plum"] {
+/// #     fruit.put(name, "ripe")?;
+/// # }
+/// db.flush()?;
+/// assert!(db.stats()?.written.total() > 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WrittenStats {
@@ -145,12 +189,34 @@ impl WrittenStats {
     }
 
     /// Leaves, parents and filters: what flushes and merges have written.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// db.flush()?;
+    /// assert!(db.stats()?.written.segments() > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn segments(&self) -> u64 {
         self.leaves + self.parents + self.filters
     }
 
     /// All of it.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// let written = db.stats()?.written;
+    /// assert!(written.total() >= written.segments());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn total(&self) -> u64 {
         self.log + self.segments() + self.overflow + self.states
@@ -158,6 +224,19 @@ impl WrittenStats {
 }
 
 /// How the memory budget is used, in bytes.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// # let fruit = db.keyspace("fruit")?;
+/// # for name in ["apple", "fig", "plum"] {
+/// #     fruit.put(name, "ripe")?;
+/// # }
+/// assert!(db.stats()?.memory.memtables > 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryStats {
@@ -180,6 +259,19 @@ pub struct MemoryStats {
 }
 
 /// The log.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// # let fruit = db.keyspace("fruit")?;
+/// # for name in ["apple", "fig", "plum"] {
+/// #     fruit.put(name, "ripe")?;
+/// # }
+/// println!("{:?}", db.stats()?.log);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogStats {

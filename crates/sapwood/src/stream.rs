@@ -68,6 +68,17 @@ impl fmt::Debug for ValueStream {
 
 impl ValueStream {
     /// The value's length, in bytes.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put_stream("fig", &b"sweet"[..])?;
+    /// assert_eq!(fruit.get_stream("fig")?.unwrap().len(), 5);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn len(&self) -> u64 {
         match &self.source {
@@ -77,6 +88,17 @@ impl ValueStream {
     }
 
     /// True when the value has no bytes.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put_stream("fig", std::io::empty())?;
+    /// assert!(fruit.get_stream("fig")?.unwrap().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -216,6 +238,22 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::get`], without its limit. Damage in the value comes as an error of the
     /// stream's reads.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// use std::io::Read;
+    ///
+    /// fruit.put_stream("fig", &b"sweet"[..])?;
+    /// let mut read = String::new();
+    /// let mut stream = fruit.get_stream("fig")?.unwrap();
+    /// stream.read_to_string(&mut read).unwrap();
+    /// assert_eq!(read, "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get_stream(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueStream>> {
         let key = key.as_ref();
         check_key(key)?;
@@ -230,6 +268,19 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`], without its limit.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put_stream("fig", &b"sweet"[..])?;
+    /// let before = db.snapshot()?;
+    /// fruit.delete("fig")?;
+    /// assert_eq!(before.get_stream(&fruit, "fig")?.unwrap().len(), 5);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get_stream(
         &self,
         keyspace: &Keyspace,

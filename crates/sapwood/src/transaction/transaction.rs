@@ -170,6 +170,18 @@ impl Transaction {
     }
 
     /// The number of the last commit that it sees.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// fruit.put("fig", "sweet")?;
+    /// assert!(transaction.sequence() < db.snapshot()?.sequence());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn sequence(&self) -> SequenceNumber {
         self.hold.number()
@@ -179,6 +191,18 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Keyspace::get`], and [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace).
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// assert_eq!(transaction.get(&fruit, "fig")?.unwrap(), "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let value = |core: &Core, number, found| value_of(&self.shared, core, number, found);
         self.find(keyspace, key.as_ref(), |own| Value::from(own), value)
@@ -188,6 +212,18 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// fruit.put("fig", "sweet")?; // after it began
+    /// assert!(!transaction.contains(&fruit, "fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn contains(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.find(keyspace, key.as_ref(), |_| (), |_, _, _| Ok(()))?.is_some())
     }
@@ -201,6 +237,19 @@ impl Transaction {
     /// [`Error::Closed`](crate::Error::Closed); and, since writes above a sixteenth of the memory
     /// budget go to the file, [`Error::NoSpace`](crate::Error::NoSpace) and others that come from
     /// there: what was written before is still there then.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// transaction.commit()?;
+    /// assert!(fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn put(
         &mut self,
         keyspace: &Keyspace,
@@ -216,6 +265,22 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.delete(&fruit, "fig")?;
+    /// assert!(!transaction.contains(&fruit, "fig")?);
+    /// assert!(fruit.contains("fig")?); // not before the commit
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<()> {
         let key = key.as_ref();
         check_key(key)?;
@@ -227,6 +292,22 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::InvalidRange`](crate::Error::InvalidRange), and as [`Transaction::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.delete_range(&fruit, "a".."g")?;
+    /// transaction.commit()?;
+    /// assert_eq!(fruit.count::<&str>(..)?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete_range<K: AsRef<[u8]>>(
         &mut self,
         keyspace: &Keyspace,
@@ -240,6 +321,22 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::delete_range`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.delete_prefix(&fruit, "p")?;
+    /// transaction.commit()?;
+    /// assert_eq!(fruit.count::<&str>(..)?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete_prefix(&mut self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<()> {
         let range = prefix_range(prefix.as_ref());
         self.write(keyspace, |writes, number| writes.delete_range(number, range))
@@ -250,6 +347,21 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::InvalidRange`](crate::Error::InvalidRange), and as [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "banana", "green")?;
+    /// assert_eq!(transaction.range(&fruit, "b".."g")?.count(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn range<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -262,6 +374,20 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// assert_eq!(transaction.prefix(&fruit, "f")?.count(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<Range> {
         Ok(Range::new(self.scan(keyspace)?, prefix_range(prefix.as_ref())))
     }
@@ -270,6 +396,23 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// for pair in transaction.iter(&fruit)? {
+    ///     let (name, state) = pair?;
+    ///     println!("{name:?} is {state:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn iter(&self, keyspace: &Keyspace) -> Result<Range> {
         Ok(Range::new(self.scan(keyspace)?, KeyRange::all()))
     }
@@ -278,6 +421,21 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.delete(&fruit, "apple")?;
+    /// assert_eq!(transaction.first(&fruit)?.unwrap().0, "fig");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn first(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
         self.iter(keyspace)?.step(Direction::Forward, 1).transpose()
     }
@@ -286,6 +444,21 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "quince", "hard")?;
+    /// assert_eq!(transaction.last(&fruit)?.unwrap().0, "quince");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn last(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
         self.iter(keyspace)?.step(Direction::Backward, 1).transpose()
     }
@@ -294,6 +467,21 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::range`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.delete(&fruit, "fig")?;
+    /// assert_eq!(transaction.count::<&str>(&fruit, ..)?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn count<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -307,6 +495,23 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "banana", "green")?;
+    /// let mut cursor = transaction.cursor(&fruit)?;
+    /// assert!(cursor.first()? && cursor.next()?);
+    /// assert_eq!(cursor.key(), Some(&b"banana"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cursor(&self, keyspace: &Keyspace) -> Result<Cursor> {
         Ok(Cursor::new(self.scan(keyspace)?))
     }
@@ -323,6 +528,19 @@ impl Transaction {
     /// wrote or, when it is serializable, read;
     /// [`Error::Closed`](crate::Error::Closed), [`Error::Stopped`](crate::Error::Stopped),
     /// [`Error::NoSpace`](crate::Error::NoSpace) and others. Nothing of it is visible then.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// fruit.put("fig", "sour")?; // somebody else is first
+    /// assert!(matches!(transaction.commit(), Err(sapwood::Error::Conflict)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn commit(self) -> Result<()> {
         let durability = self.shared.durability;
         self.commit_with(durability)
@@ -332,6 +550,18 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::commit`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// transaction.commit_with(sapwood::Durability::Buffered)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn commit_with(mut self, durability: Durability) -> Result<()> {
         let (writes, wrote) = (&mut self.writes, self.wrote);
         self.shared.change(|core| {
@@ -379,6 +609,21 @@ impl Transaction {
     /// # Errors
     /// [`Error::InvalidSavepoint`](crate::Error::InvalidSavepoint) for one of another transaction,
     /// or one that is void.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// let savepoint = transaction.savepoint();
+    /// transaction.put(&fruit, "fig", "sour")?;
+    /// transaction.rollback_to(&savepoint)?;
+    /// assert_eq!(transaction.get(&fruit, "fig")?.unwrap(), "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
         let writes = &mut self.writes;
         writes.rollback_to(savepoint)?;
@@ -390,5 +635,18 @@ impl Transaction {
     }
 
     /// Forgets its writes. Dropping it does the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// transaction.rollback();
+    /// assert!(!fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn rollback(self) {}
 }
