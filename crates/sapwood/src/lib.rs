@@ -73,6 +73,9 @@
 mod batch;
 mod builder;
 mod bytes;
+mod changed;
+mod compare;
+mod conditional;
 mod cursor;
 mod database;
 mod error;
@@ -161,7 +164,7 @@ pub use keyspace::Keyspace;
 pub use merge::verify::{Problem, VerifyReport};
 pub use options::{Compression, Durability, Isolation, KeyspaceOptions};
 pub use progress::Progress;
-pub use range::Range;
+pub use range::{Keys, Range};
 pub use snapshot::Snapshot;
 pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, WrittenStats};
 pub use stream::ValueStream;

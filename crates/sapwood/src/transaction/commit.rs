@@ -92,17 +92,25 @@ pub fn commit(
         };
         place(core, &mut prepared, durability, &mut check)
     });
-    let bytes = writes.bytes() as u64;
-    match result {
+    conclude(core, &mut prepared, writes.bytes() as u64, durability, result)
+}
+
+/// Ends a commit that has its place, or gives back what was written for it.
+fn conclude(
+    core: &Arc<Core>,
+    prepared: &mut Prepared,
+    user_bytes: u64,
+    durability: Durability,
+    placed: Result<Placed>,
+) -> Result<SequenceNumber> {
+    match placed {
         Ok(placed) => {
-            core.counters.user_bytes.fetch_add(bytes, Ordering::Relaxed);
+            core.counters.user_bytes.fetch_add(user_bytes, Ordering::Relaxed);
             finish(core, placed, durability)
         }
         Err(error) => {
             // Its record was not appended, so nothing names the blocks.
-            for block in &prepared.blocks {
-                core.free(*block);
-            }
+            prepared.blocks.drain(..).for_each(|block| core.free(block));
             Err(error)
         }
     }
@@ -123,6 +131,27 @@ pub fn commit_batch(
             commit_encoded(core, encoder, keyspaces, bytes, durability)
         }
     }
+}
+
+/// The same when `check`, which runs under the commit lock, lets it pass. Something is written, and
+/// the check looks for the keyspaces.
+///
+/// # Errors
+/// As [`commit`], and what `check` returns.
+pub fn commit_if(
+    core: &Arc<Core>,
+    writes: &mut BatchWrites,
+    durability: Durability,
+    check: &dyn Fn(&Core) -> Result<()>,
+) -> Result<SequenceNumber> {
+    let bytes = writes.bytes_within(usize::MAX)?;
+    begin(core, bytes)?;
+    let mut prepared = match writes.collected() {
+        Collected::Pending(pending) => prepare(core, pending, durability)?,
+        Collected::Encoded { encoder, .. } => Prepared { encoder, ..Prepared::default() },
+    };
+    let placed = place(core, &mut prepared, durability, &mut |core, _| check(core));
+    conclude(core, &mut prepared, bytes as u64, durability, placed)
 }
 
 /// A commit without operations has no record, but makes what came before it as durable as any
@@ -211,17 +240,7 @@ pub fn commit_value(
             };
             place(core, &mut prepared, durability, &mut check)
         });
-    match placed {
-        Ok(placed) => {
-            core.counters.user_bytes.fetch_add(key.len() as u64 + length, Ordering::Relaxed);
-            finish(core, placed, durability)
-        }
-        Err(error) => {
-            // Its record was not appended, so nothing names the blocks.
-            prepared.blocks.drain(..).for_each(|block| core.free(block));
-            Err(error)
-        }
-    }
+    conclude(core, &mut prepared, key.len() as u64 + length, durability, placed)
 }
 
 /// What comes before each commit of writes.

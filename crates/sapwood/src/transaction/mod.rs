@@ -5,6 +5,7 @@
 pub mod batch_writes;
 pub mod commit;
 pub mod commit_by_reference;
+pub mod key_look;
 pub mod layers;
 pub mod pending;
 pub mod pending_merge;

@@ -13,7 +13,7 @@ use crate::bytes::{Key, Value};
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key_bounds::{key_range, prefix_range};
-use crate::keyspace::{Keyspace, value_of};
+use crate::keyspace::{Keyspace, in_key_order, value_of};
 use crate::merge::step::begin_writing;
 use crate::options::{Durability, Isolation};
 use crate::range::Range;
@@ -112,13 +112,8 @@ impl Transaction {
     fn scan(&self, keyspace: &Keyspace) -> Result<Scan> {
         self.shared.check_open()?;
         let keyspace = keyspace.number_in(&self.shared)?;
-        Ok(Scan {
-            shared: self.shared.clone(),
-            keyspace,
-            hold: self.hold.clone(),
-            own: self.writes.sources(keyspace),
-            reads: self.reads.clone(),
-        })
+        let (own, reads) = (self.writes.sources(keyspace), self.reads.clone());
+        Ok(Scan { own, reads, ..Scan::new(&self.shared, keyspace, self.hold.clone()) })
     }
 
     fn find<T>(
@@ -182,6 +177,21 @@ impl Transaction {
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let value = |core: &Core, number, found| value_of(&self.shared, core, number, found);
         self.find(keyspace, key.as_ref(), |own| Value::from(own), value)
+    }
+
+    /// The values of several keys, in the order in which they are asked for: see
+    /// [`Keyspace::get_many`].
+    ///
+    /// # Errors
+    /// As [`Transaction::get`].
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &Keyspace,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Value>>> {
+        keyspace.number_in(&self.shared)?;
+        self.shared.check_open()?;
+        in_key_order(keys, |key| self.get(keyspace, key))
     }
 
     /// True when there is an entry with that key. A large value is not read.
