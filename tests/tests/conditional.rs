@@ -354,7 +354,8 @@ proptest! {
         let (start, end) = ([range.0.min(range.1)], [range.0.max(range.1)]);
         let contents: Vec<_> = snapshots
             .iter()
-            .map(|snapshot| access::collect(snapshot.range(&keyspace, start..end).unwrap()).unwrap())
+            .map(|snapshot| snapshot.range(&keyspace, start..end).unwrap())
+            .map(|range| access::collect(range).unwrap())
             .collect();
         for (ours, our_content) in snapshots.iter().zip(&contents) {
             for (theirs, their_content) in snapshots.iter().zip(&contents) {

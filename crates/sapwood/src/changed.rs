@@ -22,14 +22,14 @@ impl Snapshot {
     /// writer can prepare something from a snapshot, at any length and without a transaction, and
     /// see then whether what it has read still holds.
     ///
-    /// It costs little when nothing was written to the range since, and that is still in memory; else
-    /// as much as reading the range in both snapshots, up to the first difference. The order of the
-    /// two snapshots does not matter.
+    /// It costs little when all that was committed since is in memory still, and nothing of it lies
+    /// in the range; else as much as reading the range in both snapshots, up to the first
+    /// difference. The order of the two snapshots does not matter.
     ///
     /// # Errors
     /// [`Error::InvalidRange`](crate::Error::InvalidRange) when its start lies after its end,
-    /// [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace) when keyspace or snapshot belong to
-    /// another database; or when a node cannot be read or is damaged.
+    /// [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace) when keyspace or snapshot belong
+    /// to another database; or when a node cannot be read or is damaged.
     ///
     /// # Examples
     /// ```

@@ -45,9 +45,9 @@ impl Keyspace {
         self.write_if(key.as_ref(), value, |_, _, found| Ok(found.is_none()))
     }
 
-    /// Gives a key the value `new` when it has the value `expected`; `None` means no value: expected
-    /// to be absent, or to be deleted. True when the key had what was expected; otherwise nothing is
-    /// changed.
+    /// Gives a key the value `new` when it has the value `expected`; `None` means no value:
+    /// expected to be absent, or to be deleted. True when the key had what was expected; otherwise nothing
+    /// is changed.
     ///
     /// False says that another value was there and visible at some moment of the call. To compute
     /// the new value from the old one, and to try again by itself, there is [`Keyspace::update`].
@@ -97,7 +97,8 @@ impl Keyspace {
     /// # fn main() -> sapwood::Result<()> {
     /// let db = sapwood::Database::builder().open_in_memory()?;
     /// let visits = db.keyspace("visits")?;
-    /// let count = |old: Option<&[u8]>| old.map_or(0, |old| u64::from_le_bytes(old.try_into().unwrap()));
+    /// let number = |old: &[u8]| u64::from_le_bytes(old.try_into().unwrap());
+    /// let count = |old: Option<&[u8]>| old.map_or(0, number);
     /// for _ in 0..3 {
     ///     visits.update("home", |old| Some((count(old) + 1).to_le_bytes().into()))?;
     /// }

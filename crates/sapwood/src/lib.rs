@@ -166,7 +166,9 @@ pub use options::{Compression, Durability, Isolation, KeyspaceOptions};
 pub use progress::Progress;
 pub use range::{Keys, Range};
 pub use snapshot::Snapshot;
-pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, WrittenStats};
+pub use stats::{
+    KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, TransactionStats, WrittenStats,
+};
 pub use stream::ValueStream;
 pub use transaction::{Savepoint, Transaction};
 pub use types::{Epoch, KeyspaceNumber, PageNumber, SequenceNumber};

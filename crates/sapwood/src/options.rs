@@ -197,6 +197,9 @@ pub(crate) struct Options {
     pub step_bytes: u64,
     /// How much of its writes a transaction keeps in memory; `None`: a quarter of a memtable.
     pub transaction_bytes: Option<u64>,
+    /// How much is kept on disk for the validation of open transactions; `None`: an eighth of the
+    /// file, at least a memtable.
+    pub max_transaction_history_bytes: Option<u64>,
     /// How long the file may grow; `None`: as far as the device has space.
     pub max_file_bytes: Option<u64>,
     /// The log's length when little is written.
@@ -218,6 +221,7 @@ impl Default for Options {
             read_only: false,
             step_bytes: 4 * MIB,
             transaction_bytes: None,
+            max_transaction_history_bytes: None,
             max_file_bytes: None,
             log_bytes_min: MIB,
         }

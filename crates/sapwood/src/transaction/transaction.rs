@@ -11,7 +11,7 @@ use super::reads::Reads;
 use super::validate::Validation;
 use crate::bytes::{Key, Value};
 use crate::cursor::Cursor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key_bounds::{key_range, prefix_range};
 use crate::keyspace::{Keyspace, in_key_order, value_of};
 use crate::merge::step::begin_writing;
@@ -95,7 +95,7 @@ impl Transaction {
     pub(crate) fn begin(shared: &Arc<Shared>, isolation: Isolation) -> Result<Transaction> {
         shared.read(|core| {
             // Listed before its number is chosen, so that no flush in between is missed (E5).
-            let name = core.transactions.begin();
+            let name = core.transactions.begin(core.clock.now());
             let hold = SnapshotHold::take(core);
             core.transactions.began_at(name, hold.number());
             let reads = (isolation == Isolation::Serializable).then(|| {
@@ -330,7 +330,9 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::Conflict`](crate::Error::Conflict) when another commit has changed what this one
-    /// wrote or, when it is serializable, read;
+    /// wrote or, when it is serializable, read; or when so much was committed since it began that
+    /// nobody can tell: see
+    /// [`Builder::max_transaction_history_bytes`](crate::Builder::max_transaction_history_bytes);
     /// [`Error::Closed`](crate::Error::Closed), [`Error::Stopped`](crate::Error::Stopped),
     /// [`Error::NoSpace`](crate::Error::NoSpace) and others. Nothing of it is visible then.
     pub fn commit(self) -> Result<()> {
@@ -347,6 +349,9 @@ impl Transaction {
         self.shared.change(|core| {
             if !wrote {
                 return Ok(());
+            }
+            if !core.transactions.begin_commit(self.name) {
+                return Err(Error::Conflict);
             }
             let reads = self.reads.as_ref().map(|reads| reads.take());
             let validation = Validation { began: self.hold.number(), reads: reads.as_ref() };
