@@ -46,8 +46,8 @@ impl Keyspace {
     }
 
     /// Gives a key the value `new` when it has the value `expected`; `None` means no value:
-    /// expected to be absent, or to be deleted. True when the key had what was expected; otherwise nothing
-    /// is changed.
+    /// expected to be absent, or to be deleted. True when the key had what was expected; otherwise
+    /// nothing is changed.
     ///
     /// False says that another value was there and visible at some moment of the call. To compute
     /// the new value from the old one, and to try again by itself, there is [`Keyspace::update`].

@@ -10,6 +10,7 @@
 use super::batch_writes::{BatchWrites, Collected};
 use super::pending::{PendingOperation, PendingWrites};
 use super::validate::{Validation, validate};
+use super::value_writer::ValueWriter;
 use crate::error::{Error, Result};
 use crate::log::operation::CommitEncoder;
 use crate::log::record::{NamedBlocks, RecordKind};
@@ -20,7 +21,6 @@ use crate::options::Durability;
 use crate::page::Block;
 use crate::segment::overflow::{blocks_of, write_value};
 use crate::segment::overflow_reference::OverflowReference;
-use crate::segment::overflow_writer::OverflowWriter;
 use crate::state::Core;
 use crate::state::apply;
 use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
@@ -198,17 +198,6 @@ fn commit_encoded(
     finish(core, placed, durability)
 }
 
-/// Makes a writer of a value of unknown length, for [`commit_value`].
-///
-/// # Errors
-/// When nothing may be written.
-pub fn begin_value(core: &Arc<Core>, keyspace: KeyspaceNumber) -> Result<OverflowWriter> {
-    core.check_writable()?;
-    begin_writing(core)?;
-    let codec = core.catalogue.load().settings(keyspace).value_codec;
-    Ok(OverflowWriter::new(&core.pages, keyspace, codec))
-}
-
 /// Commits a put of a value that was written already.
 ///
 /// # Errors
@@ -217,12 +206,12 @@ pub fn commit_value(
     core: &Arc<Core>,
     keyspace: KeyspaceNumber,
     key: &[u8],
-    value: OverflowWriter,
+    value: ValueWriter,
     durability: Durability,
 ) -> Result<SequenceNumber> {
-    let length = value.len();
-    let reference = value.finish()?;
-    let mut prepared = Prepared { blocks: blocks_of(&reference).collect(), ..Prepared::default() };
+    let value = value.finish()?;
+    let reference = value.reference();
+    let mut prepared = Prepared { blocks: blocks_of(reference).collect(), ..Prepared::default() };
     let mut encoded = Vec::new();
     reference.encode(&mut encoded);
     prepared.encoder.put_overflow(keyspace, key, &encoded);
@@ -240,7 +229,11 @@ pub fn commit_value(
             };
             place(core, &mut prepared, durability, &mut check)
         });
-    conclude(core, &mut prepared, key.len() as u64 + length, durability, placed)
+    // Either its record names the blocks now, or they go with the value.
+    prepared.blocks.clear();
+    let placed = placed?;
+    let bytes = key.len() as u64 + value.into_reference().length;
+    conclude(core, &mut prepared, bytes, durability, Ok(placed))
 }
 
 /// What comes before each commit of writes.

@@ -9,6 +9,7 @@ use super::layers::{Layers, OwnRead, Savepoint};
 use super::pending::PendingWrites;
 use super::reads::Reads;
 use super::validate::Validation;
+use super::value_writer::ValueWriter;
 use crate::bytes::{Key, Value};
 use crate::cursor::Cursor;
 use crate::error::{Error, Result};
@@ -17,11 +18,12 @@ use crate::keyspace::{Keyspace, in_key_order, value_of};
 use crate::merge::step::begin_writing;
 use crate::options::{Durability, Isolation};
 use crate::range::Range;
-use crate::scan::{Direction, Scan};
+use crate::scan::{Direction, OwnLayer, Scan};
 use crate::segment::key_range::KeyRange;
 use crate::shared::{Shared, check_key};
 use crate::state::lookup::{self, Found};
 use crate::state::{Core, SnapshotHold};
+use crate::stream::Hold;
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
 
@@ -116,7 +118,34 @@ impl Transaction {
         Ok(Scan { own, reads, ..Scan::new(&self.shared, keyspace, self.hold.clone()) })
     }
 
-    fn find<T>(
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What keeps a value that was found from reuse.
+    pub(crate) fn stream_hold(&self, keyspace: KeyspaceNumber) -> Hold {
+        let mut own = self.writes.sources(keyspace);
+        own.retain(|layer| matches!(layer, OwnLayer::Segment(_)));
+        Hold { _committed: self.hold.clone(), _own: own }
+    }
+
+    /// Puts a value that was written already.
+    pub(crate) fn put_value(
+        &mut self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        value: ValueWriter,
+    ) -> Result<()> {
+        let (writes, wrote) = (&mut self.writes, &mut self.wrote);
+        // It writes to the file, so that a close waits for it.
+        self.shared.change(|core| {
+            let number = keyspace.live_in(&self.shared, core)?;
+            *wrote = true;
+            writes.put_value(core, number, key, value)
+        })
+    }
+
+    pub(crate) fn find<T>(
         &self,
         keyspace: &Keyspace,
         key: &[u8],
