@@ -1,5 +1,5 @@
-//! Blocks that no state references yet: of pending transactions, of commits by reference until their
-//! install, and of values that are being written as they come.
+//! Blocks that no state references yet: of pending transactions, of commits by reference until
+//! their install, and of values that are being written as they come.
 //!
 //! *Guarantees*: P3 of docs/architecture.md: each set of blocks stands here from the moment at
 //! which it is complete until it is given back or a state references it. *Threads*: any; one short

@@ -168,7 +168,8 @@ impl<'a> PendingWriter<'a> {
         self.write_overflow(keyspace, key, reference)
     }
 
-    /// Adds a put of a value that lies in blocks of its own; they belong to the segment from now on.
+    /// Adds a put of a value that lies in blocks of its own, which belong to the segment from now
+    /// on.
     fn write_overflow(
         &mut self,
         keyspace: KeyspaceNumber,
