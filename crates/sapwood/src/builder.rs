@@ -25,8 +25,11 @@ use crate::sync::{Arc, Clock};
 /// | [`merge_threads`](Builder::merge_threads) | 2, or 1 on a single core | at each open |
 /// | [`leaf_bytes`](Builder::leaf_bytes) | 8 KiB | at each open, for new nodes |
 /// | [`max_file_bytes`](Builder::max_file_bytes) | none | at each open |
+/// | [`max_transaction_history_bytes`](Self::max_transaction_history_bytes) | \* | at each open |
 /// | [`create`](Builder::create) | true | at each open |
 /// | [`read_only`](Builder::read_only) | false | at each open |
+///
+/// \* an eighth of the file.
 ///
 /// # Examples
 /// ```
@@ -212,6 +215,19 @@ impl Builder {
     /// ```
     pub fn max_file_bytes(mut self, bytes: u64) -> Builder {
         self.options.max_file_bytes = Some(bytes);
+        self
+    }
+
+    /// How much may be kept in the file for open transactions, in bytes; an eighth of the file
+    /// unless set, and then at least a quarter of the memory budget.
+    ///
+    /// While a transaction is open, what others commit is kept in the form in which its commit can
+    /// look for conflicts, also when it has been overwritten or merged since:
+    /// [`TransactionStats::kept_bytes`](crate::TransactionStats::kept_bytes). Above this limit it
+    /// is let go at once, for the oldest transactions first: those read on, and their commit fails
+    /// with [`Error::Conflict`], unless they have written nothing.
+    pub fn max_transaction_history_bytes(mut self, bytes: u64) -> Builder {
+        self.options.max_transaction_history_bytes = Some(bytes);
         self
     }
 

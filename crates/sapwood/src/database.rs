@@ -365,6 +365,11 @@ impl Database {
     /// to 16 times in all, after short random pauses; so `run` should have no other effects. When
     /// it returns an error, or panics, nothing is committed.
     ///
+    /// One transaction inside another is a second one: it does not see what the first has written,
+    /// and commits by itself, even if the first does not. When it changes what the first one uses,
+    /// that is a conflict at every attempt; so are writes beside the transaction, as by
+    /// [`Keyspace::put`]. Everything that belongs together goes through the transaction given.
+    ///
     /// # Errors
     /// What `run` returns; [`Error::Conflict`] when every attempt met one; and as
     /// [`Transaction::commit`].

@@ -76,6 +76,28 @@ pub(crate) fn value_of(
     })
 }
 
+/// Looks keys up in ascending order, each once, and answers in the order given.
+pub(crate) fn in_key_order<K: AsRef<[u8]>>(
+    keys: impl IntoIterator<Item = K>,
+    mut find: impl FnMut(&[u8]) -> Result<Option<Value>>,
+) -> Result<Vec<Option<Value>>> {
+    let keys: Vec<K> = keys.into_iter().collect();
+    keys.iter().try_for_each(|key| check_key(key.as_ref()))?;
+    let mut order: Vec<usize> = (0..keys.len()).collect();
+    order.sort_unstable_by_key(|index| keys[*index].as_ref());
+    let mut values = vec![None; keys.len()];
+    let mut before: Option<usize> = None;
+    for index in order {
+        let key = keys[index].as_ref();
+        values[index] = match before.filter(|before| keys[*before].as_ref() == key) {
+            Some(before) => values[before].clone(),
+            None => find(key)?,
+        };
+        before = Some(index);
+    }
+    Ok(values)
+}
+
 impl Keyspace {
     pub(crate) fn new(shared: &Arc<Shared>, number: KeyspaceNumber, name: &str) -> Keyspace {
         let handle = Handle { shared: shared.clone(), number, name: name.to_owned() };
@@ -143,9 +165,7 @@ impl Keyspace {
     /// The newest commit, as one instant.
     fn scan(&self) -> Result<Scan> {
         self.read(|core, keyspace| {
-            let hold = Arc::new(SnapshotHold::take(core));
-            let shared = self.handle.shared.clone();
-            Ok(Scan { shared, keyspace, hold, own: Vec::new(), reads: None })
+            Ok(Scan::new(self.shared(), keyspace, Arc::new(SnapshotHold::take(core))))
         })
     }
 
@@ -231,6 +251,40 @@ impl Keyspace {
             let point = ReadPoint::latest(core);
             let found = lookup::get(core, &point, number, key)?;
             found.map(|found| value_of(&self.handle.shared, core, number, found)).transpose()
+        })
+    }
+
+    /// The values of several keys as of one moment, in the order in which they are asked for; a key
+    /// may be asked for twice.
+    ///
+    /// The keys are looked up in their own order, so that neighbours find in memory what the first
+    /// of them had to read.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let legs = db.keyspace("legs")?;
+    /// legs.put("spider", "8")?;
+    /// legs.put("ant", "6")?;
+    /// let found = legs.get_many(["spider", "snake", "ant"])?;
+    /// assert_eq!(found, [Some("8".into()), None, Some("6".into())]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Value>>> {
+        self.read(|core, number| {
+            let point = ReadPoint::latest(core);
+            in_key_order(keys, |key| {
+                let found = lookup::get(core, &point, number, key)?;
+                found.map(|found| value_of(self.shared(), core, number, found)).transpose()
+            })
         })
     }
 

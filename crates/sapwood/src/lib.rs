@@ -73,6 +73,9 @@
 mod batch;
 mod builder;
 mod bytes;
+mod changed;
+mod compare;
+mod conditional;
 mod cursor;
 mod database;
 mod error;
@@ -161,9 +164,11 @@ pub use keyspace::Keyspace;
 pub use merge::verify::{Problem, VerifyReport};
 pub use options::{Compression, Durability, Isolation, KeyspaceOptions};
 pub use progress::Progress;
-pub use range::Range;
+pub use range::{Keys, Range};
 pub use snapshot::Snapshot;
-pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, WrittenStats};
+pub use stats::{
+    KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, TransactionStats, WrittenStats,
+};
 pub use storage::{Advice, MemoryStorage, Storage};
 pub use stream::ValueStream;
 pub use transaction::{Savepoint, Transaction};

@@ -270,6 +270,9 @@ pub(crate) struct Options {
     pub transaction_bytes: Option<u64>,
     /// So many dead keys that a scan walks over in a row are joined.
     pub join_keys_min: u64,
+    /// How much is kept on disk for the validation of open transactions; `None`: an eighth of the
+    /// file, at least a memtable.
+    pub max_transaction_history_bytes: Option<u64>,
     /// How long the file may grow; `None`: as far as the device has space.
     pub max_file_bytes: Option<u64>,
     /// The log's length when little is written.
@@ -292,6 +295,7 @@ impl Default for Options {
             step_bytes: 4 * MIB,
             transaction_bytes: None,
             join_keys_min: 64,
+            max_transaction_history_bytes: None,
             max_file_bytes: None,
             log_bytes_min: MIB,
         }

@@ -7,7 +7,7 @@ use crate::bytes::{Key, Value};
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key_bounds::{key_range, prefix_range};
-use crate::keyspace::{Keyspace, value_of};
+use crate::keyspace::{Keyspace, in_key_order, value_of};
 use crate::range::Range;
 use crate::scan::{Direction, Scan};
 use crate::segment::key_range::KeyRange;
@@ -66,11 +66,10 @@ impl Snapshot {
         &self.hold
     }
 
-    fn scan(&self, keyspace: &Keyspace) -> Result<Scan> {
+    pub(crate) fn scan(&self, keyspace: &Keyspace) -> Result<Scan> {
         self.shared.check_open()?;
         let keyspace = keyspace.number_in(&self.shared)?;
-        let (shared, hold) = (self.shared.clone(), self.hold.clone());
-        Ok(Scan { shared, keyspace, hold, own: Vec::new(), reads: None })
+        Ok(Scan::new(&self.shared, keyspace, self.hold.clone()))
     }
 
     fn find<T>(
@@ -130,6 +129,21 @@ impl Snapshot {
         self.find(keyspace, key.as_ref(), |core, number, found| {
             value_of(&self.shared, core, number, found)
         })
+    }
+
+    /// The values of several keys, in the order in which they are asked for: see
+    /// [`Keyspace::get_many`].
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &Keyspace,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Value>>> {
+        keyspace.number_in(&self.shared)?;
+        self.shared.check_open()?;
+        in_key_order(keys, |key| self.get(keyspace, key))
     }
 
     /// True when there is an entry with that key. A large value is not read.

@@ -1,10 +1,12 @@
 //! What the engine holds and has done, in numbers.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::log::writer::LogCounters;
 use crate::page::{MemoryPart, NodeKind, PageCounters};
 use crate::segment::descriptor::Segment;
+use crate::state::open_transactions::KeptFor;
 use crate::state::{Core, Levels};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -50,6 +52,8 @@ pub struct Stats {
     pub held_states: u64,
     /// Bytes of blocks that only those use.
     pub held_bytes: u64,
+    /// Transactions that are open, the oldest first.
+    pub transactions: Vec<TransactionStats>,
     /// The memory budget, in bytes.
     pub memory_budget_bytes: u64,
     /// How it is used.
@@ -223,6 +227,23 @@ impl WrittenStats {
     }
 }
 
+/// One open transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransactionStats {
+    /// The last commit that it sees.
+    pub sequence: SequenceNumber,
+    /// How long ago it began.
+    pub age: Duration,
+    /// Bytes of the file that are kept for its commit to look for conflicts in, and are dead but
+    /// for that. Transactions that began later may need a part of them too.
+    pub kept_bytes: u64,
+    /// So much was kept that it was let go: its commit will fail with
+    /// [`Error::Conflict`](crate::Error::Conflict). See
+    /// [`Builder::max_transaction_history_bytes`](crate::Builder::max_transaction_history_bytes).
+    pub given_up: bool,
+}
+
 /// How the memory budget is used, in bytes.
 ///
 /// # Examples
@@ -342,6 +363,14 @@ impl Stats {
         let held = core.held.stats();
         self.held_states = held.states;
         self.held_bytes = held.pages * page_bytes;
+        let now = core.clock.now();
+        let transaction = |kept: KeptFor| TransactionStats {
+            sequence: kept.began,
+            age: now.saturating_sub(kept.since),
+            kept_bytes: kept.pages * page_bytes,
+            given_up: kept.given_up,
+        };
+        self.transactions = core.transactions.kept().into_iter().map(transaction).collect();
         let pages = core.pages.counters();
         self.read_bytes = pages.bytes_read;
         self.written = WrittenStats::gather(&pages, &core.log.counters());
@@ -376,8 +405,10 @@ impl Stats {
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 35] {
+    fn rows(&self) -> [(&'static str, u64); 37] {
         let memory = &self.memory;
+        // What the oldest one needs is all that is kept.
+        let kept_bytes = self.transactions.iter().map(|transaction| transaction.kept_bytes);
         [
             ("newest commit", self.visible.0),
             ("current state", self.epoch.0),
@@ -388,6 +419,8 @@ impl Stats {
             ("  bytes", self.young_bytes),
             ("held states", self.held_states),
             ("  bytes", self.held_bytes),
+            ("open transactions", self.transactions.len() as u64),
+            ("  bytes kept for them", kept_bytes.max().unwrap_or(0)),
             ("memory budget, bytes", self.memory_budget_bytes),
             ("  memtables", memory.memtables),
             ("  cache", memory.cache),

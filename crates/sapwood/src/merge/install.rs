@@ -152,6 +152,7 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
     }
     drop(order);
     drop(base);
+    core.limit_transactions();
     core.collect_released();
     core.charge_memtables();
     Ok(state)

@@ -27,13 +27,8 @@ fn a_cursor_over_memtables_comes_with_a_hold_on_the_state_that_it_reads() {
     batch.commit_with(Durability::Buffered).unwrap();
     let shared = shared_of(&keyspace);
     let core = shared.read(|core| Ok(core.clone())).unwrap();
-    let scan = Scan {
-        hold: Arc::new(SnapshotHold::take(&core)),
-        keyspace: keyspace.number_in(&shared).unwrap(),
-        shared,
-        own: Vec::new(),
-        reads: None,
-    };
+    let number = keyspace.number_in(&shared).unwrap();
+    let scan = Scan::new(&shared, number, Arc::new(SnapshotHold::take(&core)));
     let before = core.state().epoch;
     let (mut cursor, point) = scan.open(&core);
     assert!(point.is_some(), "the memtable is not flushed");
@@ -65,7 +60,7 @@ fn scan_of(keyspace: &crate::Keyspace) -> (Arc<Core>, Scan) {
     let core = shared.read(|core| Ok(core.clone())).unwrap();
     let hold = Arc::new(SnapshotHold::take(&core));
     let number = keyspace.number_in(&shared).unwrap();
-    (core, Scan { hold, keyspace: number, shared, own: Vec::new(), reads: None })
+    (core, Scan { hold, keyspace: number, shared, own: Vec::new(), reads: None, keys_only: false })
 }
 
 /// How many dead keys the first look at either end walks over.

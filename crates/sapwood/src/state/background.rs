@@ -236,7 +236,23 @@ impl Default for Background {
     }
 }
 
+/// Counts as background work for as long as blocks have no owner yet.
+#[derive(Debug)]
+pub struct Running<'a>(&'a Background);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Background {
+    /// Something runs that takes blocks, until the answer is dropped.
+    pub fn begin_running(&self) -> Running<'_> {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        Running(self)
+    }
+
     /// Something changed that others may wait for: a commit, a step's end, a stop.
     pub fn notify(&self) {
         *self.generation.lock() += 1;

@@ -7,6 +7,7 @@
 //! *Format*: docs/format.md, section 4. *Threads*: one writer; holders anywhere.
 
 use super::pending::PendingWrites;
+use super::value_writer::ValueWriter;
 use crate::error::Result;
 use crate::page::{Block, Charge, Codec, MemoryPart, NodeKind, NodeSpec, NodeWriter};
 use crate::segment::descriptor::{
@@ -16,6 +17,7 @@ use crate::segment::filter::{FilterLines, LINE_BYTES, key_hash, lines_for};
 use crate::segment::key_range::KeyRange;
 use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
 use crate::segment::overflow::{blocks_of, wants_overflow, write_value};
+use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::parent_writer::Lowest;
 use crate::segment::range_tombstone::Fragment;
 use crate::segment::segment_filter::SegmentFilter;
@@ -23,9 +25,9 @@ use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
 use crate::segment::tree_edit::TreeEdit;
 use crate::state::Core;
+use crate::state::background::Running;
 use crate::state::pending_blocks::BlocksName;
 use crate::state::view::Home;
-use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, OnceLock, Random, channel};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
@@ -84,23 +86,6 @@ impl PendingSegment {
     pub fn committed_to(&self, home: &Arc<Home>) {
         // Set once: a segment is committed once.
         let _ = self.home.set(home.clone());
-    }
-}
-
-/// Counts as background work for as long as nodes have no owner yet.
-#[derive(Debug)]
-struct Running<'a>(&'a Core);
-
-impl<'a> Running<'a> {
-    fn new(core: &'a Core) -> Running<'a> {
-        core.background.running.fetch_add(1, Ordering::AcqRel);
-        Running(core)
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.background.running.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -163,7 +148,7 @@ impl<'a> PendingWriter<'a> {
             made: Vec::new(),
             values: Vec::new(),
             composite: Vec::new(),
-            _running: Running::new(core),
+            _running: core.background.begin_running(),
         }
     }
 
@@ -185,6 +170,17 @@ impl<'a> PendingWriter<'a> {
         }
         let codec = self.core.catalogue.load().settings(keyspace).value_codec;
         let reference = write_value(&self.core.pages, keyspace, codec, value)?;
+        self.write_overflow(keyspace, key, reference)
+    }
+
+    /// Adds a put of a value that lies in blocks of its own, which belong to the segment from now
+    /// on.
+    fn write_overflow(
+        &mut self,
+        keyspace: KeyspaceNumber,
+        key: &[u8],
+        reference: OverflowReference,
+    ) -> Result<()> {
         self.values.extend(blocks_of(&reference));
         let mut encoded = Vec::new();
         reference.encode(&mut encoded);
@@ -330,6 +326,21 @@ impl<'a> PendingWriter<'a> {
         drop(charge);
         Ok(SegmentFilter::with_lines(seed, written, built, self.core.pages.budget()))
     }
+}
+
+/// Writes a pending segment of one put, whose value was written as it came.
+///
+/// # Errors
+/// As [`spill`].
+pub fn of_value(
+    core: &Core,
+    keyspace: KeyspaceNumber,
+    key: &[u8],
+    value: ValueWriter,
+) -> Result<Option<Arc<PendingSegment>>> {
+    let mut writer = PendingWriter::new(core, 1, 0);
+    writer.write_overflow(keyspace, key, value.finish()?.into_reference())?;
+    writer.finish(0, &[])
 }
 
 /// Writes what is in memory as a pending segment; `None` when that is nothing.

@@ -490,7 +490,7 @@ fn a_merge_that_does_not_add_up_is_not_installed() {
 fn what_is_committed_during_a_validation_is_seen_by_it() {
     let mut engine = Engine::new();
     engine.put([7], b"first");
-    let name = engine.core.transactions.begin();
+    let name = engine.core.transactions.begin(engine.core.clock.now());
     let began = SnapshotHold::take(&engine.core).number();
     engine.core.transactions.began_at(name, began);
     // Validation must read this flush: it has the key, in an older version.

@@ -9,19 +9,21 @@ use super::layers::{Layers, OwnRead, Savepoint};
 use super::pending::PendingWrites;
 use super::reads::Reads;
 use super::validate::Validation;
+use super::value_writer::ValueWriter;
 use crate::bytes::{Key, Value};
 use crate::cursor::Cursor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key_bounds::{key_range, prefix_range};
-use crate::keyspace::{Keyspace, value_of};
+use crate::keyspace::{Keyspace, in_key_order, value_of};
 use crate::merge::step::begin_writing;
 use crate::options::{Durability, Isolation};
 use crate::range::Range;
-use crate::scan::{Direction, Scan};
+use crate::scan::{Direction, OwnLayer, Scan};
 use crate::segment::key_range::KeyRange;
 use crate::shared::{Shared, check_key};
 use crate::state::lookup::{self, Found};
 use crate::state::{Core, SnapshotHold};
+use crate::stream::Hold;
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
 
@@ -95,7 +97,7 @@ impl Transaction {
     pub(crate) fn begin(shared: &Arc<Shared>, isolation: Isolation) -> Result<Transaction> {
         shared.read(|core| {
             // Listed before its number is chosen, so that no flush in between is missed (E5).
-            let name = core.transactions.begin();
+            let name = core.transactions.begin(core.clock.now());
             let hold = SnapshotHold::take(core);
             core.transactions.began_at(name, hold.number());
             let reads = (isolation == Isolation::Serializable).then(|| {
@@ -112,16 +114,38 @@ impl Transaction {
     fn scan(&self, keyspace: &Keyspace) -> Result<Scan> {
         self.shared.check_open()?;
         let keyspace = keyspace.number_in(&self.shared)?;
-        Ok(Scan {
-            shared: self.shared.clone(),
-            keyspace,
-            hold: self.hold.clone(),
-            own: self.writes.sources(keyspace),
-            reads: self.reads.clone(),
+        let (own, reads) = (self.writes.sources(keyspace), self.reads.clone());
+        Ok(Scan { own, reads, ..Scan::new(&self.shared, keyspace, self.hold.clone()) })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What keeps a value that was found from reuse.
+    pub(crate) fn stream_hold(&self, keyspace: KeyspaceNumber) -> Hold {
+        let mut own = self.writes.sources(keyspace);
+        own.retain(|layer| matches!(layer, OwnLayer::Segment(_)));
+        Hold { _committed: self.hold.clone(), _own: own }
+    }
+
+    /// Puts a value that was written already.
+    pub(crate) fn put_value(
+        &mut self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        value: ValueWriter,
+    ) -> Result<()> {
+        let (writes, wrote) = (&mut self.writes, &mut self.wrote);
+        // It writes to the file, so that a close waits for it.
+        self.shared.change(|core| {
+            let number = keyspace.live_in(&self.shared, core)?;
+            *wrote = true;
+            writes.put_value(core, number, key, value)
         })
     }
 
-    fn find<T>(
+    pub(crate) fn find<T>(
         &self,
         keyspace: &Keyspace,
         key: &[u8],
@@ -206,6 +230,21 @@ impl Transaction {
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let value = |core: &Core, number, found| value_of(&self.shared, core, number, found);
         self.find(keyspace, key.as_ref(), |own| Value::from(own), value)
+    }
+
+    /// The values of several keys, in the order in which they are asked for: see
+    /// [`Keyspace::get_many`].
+    ///
+    /// # Errors
+    /// As [`Transaction::get`].
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &Keyspace,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Value>>> {
+        keyspace.number_in(&self.shared)?;
+        self.shared.check_open()?;
+        in_key_order(keys, |key| self.get(keyspace, key))
     }
 
     /// True when there is an entry with that key. A large value is not read.
@@ -525,7 +564,9 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::Conflict`](crate::Error::Conflict) when another commit has changed what this one
-    /// wrote or, when it is serializable, read;
+    /// wrote or, when it is serializable, read; or when so much was committed since it began that
+    /// nobody can tell: see
+    /// [`Builder::max_transaction_history_bytes`](crate::Builder::max_transaction_history_bytes);
     /// [`Error::Closed`](crate::Error::Closed), [`Error::Stopped`](crate::Error::Stopped),
     /// [`Error::NoSpace`](crate::Error::NoSpace) and others. Nothing of it is visible then.
     ///
@@ -567,6 +608,9 @@ impl Transaction {
         self.shared.change(|core| {
             if !wrote {
                 return Ok(());
+            }
+            if !core.transactions.begin_commit(self.name) {
+                return Err(Error::Conflict);
             }
             let reads = self.reads.as_ref().map(|reads| reads.take());
             let validation = Validation { began: self.hold.number(), reads: reads.as_ref() };
