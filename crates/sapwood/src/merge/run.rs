@@ -5,9 +5,9 @@
 //! is read, and written anew around it; when the run lies behind all its entries, or before them,
 //! the leaf stays as it is.
 //!
-//! *Assumes*: keys come in order and lie in the gaps that were found. *Guarantees*: I2, by count and
-//! hash, for the runs and the leaves that are read; I3: the parent's range is reserved in all levels
-//! of the keyspace until the install, and its first separator stays. *Threads*: the flush's.
+//! *Assumes*: keys come in order and lie in the gaps that were found. *Guarantees*: I2, by count
+//! and hash, for the runs and the leaves that are read; I3: the parent's range is reserved in all
+//! levels of the keyspace until the install, and its first separator stays. *Threads*: the flush's.
 
 use std::collections::VecDeque;
 
