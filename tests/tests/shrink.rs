@@ -129,7 +129,7 @@ fn a_file_is_cut_at_the_close() {
     assert_eq!(access::verify(&database).unwrap(), None);
 }
 
-/// A hundred series that grow side by side leave leaves that are not full, and holes that are too
+/// Many series that grow side by side leave leaves that are not full, and holes that are too
 /// small for any leaf, wherever flushes go to the last level at once.
 #[test]
 fn series_rest_in_little_more_than_the_same_pairs_in_order() {
@@ -137,7 +137,7 @@ fn series_rest_in_little_more_than_the_same_pairs_in_order() {
         let storage = Arc::new(MemoryStorage::new());
         let database = builder(12 << 20).open_on(Arc::clone(&storage) as _).unwrap();
         let keyspace = database.keyspace("a").unwrap();
-        let (series, times) = (100_u64, 1500_u64);
+        let (series, times) = (190_u64, 900_u64);
         let mut random = Random::from_seed(5);
         for number in 0..series * times {
             let (of, time) = match in_order {
