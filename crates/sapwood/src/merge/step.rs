@@ -47,11 +47,15 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
     let failures = core.background.failure_count();
     let is_alone = core.background.running.fetch_add(1, Ordering::AcqRel) == 0;
     let result = step_in_order(core);
+    if let Ok(true) = result {
+        // Whoever sees nobody at work sees that this was made.
+        core.background.count_step();
+    }
     core.background.running.fetch_sub(1, Ordering::AcqRel);
     match &result {
         Ok(true) => {
             core.background.succeed(failures);
-            core.background.step_ended();
+            core.background.notify();
         }
         // What another thread works on may fail yet.
         Ok(false) if is_alone => core.background.succeed(failures),
@@ -289,10 +293,17 @@ fn drain(core: &Arc<Core>) -> Result<()> {
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
+        let steps = core.background.steps.load(Ordering::Acquire);
         if run_step(core)? {
             continue;
         }
-        if core.background.running.load(Ordering::Acquire) == 0 {
+        let nobody_works = core.background.running.load(Ordering::Acquire) == 0;
+        // A step that another thread has made meanwhile may have left something to do that could
+        // not be done beside it.
+        if nobody_works && core.background.steps.load(Ordering::Acquire) != steps {
+            continue;
+        }
+        if nobody_works {
             return match core.background.failure() {
                 Some(error) => Err(error),
                 None => Ok(()),

@@ -274,8 +274,13 @@ impl Background {
 
     /// A step was made: whoever waits for one looks again.
     pub fn step_ended(&self) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
+        self.count_step();
         self.notify();
+    }
+
+    /// A step was made; those who wait are told later.
+    pub fn count_step(&self) {
+        self.steps.fetch_add(1, Ordering::AcqRel);
     }
 
     /// A step failed: whoever waits for quiet is told.
