@@ -1,7 +1,7 @@
 //! Writes of one key that depend on what it has.
 //!
 //! *Guarantees*: each is atomic against every other writer (K1, K2 of
-//! [`crate::transaction::key_look`]). *Threads*: any.
+//! `transaction/key_look`). *Threads*: any.
 
 use crate::bytes::Value;
 use crate::compare::is_value;
