@@ -226,6 +226,16 @@ impl Builder {
     /// [`TransactionStats::kept_bytes`](crate::TransactionStats::kept_bytes). Above this limit it
     /// is let go at once, for the oldest transactions first: those read on, and their commit fails
     /// with [`Error::Conflict`], unless they have written nothing.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder()
+    ///     .max_transaction_history_bytes(64 << 20)
+    ///     .open_in_memory()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_transaction_history_bytes(mut self, bytes: u64) -> Builder {
         self.options.max_transaction_history_bytes = Some(bytes);
         self

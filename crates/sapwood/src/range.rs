@@ -272,6 +272,19 @@ impl DoubleEndedIterator for Range {
 impl FusedIterator for Range {}
 
 /// An iterator over the keys of a range, from both ends: see [`Range::keys`].
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// let db = sapwood::Database::builder().open_in_memory()?;
+/// let keyspace = db.keyspace("a")?;
+/// keyspace.put("key", "a value that is not read")?;
+/// let mut keys = keyspace.iter()?.keys();
+/// assert_eq!(&*keys.next().unwrap()?, b"key");
+/// assert!(keys.next().is_none());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Keys {
     range: Range,

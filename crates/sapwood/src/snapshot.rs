@@ -136,6 +136,18 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let keyspace = db.keyspace("a")?;
+    /// keyspace.put("b", "1")?;
+    /// let snapshot = db.snapshot()?;
+    /// assert_eq!(snapshot.get_many(&keyspace, ["a", "b"])?, [None, Some("1".into())]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,

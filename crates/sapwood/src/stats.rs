@@ -228,6 +228,19 @@ impl WrittenStats {
 }
 
 /// One open transaction.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// let db = sapwood::Database::builder().open_in_memory()?;
+/// let transaction = db.begin(sapwood::Isolation::Serializable)?;
+/// for open in db.stats()?.transactions {
+///     println!("since {:?}: {} bytes are kept", open.age, open.kept_bytes);
+/// }
+/// # drop(transaction);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransactionStats {

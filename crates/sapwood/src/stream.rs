@@ -386,6 +386,23 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`], without its limit.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::io::Read;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let keyspace = db.keyspace("a")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&keyspace, "b", "12")?;
+    /// let mut read = String::new();
+    /// if let Some(mut stream) = transaction.get_stream(&keyspace, "b")? {
+    ///     stream.read_to_string(&mut read)?;
+    /// }
+    /// assert_eq!(read, "12");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get_stream(
         &self,
         keyspace: &Keyspace,

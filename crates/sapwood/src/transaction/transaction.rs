@@ -237,6 +237,18 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let keyspace = db.keyspace("a")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&keyspace, "b", "1")?;
+    /// assert_eq!(transaction.get_many(&keyspace, ["a", "b"])?, [None, Some("1".into())]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
