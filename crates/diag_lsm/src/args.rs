@@ -49,8 +49,9 @@ pub enum Command {
     Scan(ScanArguments),
     /// Counts the keys of a range.
     Count(RangeArguments),
-    /// Merges everything into one segment for each keyspace.
-    Compact(FileArgument),
+    /// Merges everything, or a range of a keyspace, into one segment for each keyspace; or writes
+    /// a clean new file.
+    Compact(CompactArguments),
     /// Loads pairs, reads and scans them, and says how fast that was.
     Bench(BenchArguments),
 }
@@ -165,6 +166,34 @@ pub struct RangeArguments {
     /// Keys are given in hexadecimal.
     #[arg(long)]
     pub hex: bool,
+}
+
+/// Of `compact`.
+#[derive(Debug, Args)]
+pub struct CompactArguments {
+    /// The database file.
+    pub file: PathBuf,
+    /// Write what is in it to this file, which must not be there, and leave it as it is.
+    #[arg(long, conflicts_with_all = ["keyspace", "start", "end", "prefix"])]
+    pub to: Option<PathBuf>,
+    /// Only this keyspace.
+    #[arg(long)]
+    pub keyspace: Option<String>,
+    /// The first key of the range.
+    #[arg(long, conflicts_with = "prefix", requires = "keyspace")]
+    pub start: Option<String>,
+    /// The first key behind the range.
+    #[arg(long, conflicts_with = "prefix", requires = "keyspace")]
+    pub end: Option<String>,
+    /// Only keys that begin so.
+    #[arg(long, requires = "keyspace")]
+    pub prefix: Option<String>,
+    /// Keys are given in hexadecimal.
+    #[arg(long)]
+    pub hex: bool,
+    /// Memory budget in MiB.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(4..=1 << 20))]
+    pub budget: u64,
 }
 
 /// Of `scan`.

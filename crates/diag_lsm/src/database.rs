@@ -48,8 +48,19 @@ pub fn given(text: &str, hex: bool) -> Result<Vec<u8>, Box<dyn Error>> {
 
 /// The range that was asked for.
 pub fn bounds(range: &RangeArguments) -> Result<KeyBounds, Box<dyn Error>> {
-    if let Some(prefix) = &range.prefix {
-        let prefix = given(prefix, range.hex)?;
+    let (start, end) = (range.start.as_deref(), range.end.as_deref());
+    bounds_of(start, end, range.prefix.as_deref(), range.hex)
+}
+
+/// A range by its ends, or by a prefix.
+pub fn bounds_of(
+    start: Option<&str>,
+    end: Option<&str>,
+    prefix: Option<&str>,
+    hex: bool,
+) -> Result<KeyBounds, Box<dyn Error>> {
+    if let Some(prefix) = prefix {
+        let prefix = given(prefix, hex)?;
         let mut end = prefix.clone();
         while let Some(last) = end.pop() {
             if last < u8::MAX {
@@ -59,12 +70,12 @@ pub fn bounds(range: &RangeArguments) -> Result<KeyBounds, Box<dyn Error>> {
         }
         return Ok((Bound::Included(prefix), Bound::Unbounded));
     }
-    let start = match &range.start {
-        Some(key) => Bound::Included(given(key, range.hex)?),
+    let start = match start {
+        Some(key) => Bound::Included(given(key, hex)?),
         None => Bound::Unbounded,
     };
-    let end = match &range.end {
-        Some(key) => Bound::Excluded(given(key, range.hex)?),
+    let end = match end {
+        Some(key) => Bound::Excluded(given(key, hex)?),
         None => Bound::Unbounded,
     };
     Ok((start, end))

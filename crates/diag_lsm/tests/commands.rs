@@ -180,8 +180,31 @@ fn pairs_are_put_read_counted_scanned_and_deleted() {
     assert!(errors(&unknown).contains("none"));
     good(&["compact", &file]);
     assert!(good_json(&["compact", &file])["bytes_after"].as_u64().unwrap() > 0);
+    good(&["compact", &file, "--keyspace", "default", "--start", "a", "--end", "b"]);
+    good(&["compact", &file, "--keyspace", "default", "--prefix", "61", "--hex"]);
+    assert_eq!(code(&run(&["compact", &file, "--keyspace", "none"])), 1);
+    assert_eq!(code(&run(&["compact", &file, "--start", "a"])), 2);
     assert_eq!(good(&["count", &file]), "3\n");
     good(&["verify", &file]);
+}
+
+#[test]
+fn a_clean_copy_holds_the_same_and_replaces_nothing() {
+    let given = Given::new();
+    let (file, copy) = (given.name("source.db"), given.name("copy.db"));
+    good(&["create", &file, "--keyspace", "default", "--keyspace", "more"]);
+    for key in ["a", "b", "c"] {
+        good(&["put", &file, key, "value"]);
+    }
+    good(&["delete", &file, "b"]);
+    assert!(good_json(&["compact", &file, "--to", &copy])["bytes_after"].as_u64().unwrap() > 0);
+    assert_eq!(good(&["scan", &copy]), good(&["scan", &file]));
+    assert_eq!(good(&["count", &copy, "--keyspace", "more"]), "0\n");
+    good(&["verify", &copy]);
+    let again = run(&["compact", &file, "--to", &copy]);
+    assert_eq!(code(&again), 1);
+    assert!(errors(&again).contains("exists already"), "{}", errors(&again));
+    assert_eq!(code(&run(&["compact", &file, "--to", &copy, "--keyspace", "more"])), 2);
 }
 
 #[test]

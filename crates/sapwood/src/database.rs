@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::batch::Batch;
 use crate::builder::Builder;
+use crate::copy::copy_to;
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
 use crate::merge::step;
@@ -496,8 +497,9 @@ impl Database {
         self.shared().change(step::run_step)
     }
 
-    /// Merges everything into one segment for each keyspace, whatever it costs. Others may read and
-    /// write meanwhile.
+    /// Merges everything into one segment for each keyspace, without tombstones. Others may read
+    /// and write meanwhile; what they write may stand above it when this returns. See
+    /// [`Database::compact_with`].
     ///
     /// # Errors
     /// As [`Database::flush`].
@@ -517,7 +519,61 @@ impl Database {
     /// # }
     /// ```
     pub fn compact(&self) -> Result<()> {
-        self.shared().change(step::compact)
+        self.compact_with(&mut ())
+    }
+
+    /// The same in steps, of which `progress` is told: bytes that were merged, and how many there
+    /// were in all. It can be cancelled between them, and what was merged until then stays so.
+    /// Blocks that a snapshot still needs are free when it is dropped.
+    /// [`Keyspace::compact`] takes a part.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] when `progress` asks for that, and as [`Database::flush`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// db.keyspace("a")?.put("key", "value")?;
+    /// db.compact_with(&mut |done: u64, total: u64| {
+    ///     println!("{done} of {total} bytes");
+    ///     true
+    /// })?;
+    /// let cancelled = db.compact_with(&mut |_done: u64, _total: u64| false);
+    /// assert!(matches!(cancelled, Err(sapwood::Error::Cancelled)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn compact_with(&self, progress: &mut dyn Progress) -> Result<()> {
+        self.shared().compact(None, progress)
+    }
+
+    /// Writes what this moment shows to a new file at `path`: all keyspaces with their names and
+    /// options, each as one segment, and nothing else. Others may read and write meanwhile. The new
+    /// file is on disk when this returns; when it fails or is cancelled, there is none. `progress`
+    /// is told bytes.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] when there is something at `path`; [`Error::Cancelled`] when
+    /// `progress` asks for that; [`Error::Closed`], also when the database is closed meanwhile;
+    /// what reading this file or writing the new one failed with.
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::Database;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("copy.sapwood");
+    /// let db = Database::builder().open_in_memory()?;
+    /// db.keyspace("trees")?.put("oak", "Quercus")?;
+    /// db.compact_to(&path, &mut ())?;
+    /// let copy = Database::open(&path)?;
+    /// assert_eq!(copy.keyspace("trees")?.get("oak")?.unwrap(), "Quercus");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn compact_to(&self, path: impl AsRef<Path>, progress: &mut dyn Progress) -> Result<()> {
+        copy_to(self.shared(), path.as_ref(), progress)
     }
 
     /// Checks everything that this moment's state consists of: checksums, order, counts,

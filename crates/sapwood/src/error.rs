@@ -229,6 +229,9 @@ pub enum Error {
     /// There is no file, and it was not to be created.
     #[error("{0} does not exist; open it with create(true) to make a new database")]
     NotFound(PathBuf),
+    /// There is something where a new file was to be made.
+    #[error("{0} exists already; give a path at which there is nothing")]
+    AlreadyExists(PathBuf),
     /// Another process, or another handle of this one, has the file open.
     #[error("{0} is in use by another process or handle; close that first")]
     Locked(PathBuf),

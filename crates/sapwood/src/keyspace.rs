@@ -8,6 +8,7 @@ use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::estimate;
 use crate::key_bounds::{key_range, prefix_range};
+use crate::progress::Progress;
 use crate::range::Range;
 use crate::scan::{Direction, Scan};
 use crate::segment::key_range::KeyRange;
@@ -380,6 +381,35 @@ impl Keyspace {
     pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<()> {
         let range = prefix_range(prefix.as_ref());
         self.write(|writes, number| writes.delete_range(number, range))
+    }
+
+    /// Merges a range of keys into one segment, without tombstones; otherwise as
+    /// [`Database::compact_with`](crate::Database::compact_with).
+    ///
+    /// # Errors
+    /// [`Error::InvalidRange`] when its start lies after its end; [`Error::Cancelled`] when
+    /// `progress` asks for that; and as [`Database::flush`](crate::Database::flush).
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let keyspace = db.keyspace("a")?;
+    /// keyspace.put("key", "value")?;
+    /// // Goes on as long as this says true.
+    /// keyspace.compact("a".."z", &mut |done, all| done <= all)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn compact<K: AsRef<[u8]>>(
+        &self,
+        range: impl RangeBounds<K>,
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        let range = key_range(&range)?;
+        let shared = &self.handle.shared;
+        let number = shared.read(|core| self.live(core))?;
+        shared.compact(Some((number, range)), progress)
     }
 
     /// The entries of a range, in order, from both ends. For all entries there is

@@ -76,6 +76,7 @@ mod bytes;
 mod changed;
 mod compare;
 mod conditional;
+mod copy;
 mod cursor;
 mod database;
 mod error;

@@ -7,10 +7,13 @@
 use std::fmt;
 
 use crate::error::{Error, Result};
+use crate::merge::compact::compact;
 use crate::merge::step;
 use crate::merge::worker::Workers;
 use crate::options::Durability;
+use crate::progress::Progress;
 use crate::segment::KEY_BYTES_MAX;
+use crate::segment::key_range::KeyRange;
 use crate::segment::overflow::OverflowReader;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::state::Core;
@@ -85,6 +88,22 @@ impl Shared {
     /// `Closed`.
     pub fn check_open(&self) -> Result<()> {
         if self.is_open() { Ok(()) } else { Err(Error::Closed) }
+    }
+
+    /// Compacts a range of a keyspace, or everything. A close cancels it.
+    ///
+    /// # Errors
+    /// `Cancelled`, `Closed`; or what a step failed with.
+    pub fn compact(
+        &self,
+        only: Option<(KeyspaceNumber, KeyRange)>,
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        let mut report = |done, total| self.is_open() && progress.report(done, total);
+        match self.change(|core| compact(core, only, &mut report)) {
+            Err(Error::Cancelled) => Err(self.check_open().err().unwrap_or(Error::Cancelled)),
+            result => result,
+        }
     }
 
     /// Ends all calls and threads, and closes the file properly.

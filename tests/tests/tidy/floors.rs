@@ -27,6 +27,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("changed", 6),
     ("compare", 6),
     ("conditional", 6),
+    ("copy", 6),
     ("estimate", 6),
     ("key_bounds", 6),
     ("progress", 6),

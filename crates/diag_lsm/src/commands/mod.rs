@@ -41,7 +41,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
         Command::Delete(of) => delete::run(of, json),
         Command::Scan(of) => scan::run(of, json),
         Command::Count(of) => count::run(of, json),
-        Command::Compact(of) => compact::run(&of.file, json),
+        Command::Compact(of) => compact::run(of, json),
         Command::Bench(of) => bench::run(of, json),
     }
 }

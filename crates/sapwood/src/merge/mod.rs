@@ -5,6 +5,8 @@
 
 pub mod add_ranges;
 pub mod adopt;
+pub mod build;
+pub mod compact;
 pub mod debt;
 pub mod flush;
 pub mod gaps;

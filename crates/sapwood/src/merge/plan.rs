@@ -181,6 +181,38 @@ fn plan_above(
     plan_in_gaps(core, &sources, keyspace, &gaps, &target, is_dropped(core, keyspace))
 }
 
+/// What a compaction wants to move.
+pub(super) struct Wanted {
+    pub keyspace: KeyspaceNumber,
+    pub range: KeyRange,
+}
+
+/// A step that moves everything above the last level in the first part of a range there. `sources`:
+/// all young segments and all above the last level that hold some of the keyspace, newest first.
+/// `None` when somebody else works there.
+///
+/// # Errors
+/// When a parent cannot be read.
+pub(super) fn plan_whole(
+    core: &Arc<Core>,
+    state: &Arc<State>,
+    sources: &[Arc<Segment>],
+    wanted: &Wanted,
+) -> Result<Option<Plan>> {
+    let keyspace = wanted.keyspace;
+    // One that is still being written is no source (G1): its set is merged first. The state was
+    // taken before this question, so that one that is in it and begun since is found.
+    let open = open_above(core, keyspace);
+    if open.is_some_and(|open| sources.iter().any(|source| source.number == open)) {
+        return Ok(None);
+    }
+    let target = target_last(core, state, keyspace, LEVELS_ALL);
+    let Ok(found) = try_range(core, sources, keyspace, &wanted.range, &target)? else {
+        return Ok(None);
+    };
+    Ok(confirm(core, sources, keyspace, found, &target, false))
+}
+
 fn is_dropped(core: &Core, keyspace: KeyspaceNumber) -> bool {
     // By the state's own catalogue: the drop itself must be flushed, and older readers hold older
     // states.

@@ -13,7 +13,7 @@ use crate::state::background::{Job, LEVELS_ALL};
 use crate::state::durable::{Purpose, claim_file, make_durable};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, thread};
-use crate::types::KeyspaceNumber;
+use crate::types::{KeyspaceNumber, SequenceNumber};
 
 use super::adopt;
 use super::debt::Pressure;
@@ -30,7 +30,7 @@ const DURABLE_EVERY_BYTES: u64 = 64 << 20;
 const QUIET_AFTER: Duration = Duration::from_millis(500);
 
 /// How long a waiter sleeps before it looks again by itself.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// One step of anything that is due; false when nothing is.
 ///
@@ -194,7 +194,7 @@ pub fn sync(core: &Arc<Core>) -> Result<()> {
 }
 
 /// One step of the flush of the oldest sealed memtable; false when it cannot be made now.
-fn flush_step(core: &Arc<Core>) -> Result<bool> {
+pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     let mut jobs = core.background.jobs.lock();
     if jobs.flush_is_out {
         return Ok(false);
@@ -320,16 +320,23 @@ fn drain(core: &Arc<Core>) -> Result<()> {
 pub fn flush(core: &Arc<Core>) -> Result<()> {
     core.check_writable()?;
     begin_writing(core)?;
+    seal_and_write(core)?;
+    flush_sealed(core)?;
+    make_durable_now(core, Purpose::Running)
+}
+
+/// Seals the memtable, and has its commits become visible as soon as they may; the last of them.
+pub(super) fn seal_and_write(core: &Core) -> Result<SequenceNumber> {
     let order = core.commit_order.lock();
     core.seal();
+    let last = SequenceNumber(core.commit_numbers().0.0 - 1);
     drop(order);
     // Buffered and in-flight commits become visible by their own committers; those that wait for a
     // sync here.
     let positions = core.log.positions();
     core.log.write_to(positions.end).map_err(|error| core.stop(&error))?;
     core.publisher.publish(core.log.positions());
-    flush_sealed(core)?;
-    make_durable_now(core, Purpose::Running)
+    Ok(last)
 }
 
 /// Flushes the memtables that are sealed now.
@@ -347,14 +354,6 @@ pub fn flush_sealed(core: &Arc<Core>) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// Merges everything until each keyspace is one segment.
-///
-/// # Errors
-/// What a step failed with.
-pub fn compact(core: &Arc<Core>) -> Result<()> {
-    wait_until_idle(core)
 }
 
 /// Flushes, and leaves the file as a clean close does. Steps of other threads have ended.

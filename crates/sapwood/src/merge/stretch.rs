@@ -321,6 +321,27 @@ pub fn end_after(
     Ok(measure.found)
 }
 
+/// The pages of a tree in a range, about: without what lies in `masked` ranges, and without upper
+/// parents.
+///
+/// # Errors
+/// When a parent cannot be read.
+pub fn pages_in(
+    pages: &PageManager,
+    keyspace: KeyspaceNumber,
+    root: &TreeRoot,
+    masked: &KeyRanges,
+    wanted: &KeyRange,
+) -> Result<u64> {
+    if root.height == 0 {
+        return Ok(if masked.covers(wanted) { 0 } else { root.pages });
+    }
+    let left = u64::MAX;
+    let mut measure = Measure { pages, keyspace, wanted, masked, left, found: None };
+    measure.visit(&root.reference, root.height, &KeyRange::all())?;
+    Ok(left - measure.left)
+}
+
 impl Measure<'_> {
     fn visit(&mut self, reference: &NodeRef, height: u8, range: &KeyRange) -> Result<()> {
         if height == 0 {

@@ -32,6 +32,8 @@ pub struct OverflowWriter {
     stamp: u32,
     /// In the order of the stream.
     blocks: Vec<Block>,
+    /// The length of the first block, in pages.
+    first_pages: u64,
     /// What the blocks hold, in bytes of the stream.
     capacity: u64,
     table: Vec<u8>,
@@ -49,7 +51,9 @@ pub struct OverflowWriter {
 impl OverflowWriter {
     /// A writer of a value of `keyspace`.
     pub fn new(pages: &Arc<PageManager>, keyspace: KeyspaceNumber, codec: Codec) -> OverflowWriter {
+        let page_size = u64::from(pages.layout().page_size);
         OverflowWriter {
+            first_pages: FIRST_BLOCK_BYTES.checked_div(page_size).unwrap_or(1),
             stamp: pages.next_stamp(),
             pages: pages.clone(),
             keyspace,
@@ -64,6 +68,13 @@ impl OverflowWriter {
             buffer: Vec::new(),
             offset: 0,
         }
+    }
+
+    /// The value will take about so many pages: they are taken in one piece where there is one.
+    #[must_use]
+    pub fn expect_pages(mut self, pages: u64) -> OverflowWriter {
+        self.first_pages = pages.max(1);
+        self
     }
 
     /// The length of what was pushed, in bytes.
@@ -195,9 +206,8 @@ impl OverflowWriter {
         let layout = *self.pages.layout();
         while let Some(missing) = end.checked_sub(self.capacity).filter(|bytes| *bytes > 0) {
             let missing = layout.pages_for(usize::try_from(missing).unwrap_or(0));
-            let first = FIRST_BLOCK_BYTES.checked_div(u64::from(layout.page_size)).unwrap_or(1);
             let so_far = self.blocks.iter().map(|block| u64::from(block.pages)).sum::<u64>();
-            let wanted = so_far.max(first).max(u64::from(missing));
+            let wanted = so_far.max(self.first_pages).max(u64::from(missing));
             let wanted = wanted.min(u64::from(layout.block_pages_max())) as u32;
             let block = self.take_block(wanted)?;
             self.blocks.push(block);

@@ -147,7 +147,7 @@ fn open_error(path: &Path, create: bool, error: io::Error) -> Error {
 
 /// The directory of the file itself, so that a link to it or a later change of the working
 /// directory does not matter.
-fn directory_of(path: &Path) -> PathBuf {
+pub(super) fn directory_of(path: &Path) -> PathBuf {
     let resolved = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     match resolved.parent() {
         Some(parent) if parent.as_os_str() != OsStr::new("") => parent.to_owned(),

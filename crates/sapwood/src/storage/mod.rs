@@ -9,6 +9,7 @@
 
 mod file;
 mod memory;
+mod new_file;
 mod platform;
 mod simulated;
 mod sparse;
@@ -18,6 +19,7 @@ use std::io;
 
 pub use file::{FileOpenOptions, FileStorage};
 pub use memory::{Counters, MemoryStorage};
+pub use new_file::NewFile;
 pub use simulated::{CrashPlan, FaultKind, Operation, OperationKind, SimulatedStorage, TraceEntry};
 
 /// The end of `length` bytes at `offset`; an error where no file can have such bytes.

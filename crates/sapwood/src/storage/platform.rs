@@ -14,13 +14,22 @@ use super::Advice;
 compile_error!("Sapwood needs positioned reads and writes: unix or windows");
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{DataSyncedWrite, advise, allocate, punch};
+pub(super) use linux::{DataSyncedWrite, advise, allocate, punch, rename_new};
 #[cfg(not(target_os = "linux"))]
-pub(super) use other::{DataSyncedWrite, advise, allocate, punch};
+pub(super) use other::{DataSyncedWrite, advise, allocate, punch, rename_new};
 #[cfg(unix)]
 pub(super) use unix::{kind_of, never_wait, read_exact_at, sync_directory, write_all_at};
 #[cfg(windows)]
 pub(super) use windows::{kind_of, never_wait, read_exact_at, sync_directory, write_all_at};
+
+/// Gives a file another name unless something has it: what comes between is replaced.
+#[allow(clippy::disallowed_methods)] // files are named here
+fn rename_absent(from: &Path, to: &Path) -> io::Result<()> {
+    if to.symlink_metadata().is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    std::fs::rename(from, to)
+}
 
 #[cfg(unix)]
 mod unix {
@@ -145,7 +154,7 @@ mod linux {
     use std::io::IoSlice;
     use std::num::NonZeroU64;
 
-    use rustix::fs::{FallocateFlags, fadvise, fallocate};
+    use rustix::fs::{CWD, FallocateFlags, RenameFlags, fadvise, fallocate, renameat_with};
     use rustix::io::{Errno, ReadWriteFlags, pwritev2, retry_on_intr};
 
     use super::*;
@@ -207,6 +216,15 @@ mod linux {
         }
     }
 
+    /// Gives a file another name that nothing has, in one step.
+    pub(in super::super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+        match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+            // Some file systems do not know the flag.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => rename_absent(from, to),
+            result => Ok(result?),
+        }
+    }
+
     pub(in super::super) fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         match retry_on_intr(|| fallocate(file, flags, offset, length)) {
@@ -256,6 +274,10 @@ mod other {
 
     pub(in super::super) fn allocate(_file: &File, _offset: u64, _length: u64) -> io::Result<bool> {
         Ok(false)
+    }
+
+    pub(in super::super) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+        rename_absent(from, to)
     }
 
     pub(in super::super) fn punch(_file: &File, _offset: u64, _length: u64) -> io::Result<()> {

@@ -22,6 +22,8 @@ pub mod value_writer;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_build;
+#[cfg(test)]
 mod tests_rules;
 #[cfg(test)]
 mod tests_verify;
