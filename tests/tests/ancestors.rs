@@ -18,6 +18,9 @@ mod tombstones;
 use crash_lsm::access;
 use crash_lsm::fixtures::{ARRANGEMENTS, Arrangement, KeyChange, arrange, result_of, tiny};
 use crash_lsm::model::Map;
+use crash_lsm::setup::Setup;
+use sapwood::segment::descriptor::Segment;
+use sapwood::sync::Clock;
 use sapwood::{Cursor, Database, Keyspace};
 
 /// Calls `check` with the changes made in every arrangement.
@@ -33,6 +36,50 @@ fn in_every_arrangement(changes: &[KeyChange], check: impl Fn(&Database, &Keyspa
         );
         check(&database, &keyspace, arrangement);
         database.close().unwrap();
+    }
+}
+
+/// Young segments, segments above the last level, and those of the last.
+fn shape_of(database: &Database) -> (usize, usize, usize) {
+    let state = database.core().unwrap().state();
+    let all = state.levels.values().map(|levels| levels.iter().count()).sum::<usize>();
+    let last = state.levels.values().filter(|levels| levels.last().is_some()).count();
+    (state.young.len(), all - last, last)
+}
+
+/// What the other tests rely on.
+#[test]
+fn every_arrangement_lies_as_it_says() {
+    let small = puts(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l"]);
+    let large: Vec<_> = (0..500).map(|n| put(format!("{n:04}"), [7; 90])).collect();
+    for changes in [small, large] {
+        for arrangement in ARRANGEMENTS {
+            // Time stands still, so that writes never pause.
+            let builder = Setup::tiny().builder().clock(Clock::fake().0);
+            let database = builder.open_in_memory().unwrap();
+            let keyspace = database.keyspace("a").unwrap();
+            arrange(&database, &keyspace, arrangement, &changes).unwrap();
+            let expected = match arrangement {
+                Arrangement::Memory => (0, 0, 0),
+                Arrangement::OneSegment => (1, 0, 0),
+                Arrangement::YoungSegments => (3, 0, 0),
+                Arrangement::Levels => (2, 1, 1),
+                Arrangement::Compacted => (0, 0, 1),
+            };
+            assert_eq!(shape_of(&database), expected, "{arrangement:?}");
+            let state = database.core().unwrap().state();
+            let bounds = |index: usize| {
+                let young: &Segment = &state.young[index];
+                young.bounds.clone().unwrap()
+            };
+            for (one, two) in [(0, 1), (1, 2)] {
+                if two < state.young.len() {
+                    let (one, two) = (bounds(one), bounds(two));
+                    assert!(one.least < two.greatest && two.least < one.greatest);
+                }
+            }
+            check_content(&keyspace, &result_of(&changes));
+        }
     }
 }
 

@@ -112,7 +112,7 @@ fn a_copy_holds_what_was_visible_and_nothing_else() {
         let mut all: Vec<_> = catalogue
             .iter()
             .filter(|(_, entry)| !entry.dropped)
-            .map(|(_, entry)| (entry.name.clone(), entry.settings.clone()))
+            .map(|(_, entry)| (entry.name.clone(), entry.settings))
             .collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all

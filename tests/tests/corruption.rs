@@ -9,9 +9,11 @@ use crash_lsm::access;
 use crash_lsm::fixtures::{run_all_steps, write};
 use crash_lsm::model::State;
 use crash_lsm::setup::Setup;
+use sapwood::merge::verify::walk_blocks;
+use sapwood::page::NodeKind;
 use sapwood::storage::SimulatedStorage;
 use sapwood::sync::{Arc, Random};
-use sapwood::{Durability, Error, Result};
+use sapwood::{Durability, Error, Key, Result, Value};
 
 /// A file with levels, young segments, range tombstones, overflow values, a filter and a log, and
 /// what it holds.
@@ -254,6 +256,63 @@ fn damage_in_one_place_leaves_the_other_keys_readable() {
         }
     }
     assert!(right > wrong, "{right} keys read, {wrong} not");
+}
+
+/// An iterator gives all that lies before the damage, and then the error, once.
+#[test]
+fn scans_from_both_ends_give_everything_but_the_damaged_leaf() {
+    let storage = SimulatedStorage::new();
+    let database = Setup::tiny().open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut random = Random::from_seed(6);
+    for n in 0..500 {
+        let mut value = [0; 50];
+        random.fill(&mut value);
+        keyspace.put(format!("{n:04}"), value).unwrap();
+    }
+    database.flush().unwrap();
+    database.compact().unwrap();
+    drop(keyspace);
+    database.close().unwrap();
+    let image = storage.image();
+    let open = |image| Setup::tiny().open_on(Arc::new(SimulatedStorage::from_image(image)));
+    let core = open(image.clone()).unwrap().core().unwrap();
+    let blocks = walk_blocks(&core.pages, &core.state()).unwrap();
+    drop(core);
+    let leaves: Vec<u64> = blocks
+        .values()
+        .filter(|live| live.what == NodeKind::Leaf)
+        .map(|live| live.block.first.0)
+        .collect();
+    assert!(leaves.len() > 10, "{leaves:?}");
+    for leaf in &leaves {
+        let mut damaged = image.clone();
+        damaged[*leaf as usize * 1024 + 100] ^= 1;
+        let database = open(damaged).unwrap();
+        let keyspace = database.existing_keyspace("a").unwrap();
+        let taken = |pairs: &mut dyn Iterator<Item = Result<(Key, Value)>>| {
+            let mut keys = Vec::new();
+            loop {
+                match pairs.next() {
+                    Some(Ok((key, _))) => keys.push(key.into_vec()),
+                    Some(Err(error)) => {
+                        let text = error.to_string();
+                        assert!(text.contains(&format!("damaged leaf at page {leaf}")), "{text}");
+                        assert!(text.contains("diag_lsm verify"), "{text}");
+                        assert!(pairs.next().is_none());
+                        return keys;
+                    }
+                    None => panic!("the damage of page {leaf} was not seen"),
+                }
+            }
+        };
+        let before = taken(&mut keyspace.iter().unwrap());
+        let behind = taken(&mut keyspace.iter().unwrap().rev());
+        let lost = 500 - before.len() - behind.len();
+        // All leaves are of about one size.
+        assert!((1..=2 * 500 / leaves.len()).contains(&lost), "page {leaf}: {lost} keys lost");
+        assert!(before.iter().all(|key| keyspace.get(key).is_ok()));
+    }
 }
 
 #[test]

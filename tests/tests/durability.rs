@@ -9,7 +9,7 @@ use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::harness::{Plan, Totals, run};
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, FaultKind, OperationKind, SimulatedStorage};
-use sapwood::sync::{Arc, Clock, Mutex};
+use sapwood::sync::{Arc, Clock, Mutex, Random};
 use sapwood::{Database, Durability, Error, Isolation, Result};
 
 /// Shorter than the quiet after which a memtable is flushed, which would do the same.
@@ -237,6 +237,36 @@ fn a_commit_after_a_failed_sync_and_a_kill_relies_on_nothing_that_the_cache_hold
             let expected = if found.contains(&"z".to_owned()) { 2 + earlier } else { 1 };
             assert!(found.len() >= expected, "operation {operation}, seed {seed}: {found:?}");
         }
+    }
+}
+
+/// The sync that failed was to write that the file had grown.
+#[test]
+fn a_length_that_a_failed_sync_lost_is_written_again() {
+    let (storage, database) = made();
+    commit(&database, "1", Durability::Sync).unwrap();
+    let keyspace = database.existing_keyspace("a").unwrap();
+    // What a transaction has spilled makes the file longer, and nobody needs it after the kill.
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    let mut random = Random::from_seed(5);
+    for n in 0..200 {
+        let value: Vec<u8> = (0..30_000).map(|_| random.below(256) as u8).collect();
+        transaction.put(&keyspace, format!("spilled {n}"), value).unwrap();
+    }
+    let durable = storage.crash_copy(CrashPlan::KeepNone).image().len();
+    assert!(storage.image().len() > durable, "the file has not grown");
+    storage.fail_sync_and_drop_cache();
+    assert!(database.flush().is_err() || database.sync().is_err());
+    let storage = storage.kill();
+    drop((transaction, keyspace, database));
+    let copies = copies_of_each_operation(&storage, 2, || {
+        let database = open(&storage).unwrap();
+        commit(&database, "z", Durability::Sync).unwrap();
+        drop(database);
+    });
+    for (operation, seed, copy) in copies {
+        let opened = open(&copy).unwrap_or_else(|e| panic!("{operation}, seed {seed}: {e}"));
+        assert_eq!(access::verify(&opened).unwrap(), None, "{operation}, seed {seed}");
     }
 }
 

@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
-use sapwood::storage::MemoryStorage;
-use sapwood::sync::{Arc, Random};
-use sapwood::{Compression, Database, Error, Isolation, Keyspace, KeyspaceOptions, Snapshot};
+use sapwood::storage::{CrashPlan, MemoryStorage, OperationKind, SimulatedStorage};
+use sapwood::sync::{Arc, Mutex, Random};
+use sapwood::{
+    Compression, Database, Durability, Error, Isolation, Keyspace, KeyspaceOptions, Snapshot,
+};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -306,6 +308,60 @@ fn a_transaction_sees_a_conflict_with_a_run_and_none_between_two() {
     assert_eq!(fixture.flush(), Flushed { last: i64::from(2 * RUN_PAIRS), young: 0 });
     assert!(matches!(inside.commit(), Err(Error::Conflict)));
     between.commit().unwrap();
+}
+
+/// The power goes at any operation of a flush that has runs in many places, and a young segment
+/// beside them: what was on disk before stays, and no page is lost.
+#[test]
+fn a_power_cut_at_any_point_of_a_flush_with_runs_loses_nothing_and_leaks_nothing() {
+    let storage = SimulatedStorage::new();
+    let database = setup().open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut model = Model::new();
+    let mut put = |series: u32, times: std::ops::Range<u32>| {
+        let mut batch = database.batch();
+        for time in times {
+            let value = vec![series as u8; VALUE_BYTES];
+            batch.put(&keyspace, key(series, time), &value).unwrap();
+            model.insert(key(series, time), value);
+        }
+        batch.commit_with(Durability::Sync).unwrap();
+    };
+    (0..20).for_each(|series| put(series, 1_000_000..1_000_000 + RUN_PAIRS));
+    database.compact().unwrap();
+    (0..20).step_by(2).for_each(|series| put(series, 2_000_000..2_000_000 + RUN_PAIRS));
+    (1..20).step_by(6).for_each(|series| put(series, 2_000_000..2_000_003));
+    put(7, 500_000..500_000 + RUN_PAIRS);
+    let copies = Arc::new(Mutex::new(Vec::new()));
+    let (into, of) = (Arc::clone(&copies), storage.clone());
+    storage.on_operation(Box::new(move |operation| {
+        if operation.kind != OperationKind::Read {
+            for plan in [CrashPlan::KeepNone, CrashPlan::Random(operation.index)] {
+                into.lock().push((operation.index, of.crash_copy(plan)));
+            }
+        }
+    }));
+    let entries = |database: &Database| {
+        let stats = database.stats().unwrap();
+        stats.keyspaces[0].levels.last().unwrap().entries
+    };
+    let before = entries(&database);
+    database.flush().unwrap();
+    storage.clear_on_operation();
+    assert_eq!(entries(&database) - before, u64::from(11 * RUN_PAIRS), "eleven runs");
+    assert_eq!(database.stats().unwrap().young_segments, 1);
+    let copies = std::mem::take(&mut *copies.lock());
+    assert!(copies.len() > 20, "only {} points", copies.len());
+    for (index, copy) in copies {
+        let database = setup().open_on(Arc::new(copy)).unwrap();
+        let keyspace = database.existing_keyspace("a").unwrap();
+        let found = access::collect(keyspace.iter().unwrap()).unwrap();
+        assert!(same(&found, &model), "cut before operation {index}");
+        // It counts each page's owners.
+        assert_eq!(access::verify(&database).unwrap(), None, "cut before operation {index}");
+        database.compact().unwrap();
+        assert_eq!(access::verify(&database).unwrap(), None, "cut before operation {index}");
+    }
 }
 
 /// Appends, overwrites, deletes, snapshots, flushes, merges and reopens in random order.

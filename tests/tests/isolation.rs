@@ -2,8 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::time::Duration;
+
 use crash_lsm::access;
+use crash_lsm::counting::CountingStorage;
 use crash_lsm::fixtures::{ARRANGEMENTS, arrange, run_all_steps, tiny};
+use crash_lsm::setup::Setup;
+use sapwood::storage::MemoryStorage;
 use sapwood::sync::{Arc, Random, thread};
 use sapwood::{Database, Error, Isolation, Keyspace, Transaction};
 
@@ -321,6 +326,32 @@ fn a_snapshot_sees_one_instant_through_flushes_merges_and_compaction() {
 }
 
 #[test]
+fn taking_and_dropping_a_snapshot_does_no_io_at_any_size() {
+    for pairs in [10u32, 20_000] {
+        let storage = Arc::new(CountingStorage::new(Arc::new(MemoryStorage::new())));
+        let database = Setup::tiny().open_on(storage.clone()).unwrap();
+        let keyspace = database.keyspace("k").unwrap();
+        for number in 0..pairs {
+            keyspace.put(number.to_be_bytes(), [7; 100]).unwrap();
+        }
+        // With a state alone, and with a memtable before it.
+        for late in [false, true] {
+            if late {
+                keyspace.put("late", "v").unwrap();
+            } else {
+                database.wait_until_idle().unwrap();
+            }
+            let before = storage.calls();
+            let snapshots: Vec<_> = (0..100).map(|_| database.snapshot().unwrap()).collect();
+            assert_eq!(snapshots[99].sequence(), snapshots[0].sequence());
+            drop(snapshots);
+            assert_eq!(storage.calls(), before, "{pairs} pairs");
+        }
+        assert!(keyspace.get(0u32.to_be_bytes()).unwrap().is_some());
+    }
+}
+
+#[test]
 fn a_batch_is_seen_whole_or_not_at_all_in_all_its_keyspaces() {
     let database = tiny().unwrap();
     let keyspaces: Arc<Vec<_>> =
@@ -464,4 +495,76 @@ fn has_one_order(commits: &[(u64, u64, u64, u64)]) -> bool {
         }
     }
     done == commits.len()
+}
+
+fn kept(database: &Database) -> Vec<(u64, bool)> {
+    let stats = database.stats().unwrap();
+    let stats = stats.transactions.iter();
+    stats.map(|transaction| (transaction.kept_bytes, transaction.given_up)).collect()
+}
+
+/// Overwrites the same keys, and merges what that leaves.
+fn overwrite(database: &Database, keyspace: &Keyspace, round: u32) {
+    for n in 0..100 {
+        keyspace.put(format!("other {n}"), format!("{round:0500}")).unwrap();
+    }
+    database.flush().unwrap();
+    database.compact().unwrap();
+}
+
+#[test]
+fn what_is_kept_for_a_transaction_is_shown_and_goes_with_it() {
+    let (clock, hand) = sapwood::sync::Clock::fake();
+    let database = Setup::tiny().builder().clock(clock).open_in_memory().unwrap();
+    let keyspace = database.keyspace("k").unwrap();
+    keyspace.put("own", "1").unwrap();
+    overwrite(&database, &keyspace, 0);
+    let mut older = database.begin(Isolation::Snapshot).unwrap();
+    hand.advance(Duration::from_secs(5));
+    overwrite(&database, &keyspace, 1);
+    let younger = database.begin(Isolation::Snapshot).unwrap();
+    let all = kept(&database);
+    assert!(all[0].0 > 50_000, "{all:?}: the whole of the flush");
+    assert_eq!(all[1..], [(0, false)]);
+    let before = database.stats().unwrap();
+    assert!(before.transactions[0].age >= Duration::from_secs(5));
+    assert_eq!(before.transactions[1].sequence, younger.sequence());
+    assert!(before.to_string().contains("open transactions"));
+    older.put(&keyspace, "own", "2").unwrap();
+    older.commit().unwrap();
+    assert_eq!(kept(&database), [(0, false)]);
+    drop(younger);
+    assert_eq!(access::verify(&database).unwrap(), None);
+}
+
+#[test]
+fn when_too_much_is_kept_the_oldest_transactions_conflict_and_it_is_free_at_once() {
+    let limit = 100_000;
+    let builder = Setup::tiny().builder().max_transaction_history_bytes(limit);
+    let database = builder.open_in_memory().unwrap();
+    let keyspace = database.keyspace("k").unwrap();
+    keyspace.put("own", "1").unwrap();
+    overwrite(&database, &keyspace, 0);
+    let mut oldest = database.begin(Isolation::Snapshot).unwrap();
+    oldest.put(&keyspace, "own", "2").unwrap();
+    let reader = database.begin(Isolation::Serializable).unwrap();
+    assert_eq!(reader.get(&keyspace, "own").unwrap().unwrap(), "1");
+    for round in 1..6 {
+        overwrite(&database, &keyspace, round);
+        let kept = kept(&database);
+        assert!(kept.iter().all(|(bytes, _)| *bytes <= limit), "round {round}: {kept:?}");
+        assert_eq!(kept[0].1, kept[0].0 == 0, "round {round}: {kept:?}");
+    }
+    assert_eq!(kept(&database), [(0, true); 2]);
+    let mut young = database.begin(Isolation::Snapshot).unwrap();
+    young.put(&keyspace, "own", "3").unwrap();
+    assert_eq!(access::verify(&database).unwrap(), None);
+    let seen = oldest.get(&keyspace, "other 7").unwrap().unwrap();
+    assert_eq!(seen, format!("{:0500}", 0).as_str(), "it reads on");
+    assert!(is_conflict(oldest.commit()), "nobody can tell what has changed");
+    reader.commit().unwrap();
+    young.commit().unwrap();
+    assert_eq!(keyspace.get("own").unwrap().unwrap(), "3");
+    assert_eq!(kept(&database), []);
+    assert_eq!(access::verify(&database).unwrap(), None);
 }

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "memory/young_filters.rs"]
+mod young_filters;
+
 use crash_lsm::setup::{BUDGET_BYTES_MIN, Setup};
 use sapwood::sync::Random;
 use sapwood::{Database, Durability, Isolation, Keyspace};

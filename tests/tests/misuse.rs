@@ -494,6 +494,7 @@ fn a_truncated_file_is_an_error_and_not_a_smaller_database() {
     let (_directory, path) = directory();
     made(&path);
     let whole = fs::read(&path).unwrap();
+    let mut damaged = 0;
     for length in (0..whole.len()).step_by(1024).skip(1) {
         fs::write(&path, &whole[..length]).unwrap();
         let read = open(&path).and_then(|database| {
@@ -501,10 +502,83 @@ fn a_truncated_file_is_an_error_and_not_a_smaller_database() {
             access::collect(keyspace.iter()?)
         });
         match read {
-            Err(error) => assert!(!error.to_string().is_empty()),
+            Err(error @ Error::NotADatabase(_)) => {
+                assert_says(&error, &["test.db", "not a Sapwood"]);
+            }
+            Err(error) => {
+                assert!(error.is_corruption(), "{length} of {} bytes: {error:?}", whole.len());
+                assert_says(&error, &["damaged", "copy the file away", "diag_lsm verify"]);
+                damaged += 1;
+            }
             Ok(map) => assert_eq!(map.len(), 200, "{length} of {} bytes", whole.len()),
         }
     }
+    assert!(damaged > 5, "{damaged} lengths gave an error");
     fs::write(&path, whole).unwrap();
     check_nothing_lost(&path);
+}
+
+#[test]
+fn after_a_close_conditional_writes_many_keys_and_streams_say_closed() {
+    let database = tiny().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    keyspace.put("k", "v").unwrap();
+    let earlier = database.snapshot().unwrap();
+    keyspace.put("l", "w").unwrap();
+    let snapshot = database.snapshot().unwrap();
+    let mut keys = keyspace.iter().unwrap().keys();
+    assert_eq!(keys.next().unwrap().unwrap(), "k");
+    let mut transaction = database.begin(Isolation::Serializable).unwrap();
+    let calls = keyspace.clone();
+    let mut database = Some(database);
+    let result = keyspace.update("k", |_| {
+        // From inside: what was looked at is of no use then.
+        if let Some(database) = database.take() {
+            database.close().unwrap();
+        }
+        assert!(calls.get("k").is_err());
+        Some(Vec::new())
+    });
+    let closed = |error: Error| assert_eq!(error.to_string(), "the database is closed");
+    closed(result.unwrap_err());
+    closed(keyspace.update("k", |_| panic!("there is nothing to update")).unwrap_err());
+    closed(keyspace.put_if_absent("k", "v").unwrap_err());
+    closed(keyspace.compare_and_set("k", Some(b"v"), None).unwrap_err());
+    closed(keyspace.get_many(["k"]).unwrap_err());
+    closed(snapshot.get_many(&keyspace, ["k"]).unwrap_err());
+    closed(snapshot.changed_since(&earlier, &keyspace, "a"..).unwrap_err());
+    closed(keys.next().unwrap().unwrap_err());
+    assert!(keys.next().is_none(), "it ends after an error");
+    closed(transaction.get_many(&keyspace, ["k"]).unwrap_err());
+    closed(transaction.put_stream(&keyspace, "k", &b"short"[..]).unwrap_err());
+    closed(transaction.get_stream(&keyspace, "k").unwrap_err());
+}
+
+#[test]
+fn keys_that_are_too_long_and_keyspaces_of_others_are_refused_by_every_newer_call() {
+    let (database, other) = (tiny().unwrap(), tiny().unwrap());
+    let keyspace = database.keyspace("a").unwrap();
+    let foreign = other.keyspace("a").unwrap();
+    let long = vec![1; 20_000];
+    let refused = |error: Error| assert_says(&error, &["20000", "16384"]);
+    refused(keyspace.put_if_absent(&long, "v").unwrap_err());
+    refused(keyspace.compare_and_set(&long, None, None).unwrap_err());
+    refused(keyspace.update(&long, |_| None).unwrap_err());
+    refused(keyspace.get_many([&long]).unwrap_err());
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    refused(transaction.put_stream(&keyspace, &long, &b"v"[..]).unwrap_err());
+    refused(transaction.get_stream(&keyspace, &long).unwrap_err());
+    let is_foreign = |error: Error| assert!(matches!(error, Error::ForeignKeyspace(_)), "{error}");
+    is_foreign(transaction.put_stream(&foreign, "k", &b"v"[..]).unwrap_err());
+    is_foreign(transaction.get_stream(&foreign, "k").unwrap_err());
+    is_foreign(transaction.get_many(&foreign, ["k"]).unwrap_err());
+    let snapshot = database.snapshot().unwrap();
+    is_foreign(snapshot.get_many(&foreign, ["k"]).unwrap_err());
+    is_foreign(snapshot.changed_since(&snapshot, &foreign, "a"..).unwrap_err());
+    database.drop_keyspace("a").unwrap();
+    let dropped = |error: Error| assert!(matches!(error, Error::KeyspaceDropped(_)), "{error}");
+    dropped(keyspace.put_if_absent("k", "v").unwrap_err());
+    dropped(keyspace.update("k", |_| None).unwrap_err());
+    dropped(keyspace.get_many(["k"]).unwrap_err());
+    dropped(transaction.put_stream(&keyspace, "k", &vec![1; 100_000][..]).unwrap_err());
 }

@@ -129,6 +129,40 @@ fn a_file_is_cut_at_the_close() {
     assert_eq!(access::verify(&database).unwrap(), None);
 }
 
+/// Many series that grow side by side leave leaves that are not full, and holes that are too
+/// small for any leaf, wherever flushes go to the last level at once.
+#[test]
+fn series_rest_in_little_more_than_the_same_pairs_in_order() {
+    let at_rest = |in_order: bool| {
+        let storage = Arc::new(MemoryStorage::new());
+        let database = builder(12 << 20).open_on(Arc::clone(&storage) as _).unwrap();
+        let keyspace = database.keyspace("a").unwrap();
+        let (series, times) = (190_u64, 900_u64);
+        let mut random = Random::from_seed(5);
+        for number in 0..series * times {
+            let (of, time) = match in_order {
+                true => (number / times, number % times),
+                false => (number % series, number / series),
+            };
+            let mut value = vec![b'v'; 100];
+            random.fill(&mut value[..50]);
+            keyspace.put([of.to_be_bytes(), time.to_be_bytes()].concat(), &value).unwrap();
+        }
+        database.wait_until_idle().unwrap();
+        assert_eq!(access::verify(&database).unwrap(), None);
+        // Nothing is done again at rest.
+        let states = database.stats().unwrap().durable_states;
+        database.wait_until_idle().unwrap();
+        assert_eq!(database.stats().unwrap().durable_states, states);
+        (storage.length().unwrap(), live_bytes(&database))
+    };
+    let (sorted, sorted_live) = at_rest(true);
+    let (length, live) = at_rest(false);
+    println!("series: {live} live in {length}; in order: {sorted_live} live in {sorted}");
+    assert!(live * 100 <= sorted_live * 115, "{live} bytes live, {sorted_live} in order");
+    assert!(length * 4 <= sorted * 5, "{length} bytes at rest, {sorted} in order");
+}
+
 /// Every operation on the file from the first step at rest on is one after which the power may go.
 #[test]
 fn a_power_cut_at_any_point_of_the_shrinking_loses_nothing() {

@@ -17,6 +17,10 @@ mod modules;
 mod names;
 #[path = "tidy/paths.rs"]
 mod paths;
+#[path = "tidy/promises.rs"]
+mod promises;
+#[path = "tidy/public_face.rs"]
+mod public_face;
 #[path = "tidy/routes.rs"]
 mod routes;
 #[path = "tidy/rules.rs"]
@@ -69,6 +73,24 @@ fn every_file_of_the_engine_is_a_module() {
 fn every_file_of_the_routes_exists() {
     let page = tree::read("docs/architecture.md");
     expect_none(&routes::findings(&page, tree::exists));
+}
+
+#[test]
+fn every_public_item_has_an_example() {
+    expect_none(&public_face::without_example(&tree::rust_files(tree::ENGINE)));
+}
+
+#[test]
+fn every_option_stands_in_the_table() {
+    let page = tree::read("docs/options.md");
+    expect_none(&public_face::options_not_in(&page, &tree::rust_files(tree::ENGINE)));
+}
+
+#[test]
+fn every_promise_names_tests_that_exist_or_says_that_they_come_later() {
+    let page = tree::read("docs/architecture.md");
+    let tests = promises::tests(&tree::rust_files(""));
+    expect_none(&promises::findings(&page, &tests, tree::exists));
 }
 
 #[test]

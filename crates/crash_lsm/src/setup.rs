@@ -27,6 +27,8 @@ pub struct Setup {
     pub transaction_bytes: Option<u64>,
     /// What commits do that do not say.
     pub durability: Durability,
+    /// So many dead keys that a scan walks over in a row are joined.
+    pub join_keys_min: u64,
 }
 
 impl Setup {
@@ -41,6 +43,7 @@ impl Setup {
             budget_bytes: BUDGET_BYTES_MIN,
             transaction_bytes: None,
             durability: Durability::Buffered,
+            join_keys_min: 2,
         }
     }
 
@@ -64,7 +67,8 @@ impl Setup {
         let transaction_bytes = (!random.one_in(3)).then(|| 1 << random.below(14));
         let durability = draw_durability(random);
         let leaf_bytes = leaf_bytes.min(1 << 16);
-        Setup { leaf_bytes, budget_bytes, transaction_bytes, durability, ..self }
+        let join_keys_min = 1 << random.below(7);
+        Setup { leaf_bytes, budget_bytes, transaction_bytes, durability, join_keys_min, ..self }
     }
 
     /// A builder with these options, without merge threads.
@@ -80,6 +84,7 @@ impl Setup {
             .region_bytes(self.region_bytes)
             .leaf_bytes(self.leaf_bytes)
             .memory_budget(self.budget_bytes)
+            .join_keys_min(self.join_keys_min)
             .durability(self.durability)
             .merge_threads(0)
     }

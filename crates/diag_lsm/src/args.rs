@@ -310,6 +310,9 @@ pub struct PageArguments {
     /// How many entries of a node to print.
     #[arg(long, default_value_t = 40)]
     pub limit: usize,
+    /// Bytes of a page, for a file whose header cannot be read.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1024..))]
+    pub page_size: u32,
 }
 
 /// Of `space`.

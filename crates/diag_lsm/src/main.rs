@@ -1,8 +1,8 @@
 //! `diag_lsm`: looks inside a Sapwood database file, loads it, checks it and measures it.
 //!
 //! *Guarantees*: commands that only look read the last durable state, without the lock and without
-//! writing; they go past what cannot be read, and say so. Exit status 0: done; 1: an error, or
-//! `verify` found something; 2: wrong usage.
+//! writing; they go past what cannot be read, and say so. Exit status 0: done; 1: an error,
+//! something could not be read, or `verify` found something; 2: wrong usage.
 
 // The tool reads other files than databases, and measures time; the library does neither.
 #![allow(clippy::disallowed_methods)]
@@ -13,6 +13,7 @@ mod database;
 mod file;
 mod output;
 mod pairs;
+mod salvage;
 mod shape;
 mod units;
 

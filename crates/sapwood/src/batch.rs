@@ -89,6 +89,20 @@ impl Batch {
     /// quarter of the memory budget, and then its commit fails too; [`Error::ForeignKeyspace`],
     /// [`Error::Closed`]; [`Error::KeyspaceDropped`], unless the batch has written to the keyspace
     /// before it was dropped: then the commit fails.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut batch = db.batch();
+    /// batch.put(&fruit, "fig", "sweet")?;
+    /// batch.put(&fruit, "fig", "sweeter")?; // the last one counts
+    /// batch.commit()?;
+    /// assert_eq!(fruit.get("fig")?.unwrap(), "sweeter");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn put(
         &mut self,
         keyspace: &Keyspace,
@@ -104,6 +118,22 @@ impl Batch {
     ///
     /// # Errors
     /// As [`Batch::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut batch = db.batch();
+    /// batch.delete(&fruit, "fig")?;
+    /// batch.commit()?;
+    /// assert!(!fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<()> {
         let key = key.as_ref();
         check_key(key)?;
@@ -115,6 +145,23 @@ impl Batch {
     ///
     /// # Errors
     /// [`Error::InvalidRange`], and as [`Batch::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut batch = db.batch();
+    /// batch.delete_range(&fruit, "a".."g")?;
+    /// batch.put(&fruit, "banana", "green")?; // after the deletion, so it stays
+    /// batch.commit()?;
+    /// assert_eq!(fruit.count::<&str>(..)?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete_range<K: AsRef<[u8]>>(
         &mut self,
         keyspace: &Keyspace,
@@ -126,12 +173,33 @@ impl Batch {
 
     /// How many writes would be committed. What a later one made void does not count. Complexity:
     /// O(n).
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut batch = db.batch();
+    /// batch.put(&fruit, "fig", "sweet")?;
+    /// assert_eq!(batch.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn len(&self) -> usize {
         self.writes.len()
     }
 
     /// True when nothing would be committed.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// assert!(db.batch().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.writes.is_empty()
@@ -142,6 +210,20 @@ impl Batch {
     /// # Errors
     /// [`Error::TransactionTooLarge`], [`Error::KeyspaceDropped`], [`Error::Closed`],
     /// [`Error::Stopped`], [`Error::NoSpace`] and others: nothing of the batch is visible then.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut batch = db.batch();
+    /// batch.put(&fruit, "fig", "sweet")?;
+    /// assert!(!fruit.contains("fig")?);
+    /// batch.commit()?;
+    /// assert!(fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn commit(self) -> Result<()> {
         let durability = self.shared.durability;
         self.commit_with(durability)
@@ -151,6 +233,21 @@ impl Batch {
     ///
     /// # Errors
     /// As [`Batch::commit`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// use sapwood::Durability;
+    ///
+    /// let mut batch = db.batch();
+    /// batch.put(&fruit, "fig", "sweet")?;
+    /// batch.commit_with(Durability::Memory)?;
+    /// db.sync()?; // takes it along
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn commit_with(mut self, durability: Durability) -> Result<()> {
         self.shared.change(|core| match commit_batch(core, &mut self.writes, durability) {
             Err(error @ Error::KeyspaceDropped(_)) => {

@@ -26,8 +26,11 @@ use crate::sync::{Arc, Clock};
 /// | [`leaf_bytes`](Builder::leaf_bytes) | 8 KiB | at each open, for new nodes |
 /// | [`max_file_bytes`](Builder::max_file_bytes) | none | at each open |
 /// | [`reserve_bytes`](Builder::reserve_bytes) | a 64th of the budget | at each open |
+/// | [`max_transaction_history_bytes`](Self::max_transaction_history_bytes) | \* | at each open |
 /// | [`create`](Builder::create) | true | at each open |
 /// | [`read_only`](Builder::read_only) | false | at each open |
+///
+/// \* an eighth of the file.
 ///
 /// # Examples
 /// ```
@@ -69,6 +72,15 @@ impl Builder {
 
     /// All memory that the database takes, in bytes: memtables, caches, filters, merge buffers and
     /// the rest. 256 MiB unless set; 4 MiB at least.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().memory_budget(64 << 20).open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn memory_budget(mut self, bytes: u64) -> Builder {
         self.options.memory_budget = bytes;
         self
@@ -76,6 +88,15 @@ impl Builder {
 
     /// Bytes of a page: a power of two from 1 KiB to 64 KiB, 4 KiB unless set. Fixed when the file
     /// is created.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().page_size(8192).open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn page_size(mut self, bytes: u32) -> Builder {
         self.page_size = Some(bytes);
         self
@@ -83,6 +104,15 @@ impl Builder {
 
     /// Bytes at the end of each page that nothing is written to: a multiple of 8 up to 256, 0
     /// unless set. Fixed when the file is created.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().reserved_bytes(32).open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reserved_bytes(mut self, bytes: u16) -> Builder {
         self.reserved_bytes = Some(bytes);
         self
@@ -90,12 +120,32 @@ impl Builder {
 
     /// Bytes of a region, a stretch of the file with a free map of its own: a power of two, 128 MiB
     /// unless set. Fixed when the file is created.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().region_bytes(16 << 20).open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn region_bytes(mut self, bytes: u64) -> Builder {
         self.region_bytes = Some(bytes);
         self
     }
 
     /// What commits do that do not say. [`Durability::Sync`] unless set.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// use sapwood::{Database, Durability};
+    ///
+    /// let db = Database::builder().durability(Durability::Buffered).open_in_memory()?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?; // a buffered commit
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn durability(mut self, durability: Durability) -> Builder {
         self.options.durability = durability;
         self
@@ -103,6 +153,18 @@ impl Builder {
 
     /// How long a [`Durability::Buffered`] commit waits for its sync at most: 1 millisecond to 24
     /// hours, one second unless set.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// use std::time::Duration;
+    ///
+    /// let builder = sapwood::Database::builder().sync_interval(Duration::from_millis(100));
+    /// let db = builder.open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn sync_interval(mut self, interval: Duration) -> Builder {
         self.options.sync_interval = interval;
         self
@@ -110,6 +172,16 @@ impl Builder {
 
     /// Threads for flushes and merges. With 0 there are none: then the application calls
     /// [`Database::run_step`], and a commit that must wait for room runs steps itself.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().merge_threads(0).open_in_memory()?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// while db.run_step()? {}
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn merge_threads(mut self, count: usize) -> Builder {
         self.options.merge_threads = count;
         self
@@ -117,6 +189,15 @@ impl Builder {
 
     /// Bytes of a leaf before compression, up to 64 KiB; rounded up to whole pages. 8 KiB unless
     /// set.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().leaf_bytes(16 << 10).open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn leaf_bytes(mut self, bytes: u32) -> Builder {
         self.options.leaf_bytes = bytes;
         self
@@ -125,6 +206,15 @@ impl Builder {
     /// How long the file may grow, in bytes. A write that would need more gives [`Error::NoSpace`]
     /// and changes nothing; deletions and merges go on in the [reserve](Builder::reserve_bytes).
     /// No limit unless set.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().max_file_bytes(64 << 20).open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_file_bytes(mut self, bytes: u64) -> Builder {
         self.options.max_file_bytes = Some(bytes);
         self
@@ -140,7 +230,37 @@ impl Builder {
         self
     }
 
+    /// How much may be kept in the file for open transactions, in bytes; an eighth of the file
+    /// unless set, and then at least a quarter of the memory budget.
+    ///
+    /// While a transaction is open, what others commit is kept in the form in which its commit can
+    /// look for conflicts, also when it has been overwritten or merged since:
+    /// [`TransactionStats::kept_bytes`](crate::TransactionStats::kept_bytes). Above this limit it
+    /// is let go at once, for the oldest transactions first: those read on, and their commit fails
+    /// with [`Error::Conflict`], unless they have written nothing.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder()
+    ///     .max_transaction_history_bytes(64 << 20)
+    ///     .open_in_memory()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn max_transaction_history_bytes(mut self, bytes: u64) -> Builder {
+        self.options.max_transaction_history_bytes = Some(bytes);
+        self
+    }
+
     /// Whether a file that is not there is made. True unless set.
+    ///
+    /// # Examples
+    /// ```
+    /// let builder = sapwood::Database::builder().create(false);
+    /// let refused = builder.open("no/such/file.sapwood");
+    /// assert!(matches!(refused, Err(sapwood::Error::NotFound(_))));
+    /// ```
     pub fn create(mut self, create: bool) -> Builder {
         self.options.create = create;
         self
@@ -148,6 +268,16 @@ impl Builder {
 
     /// Whether nothing may be written. Not supported yet: an open with true gives
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # use sapwood::Error;
+    /// let refused = sapwood::Database::builder().read_only(true).open("garden.sapwood");
+    /// assert!(matches!(refused, Err(Error::InvalidOption { option: "read_only", .. })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read_only(mut self, read_only: bool) -> Builder {
         self.options.read_only = read_only;
         self
@@ -166,6 +296,14 @@ impl Builder {
     #[doc(hidden)]
     pub fn transaction_bytes(mut self, bytes: u64) -> Builder {
         self.options.transaction_bytes = Some(bytes);
+        self
+    }
+
+    /// How many dead keys a scan joins that it walks over in a row.
+    #[cfg(any(test, feature = "internals"))]
+    #[doc(hidden)]
+    pub fn join_keys_min(mut self, count: u64) -> Builder {
+        self.options.join_keys_min = count;
         self
     }
 
@@ -214,6 +352,17 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::InvalidOption`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// assert_eq!(fruit.get("fig")?.unwrap(), "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open_in_memory(self) -> Result<Database> {
         self.validate()?;
         self.open_storage(Arc::new(MemoryStorage::new()))
@@ -224,6 +373,23 @@ impl Builder {
     ///
     /// # Errors
     /// As [`Builder::open`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// use std::sync::Arc;
+    ///
+    /// use sapwood::{Database, MemoryStorage};
+    ///
+    /// let storage = Arc::new(MemoryStorage::new());
+    /// let db = Database::builder().open_on(storage.clone())?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// db.close()?;
+    /// let db = Database::builder().create(false).open_on(storage)?;
+    /// assert!(db.keyspace("fruit")?.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Database> {
         self.validate()?;
         if !self.options.create && is_unborn(&*storage)? {

@@ -158,7 +158,8 @@ impl Copy<'_> {
     fn keyspace(&mut self, number: KeyspaceNumber, new: KeyspaceNumber) -> Result<()> {
         let mut builder = LevelBuilder::new(&self.target, new);
         let (shared, hold) = (self.shared.clone(), self.hold.clone());
-        let scan = Scan { shared, keyspace: number, hold, own: Vec::new(), reads: None };
+        let (own, reads, keys_only) = (Vec::new(), None, false);
+        let scan = Scan { shared, keyspace: number, hold, own, reads, keys_only };
         let mut walker = Walker::new(scan);
         walker.begin(From::At(&[]), BATCH_ENTRIES, Limits::NONE)?;
         loop {

@@ -10,6 +10,23 @@ use crate::scan::{Direction, Entry, From, Limits, SCAN_ENTRIES, Scan, Walker};
 use crate::transaction::reads::Walk;
 
 /// Which entry a [`Cursor`] looks for.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// # let fruit = db.keyspace("fruit")?;
+/// # for name in ["apple", "fig", "plum"] {
+/// #     fruit.put(name, "ripe")?;
+/// # }
+/// use sapwood::Seek;
+///
+/// let mut cursor = fruit.cursor()?;
+/// assert!(cursor.seek("b", Seek::AtOrAfter)?);
+/// assert_eq!(cursor.key(), Some(&b"fig"[..]));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Seek {
     /// The entry with this key.
@@ -93,6 +110,21 @@ impl Cursor {
     ///
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed); or when a node cannot be read or is damaged.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut cursor = fruit.cursor()?;
+    /// assert!(cursor.first()?);
+    /// assert_eq!(cursor.key(), Some(&b"apple"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn first(&mut self) -> Result<bool> {
         self.walk = self.walker.scan.begin_walk(&[]);
         let valid = self.begin(From::At(&[]), SCAN_ENTRIES)?;
@@ -104,6 +136,21 @@ impl Cursor {
     ///
     /// # Errors
     /// As [`Cursor::first`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut cursor = fruit.cursor()?;
+    /// assert!(cursor.last()?);
+    /// assert_eq!(cursor.key(), Some(&b"plum"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn last(&mut self) -> Result<bool> {
         let valid = self.begin(From::End, SCAN_ENTRIES)?;
         let at = self.entry().map(|entry| entry.key.clone()).unwrap_or_default();
@@ -178,6 +225,23 @@ impl Cursor {
     ///
     /// # Errors
     /// As [`Cursor::first`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut cursor = fruit.cursor()?;
+    /// assert!(cursor.first()? && cursor.next()?);
+    /// assert_eq!(cursor.key(), Some(&b"fig"[..]));
+    /// assert!(cursor.next()?);
+    /// assert!(!cursor.next()?);
+    /// # Ok(())
+    /// # }
+    /// ```
     // It is no iterator: it lends its entries, and goes both ways.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<bool> {
@@ -188,6 +252,23 @@ impl Cursor {
     ///
     /// # Errors
     /// As [`Cursor::first`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut cursor = fruit.cursor()?;
+    /// assert!(cursor.last()? && cursor.prev()?);
+    /// assert_eq!(cursor.key(), Some(&b"fig"[..]));
+    /// assert!(cursor.next()?); // both ways in turn
+    /// assert_eq!(cursor.key(), Some(&b"plum"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn prev(&mut self) -> Result<bool> {
         self.step(Direction::Backward)
     }
@@ -220,12 +301,44 @@ impl Cursor {
     }
 
     /// True when the cursor stands on an entry.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut cursor = fruit.cursor()?;
+    /// assert!(!cursor.valid());
+    /// cursor.first()?;
+    /// assert!(cursor.valid());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn valid(&self) -> bool {
         self.entry().is_some()
     }
 
     /// The key of the entry; `None` when the cursor stands nowhere.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut cursor = fruit.cursor()?;
+    /// assert_eq!(cursor.key(), None);
+    /// cursor.last()?;
+    /// assert_eq!(cursor.key(), Some(&b"plum"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn key(&self) -> Option<&[u8]> {
         self.entry().map(|entry| entry.key.as_slice())
@@ -236,6 +349,21 @@ impl Cursor {
     /// # Errors
     /// [`Error::ValueTooLarge`](crate::Error::ValueTooLarge) for a value above an eighth of the
     /// memory budget, and as [`Cursor::first`]. The cursor stays where it is.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut cursor = fruit.cursor()?;
+    /// cursor.first()?;
+    /// assert_eq!(cursor.value()?, "ripe");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn value(&self) -> Result<Value> {
         self.walker.scan.shared.check_open()?;
         match self.entry() {
@@ -246,6 +374,21 @@ impl Cursor {
 
     /// The length of the value, in bytes, without reading it; `None` when the cursor stands
     /// nowhere.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut cursor = fruit.cursor()?;
+    /// cursor.first()?;
+    /// assert_eq!(cursor.value_len(), Some(4));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn value_len(&self) -> Option<u64> {
         self.entry().map(|entry| entry.value.len())

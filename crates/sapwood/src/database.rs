@@ -116,11 +116,36 @@ impl Database {
     ///
     /// # Errors
     /// As [`Builder::open`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("garden.sapwood");
+    /// let db = sapwood::Database::open(&path)?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// db.close()?;
+    /// assert!(sapwood::Database::open(&path)?.keyspace("fruit")?.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn open(path: impl AsRef<Path>) -> Result<Database> {
         Database::builder().open(path)
     }
 
     /// Opens a database with options.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// use sapwood::{Database, Durability};
+    ///
+    /// let builder = Database::builder().memory_budget(32 << 20).durability(Durability::Buffered);
+    /// let db = builder.open_in_memory()?;
+    /// db.close()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn builder() -> Builder {
         Builder::new()
     }
@@ -129,6 +154,17 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Closed`]; or as for a commit, when it has to be created.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// let fruit = db.keyspace("fruit")?;
+    /// assert_eq!(fruit.name(), "fruit");
+    /// assert_eq!(db.keyspaces()?, ["fruit"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn keyspace(&self, name: &str) -> Result<Keyspace> {
         self.keyspace_with(name, KeyspaceOptions::default())
     }
@@ -193,6 +229,17 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// db.keyspace("trees")?;
+    /// db.keyspace("fruit")?;
+    /// assert_eq!(db.keyspaces()?, ["fruit", "trees"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn keyspaces(&self) -> Result<Vec<String>> {
         self.shared().read(|core| {
             let catalogue = core.visible_catalogue();
@@ -251,6 +298,20 @@ impl Database {
     }
 
     /// An empty batch of writes.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut batch = db.batch();
+    /// batch.put(&fruit, "fig", "sweet")?;
+    /// batch.delete(&fruit, "lemon")?;
+    /// batch.commit()?;
+    /// assert!(fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn batch(&self) -> Batch {
         Batch::new(self.shared())
@@ -260,6 +321,19 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let before = db.snapshot()?;
+    /// fruit.put("fig", "sweet")?;
+    /// assert!(!before.contains(&fruit, "fig")?);
+    /// assert!(fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn snapshot(&self) -> Result<Snapshot> {
         Snapshot::take(self.shared())
     }
@@ -268,6 +342,22 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// use sapwood::Isolation;
+    ///
+    /// let mut transaction = db.begin(Isolation::Serializable)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// assert!(!fruit.contains("fig")?);
+    /// transaction.commit()?;
+    /// assert!(fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn begin(&self, isolation: Isolation) -> Result<Transaction> {
         Transaction::begin(self.shared(), isolation)
     }
@@ -275,6 +365,11 @@ impl Database {
     /// Runs `run` in a serializable transaction and commits it. On a conflict all is done again, up
     /// to 16 times in all, after short random pauses; so `run` should have no other effects. When
     /// it returns an error, or panics, nothing is committed.
+    ///
+    /// One transaction inside another is a second one: it does not see what the first has written,
+    /// and commits by itself, even if the first does not. When it changes what the first one uses,
+    /// that is a conflict at every attempt; so are writes beside the transaction, as by
+    /// [`Keyspace::put`]. Everything that belongs together goes through the transaction given.
     ///
     /// # Errors
     /// What `run` returns; [`Error::Conflict`] when every attempt met one; and as
@@ -345,6 +440,18 @@ impl Database {
     ///
     /// # Errors
     /// As [`Database::sync`], and [`Error::NoSpace`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// db.flush()?;
+    /// assert!(db.stats()?.flushes > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn flush(&self) -> Result<()> {
         self.shared().change(step::flush)
     }
@@ -354,6 +461,18 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Stopped`] or [`Error::MergeMismatch`] when merging has stopped; [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// db.wait_until_idle()?;
+    /// assert_eq!(db.stats()?.young_segments, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn wait_until_idle(&self) -> Result<()> {
         self.shared().change(step::wait_until_idle)
     }
@@ -364,6 +483,16 @@ impl Database {
     ///
     /// # Errors
     /// As [`Database::flush`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().merge_threads(0).open_in_memory()?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// while db.run_step()? {}
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn run_step(&self) -> Result<bool> {
         self.shared().change(step::run_step)
     }
@@ -374,6 +503,21 @@ impl Database {
     ///
     /// # Errors
     /// As [`Database::flush`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// db.compact()?;
+    /// let levels = &db.stats()?.keyspaces[0].levels;
+    /// assert_eq!(levels.iter().map(|level| level.segments).sum::<u64>(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn compact(&self) -> Result<()> {
         self.compact_with(&mut ())
     }
@@ -466,6 +610,19 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// let stats = db.stats()?;
+    /// assert!(stats.commits > 0);
+    /// println!("{stats}");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stats(&self) -> Result<Stats> {
         self.shared().read(|core| Ok(Stats::gather(core)))
     }

@@ -11,9 +11,26 @@ use std::sync::Arc;
 use crate::types::{Epoch, KeyspaceNumber, PageNumber};
 
 /// What every fallible call of this crate returns.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// fn count(keyspace: &sapwood::Keyspace) -> sapwood::Result<u64> {
+///     keyspace.count::<&str>(..)
+/// }
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// assert_eq!(count(&db.keyspace("fruit")?)?, 0);
+/// # Ok(())
+/// # }
+/// ```
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// The part of the file that a [`Corruption`] was found in.
+///
+/// # Examples
+/// ```
+/// assert_eq!(sapwood::Structure::FreeMap.to_string(), "free map");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Structure {
@@ -57,6 +74,14 @@ impl fmt::Display for Structure {
 }
 
 /// Bytes of the file that are not what they must be.
+///
+/// # Examples
+/// ```
+/// use sapwood::{Corruption, Structure};
+///
+/// let damage = Corruption::new(Structure::Leaf, "its checksum is wrong");
+/// assert_eq!(damage.to_string(), "damaged leaf: its checksum is wrong");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Corruption {
     /// The structure that was being read.
@@ -71,11 +96,27 @@ pub struct Corruption {
 
 impl Corruption {
     /// Damage in `structure`, with what was found.
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::{Corruption, Structure};
+    ///
+    /// let damage = Corruption::new(Structure::Log, "a record ends early");
+    /// assert_eq!(damage.page, None);
+    /// ```
     pub fn new(structure: Structure, detail: impl Into<String>) -> Corruption {
         Corruption { structure, page: None, keyspace: None, detail: detail.into() }
     }
 
     /// The same, with the page where it lies.
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::{Corruption, PageNumber, Structure};
+    ///
+    /// let damage = Corruption::new(Structure::Leaf, "torn").at_page(PageNumber(7));
+    /// assert_eq!(damage.to_string(), "damaged leaf at page 7: torn");
+    /// ```
     #[must_use]
     pub fn at_page(mut self, page: PageNumber) -> Corruption {
         self.page = Some(page);
@@ -83,6 +124,14 @@ impl Corruption {
     }
 
     /// The same, with the keyspace that it belongs to.
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::{Corruption, KeyspaceNumber, Structure};
+    ///
+    /// let damage = Corruption::new(Structure::Leaf, "torn").in_keyspace(KeyspaceNumber(3));
+    /// assert_eq!(damage.to_string(), "damaged leaf of keyspace 3: torn");
+    /// ```
     #[must_use]
     pub fn in_keyspace(mut self, keyspace: KeyspaceNumber) -> Corruption {
         self.keyspace = Some(keyspace);
@@ -104,6 +153,21 @@ impl fmt::Display for Corruption {
 }
 
 /// Everything that can go wrong.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// use sapwood::Error;
+///
+/// match db.existing_keyspace("fruit") {
+///     Err(Error::UnknownKeyspace(name)) => println!("there is no {name}"),
+///     Err(error) => return Err(error),
+///     Ok(_) => {}
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -255,6 +319,14 @@ pub enum Error {
 
 impl Error {
     /// Wraps an error of the operating system with what was attempted and where.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::io;
+    ///
+    /// let full = io::Error::from(io::ErrorKind::StorageFull);
+    /// assert!(sapwood::Error::io("writing", "a.sapwood", full).is_no_space());
+    /// ```
     pub fn io(operation: impl Into<String>, file: impl Into<String>, source: io::Error) -> Error {
         let (operation, file) = (operation.into(), file.into());
         match source.kind() {
@@ -266,12 +338,31 @@ impl Error {
     }
 
     /// True when another attempt of the same transaction may succeed.
+    ///
+    /// # Examples
+    /// ```
+    /// assert!(sapwood::Error::Conflict.is_conflict());
+    /// assert!(!sapwood::Error::Closed.is_conflict());
+    /// ```
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Error::Conflict)
     }
 
     /// True when the device is full.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// match fruit.put("fig", "sweet") {
+    ///     Err(error) if error.is_no_space() => println!("delete something, and try again"),
+    ///     result => result?,
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_no_space(&self) -> bool {
         match self {
@@ -282,6 +373,24 @@ impl Error {
     }
 
     /// True when bytes of the file are wrong.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// for pair in fruit.iter()? {
+    ///     match pair {
+    ///         Err(error) if error.is_corruption() => println!("{error}"),
+    ///         pair => drop(pair?),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_corruption(&self) -> bool {
         matches!(self, Error::Corruption(_))

@@ -77,6 +77,28 @@ pub(crate) fn value_of(
     })
 }
 
+/// Looks keys up in ascending order, each once, and answers in the order given.
+pub(crate) fn in_key_order<K: AsRef<[u8]>>(
+    keys: impl IntoIterator<Item = K>,
+    mut find: impl FnMut(&[u8]) -> Result<Option<Value>>,
+) -> Result<Vec<Option<Value>>> {
+    let keys: Vec<K> = keys.into_iter().collect();
+    keys.iter().try_for_each(|key| check_key(key.as_ref()))?;
+    let mut order: Vec<usize> = (0..keys.len()).collect();
+    order.sort_unstable_by_key(|index| keys[*index].as_ref());
+    let mut values = vec![None; keys.len()];
+    let mut before: Option<usize> = None;
+    for index in order {
+        let key = keys[index].as_ref();
+        values[index] = match before.filter(|before| keys[*before].as_ref() == key) {
+            Some(before) => values[before].clone(),
+            None => find(key)?,
+        };
+        before = Some(index);
+    }
+    Ok(values)
+}
+
 impl Keyspace {
     pub(crate) fn new(shared: &Arc<Shared>, number: KeyspaceNumber, name: &str) -> Keyspace {
         let handle = Handle { shared: shared.clone(), number, name: name.to_owned() };
@@ -144,9 +166,7 @@ impl Keyspace {
     /// The newest commit, as one instant.
     fn scan(&self) -> Result<Scan> {
         self.read(|core, keyspace| {
-            let hold = Arc::new(SnapshotHold::take(core));
-            let shared = self.handle.shared.clone();
-            Ok(Scan { shared, keyspace, hold, own: Vec::new(), reads: None })
+            Ok(Scan::new(self.shared(), keyspace, Arc::new(SnapshotHold::take(core))))
         })
     }
 
@@ -164,6 +184,16 @@ impl Keyspace {
 
     /// Its name: the one that it has now, or had at opening once it is dropped or the database
     /// closed.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// assert_eq!(fruit.name(), "fruit");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn name(&self) -> String {
         let Handle { shared, number, name } = &*self.handle;
@@ -180,6 +210,18 @@ impl Keyspace {
     /// [`Error::KeyTooLong`] for a key of more than 16,384 bytes, [`Error::TransactionTooLarge`]
     /// for a value that does not fit the memory budget; [`Error::Stopped`], [`Error::NoSpace`] and
     /// others when it cannot be committed.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// fruit.put(b"\x00\xff", vec![1, 2, 3])?;
+    /// assert_eq!(fruit.get("fig")?.unwrap(), "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn put(&self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<()> {
         let (key, value) = (key.as_ref(), value.as_ref());
         check_key(key)?;
@@ -191,6 +233,18 @@ impl Keyspace {
     /// # Errors
     /// [`Error::KeyTooLong`]; [`Error::ValueTooLarge`] for a value above an eighth of the memory
     /// budget; or when a node cannot be read or is damaged.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// assert!(fruit.get("fig")?.is_none());
+    /// fruit.put("fig", "sweet")?;
+    /// assert_eq!(fruit.get("fig")?.unwrap(), "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let key = key.as_ref();
         check_key(key)?;
@@ -201,10 +255,56 @@ impl Keyspace {
         })
     }
 
+    /// The values of several keys as of one moment, in the order in which they are asked for; a key
+    /// may be asked for twice.
+    ///
+    /// The keys are looked up in their own order, so that neighbours find in memory what the first
+    /// of them had to read.
+    ///
+    /// # Errors
+    /// As [`Keyspace::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let legs = db.keyspace("legs")?;
+    /// legs.put("spider", "8")?;
+    /// legs.put("ant", "6")?;
+    /// let found = legs.get_many(["spider", "snake", "ant"])?;
+    /// assert_eq!(found, [Some("8".into()), None, Some("6".into())]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Value>>> {
+        self.read(|core, number| {
+            let point = ReadPoint::latest(core);
+            in_key_order(keys, |key| {
+                let found = lookup::get(core, &point, number, key)?;
+                found.map(|found| value_of(self.shared(), core, number, found)).transpose()
+            })
+        })
+    }
+
     /// True when there is an entry with that key. A large value is not read.
     ///
     /// # Errors
     /// As [`Keyspace::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// assert!(fruit.contains("fig")?);
+    /// assert!(!fruit.contains("lemon")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn contains(&self, key: impl AsRef<[u8]>) -> Result<bool> {
         let key = key.as_ref();
         check_key(key)?;
@@ -217,6 +317,19 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// fruit.delete("fig")?;
+    /// fruit.delete("lemon")?; // it was not there
+    /// assert!(!fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<()> {
         let key = key.as_ref();
         check_key(key)?;
@@ -250,6 +363,21 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// fruit.put("fig leaf", "green")?;
+    /// fruit.delete_prefix("fig")?;
+    /// assert_eq!(fruit.count::<&str>(..)?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<()> {
         let range = prefix_range(prefix.as_ref());
         self.write(|writes, number| writes.delete_range(number, range))
@@ -261,6 +389,18 @@ impl Keyspace {
     /// # Errors
     /// [`Error::InvalidRange`] when its start lies after its end; [`Error::Cancelled`] when
     /// `progress` asks for that; and as [`Database::flush`](crate::Database::flush).
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let keyspace = db.keyspace("a")?;
+    /// keyspace.put("key", "value")?;
+    /// // Goes on as long as this says true.
+    /// keyspace.compact("a".."z", &mut |done, all| done <= all)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn compact<K: AsRef<[u8]>>(
         &self,
         range: impl RangeBounds<K>,
@@ -303,6 +443,20 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::iter`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// fruit.put("fig leaf", "green")?;
+    /// assert_eq!(fruit.prefix("fig")?.count(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn prefix(&self, prefix: impl AsRef<[u8]>) -> Result<Range> {
         Ok(Range::new(self.scan()?, prefix_range(prefix.as_ref())))
     }
@@ -311,6 +465,22 @@ impl Keyspace {
     ///
     /// # Errors
     /// [`Error::KeyspaceDropped`], [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// for pair in fruit.iter()? {
+    ///     let (name, state) = pair?;
+    ///     println!("{name:?} is {state:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn iter(&self) -> Result<Range> {
         Ok(Range::new(self.scan()?, KeyRange::all()))
     }
@@ -319,6 +489,20 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let (name, _) = fruit.first()?.unwrap();
+    /// assert_eq!(name, "apple");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn first(&self) -> Result<Option<(Key, Value)>> {
         self.iter()?.step(Direction::Forward, 1).transpose()
     }
@@ -327,6 +511,20 @@ impl Keyspace {
     ///
     /// # Errors
     /// As [`Keyspace::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let (name, _) = fruit.last()?.unwrap();
+    /// assert_eq!(name, "plum");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn last(&self) -> Result<Option<(Key, Value)>> {
         self.iter()?.step(Direction::Backward, 1).transpose()
     }
@@ -336,6 +534,20 @@ impl Keyspace {
     ///
     /// # Errors
     /// [`Error::InvalidRange`], and as [`Keyspace::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// assert_eq!(fruit.count("b"..)?, 2);
+    /// assert_eq!(fruit.count::<&str>(..)?, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn count<K: AsRef<[u8]>>(&self, range: impl RangeBounds<K>) -> Result<u64> {
         let range = key_range(&range)?;
         self.scan()?.count(&range)
@@ -370,6 +582,26 @@ impl Keyspace {
     ///
     /// # Errors
     /// [`Error::KeyspaceDropped`], [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut cursor = fruit.cursor()?;
+    /// let mut names = Vec::new();
+    /// let mut valid = cursor.last()?;
+    /// while valid {
+    ///     names.extend(cursor.key().map(<[u8]>::to_vec));
+    ///     valid = cursor.prev()?;
+    /// }
+    /// assert_eq!(names, [&b"plum"[..], b"fig", b"apple"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cursor(&self) -> Result<Cursor> {
         Ok(Cursor::new(self.scan()?))
     }

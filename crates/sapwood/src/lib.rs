@@ -57,9 +57,9 @@
 //!   returns.
 //! - [`Isolation`] says what makes a transaction fail with [`Error::Conflict`].
 //! - All memory is under one budget, 256 MiB unless [`Builder::memory_budget`] says otherwise.
-//! - Keys have at most 16,384 bytes. The writes of one transaction take at most a quarter of the
-//!   memory
-//!   budget, and a value above an eighth of it is not handed out whole.
+//! - Keys have at most 16,384 bytes. The writes of one batch take at most a quarter of the memory
+//!   budget, those of a transaction what the file takes; a value above an eighth of the budget is
+//!   read as a stream. All options and limits stand in `docs/options.md`.
 //! - Flushes and merges run in threads of their own, or in the application's with
 //!   [`Builder::merge_threads`] 0 and [`Database::run_step`].
 //! - [`Stats`] tells what the engine does; the same goes to `tracing`.
@@ -73,6 +73,9 @@
 mod batch;
 mod builder;
 mod bytes;
+mod changed;
+mod compare;
+mod conditional;
 mod copy;
 mod cursor;
 mod database;
@@ -162,9 +165,12 @@ pub use keyspace::Keyspace;
 pub use merge::verify::{Problem, VerifyReport};
 pub use options::{Compression, Durability, Isolation, KeyspaceOptions};
 pub use progress::Progress;
-pub use range::Range;
+pub use range::{Keys, Range};
 pub use snapshot::Snapshot;
-pub use stats::{KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, WrittenStats};
+pub use stats::{
+    KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, TransactionStats, WrittenStats,
+};
+pub use storage::{Advice, MemoryStorage, Storage};
 pub use stream::ValueStream;
 pub use transaction::{Savepoint, Transaction};
 pub use types::{Epoch, KeyspaceNumber, PageNumber, SequenceNumber};

@@ -51,6 +51,19 @@ const FILTER_BITS_MAX: u8 = 32;
 /// Commits keep one order, whatever each of them asks for: a [`Durability::Sync`] commit takes
 /// every earlier one to the disk with it, and after a crash the database holds a prefix of that
 /// order.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// use sapwood::Durability;
+///
+/// let mut batch = db.batch();
+/// batch.put(&db.keyspace("fruit")?, "fig", "sweet")?;
+/// batch.commit_with(Durability::Buffered)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Durability {
     /// The commit is on disk when `commit` returns. It survives a power failure.
@@ -66,6 +79,18 @@ pub enum Durability {
 }
 
 /// What a transaction is protected from.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// use sapwood::Isolation;
+///
+/// let transaction = db.begin(Isolation::Serializable)?;
+/// transaction.rollback();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Isolation {
     /// The transaction reads one instant, and its commit fails with [`Error::Conflict`] when
@@ -80,6 +105,18 @@ pub enum Isolation {
 /// How nodes or values are stored.
 ///
 /// What does not shrink is stored plain in either case.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// use sapwood::{Compression, KeyspaceOptions};
+///
+/// let options = KeyspaceOptions::default().compression(Compression::None);
+/// db.keyspace_with("photos", options)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Compression {
@@ -143,6 +180,17 @@ impl Default for KeyspaceOptions {
 impl KeyspaceOptions {
     /// How keys, and the values that lie beside them, are stored below the youngest segments.
     /// [`Compression::default`] unless set.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// use sapwood::{Compression, KeyspaceOptions};
+    ///
+    /// db.keyspace_with("photos", KeyspaceOptions::default().compression(Compression::None))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn compression(mut self, compression: Compression) -> KeyspaceOptions {
         self.compression = compression;
@@ -151,6 +199,18 @@ impl KeyspaceOptions {
 
     /// How large values, which lie in blocks of their own, are stored. [`Compression::default`]
     /// unless set.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// use sapwood::{Compression, KeyspaceOptions};
+    ///
+    /// let options = KeyspaceOptions::default().value_compression(Compression::None);
+    /// db.keyspace_with("photos", options)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn value_compression(mut self, compression: Compression) -> KeyspaceOptions {
         self.value_compression = compression;
@@ -160,6 +220,17 @@ impl KeyspaceOptions {
     /// Filter bits for each key; 10 unless set, at most 32. More bits spare more reads for keys
     /// that are absent, and take more memory. 0 makes no filters: right when keys are read by range
     /// only.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// use sapwood::KeyspaceOptions;
+    ///
+    /// db.keyspace_with("by_range", KeyspaceOptions::default().filter_bits(0))?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn filter_bits(mut self, bits: u8) -> KeyspaceOptions {
         self.filter_bits = bits;
@@ -208,6 +279,11 @@ pub(crate) struct Options {
     pub step_bytes: u64,
     /// How much of its writes a transaction keeps in memory; `None`: a quarter of a memtable.
     pub transaction_bytes: Option<u64>,
+    /// So many dead keys that a scan walks over in a row are joined.
+    pub join_keys_min: u64,
+    /// How much is kept on disk for the validation of open transactions; `None`: an eighth of the
+    /// file, at least a memtable.
+    pub max_transaction_history_bytes: Option<u64>,
     /// How long the file may grow; `None`: as far as the device has space.
     pub max_file_bytes: Option<u64>,
     /// What is kept free in the file, in bytes; `None`: by the other options.
@@ -231,6 +307,8 @@ impl Default for Options {
             read_only: false,
             step_bytes: 4 * MIB,
             transaction_bytes: None,
+            join_keys_min: 64,
+            max_transaction_history_bytes: None,
             max_file_bytes: None,
             reserve_bytes: None,
             log_bytes_min: MIB,

@@ -184,9 +184,54 @@ impl Open {
 }
 
 impl Range {
+    /// The keys alone, from where both ends stand. Values are neither read nor copied, those in
+    /// blocks of their own included.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let photos = db.keyspace("photos")?;
+    /// photos.put("2023/tree", vec![0; 100_000])?;
+    /// photos.put("2024/lake", vec![1; 100_000])?;
+    /// photos.put("2024/moon", vec![2; 100_000])?;
+    /// let newest_first: Vec<_> = photos.prefix("2024/")?.keys().rev().collect::<Result<_, _>>()?;
+    /// assert_eq!(newest_first, ["2024/moon", "2024/lake"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn keys(mut self) -> Keys {
+        if let Some(open) = &mut self.open {
+            open.scan.keys_only = true;
+            for walker in [&mut open.front, &mut open.back].into_iter().flat_map(|e| &mut e.walker)
+            {
+                walker.scan.keys_only = true;
+            }
+        }
+        Keys { range: self }
+    }
+
     pub(crate) fn new(scan: Scan, left: KeyRange) -> Range {
         let open = Open { scan, front: End::default(), back: End::default(), left };
         Range { open: (!open.left.is_empty()).then(|| Box::new(open)) }
+    }
+
+    /// The next entry of one end, its value perhaps not read; not more than `entries` are fetched
+    /// at first. After the last, and after an error, nothing is held.
+    #[inline]
+    fn entry(&mut self, direction: Direction, entries: usize) -> Option<Result<Entry>> {
+        let open = self.open.as_mut()?;
+        let entry = match (open.ahead(direction), direction) {
+            (Some(entry), _) => return Some(Ok(entry)),
+            (None, Direction::Forward) => open.next_front(entries),
+            (None, Direction::Backward) => open.next_back(entries),
+        };
+        let entry = entry.transpose();
+        if !matches!(entry, Some(Ok(_))) {
+            self.open = None;
+        }
+        entry
     }
 
     /// As `next` or `next_back`, and not more is fetched than `entries` at first.
@@ -195,23 +240,18 @@ impl Range {
         direction: Direction,
         entries: usize,
     ) -> Option<Result<(Key, Value)>> {
-        let open = self.open.as_mut()?;
-        let entry = match (open.ahead(direction), direction) {
-            (Some(entry), _) => Ok(Some(entry)),
-            (None, Direction::Forward) => open.next_front(entries),
-            (None, Direction::Backward) => open.next_back(entries),
+        let Entry { key, value } = match self.entry(direction, entries)? {
+            Ok(entry) => entry,
+            Err(error) => return Some(Err(error)),
         };
-        let result = match entry {
-            Ok(Some(Entry { key, value: Ahead::Value(value) })) => return Some(Ok((key, value))),
-            Ok(Some(Entry { key, value })) => match open.scan.value(&value) {
-                Ok(value) => return Some(Ok((key, value))),
-                Err(error) => Some(Err(error)),
-            },
-            Ok(None) => None,
-            Err(error) => Some(Err(error)),
+        let value = match value {
+            Ahead::Value(value) => Ok(value),
+            value => self.open.as_ref()?.scan.value(&value),
         };
-        self.open = None;
-        result
+        if value.is_err() {
+            self.open = None;
+        }
+        Some(value.map(|value| (key, value)))
     }
 }
 
@@ -230,3 +270,44 @@ impl DoubleEndedIterator for Range {
 }
 
 impl FusedIterator for Range {}
+
+/// An iterator over the keys of a range, from both ends: see [`Range::keys`].
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// let db = sapwood::Database::builder().open_in_memory()?;
+/// let keyspace = db.keyspace("a")?;
+/// keyspace.put("key", "a value that is not read")?;
+/// let mut keys = keyspace.iter()?.keys();
+/// assert_eq!(&*keys.next().unwrap()?, b"key");
+/// assert!(keys.next().is_none());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Keys {
+    range: Range,
+}
+
+impl Keys {
+    fn key(&mut self, direction: Direction) -> Option<Result<Key>> {
+        Some(self.range.entry(direction, SCAN_ENTRIES)?.map(|entry| entry.key))
+    }
+}
+
+impl Iterator for Keys {
+    type Item = Result<Key>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.key(Direction::Forward)
+    }
+}
+
+impl DoubleEndedIterator for Keys {
+    fn next_back(&mut self) -> Option<Self::Item> {
+        self.key(Direction::Backward)
+    }
+}
+
+impl FusedIterator for Keys {}

@@ -5,30 +5,31 @@
 //! or merged meanwhile.
 //! *Threads*: one owner each; clones of a [`Scan`] may go elsewhere.
 
+mod source;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use source::OwnLayer;
+
 use std::collections::VecDeque;
-use std::ops::Range as Indices;
 
 use crate::bytes::{Key, Value};
 use crate::error::{Error, Result, Structure};
 use crate::key_bounds::successor;
-use crate::page::{Frame, PageManager};
 use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::segment::merge_cursor::MergeCursor;
-use crate::segment::node::Caching;
 use crate::segment::overflow_reference::OverflowReference;
-use crate::segment::segment_cursor::{Cover, Run, SegmentSource, SortedSource};
+use crate::segment::segment_cursor::Run;
 use crate::segment::sorted_block::{Entry as LeafEntry, EntryKind};
 use crate::shared::Shared;
-use crate::state::sources::{Source, sources};
+use crate::state::join::join_tombstones;
+use crate::state::sources::sources;
 use crate::state::{Core, ReadPoint, SnapshotHold};
 use crate::sync::Arc;
-use crate::transaction::PendingSource;
-use crate::transaction::pending_segment::PendingSegment;
 use crate::transaction::reads::{Reads, Walk};
 use crate::types::KeyspaceNumber;
+
+use source::ReadSource;
 
 /// Entries of the first batch; each further one has twice as many.
 const BATCH_ENTRIES_FIRST: usize = 4;
@@ -40,110 +41,6 @@ const BATCH_BYTES_MAX: usize = 32 << 10;
 const COPY_BYTES_MAX: usize = 1024;
 /// How many entries are counted before memtables are let go.
 const COUNT_ENTRIES_MAX: u64 = 4096;
-
-/// A transaction's own writes in memory, its pending segments, or what was committed.
-#[derive(Debug)]
-pub(crate) enum ReadSource {
-    Own(PendingSource),
-    Pending(Box<SegmentSource>),
-    Committed(Source),
-}
-
-/// A layer of a transaction's own writes to one keyspace.
-#[derive(Clone, Debug)]
-pub(crate) enum OwnLayer {
-    Memory(PendingSource),
-    Segment(Arc<PendingSegment>),
-}
-
-impl OwnLayer {
-    fn open(&self, pages: &Arc<PageManager>, keyspace: KeyspaceNumber) -> ReadSource {
-        match self {
-            OwnLayer::Memory(source) => ReadSource::Own(source.clone()),
-            OwnLayer::Segment(pending) => {
-                let how = Caching::Keep;
-                let source = SegmentSource::new(pages, pending.segment(), keyspace, how);
-                ReadSource::Pending(Box::new(source))
-            }
-        }
-    }
-}
-
-macro_rules! each {
-    ($self:expr, $source:ident => $call:expr) => {
-        match $self {
-            ReadSource::Own($source) => $call,
-            ReadSource::Pending($source) => $call,
-            ReadSource::Committed($source) => $call,
-        }
-    };
-}
-
-impl SortedSource for ReadSource {
-    fn valid(&self) -> bool {
-        each!(self, source => source.valid())
-    }
-
-    fn key(&self) -> &[u8] {
-        each!(self, source => source.key())
-    }
-
-    fn number(&self) -> u64 {
-        each!(self, source => source.number())
-    }
-
-    fn kind(&self) -> EntryKind {
-        each!(self, source => source.kind())
-    }
-
-    fn value(&self) -> &[u8] {
-        each!(self, source => source.value())
-    }
-
-    fn value_frame(&self) -> Option<(&Arc<Frame>, Indices<usize>)> {
-        each!(self, source => source.value_frame())
-    }
-
-    fn next(&mut self) -> Result<()> {
-        each!(self, source => source.next())
-    }
-
-    fn previous(&mut self) -> Result<()> {
-        each!(self, source => source.previous())
-    }
-
-    fn seek(&mut self, key: &[u8]) -> Result<()> {
-        each!(self, source => source.seek(key))
-    }
-
-    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
-        each!(self, source => source.seek_before(key))
-    }
-
-    fn seek_last(&mut self) -> Result<()> {
-        each!(self, source => source.seek_last())
-    }
-
-    fn numbered(&self) -> bool {
-        each!(self, source => source.numbered())
-    }
-
-    fn has_ranges(&self) -> bool {
-        each!(self, source => source.has_ranges())
-    }
-
-    fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>> {
-        each!(self, source => source.cover(key, at))
-    }
-
-    fn run(&self, end: Option<&[u8]>) -> Option<Run<'_>> {
-        each!(self, source => source.run(end))
-    }
-
-    fn stand_in_run(&mut self, index: usize) -> Result<()> {
-        each!(self, source => source.stand_in_run(index))
-    }
-}
 
 type Merged = MergeCursor<ReadSource>;
 
@@ -157,9 +54,17 @@ pub(crate) struct Scan {
     pub own: Vec<OwnLayer>,
     /// Where a serializable transaction notes what it has read.
     pub reads: Option<Arc<Reads>>,
+    /// Values are left out: they come as empty ones.
+    pub keys_only: bool,
 }
 
 impl Scan {
+    /// What was committed at one instant.
+    pub fn new(shared: &Arc<Shared>, keyspace: KeyspaceNumber, hold: Arc<SnapshotHold>) -> Scan {
+        let shared = shared.clone();
+        Scan { shared, keyspace, hold, own: Vec::new(), reads: None, keys_only: false }
+    }
+
     /// A new merging cursor. With memtables it comes with what it reads, which must outlive it:
     /// until they are flushed the snapshot holds no state, and what an install replaces meanwhile
     /// would be free. It is let go at the end of the call. Without memtables the snapshot holds the
@@ -170,6 +75,16 @@ impl Scan {
         let committed = sources(&core.pages, &point, self.keyspace);
         let all = own.chain(committed.into_iter().map(ReadSource::Committed)).collect();
         (MergeCursor::new(all, point.at.0), (!point.memtables.is_empty()).then_some(point))
+    }
+
+    /// What the cursor has just walked over for nothing need not be walked over again.
+    fn join_dead(&self, core: &Core, point: Option<&ReadPoint>, cursor: &Merged) {
+        if let Some(point) = point
+            && cursor.dead().keys() >= core.options.join_keys_min
+            && self.own.is_empty()
+        {
+            join_tombstones(core, point, self.keyspace, &cursor.dead_borders());
+        }
     }
 
     /// Notes that a range is being read, from its empty beginning on.
@@ -286,8 +201,9 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    fn copy(cursor: &Merged) -> Result<Entry> {
+    fn copy(cursor: &Merged, keys_only: bool) -> Result<Entry> {
         let value = match cursor.kind() {
+            _ if keys_only => Ahead::Value(Value::default()),
             EntryKind::PutOverflow => Ahead::overflow(cursor.value())?,
             _ => match cursor.value_frame() {
                 Some((frame, range)) if range.len() > COPY_BYTES_MAX => {
@@ -300,8 +216,10 @@ impl Entry {
     }
 
     #[inline]
-    fn from_run(run: &Run<'_>, entry: &LeafEntry<'_>) -> Result<Entry> {
-        let value = if entry.kind == EntryKind::PutOverflow {
+    fn from_run(run: &Run<'_>, entry: &LeafEntry<'_>, keys_only: bool) -> Result<Entry> {
+        let value = if keys_only {
+            Ahead::Value(Value::default())
+        } else if entry.kind == EntryKind::PutOverflow {
             Ahead::overflow(entry.value)?
         } else if entry.value.len() > COPY_BYTES_MAX {
             let (frame, range) = run.value_frame(entry);
@@ -401,7 +319,7 @@ impl Walker {
                 From::Before(key) => cursor.seek_before(key)?,
                 From::End => cursor.seek_last()?,
             }
-            walker.take(cursor, point.as_ref(), limits)
+            walker.take(core, cursor, point.as_ref(), limits)
         })
     }
 
@@ -434,7 +352,7 @@ impl Walker {
                     (cursor, point)
                 }
             };
-            walker.take(cursor, point.as_ref(), limits)
+            walker.take(core, cursor, point.as_ref(), limits)
         })
     }
 
@@ -448,21 +366,41 @@ impl Walker {
         result
     }
 
-    /// Fills the batch from where the cursor stands. With memtables there is a `point`, and the
-    /// cursor is let go.
+    /// Fills the batch from where the cursor stands. What was read before an error is handed out
+    /// first: the batch behind it meets the error again.
     fn take(
         &mut self,
+        core: &Core,
+        cursor: Merged,
+        point: Option<&ReadPoint>,
+        limits: Limits<'_>,
+    ) -> Result<()> {
+        match (self.fill(core, cursor, point, limits), self.batch.back()) {
+            (Err(_), Some(entry)) => {
+                self.last.clear();
+                self.last.extend_from_slice(&entry.key);
+                Ok(())
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// With memtables there is a `point`, and the cursor is let go.
+    fn fill(
+        &mut self,
+        core: &Core,
         mut cursor: Merged,
         point: Option<&ReadPoint>,
         limits: Limits<'_>,
     ) -> Result<()> {
         let mut bytes = 0;
         self.exhausted = false;
+        self.scan.join_dead(core, point, &cursor);
         while cursor.valid() && limits.hold(cursor.key()) {
             if self.direction == Direction::Backward
                 || !self.take_run(&mut cursor, limits, &mut bytes)?
             {
-                let entry = Entry::copy(&cursor)?;
+                let entry = Entry::copy(&cursor, self.scan.keys_only)?;
                 bytes += entry.bytes();
                 self.batch.push_back(entry);
             }
@@ -476,6 +414,7 @@ impl Walker {
                 Direction::Forward => cursor.next()?,
                 Direction::Backward => cursor.previous()?,
             }
+            self.scan.join_dead(core, point, &cursor);
         }
         self.exhausted = true;
         // A cursor seeks again and again: what its sources have read is worth keeping.
@@ -500,7 +439,7 @@ impl Walker {
         let mut last = None;
         while self.batch.len() < self.batch_entries && *bytes < BATCH_BYTES_MAX {
             let Some((index, entry)) = run.next_live()? else { break };
-            let entry = Entry::from_run(&run, &entry)?;
+            let entry = Entry::from_run(&run, &entry, self.scan.keys_only)?;
             *bytes += entry.bytes();
             self.batch.push_back(entry);
             last = Some(index);

@@ -7,7 +7,7 @@ use crate::bytes::{Key, Value};
 use crate::cursor::Cursor;
 use crate::error::Result;
 use crate::key_bounds::{key_range, prefix_range};
-use crate::keyspace::{Keyspace, value_of};
+use crate::keyspace::{Keyspace, in_key_order, value_of};
 use crate::range::Range;
 use crate::scan::{Direction, Scan};
 use crate::segment::key_range::KeyRange;
@@ -66,11 +66,10 @@ impl Snapshot {
         &self.hold
     }
 
-    fn scan(&self, keyspace: &Keyspace) -> Result<Scan> {
+    pub(crate) fn scan(&self, keyspace: &Keyspace) -> Result<Scan> {
         self.shared.check_open()?;
         let keyspace = keyspace.number_in(&self.shared)?;
-        let (shared, hold) = (self.shared.clone(), self.hold.clone());
-        Ok(Scan { shared, keyspace, hold, own: Vec::new(), reads: None })
+        Ok(Scan::new(&self.shared, keyspace, self.hold.clone()))
     }
 
     fn find<T>(
@@ -92,6 +91,18 @@ impl Snapshot {
 
     /// The number of the last commit that it sees. Of two snapshots, the one with the higher number
     /// sees more.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let before = db.snapshot()?;
+    /// fruit.put("fig", "sweet")?;
+    /// assert!(before.sequence() < db.snapshot()?.sequence());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn sequence(&self) -> SequenceNumber {
         self.hold.number()
@@ -101,16 +112,71 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Keyspace::get`], and [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace).
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "green")?;
+    /// let before = db.snapshot()?;
+    /// fruit.put("fig", "ripe")?;
+    /// assert_eq!(before.get(&fruit, "fig")?.unwrap(), "green");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         self.find(keyspace, key.as_ref(), |core, number, found| {
             value_of(&self.shared, core, number, found)
         })
     }
 
+    /// The values of several keys, in the order in which they are asked for: see
+    /// [`Keyspace::get_many`].
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let keyspace = db.keyspace("a")?;
+    /// keyspace.put("b", "1")?;
+    /// let snapshot = db.snapshot()?;
+    /// assert_eq!(snapshot.get_many(&keyspace, ["a", "b"])?, [None, Some("1".into())]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &Keyspace,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Value>>> {
+        keyspace.number_in(&self.shared)?;
+        self.shared.check_open()?;
+        in_key_order(keys, |key| self.get(keyspace, key))
+    }
+
     /// True when there is an entry with that key. A large value is not read.
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let before = db.snapshot()?;
+    /// fruit.delete("fig")?;
+    /// assert!(before.contains(&fruit, "fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn contains(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.find(keyspace, key.as_ref(), |_, _, _| Ok(()))?.is_some())
     }
@@ -119,6 +185,21 @@ impl Snapshot {
     ///
     /// # Errors
     /// [`Error::InvalidRange`](crate::Error::InvalidRange), and as [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let before = db.snapshot()?;
+    /// fruit.delete("fig")?;
+    /// assert_eq!(before.range(&fruit, "b".."p")?.count(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn range<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -131,6 +212,20 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let before = db.snapshot()?;
+    /// assert_eq!(before.prefix(&fruit, "pl")?.count(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<Range> {
         Ok(Range::new(self.scan(keyspace)?, prefix_range(prefix.as_ref())))
     }
@@ -139,6 +234,21 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let before = db.snapshot()?;
+    /// fruit.delete_range::<&str>(..)?;
+    /// assert_eq!(before.iter(&fruit)?.rev().count(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn iter(&self, keyspace: &Keyspace) -> Result<Range> {
         Ok(Range::new(self.scan(keyspace)?, KeyRange::all()))
     }
@@ -147,6 +257,20 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let (name, _) = db.snapshot()?.first(&fruit)?.unwrap();
+    /// assert_eq!(name, "apple");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn first(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
         self.iter(keyspace)?.step(Direction::Forward, 1).transpose()
     }
@@ -155,6 +279,20 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let (name, _) = db.snapshot()?.last(&fruit)?.unwrap();
+    /// assert_eq!(name, "plum");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn last(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
         self.iter(keyspace)?.step(Direction::Backward, 1).transpose()
     }
@@ -163,6 +301,19 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::range`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// assert_eq!(db.snapshot()?.count(&fruit, "b"..)?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn count<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -176,6 +327,23 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let before = db.snapshot()?;
+    /// let mut cursor = before.cursor(&fruit)?;
+    /// fruit.delete("apple")?;
+    /// assert!(cursor.first()?);
+    /// assert_eq!(cursor.key(), Some(&b"apple"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cursor(&self, keyspace: &Keyspace) -> Result<Cursor> {
         Ok(Cursor::new(self.scan(keyspace)?))
     }

@@ -1,10 +1,12 @@
 //! What the engine holds and has done, in numbers.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::log::writer::LogCounters;
 use crate::page::{MemoryPart, NodeKind, PageCounters};
 use crate::segment::descriptor::Segment;
+use crate::state::open_transactions::KeptFor;
 use crate::state::{Core, Levels};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -50,6 +52,8 @@ pub struct Stats {
     pub held_states: u64,
     /// Bytes of blocks that only those use.
     pub held_bytes: u64,
+    /// Transactions that are open, the oldest first.
+    pub transactions: Vec<TransactionStats>,
     /// The memory budget, in bytes.
     pub memory_budget_bytes: u64,
     /// How it is used.
@@ -83,6 +87,20 @@ pub struct Stats {
 }
 
 /// What one keyspace has below the young segments.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// # let fruit = db.keyspace("fruit")?;
+/// # for name in ["apple", "fig", "plum"] {
+/// #     fruit.put(name, "ripe")?;
+/// # }
+/// db.flush()?;
+/// assert_eq!(db.stats()?.keyspaces[0].name, "fruit");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeyspaceStats {
@@ -93,6 +111,22 @@ pub struct KeyspaceStats {
 }
 
 /// One level of a keyspace.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// # let fruit = db.keyspace("fruit")?;
+/// # for name in ["apple", "fig", "plum"] {
+/// #     fruit.put(name, "ripe")?;
+/// # }
+/// db.compact()?;
+/// let stats = db.stats()?;
+/// let entries = stats.keyspaces[0].levels.iter().map(|level| level.entries);
+/// assert_eq!(entries.sum::<u64>(), 3);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LevelStats {
@@ -105,6 +139,20 @@ pub struct LevelStats {
 }
 
 /// What was written to the file since the open, in bytes.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// # let fruit = db.keyspace("fruit")?;
+/// # for name in ["apple", "fig", "plum"] {
+/// #     fruit.put(name, "ripe")?;
+/// # }
+/// db.flush()?;
+/// assert!(db.stats()?.written.total() > 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WrittenStats {
@@ -145,19 +193,84 @@ impl WrittenStats {
     }
 
     /// Leaves, parents and filters: what flushes and merges have written.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put("fig", "sweet")?;
+    /// db.flush()?;
+    /// assert!(db.stats()?.written.segments() > 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn segments(&self) -> u64 {
         self.leaves + self.parents + self.filters
     }
 
     /// All of it.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// let written = db.stats()?.written;
+    /// assert!(written.total() >= written.segments());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn total(&self) -> u64 {
         self.log + self.segments() + self.overflow + self.states
     }
 }
 
+/// One open transaction.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// let db = sapwood::Database::builder().open_in_memory()?;
+/// let transaction = db.begin(sapwood::Isolation::Serializable)?;
+/// for open in db.stats()?.transactions {
+///     println!("since {:?}: {} bytes are kept", open.age, open.kept_bytes);
+/// }
+/// # drop(transaction);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TransactionStats {
+    /// The last commit that it sees.
+    pub sequence: SequenceNumber,
+    /// How long ago it began.
+    pub age: Duration,
+    /// Bytes of the file that are kept for its commit to look for conflicts in, and are dead but
+    /// for that. Transactions that began later may need a part of them too.
+    pub kept_bytes: u64,
+    /// So much was kept that it was let go: its commit will fail with
+    /// [`Error::Conflict`](crate::Error::Conflict). See
+    /// [`Builder::max_transaction_history_bytes`](crate::Builder::max_transaction_history_bytes).
+    pub given_up: bool,
+}
+
 /// How the memory budget is used, in bytes.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// # let fruit = db.keyspace("fruit")?;
+/// # for name in ["apple", "fig", "plum"] {
+/// #     fruit.put(name, "ripe")?;
+/// # }
+/// assert!(db.stats()?.memory.memtables > 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct MemoryStats {
@@ -180,6 +293,19 @@ pub struct MemoryStats {
 }
 
 /// The log.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// # let fruit = db.keyspace("fruit")?;
+/// # for name in ["apple", "fig", "plum"] {
+/// #     fruit.put(name, "ripe")?;
+/// # }
+/// println!("{:?}", db.stats()?.log);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogStats {
@@ -250,6 +376,14 @@ impl Stats {
         let held = core.held.stats();
         self.held_states = held.states;
         self.held_bytes = held.pages * page_bytes;
+        let now = core.clock.now();
+        let transaction = |kept: KeptFor| TransactionStats {
+            sequence: kept.began,
+            age: now.saturating_sub(kept.since),
+            kept_bytes: kept.pages * page_bytes,
+            given_up: kept.given_up,
+        };
+        self.transactions = core.transactions.kept().into_iter().map(transaction).collect();
         let pages = core.pages.counters();
         self.read_bytes = pages.bytes_read;
         self.written = WrittenStats::gather(&pages, &core.log.counters());
@@ -284,8 +418,10 @@ impl Stats {
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 35] {
+    fn rows(&self) -> [(&'static str, u64); 37] {
         let memory = &self.memory;
+        // What the oldest one needs is all that is kept.
+        let kept_bytes = self.transactions.iter().map(|transaction| transaction.kept_bytes);
         [
             ("newest commit", self.visible.0),
             ("current state", self.epoch.0),
@@ -296,6 +432,8 @@ impl Stats {
             ("  bytes", self.young_bytes),
             ("held states", self.held_states),
             ("  bytes", self.held_bytes),
+            ("open transactions", self.transactions.len() as u64),
+            ("  bytes kept for them", kept_bytes.max().unwrap_or(0)),
             ("memory budget, bytes", self.memory_budget_bytes),
             ("  memtables", memory.memtables),
             ("  cache", memory.cache),

@@ -7,13 +7,16 @@ use crate::bytes::Value;
 use crate::error::{Error, Result};
 use crate::keyspace::{Keyspace, value_of};
 use crate::page::PageManager;
+use crate::scan::OwnLayer;
 use crate::segment::overflow::{CHUNK_BYTES, OverflowReader};
 use crate::shared::{Shared, check_key};
 use crate::snapshot::Snapshot;
-use crate::state::SnapshotHold;
 use crate::state::lookup::{self, Found};
+use crate::state::{Core, SnapshotHold};
 use crate::sync::Arc;
-use crate::transaction::commit::{OVERFLOW_AT_COMMIT_BYTES, begin_value, commit_value};
+use crate::transaction::Transaction;
+use crate::transaction::commit::{OVERFLOW_AT_COMMIT_BYTES, commit_value};
+use crate::transaction::value_writer::ValueWriter;
 use crate::types::KeyspaceNumber;
 
 /// A value that is read as a stream: [`Read`] and [`Seek`].
@@ -48,12 +51,18 @@ pub struct ValueStream {
     position: u64,
 }
 
+/// Keeps what a stream reads: of the database, and of a transaction's own.
+pub(crate) struct Hold {
+    pub _committed: Arc<SnapshotHold>,
+    pub _own: Vec<OwnLayer>,
+}
+
 enum Source {
     Whole(Value),
     Chunks {
         reader: OverflowReader<Arc<PageManager>>,
         /// Keeps the value's blocks from reuse.
-        _hold: Arc<SnapshotHold>,
+        _hold: Hold,
         /// The chunk that was read last, and its index.
         chunk: Option<(u64, Vec<u8>)>,
     },
@@ -68,6 +77,17 @@ impl fmt::Debug for ValueStream {
 
 impl ValueStream {
     /// The value's length, in bytes.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put_stream("fig", &b"sweet"[..])?;
+    /// assert_eq!(fruit.get_stream("fig")?.unwrap().len(), 5);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn len(&self) -> u64 {
         match &self.source {
@@ -77,6 +97,17 @@ impl ValueStream {
     }
 
     /// True when the value has no bytes.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put_stream("fig", std::io::empty())?;
+    /// assert!(fruit.get_stream("fig")?.unwrap().is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -93,15 +124,32 @@ impl ValueStream {
             let Some(found) = lookup::get(core, &point, keyspace, key)? else {
                 return Ok(None);
             };
-            let source = match found {
-                Found::Overflow(reference) => {
-                    let reader = OverflowReader::open(core.pages.clone(), keyspace, &reference)?;
-                    Source::Chunks { reader, _hold: hold, chunk: None }
-                }
-                found => Source::Whole(value_of(shared, core, keyspace, found)?),
-            };
-            Ok(Some(ValueStream { shared: shared.clone(), source, position: 0 }))
+            let hold = Hold { _committed: hold.clone(), _own: Vec::new() };
+            ValueStream::of_found(shared, core, keyspace, found, hold).map(Some)
         })
+    }
+
+    /// What a lookup found, which `hold` holds.
+    pub(crate) fn of_found(
+        shared: &Arc<Shared>,
+        core: &Core,
+        keyspace: KeyspaceNumber,
+        found: Found,
+        hold: Hold,
+    ) -> Result<ValueStream> {
+        match found {
+            Found::Overflow(reference) => {
+                let reader = OverflowReader::open(core.pages.clone(), keyspace, &reference)?;
+                let source = Source::Chunks { reader, _hold: hold, chunk: None };
+                Ok(ValueStream { shared: shared.clone(), source, position: 0 })
+            }
+            found => Ok(ValueStream::whole(shared, value_of(shared, core, keyspace, found)?)),
+        }
+    }
+
+    /// A value that is in memory.
+    pub(crate) fn whole(shared: &Arc<Shared>, value: Value) -> ValueStream {
+        ValueStream { shared: shared.clone(), source: Source::Whole(value), position: 0 }
     }
 
     /// What lies at the position, as far as it is at hand; empty at the end.
@@ -165,6 +213,30 @@ fn fill(reader: &mut impl Read, buffer: &mut Vec<u8>, length: usize) -> Result<(
     Ok(())
 }
 
+/// What a reader has given.
+enum Given {
+    /// It is put as any other value.
+    Short(Vec<u8>),
+    /// It lies in blocks of its own.
+    Long(ValueWriter),
+}
+
+/// Reads to the end, and writes what is long as it comes. The reader is never called from within a
+/// call that a close waits for: it may use the database itself.
+fn take_in(keyspace: &Keyspace, reader: &mut impl Read) -> Result<Given> {
+    let mut buffer = Vec::new();
+    fill(reader, &mut buffer, OVERFLOW_AT_COMMIT_BYTES)?;
+    if buffer.len() < OVERFLOW_AT_COMMIT_BYTES {
+        return Ok(Given::Short(buffer));
+    }
+    let mut value = keyspace.change(ValueWriter::begin)?;
+    while !buffer.is_empty() {
+        keyspace.change(|_, _| value.push(&buffer))?;
+        fill(reader, &mut buffer, CHUNK_BYTES)?;
+    }
+    Ok(Given::Long(value))
+}
+
 impl Keyspace {
     /// Puts what a reader gives under a key, in place of the value that it had, and returns how
     /// many bytes it gave. The value is written as it comes: about a megabyte of it is in memory at
@@ -188,27 +260,18 @@ impl Keyspace {
     pub fn put_stream(&self, key: impl AsRef<[u8]>, mut reader: impl Read) -> Result<u64> {
         let key = key.as_ref();
         check_key(key)?;
-        let mut buffer = Vec::new();
-        fill(&mut reader, &mut buffer, OVERFLOW_AT_COMMIT_BYTES)?;
-        if buffer.len() < OVERFLOW_AT_COMMIT_BYTES {
-            self.put(key, &buffer)?;
-            return Ok(buffer.len() as u64);
+        match take_in(self, &mut reader)? {
+            Given::Short(bytes) => {
+                self.put(key, &bytes)?;
+                Ok(bytes.len() as u64)
+            }
+            Given::Long(value) => {
+                let length = value.length();
+                let durability = self.shared().durability;
+                self.change(|core, number| commit_value(core, number, key, value, durability))?;
+                Ok(length)
+            }
         }
-        // The reader is never called from within a call that a close waits for: it may use the
-        // database itself.
-        let mut value = self.change(begin_value)?;
-        while !buffer.is_empty() {
-            self.change(|core, _| {
-                core.check_writable()?;
-                value.push(&buffer)
-            })?;
-            fill(&mut reader, &mut buffer, CHUNK_BYTES)?;
-        }
-        let length = value.len();
-        self.change(|core, number| {
-            commit_value(core, number, key, value, self.shared().durability)
-        })?;
-        Ok(length)
     }
 
     /// The value of a key as a stream, whatever its length.
@@ -216,6 +279,22 @@ impl Keyspace {
     /// # Errors
     /// As [`Keyspace::get`], without its limit. Damage in the value comes as an error of the
     /// stream's reads.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// use std::io::Read;
+    ///
+    /// fruit.put_stream("fig", &b"sweet"[..])?;
+    /// let mut read = String::new();
+    /// let mut stream = fruit.get_stream("fig")?.unwrap();
+    /// stream.read_to_string(&mut read).unwrap();
+    /// assert_eq!(read, "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get_stream(&self, key: impl AsRef<[u8]>) -> Result<Option<ValueStream>> {
         let key = key.as_ref();
         check_key(key)?;
@@ -230,6 +309,19 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::get`], without its limit.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// fruit.put_stream("fig", &b"sweet"[..])?;
+    /// let before = db.snapshot()?;
+    /// fruit.delete("fig")?;
+    /// assert_eq!(before.get_stream(&fruit, "fig")?.unwrap().len(), 5);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get_stream(
         &self,
         keyspace: &Keyspace,
@@ -239,5 +331,91 @@ impl Snapshot {
         check_key(key)?;
         let number = keyspace.number_in(self.shared())?;
         ValueStream::find(self.shared(), self.hold().clone(), number, key)
+    }
+}
+
+impl Transaction {
+    /// Puts what a reader gives under a key, in place of the value that it had, and returns how
+    /// many bytes it gave: see [`Keyspace::put_stream`].
+    ///
+    /// Nobody else sees it before the commit. A value of 64 KiB or more is written to the file as
+    /// it comes; its space is free again when it is rolled back, to a savepoint too. When the
+    /// reader fails or panics, nothing is put, and the transaction goes on as it was.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with what the reader returned; as [`Transaction::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// use std::io::Read;
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let (films, titles) = (db.keyspace("films")?, db.keyspace("titles")?);
+    /// let length = db.transact(|transaction| {
+    ///     transaction.put(&titles, "1", "Seven")?;
+    ///     transaction.put_stream(&films, "1", std::io::repeat(7).take(1_000_000))
+    /// })?;
+    /// assert_eq!(films.get_stream("1")?.unwrap().len(), length);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn put_stream(
+        &mut self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+        mut reader: impl Read,
+    ) -> Result<u64> {
+        let key = key.as_ref();
+        check_key(key)?;
+        keyspace.number_in(self.shared())?;
+        match take_in(keyspace, &mut reader)? {
+            Given::Short(bytes) => {
+                self.put(keyspace, key, &bytes)?;
+                Ok(bytes.len() as u64)
+            }
+            Given::Long(value) => {
+                let length = value.length();
+                self.put_value(keyspace, key, value)?;
+                Ok(length)
+            }
+        }
+    }
+
+    /// The value of a key as a stream, whatever its length. It sees the writes that were made
+    /// before it was, and may outlive the transaction.
+    ///
+    /// # Errors
+    /// As [`Transaction::get`], without its limit.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::io::Read;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let keyspace = db.keyspace("a")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&keyspace, "b", "12")?;
+    /// let mut read = String::new();
+    /// if let Some(mut stream) = transaction.get_stream(&keyspace, "b")? {
+    ///     stream.read_to_string(&mut read)?;
+    /// }
+    /// assert_eq!(read, "12");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_stream(
+        &self,
+        keyspace: &Keyspace,
+        key: impl AsRef<[u8]>,
+    ) -> Result<Option<ValueStream>> {
+        let shared = self.shared();
+        self.find(
+            keyspace,
+            key.as_ref(),
+            |own| ValueStream::whole(shared, Value::from(own)),
+            |core, number, found| {
+                ValueStream::of_found(shared, core, number, found, self.stream_hold(number))
+            },
+        )
     }
 }

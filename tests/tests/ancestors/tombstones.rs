@@ -140,7 +140,7 @@ fn overwriting_leaves_an_open_cursor_with_what_it_saw() {
 #[test]
 fn a_deleted_range_hides_what_is_older_and_nothing_that_is_newer() {
     for before in ARRANGEMENTS {
-        for after in [Arrangement::Memory, Arrangement::OneSegment, Arrangement::Levels] {
+        for after in ARRANGEMENTS {
             let database = tiny().unwrap();
             let keyspace = database.keyspace("a").unwrap();
             let mut changes: Vec<_> = (0..400).map(|n| put(format!("{n:03}"), "old")).collect();

@@ -26,15 +26,18 @@ const KEYSPACE: KeyspaceNumber = KeyspaceNumber(3);
 type Row = Vec<Vec<usize>>;
 
 /// The parents of a tree, from the root down.
-struct Shape {
+pub struct Shape {
     rows: Vec<Row>,
-    blocks: Vec<Block>,
+    pub blocks: Vec<Block>,
+    /// Where the leaves lie.
+    pub leaf_blocks: Vec<Block>,
     leaves: u64,
 }
 
 impl Shape {
-    fn of(pages: &PageManager, keyspace: KeyspaceNumber, root: &TreeRoot) -> Shape {
-        let mut shape = Shape { rows: Vec::new(), blocks: Vec::new(), leaves: 0 };
+    pub fn of(pages: &PageManager, keyspace: KeyspaceNumber, root: &TreeRoot) -> Shape {
+        let mut shape =
+            Shape { rows: Vec::new(), blocks: Vec::new(), leaf_blocks: Vec::new(), leaves: 0 };
         let mut nodes = vec![root.reference];
         for height in (1..=root.height).rev() {
             let (mut row, mut below) = (Row::new(), Vec::new());
@@ -58,11 +61,12 @@ impl Shape {
             nodes = below;
         }
         shape.leaves = nodes.len() as u64;
+        shape.leaf_blocks = nodes.iter().map(|leaf| leaf.block()).collect();
         shape
     }
 
     /// What is wrong with it, if anything.
-    fn fault(&self) -> Option<String> {
+    pub fn fault(&self) -> Option<String> {
         for (depth, row) in self.rows.iter().enumerate() {
             let is_lowest = depth + 1 == self.rows.len();
             let most = if is_lowest { LEAVES_PER_LOWEST_PARENT_MAX } else { UPPER_CHILDREN_MAX };

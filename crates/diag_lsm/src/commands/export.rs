@@ -1,21 +1,24 @@
-//! `export`: all pairs of a keyspace, to a folder, a file or standard output.
+//! `export`: all pairs of a keyspace that can be read, to a folder, a file or standard output. Exit
+//! status 1 when some could not.
 
 use std::error::Error;
 use std::fs;
 use std::io::{self, BufWriter, Write};
+use std::ops::Bound;
 use std::path::{Component, Path, PathBuf};
-use std::process::ExitCode;
 
 use serde::Serialize;
 
 use crate::Outcome;
 use crate::args::{ExportArguments, Form};
+use crate::salvage::{self, Walk};
 use crate::{database, output, pairs, units};
 
 #[derive(Serialize)]
 struct Exported {
     entries: u64,
     bytes: u64,
+    problems: u64,
 }
 
 pub fn run(arguments: &ExportArguments, json: bool) -> Outcome {
@@ -23,7 +26,7 @@ pub fn run(arguments: &ExportArguments, json: bool) -> Outcome {
     let form = arguments.form.or_else(|| target.and_then(super::import::form_of));
     let form = form.unwrap_or(Form::Tsv);
     let (database, keyspace) = database::open_for_reading(&arguments.from)?;
-    let mut exported = Exported { entries: 0, bytes: 0 };
+    let mut exported = Exported { entries: 0, bytes: 0, problems: 0 };
     let mut out: Box<dyn Write> = match (form, target) {
         (Form::Folder, None) => return Err("a folder is needed to export files to".into()),
         (Form::Folder, Some(folder)) => {
@@ -34,16 +37,24 @@ pub fn run(arguments: &ExportArguments, json: bool) -> Outcome {
         (_, None) => Box::new(output::out()),
     };
     let bar = output::progress(keyspace.estimate::<Vec<u8>>(..)?, "exporting");
-    for pair in keyspace.iter()? {
-        let (key, value) = pair?;
+    let walk = Walk {
+        path: &arguments.from.file,
+        keyspace: &keyspace,
+        bounds: &(Bound::Unbounded, Bound::Unbounded),
+        reverse: false,
+        values: true,
+    };
+    exported.problems = walk.run(&mut |key, value| {
+        let value = value.unwrap_or_default();
         match (form, target) {
-            (Form::Folder, Some(folder)) => write_file(folder, &key, &value)?,
-            _ => pairs::write(form, &mut out, &key, &value)?,
+            (Form::Folder, Some(folder)) => write_file(folder, key, &value)?,
+            _ => pairs::write(form, &mut out, key, &value)?,
         }
         exported.entries += 1;
         exported.bytes += (key.len() + value.len()) as u64;
         bar.inc(1);
-    }
+        Ok(true)
+    })?;
     out.flush()?;
     drop(out);
     bar.finish_and_clear();
@@ -55,7 +66,7 @@ pub fn run(arguments: &ExportArguments, json: bool) -> Outcome {
         (false, Some(_)) => println!("{entries} pairs, {}", units::bytes(exported.bytes)),
         (_, None) => eprintln!("{entries} pairs, {}", units::bytes(exported.bytes)),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(salvage::status(exported.problems))
 }
 
 /// Writes a file named by a key, which must not lead out of the folder.

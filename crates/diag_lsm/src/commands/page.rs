@@ -13,11 +13,12 @@ use sapwood::segment::overflow_reference::{OverflowList, OverflowReference};
 use sapwood::segment::parent::ParentShape;
 use sapwood::segment::range_tombstone::RangeValue;
 use sapwood::segment::sorted_block::{BlockShape, EntryKind};
+use sapwood::storage::Storage;
 use serde::Serialize;
 
 use crate::Outcome;
 use crate::args::PageArguments;
-use crate::file::{DurableFile, page_block, slots};
+use crate::file::{DurableFile, open_storage, page_block, slots};
 use crate::output::{self, line};
 use crate::units;
 
@@ -45,7 +46,11 @@ impl Page {
 }
 
 pub fn run(arguments: &PageArguments, json: bool) -> Outcome {
-    let file = DurableFile::open(&arguments.file)?;
+    let storage = open_storage(&arguments.file)?;
+    let file = match DurableFile::over(storage.clone()) {
+        Ok(file) => file,
+        Err(error) => return bare_page(&*storage, arguments, &*error, json),
+    };
     let mut number = file.read.layout.region_start(0);
     number.0 = arguments.page;
     let in_file = file.bytes / u64::from(file.read.layout.page_size);
@@ -68,6 +73,47 @@ pub fn run(arguments: &PageArguments, json: bool) -> Outcome {
         print(&page)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A page of a file of which no state can be read: what its own bytes say.
+fn bare_page(
+    storage: &dyn Storage,
+    arguments: &PageArguments,
+    error: &dyn std::error::Error,
+    json: bool,
+) -> Outcome {
+    let found = slots(storage)?;
+    let page_size = found.iter().flatten().map(|slot| slot.page_size).next();
+    let page_size = u64::from(page_size.unwrap_or(arguments.page_size));
+    let (bytes, in_file) = (storage.length()?, storage.length()? / page_size);
+    if arguments.page >= in_file {
+        return Err(format!("{error}; of {page_size} bytes each it has {in_file} pages").into());
+    }
+    let mut page = Page { page: arguments.page, ..Page::default() };
+    page.problem = Some(error.to_string());
+    // The longest page is no longer than this.
+    let mut raw = vec![0; page_size.min(bytes).min(1 << 16) as usize];
+    storage.read_at(arguments.page * page_size, &mut raw)?;
+    page.head_hex = units::hex(raw.get(..64).unwrap_or(&raw));
+    page.what = match NodeHeader::decode(&raw) {
+        Ok((header, checksum)) if header.page.0 == arguments.page => {
+            page.field("height", header.height);
+            page.field("keyspace", format!("#{}", header.keyspace));
+            page.field("stamp", header.stamp);
+            page.field("checksum", format!("{checksum:#010x}"));
+            page.field("stored", units::bytes(u64::from(header.stored_bytes)));
+            header.kind.structure().to_string()
+        }
+        _ if raw.iter().all(|byte| *byte == 0) => "zeros".into(),
+        _ => "no first page of a node".into(),
+    };
+    if json {
+        output::json(&page)?;
+    } else {
+        print(&page)?;
+    }
+    eprintln!("diag_lsm: {error}");
+    Ok(ExitCode::FAILURE)
 }
 
 fn header_slots(file: &DurableFile, page: &mut Page) -> sapwood::Result<()> {

@@ -1,37 +1,44 @@
-//! `scan`: the pairs of a range; in JSON an object to a line.
+//! `scan`: the pairs of a range; in JSON an object to a line. Exit status 1 when something could
+//! not be read.
 
 use std::io::Write;
-use std::process::ExitCode;
 
-use sapwood::{Key, Value};
+use sapwood::Value;
 
 use crate::Outcome;
 use crate::args::ScanArguments;
 use crate::pairs::JsonPair;
+use crate::salvage::{self, Walk};
 use crate::{database, output, units};
 
 pub fn run(arguments: &ScanArguments, json: bool) -> Outcome {
     let bounds = database::bounds(&arguments.range)?;
     let (database, keyspace) = database::open_for_reading(&arguments.range.at)?;
-    let mut range = keyspace.range::<Vec<u8>>(bounds)?;
+    let walk = Walk {
+        path: &arguments.range.at.file,
+        keyspace: &keyspace,
+        bounds: &bounds,
+        reverse: arguments.reverse,
+        values: !arguments.keys_only,
+    };
     let mut out = output::out();
-    for _ in 0..arguments.limit.unwrap_or(usize::MAX) {
-        let next = if arguments.reverse { range.next_back() } else { range.next() };
-        let Some(pair) = next else { break };
-        let (key, value): (Key, Value) = pair?;
-        let value = (!arguments.keys_only).then_some(&*value);
+    let limit = arguments.limit.unwrap_or(usize::MAX);
+    let mut count = 0;
+    let mut visit = |key: &[u8], value: Option<Value>| {
         if json {
-            serde_json::to_writer(&mut out, &JsonPair::new(&key, value))?;
+            serde_json::to_writer(&mut out, &JsonPair::new(key, value.as_deref()))?;
             writeln!(out)?;
         } else {
             match value {
-                Some(value) => writeln!(out, "{}\t{}", units::key(&key), units::key(value))?,
-                None => writeln!(out, "{}", units::key(&key))?,
+                Some(value) => writeln!(out, "{}\t{}", units::key(key), units::key(&value))?,
+                None => writeln!(out, "{}", units::key(key))?,
             }
         }
-    }
+        count += 1;
+        Ok(count < limit)
+    };
+    let problems = if limit == 0 { 0 } else { walk.run(&mut visit)? };
     out.flush()?;
-    drop(range);
     database.close()?;
-    Ok(ExitCode::SUCCESS)
+    Ok(salvage::status(problems))
 }

@@ -47,7 +47,8 @@ pub fn run(path: &Path, json: bool) -> Outcome {
     for error in rows.iter().filter_map(|row| row.first_error.as_ref()) {
         eprintln!("diag_lsm: {error}");
     }
-    Ok(ExitCode::SUCCESS)
+    let unreadable: u64 = rows.iter().map(|row| row.unreadable_nodes).sum();
+    Ok(if unreadable == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn rows(file: &DurableFile) -> Vec<Row> {

@@ -51,7 +51,13 @@ pub fn run(arguments: &TreeArguments, json: bool) -> Outcome {
     } else {
         print(&trees)?;
     }
-    Ok(ExitCode::SUCCESS)
+    let depths = trees.iter().flat_map(|tree| &tree.depths);
+    let mut status = ExitCode::SUCCESS;
+    for error in depths.filter_map(|depth| depth.first_error.as_ref()) {
+        eprintln!("diag_lsm: {error}");
+        status = ExitCode::FAILURE;
+    }
+    Ok(status)
 }
 
 fn print(trees: &[Tree]) -> std::io::Result<()> {
@@ -99,9 +105,6 @@ fn print(trees: &[Tree]) -> std::io::Result<()> {
             ]);
         }
         table.print(&mut out)?;
-        for error in tree.depths.iter().filter_map(|depth| depth.first_error.as_ref()) {
-            writeln!(out, "cannot be read: {error}")?;
-        }
         writeln!(out)?;
     }
     out.flush()

@@ -16,6 +16,7 @@ mod arena;
 mod cursor;
 mod directory;
 mod entry;
+mod joined;
 mod node;
 mod pool;
 mod range_deletes;
@@ -24,6 +25,7 @@ mod tests;
 mod tree;
 
 pub use cursor::MemtableCursor;
+pub use joined::{Joined, JoinedRange};
 pub use pool::ChunkPool;
 // Not every build names a fragment.
 #[allow(unused_imports)]
@@ -68,6 +70,8 @@ pub struct Memtable {
     last_sequence: AtomicU64,
     has_range_deletes: AtomicBool,
     range_deletes: ArcSwap<Content>,
+    has_joined: AtomicBool,
+    joined: ArcSwap<Joined>,
 }
 
 /// What only the writer needs.
@@ -99,6 +103,8 @@ impl Memtable {
             last_sequence: AtomicU64::new(0),
             has_range_deletes: AtomicBool::new(false),
             range_deletes: ArcSwap::default(),
+            has_joined: AtomicBool::new(false),
+            joined: ArcSwap::default(),
         }
     }
 
@@ -113,6 +119,9 @@ impl Memtable {
     ) {
         let writer = &mut *self.writer();
         self.count_sequence(sequence);
+        if operation != Operation::Delete {
+            self.cut_joined(keyspace, key);
+        }
         let target = Target::new(keyspace, key, sequence);
         let entry = self.arena.append(&mut writer.arena, key, sequence, operation);
         if self.tree.insert(&mut writer.tree, &self.arena, &target, entry) {
@@ -139,6 +148,59 @@ impl Memtable {
         self.has_range_deletes.store(true, Ordering::Release);
     }
 
+    /// Nothing lives in `[start, end)` for a reader at `at`, as it has seen by walking all of it:
+    /// notes that, unless something was inserted there since. The caller holds the commit lock,
+    /// this is the memtable that takes writes, and it holds a commit at or below `at`. Complexity:
+    /// what was inserted there since.
+    pub fn join(
+        &self,
+        keyspace: KeyspaceNumber,
+        start: &[u8],
+        end: &[u8],
+        at: SequenceNumber,
+    ) -> bool {
+        let joined = self.joined.load();
+        let is_new =
+            |(start, end): &(&[u8], &[u8])| self.changed_since(keyspace, start, Some(end), at);
+        if start >= end || joined.gaps(keyspace, start, end).iter().any(is_new) {
+            return false;
+        }
+        let Some(more) = joined.with(keyspace, start, end, at) else { return false };
+        self.joined.store(Arc::new(more));
+        self.has_joined.store(true, Ordering::Release);
+        true
+    }
+
+    /// Before a put can be seen: nothing says any more that its key is dead (J1).
+    fn cut_joined(&self, keyspace: KeyspaceNumber, key: &[u8]) {
+        // Only the writer sets it.
+        if self.has_joined.load(Ordering::Relaxed)
+            && let Some(less) = self.joined.load().without(keyspace, key)
+        {
+            self.has_joined.store(!less.ranges().is_empty(), Ordering::Release);
+            self.joined.store(Arc::new(less));
+        }
+    }
+
+    /// Joined tombstones of this moment: for a reader whose number was visible before it asks.
+    #[must_use]
+    pub fn joined(&self) -> Option<Arc<Joined>> {
+        self.has_joined.load(Ordering::Acquire).then(|| self.joined.load_full())
+    }
+
+    /// Makes range tombstones of the joined ones, so that they outlive the memtable. Nothing is
+    /// inserted any more. Nobody may need to know what changed before their numbers, which they
+    /// would pass for a change.
+    pub fn keep_joined(&self) {
+        let Some(joined) = self.joined() else { return };
+        for range in joined.ranges() {
+            let JoinedRange { keyspace, start, end, number } = range;
+            self.insert_range_delete(*keyspace, start, Some(end), *number);
+        }
+        self.has_joined.store(false, Ordering::Release);
+        self.joined.store(Arc::default());
+    }
+
     /// The writer's state. Waiting for it would hide that two threads insert at once.
     fn writer(&self) -> MutexGuard<'_, Writer> {
         let writer = self.writer.try_lock();
@@ -157,7 +219,8 @@ impl Memtable {
     pub fn bytes(&self) -> usize {
         let range_bytes =
             if self.has_range_deletes() { self.range_deletes.load().bytes() } else { 0 };
-        self.arena.held_bytes() + self.tree.held_bytes() + range_bytes
+        let joined_bytes = self.joined().map_or(0, |joined| joined.bytes());
+        self.arena.held_bytes() + self.tree.held_bytes() + range_bytes + joined_bytes
     }
 
     /// The number of versions of keys; range tombstones are not counted.

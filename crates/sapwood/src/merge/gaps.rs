@@ -110,6 +110,23 @@ enum Search {
     NoneBefore(Option<Vec<u8>>),
 }
 
+/// What lies below a tree's root for a key.
+enum Descent {
+    /// No leaf's worth of the memtable lies in one leaf before this key.
+    NotEnoughBefore(Vec<u8>),
+    /// One may lie in this leaf.
+    Leaf { reference: NodeRef, range: KeyRange, parent_range: KeyRange },
+}
+
+/// What a walk over a range of the memtable met.
+struct Walk {
+    /// The first eligible key.
+    first: Option<Vec<u8>>,
+    /// The key with which the eligible entries come to a leaf's worth; else the cursor stands
+    /// behind the range.
+    enough: Option<Vec<u8>>,
+}
+
 /// Looks ahead in a memtable.
 #[derive(Debug)]
 pub struct Finder {
@@ -220,31 +237,50 @@ impl Finder {
             place.gaps = self.gaps_in(keyspace, key, &place)?;
             return Ok(found(place));
         };
+        let mut descent = self.descend(core, keyspace, root, key)?;
+        if matches!(descent, Descent::Leaf { .. }) && !is_counted {
+            if !self.count_enough(keyspace, key) {
+                return Ok(Search::NoneBefore(None));
+            }
+            descent = self.descend(core, keyspace, root, key)?;
+        }
+        let (reference, leaf_range, range) = match descent {
+            Descent::Leaf { reference, range, parent_range } => (reference, range, parent_range),
+            Descent::NotEnoughBefore(until) => return Ok(Search::NoneBefore(Some(until))),
+        };
+        let (kind, how) = (TreeKind::Points, Caching::Pass);
+        let leaf = read_leaf(&core.pages, &reference, keyspace, kind, how)?;
+        let mut place = Place { range, leaf: Some((reference, leaf)), leaf_range, gaps: vec![] };
+        place.gaps = self.gaps_in(keyspace, key, &place)?;
+        Ok(found(place))
+    }
+
+    /// Goes down to the leaf of a key, while the leaf's worth that was counted lies in one child.
+    fn descend(
+        &self,
+        core: &Core,
+        keyspace: KeyspaceNumber,
+        root: &TreeRoot,
+        key: &[u8],
+    ) -> Result<Descent> {
         let mut reference = root.reference;
-        let mut range = all.clone();
-        let mut parent_range = all;
+        let mut range = KeyRange::all();
+        let mut parent_range = KeyRange::all();
         for height in (1..=root.height).rev() {
             let node = read_parent(&core.pages, &reference, keyspace, height)?;
             let index = node.view().child_for(key);
             let below = child_range(&node, index, &range)?;
-            if self.is_enough_before(below.end.as_deref()) && !is_counted {
-                is_counted = true;
-                if !self.count_enough(keyspace, key) {
-                    return Ok(Search::NoneBefore(None));
-                }
-            }
-            if !self.is_enough_before(below.end.as_deref()) {
-                return Ok(Search::NoneBefore(below.end));
+            if let Some((_, enough)) = &self.enough
+                && !is_before_end(enough, below.end.as_deref())
+            {
+                // No child before the one that has the last of these keys has them all.
+                let last = child_range(&node, node.view().child_for(enough), &range)?;
+                return Ok(Descent::NotEnoughBefore(last.start));
             }
             reference = node.child_reference(index)?;
             parent_range = std::mem::replace(&mut range, below);
         }
-        let (kind, how) = (TreeKind::Points, Caching::Pass);
-        let leaf = read_leaf(&core.pages, &reference, keyspace, kind, how)?;
-        let leaf = Some((reference, leaf));
-        let mut place = Place { range: parent_range, leaf, leaf_range: range, gaps: vec![] };
-        place.gaps = self.gaps_in(keyspace, key, &place)?;
-        Ok(found(place))
+        Ok(Descent::Leaf { reference, range, parent_range })
     }
 
     /// Counts a leaf's worth from `key` on; false when the keyspace ends before.
@@ -252,11 +288,6 @@ impl Finder {
         let enough = self.enough_in(keyspace, &KeyRange::new(key, None));
         self.enough = enough.map(|enough| (keyspace, enough));
         self.enough.is_some()
-    }
-
-    /// True when a leaf's worth, from where it was counted, lies before `end`.
-    fn is_enough_before(&self, end: Option<&[u8]>) -> bool {
-        self.enough.as_ref().is_some_and(|(_, enough)| is_before_end(enough, end))
     }
 
     /// The stretches between the entries of a leaf, from `key` on, in which a leaf's worth lies.
@@ -280,23 +311,18 @@ impl Finder {
                     end = Some(next);
                 }
             }
-            let gap = KeyRange::new(from, end);
+            // On to the next key of the memtable behind the gap.
             if is_there {
-                from = after(&gap.start);
+                self.cursor.seek(keyspace, &after(&from), SequenceNumber::MAX);
             } else {
-                let first = self.first_in(keyspace, &gap);
-                if self.enough_in(keyspace, &gap).is_some()
-                    && let Some(first) = first
-                {
+                let gap = KeyRange::new(std::mem::take(&mut from), end);
+                let walk = self.walk(keyspace, &gap);
+                if let (Some(_), Some(first)) = (walk.enough, walk.first) {
                     gaps.push(KeyRange { start: first, end: gap.end.clone() });
-                }
-                match gap.end {
-                    Some(end) => from = end,
-                    None => return Ok(gaps),
+                    let Some(end) = &gap.end else { return Ok(gaps) };
+                    self.cursor.seek(keyspace, end, SequenceNumber::MAX);
                 }
             }
-            // On to the next key of the memtable.
-            self.cursor.seek(keyspace, &from, SequenceNumber::MAX);
             let is_more = self.cursor.valid()
                 && self.cursor.keyspace() == keyspace
                 && is_before_end(self.cursor.key(), place.leaf_range.end.as_deref());
@@ -336,25 +362,16 @@ impl Finder {
         Ok(free)
     }
 
-    /// The first eligible key of the memtable in a range.
-    fn first_in(&mut self, keyspace: KeyspaceNumber, range: &KeyRange) -> Option<Vec<u8>> {
-        self.walk(keyspace, range, 1)
-    }
-
     /// The key of the memtable with which the eligible entries of a range fill a leaf.
     fn enough_in(&mut self, keyspace: KeyspaceNumber, range: &KeyRange) -> Option<Vec<u8>> {
-        self.walk(keyspace, range, self.leaf_bytes)
+        self.walk(keyspace, range).enough
     }
 
-    /// The key with which the eligible entries of a range come to so many bytes.
-    fn walk(
-        &mut self,
-        keyspace: KeyspaceNumber,
-        range: &KeyRange,
-        bytes_wanted: usize,
-    ) -> Option<Vec<u8>> {
-        let Finder { eligible, cursor, key, usable_bytes, .. } = self;
+    /// Goes over a range until its eligible entries fill a leaf.
+    fn walk(&mut self, keyspace: KeyspaceNumber, range: &KeyRange) -> Walk {
+        let Finder { eligible, cursor, key, usable_bytes, leaf_bytes, .. } = self;
         let mut bytes = 0;
+        let mut first = None;
         cursor.seek(keyspace, &range.start, SequenceNumber::MAX);
         while cursor.valid()
             && cursor.keyspace() == keyspace
@@ -371,8 +388,11 @@ impl Finder {
                 && eligible.takes(keyspace, cursor.key(), cursor.sequence(), false)
             {
                 bytes += cursor.key().len() + value_bytes;
-                if bytes >= bytes_wanted {
-                    return Some(cursor.key().to_vec());
+                if first.is_none() {
+                    first = Some(cursor.key().to_vec());
+                }
+                if bytes >= *leaf_bytes {
+                    return Walk { first, enough: Some(cursor.key().to_vec()) };
                 }
             }
             // Past the older versions of the key.
@@ -383,7 +403,7 @@ impl Finder {
                 cursor.next();
             }
         }
-        None
+        Walk { first, enough: None }
     }
 }
 

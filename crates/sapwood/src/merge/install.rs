@@ -6,12 +6,13 @@
 //! next view at once.
 
 use crate::error::{Error, Result};
-use crate::page::{Block, NodeWriter};
+use crate::page::Block;
 use crate::segment::coverage::newly_covered;
-use crate::segment::descriptor::{Bounds, Segment, SegmentFilter, TreeRoot};
+use crate::segment::descriptor::{Bounds, Segment, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::parent_writer::{Lowest, ParentEntry};
 use crate::segment::range_tombstone::Fragment;
+use crate::segment::segment_filter::SegmentFilter;
 use crate::segment::tree_edit::{Replacement, TreeChange, TreeEdit};
 use crate::state::background::Reservation;
 use crate::state::catalogue::Catalogue;
@@ -19,11 +20,11 @@ use crate::state::dead_list::Dead;
 use crate::state::open_transactions::FlushRecord;
 use crate::state::view::{MemtableSlot, View};
 use crate::state::{Contents, Core, Cut, Levels, State};
+use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, OnceLock};
 use crate::types::{Epoch, KeyspaceNumber};
 
-use super::ranges::{read_fragments, write_ranges_tree};
+use super::add_ranges::RangesEdit;
 
 /// Which segment an edit changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +152,7 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
     }
     drop(order);
     drop(base);
+    core.limit_transactions();
     core.collect_released();
     core.charge_memtables();
     Ok(state)
@@ -231,14 +233,16 @@ impl Making<'_> {
             return Err(mismatch(epoch, "the destination of a promotion is gone"));
         };
         let mut segment: Segment = (**slot).clone();
+        let mut fragments = Vec::new();
         for edit in &mut edits {
-            if !edit.fragments.is_empty() {
-                self.add_fragments(&mut segment, keyspace, &edit.fragments, epoch)?;
-            }
+            fragments.append(&mut edit.fragments);
             segment.bounds = match (segment.bounds.take(), edit.bounds.take()) {
                 (Some(old), Some(new)) => Some(old.union(&new)),
                 (old, new) => old.or(new),
             };
+        }
+        if !fragments.is_empty() {
+            self.add_fragments(&mut segment, keyspace, &fragments, epoch)?;
         }
         let tree = TreeEdit::new(&self.core.pages, keyspace, epoch);
         let change = match &segment.points {
@@ -273,24 +277,13 @@ impl Making<'_> {
         fragments: &[Fragment],
         epoch: Epoch,
     ) -> Result<()> {
-        let pages = &self.core.pages;
-        let old = match &segment.ranges {
-            Some(root) => {
-                let fragments = read_fragments(pages, root, keyspace, None)?;
-                self.die_whole(root, keyspace)?;
-                fragments
-            }
-            None => Vec::new(),
-        };
-        let all = crate::segment::range_tombstone::union_ranges(&[fragments, &old]);
-        let mut nodes = NodeWriter::new(pages.clone(), 1);
         let leaf_bytes = self.core.options.leaf_pages_bytes() as usize;
-        let lowest = write_ranges_tree(&mut nodes, keyspace, None, leaf_bytes, &all)?;
-        let written = nodes.finish()?;
-        self.born.extend_from_slice(&written.blocks);
-        self.made.extend_from_slice(&written.blocks);
-        let change = TreeEdit::new(pages, keyspace, epoch).build(lowest)?;
-        segment.ranges = self.take_tree_change(change);
+        let edit = RangesEdit { pages: &self.core.pages, keyspace, leaf_bytes, epoch };
+        let change = edit.add(segment.ranges.as_ref(), fragments)?;
+        self.born.extend_from_slice(&change.written);
+        self.made.extend_from_slice(&change.written);
+        self.died.extend(change.died);
+        segment.ranges = self.take_tree_change(change.tree);
         Ok(())
     }
 
@@ -535,11 +528,7 @@ fn place_destination(levels: &mut Levels, edit: &LevelEdit) -> u64 {
             number,
             points: None,
             ranges: None,
-            filter: SegmentFilter {
-                seed: edit.filter_seed,
-                nodes: Vec::new(),
-                lines: Arc::new(OnceLock::new()),
-            },
+            filter: SegmentFilter::new(edit.filter_seed, Vec::new()),
             bounds: None,
             sequences: None,
             promoted: Arc::new(KeyRanges::new()),

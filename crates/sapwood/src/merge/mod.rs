@@ -3,6 +3,7 @@
 //!
 //! docs/architecture.md, sections 4 to 6 and 9, has the invariants that are cited here by number.
 
+pub mod add_ranges;
 pub mod adopt;
 pub mod build;
 pub mod compact;

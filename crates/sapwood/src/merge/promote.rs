@@ -121,13 +121,13 @@ impl Drop for Copied {
 
 /// Entries counted on their way, with the sum of their hashes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Tally {
-    entries: u64,
-    hash_sum: u64,
+pub(super) struct Tally {
+    pub(super) entries: u64,
+    pub(super) hash_sum: u64,
 }
 
 impl Tally {
-    fn add(&mut self, hash: u64) {
+    pub(super) fn add(&mut self, hash: u64) {
         self.entries += 1;
         self.hash_sum = self.hash_sum.wrapping_add(hash);
     }

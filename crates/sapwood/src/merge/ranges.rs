@@ -1,4 +1,4 @@
-//! Ranges trees: read whole, and written anew.
+//! Ranges trees: their fragments read, and written.
 //!
 //! *Format*: docs/format.md, section 4.3.
 
@@ -95,25 +95,74 @@ pub fn source_fragments(
     let mut lists: Vec<Vec<Fragment>> = Vec::new();
     for segment in sources {
         let Some(root) = &segment.ranges else { continue };
-        let young = segment.is_young();
-        let (named, within) = match young {
-            true => (KeyspaceNumber::MANY, composite_range(keyspace, range)),
-            false => (keyspace, range.clone()),
-        };
+        let (named, within) = names_of(segment, keyspace, range);
         let mut list = Vec::new();
-        for fragment in read_fragments(pages, root, named, Some(&within))? {
-            let whole = KeyRange::new(fragment.start.clone(), fragment.end.clone());
-            let Some(inside) = whole.intersection(&within) else { continue };
-            for gap in segment.promoted.gaps_in(&inside) {
-                let bare = if young { bare_range(keyspace, &gap) } else { gap };
-                let piece = Fragment { start: bare.start, end: bare.end, numbers: Vec::new() };
-                list.extend(clip(&piece, &range.start, range.end.as_deref()));
-            }
-        }
+        visit_fragments(pages, root, named, Some(&within), &mut |fragment| {
+            list.extend(pieces_of(fragment, segment, keyspace, range, &within));
+            true
+        })?;
         lists.push(list);
     }
     let lists: Vec<&[Fragment]> = lists.iter().map(Vec::as_slice).collect();
     Ok(union_ranges(&lists))
+}
+
+/// Where the first of the [`source_fragments`] begins; no more is read than it takes to find it.
+///
+/// # Errors
+/// As [`visit_fragments`].
+pub fn first_source_fragment(
+    pages: &Arc<PageManager>,
+    keyspace: KeyspaceNumber,
+    sources: &[Arc<Segment>],
+    range: &KeyRange,
+) -> Result<Option<Vec<u8>>> {
+    let mut first: Option<Vec<u8>> = None;
+    for segment in sources {
+        let Some(root) = &segment.ranges else { continue };
+        let (named, within) = names_of(segment, keyspace, range);
+        visit_fragments(pages, root, named, Some(&within), &mut |fragment| {
+            let pieces = pieces_of(fragment, segment, keyspace, range, &within);
+            let Some(piece) = pieces.into_iter().next() else { return true };
+            if first.as_ref().is_none_or(|first| piece.start < *first) {
+                first = Some(piece.start);
+            }
+            false
+        })?;
+    }
+    Ok(first)
+}
+
+/// What the nodes of a source's trees name, and a range as its trees have it.
+fn names_of(
+    segment: &Segment,
+    keyspace: KeyspaceNumber,
+    range: &KeyRange,
+) -> (KeyspaceNumber, KeyRange) {
+    match segment.is_young() {
+        true => (KeyspaceNumber::MANY, composite_range(keyspace, range)),
+        false => (keyspace, range.clone()),
+    }
+}
+
+/// The pieces of a source's fragment that lie in a range, or `within` as its trees have it, and
+/// were not promoted; bare, and without numbers.
+fn pieces_of(
+    fragment: Fragment,
+    segment: &Segment,
+    keyspace: KeyspaceNumber,
+    range: &KeyRange,
+    within: &KeyRange,
+) -> Vec<Fragment> {
+    let whole = KeyRange::new(fragment.start, fragment.end);
+    let Some(inside) = whole.intersection(within) else { return Vec::new() };
+    let bare = |gap| if segment.is_young() { bare_range(keyspace, &gap) } else { gap };
+    let gaps = segment.promoted.gaps_in(&inside).into_iter().map(bare);
+    let pieces = gaps.filter_map(|bare| {
+        let piece = Fragment { start: bare.start, end: bare.end, numbers: Vec::new() };
+        clip(&piece, &range.start, range.end.as_deref())
+    });
+    pieces.collect()
 }
 
 /// Writes a ranges tree of fragments in order; with `base_number` they carry numbers.
@@ -127,9 +176,32 @@ pub fn write_ranges_tree(
     leaf_bytes: usize,
     fragments: &[Fragment],
 ) -> Result<Lowest> {
+    let mut writer = ranges_writer(keyspace, base_number, leaf_bytes, Vec::new());
+    push_fragments(&mut writer, nodes, base_number, fragments)?;
+    writer.finish(nodes, true)
+}
+
+/// A writer of a ranges tree, or of a stretch of one that begins with `separator`.
+pub fn ranges_writer(
+    keyspace: KeyspaceNumber,
+    base_number: Option<u64>,
+    leaf_bytes: usize,
+    separator: Vec<u8>,
+) -> SegmentWriter {
     let options = LeafOptions { leaf_bytes, codec: Codec::Plain, base_number, keyspace };
-    let filter = FilterOptions { seed: 0, bits_per_key: 0 };
-    let mut writer = SegmentWriter::new(options, filter, Vec::new());
+    SegmentWriter::new(options, FilterOptions { seed: 0, bits_per_key: 0 }, separator)
+}
+
+/// Adds fragments in order.
+///
+/// # Errors
+/// When a node cannot be written.
+pub fn push_fragments(
+    writer: &mut SegmentWriter,
+    nodes: &mut NodeWriter,
+    base_number: Option<u64>,
+    fragments: &[Fragment],
+) -> Result<()> {
     let mut value = Vec::new();
     for fragment in fragments {
         value.clear();
@@ -144,5 +216,5 @@ pub fn write_ranges_tree(
         };
         writer.push(nodes, &entry, None)?;
     }
-    writer.finish(nodes, true)
+    Ok(())
 }

@@ -74,10 +74,11 @@ pub fn interrupt(core: &Core) {
 fn settle_from(core: &Arc<Core>, stage: ShrinkStage) -> Result<(ShrinkStage, bool)> {
     if let ShrinkStage::Nodes(keyspace, from) = stage {
         // Without a durable state between the steps: the ceiling leaves room for all.
-        return Ok(match move_nodes(core, keyspace, from)? {
-            Some((keyspace, from)) => (ShrinkStage::Nodes(keyspace, from), true),
-            None => (ShrinkStage::Log, true),
-        });
+        return match move_nodes(core, keyspace, from)? {
+            Moved::UpTo(keyspace, from) => Ok((ShrinkStage::Nodes(keyspace, from), true)),
+            Moved::All => Ok((ShrinkStage::Log, true)),
+            Moved::NoRoom => raise_ceiling(core),
+        };
     }
     if !core.durable.is_settled(&core.state(), &core.log.positions()) {
         make_durable_now(core, Purpose::Idle)?;
@@ -126,6 +127,31 @@ fn begin(core: &Core) -> Result<(ShrinkStage, bool)> {
     }
     core.pages.allocator().set_ceiling(Some(PageNumber(ceiling)));
     Ok((ShrinkStage::Nodes(KeyspaceNumber(0), Vec::new()), true))
+}
+
+/// The holes below the ceiling do not take what lies above it: the next try asks for half as much.
+fn raise_ceiling(core: &Core) -> Result<(ShrinkStage, bool)> {
+    // What was moved leaves holes, too.
+    make_durable_now(core, Purpose::Idle)?;
+    let (_, used_end, _) = extent(core)?;
+    let allocator = core.pages.allocator();
+    let before = allocator.ceiling().map_or(used_end, |page| page.0);
+    let ceiling = u64::midpoint(before, used_end);
+    if ceiling <= before || !is_worthwhile(core, used_end, ceiling) {
+        return Ok((ShrinkStage::Log, true));
+    }
+    allocator.set_ceiling(Some(PageNumber(ceiling)));
+    Ok((ShrinkStage::Nodes(KeyspaceNumber(0), Vec::new()), true))
+}
+
+/// How far a step of moving nodes came.
+enum Moved {
+    /// It goes on here.
+    UpTo(KeyspaceNumber, Vec<u8>),
+    /// Nothing is left above the ceiling that can be moved.
+    All,
+    /// There is no room below it, or others work there.
+    NoRoom,
 }
 
 /// Gives up the free end of the file, in both slots, and cuts it.
@@ -180,14 +206,9 @@ fn advance_cut(core: &Arc<Core>, position: LogPosition) -> Result<()> {
     install(core, Change { cut: Some(cut), ..Change::default() }).map(|_| ())
 }
 
-/// Moves some nodes that lie above the ceiling; says where to go on, or that there are none left,
-/// or no room.
-fn move_nodes(
-    core: &Arc<Core>,
-    keyspace: KeyspaceNumber,
-    from: Vec<u8>,
-) -> Result<Option<(KeyspaceNumber, Vec<u8>)>> {
-    let Some(ceiling) = core.pages.allocator().ceiling() else { return Ok(None) };
+/// Moves some nodes that lie above the ceiling.
+fn move_nodes(core: &Arc<Core>, keyspace: KeyspaceNumber, from: Vec<u8>) -> Result<Moved> {
+    let Some(ceiling) = core.pages.allocator().ceiling() else { return Ok(Moved::All) };
     let state = core.state();
     let mut from = from;
     for (number, levels) in state.levels.range(keyspace..) {
@@ -199,14 +220,15 @@ fn move_nodes(
         let Some(range) = find_high(core, *number, root, ceiling, &from)? else { continue };
         let next = range.end.clone();
         if !move_range(core, &state, *number, last, root, &range, ceiling)? {
-            return Ok(None);
+            return Ok(Moved::NoRoom);
         }
-        return Ok(match next {
-            Some(end) => Some((*number, end)),
-            None => number.0.checked_add(1).map(|next| (KeyspaceNumber(next), Vec::new())),
+        return Ok(match (next, number.0.checked_add(1)) {
+            (Some(end), _) => Moved::UpTo(*number, end),
+            (None, Some(next)) => Moved::UpTo(KeyspaceNumber(next), Vec::new()),
+            (None, None) => Moved::All,
         });
     }
-    Ok(None)
+    Ok(Moved::All)
 }
 
 fn move_range(

@@ -9,10 +9,10 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::segment::key_range::KeyRange;
 use crate::state::Core;
-use crate::state::background::LEVELS_ALL;
+use crate::state::background::{Job, LEVELS_ALL};
 use crate::state::durable::{Purpose, claim_file, make_durable};
-use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, thread};
 use crate::types::{KeyspaceNumber, SequenceNumber};
 
 use super::adopt;
@@ -47,11 +47,15 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
     let failures = core.background.failure_count();
     let is_alone = core.background.running.fetch_add(1, Ordering::AcqRel) == 0;
     let result = step_in_order(core).or_else(|error| free_dead(core, error));
+    if let Ok(true) = result {
+        // Whoever sees nobody at work sees that this was made.
+        core.background.count_step();
+    }
     core.background.running.fetch_sub(1, Ordering::AcqRel);
     match &result {
         Ok(true) => {
             core.background.succeed(failures);
-            core.background.step_ended();
+            core.background.notify();
         }
         // What another thread works on may fail yet.
         Ok(false) if is_alone => core.background.succeed(failures),
@@ -216,6 +220,7 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     let job = jobs.flush.take();
     jobs.flush_is_out = true;
     drop(jobs);
+    let mut out = FlushOut { core, kept: None };
     let job = match job {
         Some(job) => Some(job),
         None => match adopt::begin(core) {
@@ -223,20 +228,30 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
             None => flush::begin(core).map(|job| Box::new(job) as _),
         },
     };
-    let mut result = Ok(false);
-    let mut kept = None;
-    if let Some(mut job) = job {
-        result = job.step(core).map(|done| {
-            if !done {
-                kept = Some(job);
-            }
-            true
-        });
+    let Some(mut job) = job else { return Ok(false) };
+    let done = job.step(core)?;
+    out.kept = (!done).then_some(job);
+    Ok(true)
+}
+
+/// The one flush that is under way, while a thread works at it.
+struct FlushOut<'a> {
+    core: &'a Core,
+    kept: Option<Box<dyn Job>>,
+}
+
+impl Drop for FlushOut<'_> {
+    fn drop(&mut self) {
+        let mut jobs = self.core.background.jobs.lock();
+        jobs.flush = self.kept.take();
+        jobs.flush_is_out = false;
+        drop(jobs);
+        if thread::is_panicking() {
+            // What it was about would fail again, and whoever closes waits for it.
+            let (epoch, detail) = (self.core.state().epoch, "a flush has panicked".to_owned());
+            self.core.stop(&Error::MergeMismatch { epoch, detail });
+        }
     }
-    let mut jobs = core.background.jobs.lock();
-    jobs.flush = kept;
-    jobs.flush_is_out = false;
-    result
 }
 
 fn durable_is_due(core: &Core) -> bool {
@@ -307,10 +322,17 @@ fn drain(core: &Arc<Core>, enough: &dyn Fn() -> bool) -> Result<()> {
         }
         core.check_writable()?;
         let mark = core.background.mark();
+        let steps = core.background.steps.load(Ordering::Acquire);
         if run_step(core)? {
             continue;
         }
-        if core.background.running.load(Ordering::Acquire) == 0 {
+        let nobody_works = core.background.running.load(Ordering::Acquire) == 0;
+        // A step that another thread has made meanwhile may have left something to do that could
+        // not be done beside it.
+        if nobody_works && core.background.steps.load(Ordering::Acquire) != steps {
+            continue;
+        }
+        if nobody_works {
             return match core.background.failure() {
                 Some(error) => Err(error),
                 None => Ok(()),

@@ -13,7 +13,7 @@ use crate::segment::segment_cursor::{SegmentSource, SortedSource};
 use crate::sync::Arc;
 use crate::types::KeyspaceNumber;
 
-use super::ranges::source_fragments;
+use super::ranges::first_source_fragment;
 
 /// See the module.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl<'a> Touched<'a> {
         if before.is_empty() {
             return Ok(first);
         }
-        let fragments = source_fragments(self.pages, self.keyspace, self.segments, &before)?;
-        Ok(fragments.into_iter().next().map(|fragment| fragment.start).or(first))
+        let cover = first_source_fragment(self.pages, self.keyspace, self.segments, &before)?;
+        Ok(cover.or(first))
     }
 }

@@ -116,6 +116,25 @@ impl MemoryBudget {
         Charge { budget: Arc::clone(self), part, bytes }
     }
 
+    /// The same if the part then has `part_max` bytes at most, and the cache keeps what is always
+    /// left to it.
+    pub fn charge_if_room(
+        self: &Arc<Self>,
+        part: MemoryPart,
+        bytes: u64,
+        part_max: u64,
+    ) -> Option<Charge> {
+        let total = self.total();
+        if self.beside_cache().saturating_add(bytes) > total - total / 16 {
+            return None;
+        }
+        let more = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= part_max);
+        let counter = self.counter(part);
+        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        self.tell_if_moved();
+        Some(Charge { budget: Arc::clone(self), part, bytes })
+    }
+
     /// Whom to tell the cache's capacity when it has moved. The first call counts.
     pub(super) fn set_listener(&self, listener: Listener) {
         // A second manager over one budget shares the first one's cache share.
@@ -226,6 +245,23 @@ mod tests {
         assert_eq!(budget.cache_capacity(), 100);
         charge.sub(4900);
         assert_eq!(budget.cache_capacity(), 1500);
+    }
+
+    #[test]
+    fn what_has_no_room_is_not_counted() {
+        let budget = Arc::new(MemoryBudget::new(1600));
+        let filters = |bytes| budget.charge_if_room(MemoryPart::Filters, bytes, 200);
+        let first = filters(150).unwrap();
+        assert!(filters(51).is_none() && filters(u64::MAX).is_none());
+        assert_eq!(budget.used(), 150);
+        drop(first);
+        // What the cache has gives way; what the others have does not.
+        budget.add(MemoryPart::Cache, 1600);
+        let others = budget.charge(MemoryPart::Memtables, 1400);
+        assert!(filters(101).is_none());
+        assert_eq!(filters(100).unwrap().bytes(), 100);
+        assert_eq!(budget.part(MemoryPart::Filters), 0);
+        drop(others);
     }
 
     #[test]

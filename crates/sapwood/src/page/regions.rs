@@ -164,7 +164,9 @@ impl Regions {
         hint_pages: u32,
     ) -> Option<Block> {
         let target = hint_pages.clamp(min_pages, self.layout.block_pages_max().max(min_pages));
-        let low = self.ceiling.and_then(|end| self.take_below(end, target, min_pages, most_pages));
+        // What moves to the front takes the first hole that will do: long runs close as well as
+        // short ones, but nothing else would fill the short ones.
+        let low = self.ceiling.and_then(|end| self.take_run(end, min_pages, most_pages));
         low.or_else(|| self.take_below(self.file_pages, target, min_pages, most_pages))
     }
 

@@ -4,9 +4,9 @@
 //! *Guarantees*: a [`Segment`] never changes; a state that differs in one has a new one.
 
 use crate::page::NodeRef;
-use crate::segment::filter::may_contain;
 use crate::segment::key_range::{KeyRange, KeyRanges};
-use crate::sync::{Arc, OnceLock};
+use crate::segment::segment_filter::SegmentFilter;
+use crate::sync::Arc;
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
 /// The most children of a lowest parent: its sidecar is rewritten when one leaf changes.
@@ -29,31 +29,6 @@ pub struct TreeRoot {
     pub pages: u64,
     /// Its leaves.
     pub leaves: u64,
-}
-
-/// A filter over a whole young segment.
-#[derive(Clone, Debug)]
-pub struct SegmentFilter {
-    /// What the hashes are mixed with; the same for the leaves' filters of a level's segment.
-    pub seed: u64,
-    /// The nodes whose contents, put together, are its lines. Empty for a segment of a level.
-    pub nodes: Vec<NodeRef>,
-    /// The lines, once they were read.
-    pub lines: Arc<OnceLock<Vec<u8>>>,
-}
-
-impl SegmentFilter {
-    /// False when the key of this hash is certainly absent; `None` while the lines are not in
-    /// memory.
-    pub fn may_contain(&self, hash: u64) -> Option<bool> {
-        self.lines.get().map(|lines| may_contain(lines, self.seed, hash))
-    }
-}
-
-impl PartialEq for SegmentFilter {
-    fn eq(&self, other: &SegmentFilter) -> bool {
-        self.seed == other.seed && self.nodes == other.nodes
-    }
 }
 
 /// The least and the greatest key of a segment, range tombstones included.

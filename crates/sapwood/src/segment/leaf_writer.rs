@@ -87,6 +87,8 @@ pub struct LeafWriter {
     tombstones: Vec<bool>,
     /// Stored bytes for each 1,024 of content, as seen in the leaves before; `None`: not known yet.
     ratio: Option<usize>,
+    /// See [`LeafWriter::fill_up`].
+    fills_up: bool,
     content: Vec<u8>,
 }
 
@@ -104,6 +106,7 @@ impl LeafWriter {
             overflow: Vec::new(),
             tombstones: Vec::new(),
             ratio: None,
+            fills_up: false,
             content: Vec::new(),
         }
     }
@@ -116,6 +119,12 @@ impl LeafWriter {
     /// What another writer has learned of entries like these.
     pub fn expect_ratio(&mut self, ratio: usize) {
         self.ratio = Some(ratio);
+    }
+
+    /// From now on all leaves of a stretch but its last are full, however little is left for that
+    /// one: whoever comes next fills it up.
+    pub fn fill_up(&mut self) {
+        self.fills_up = true;
     }
 
     /// True when every entry given so far is in a leaf.
@@ -193,7 +202,9 @@ impl LeafWriter {
             let leaves = pending.div_ceil(aim).max(1);
             let count = match leaves {
                 1 => self.builder.len(),
-                _ if self.rest_fills_a_page(nodes, pending, aim) => self.count_for(aim),
+                _ if self.fills_up || self.rest_fills_a_page(nodes, pending, aim) => {
+                    self.count_for(aim)
+                }
                 _ => self.count_for(pending.div_ceil(leaves)),
             };
             self.write_first(nodes, count, aim, out)?;

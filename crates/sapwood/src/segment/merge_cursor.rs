@@ -52,6 +52,42 @@ enum Current {
     Copied,
 }
 
+/// Dead keys that the last move walked over, and the border that it leaves at each so many.
+const DEAD_KEYS_A_MARK: u64 = 4096;
+
+/// The stretch that the last move of a cursor walked over without finding a live entry.
+#[derive(Clone, Debug, Default)]
+pub struct DeadStretch {
+    /// How many keys were stepped over one by one.
+    keys: u64,
+    /// The first of them, each so many further, and the last.
+    marks: Vec<Vec<u8>>,
+    last: Vec<u8>,
+}
+
+impl DeadStretch {
+    fn clear(&mut self) {
+        if self.keys > 0 {
+            self.keys = 0;
+            self.marks.clear();
+        }
+    }
+
+    fn add(&mut self, key: &[u8]) {
+        if self.keys.is_multiple_of(DEAD_KEYS_A_MARK) {
+            self.marks.push(key.to_vec());
+        }
+        self.keys += 1;
+        self.last.clear();
+        self.last.extend_from_slice(key);
+    }
+
+    /// How many keys were stepped over one by one.
+    pub fn keys(&self) -> u64 {
+        self.keys
+    }
+}
+
 /// The merging cursor.
 #[derive(Debug)]
 pub struct MergeCursor<S> {
@@ -65,6 +101,7 @@ pub struct MergeCursor<S> {
     key: Vec<u8>,
     copied: Copied,
     any_ranges: bool,
+    dead: DeadStretch,
     /// Going forward: the one source that had the current key, when the next source's key was
     /// above.
     alone: Option<usize>,
@@ -77,6 +114,7 @@ impl<S: SortedSource> MergeCursor<S> {
             heads: vec![0; sources.len()],
             any_ranges: sources.iter().any(SortedSource::has_ranges),
             sources,
+            dead: DeadStretch::default(),
             at,
             direction: Direction::Forward,
             current: Current::Nowhere,
@@ -118,6 +156,32 @@ impl<S: SortedSource> MergeCursor<S> {
             Current::Source(index) => self.sources[index].value_frame(),
             _ => None,
         }
+    }
+
+    /// What the last move walked over.
+    pub fn dead(&self) -> &DeadStretch {
+        &self.dead
+    }
+
+    /// Borders, ascending, between which the last move found nothing live: from one dead key that
+    /// it stepped over to the next, and to the live entry where it ended.
+    pub fn dead_borders(&self) -> Vec<Vec<u8>> {
+        let successor = |key: &[u8]| key.iter().copied().chain([0]).collect::<Vec<u8>>();
+        let mut borders = self.dead.marks.clone();
+        match self.direction {
+            Direction::Forward if self.valid() => borders.push(self.key.clone()),
+            Direction::Forward => borders.push(successor(&self.dead.last)),
+            Direction::Backward => {
+                borders.iter_mut().for_each(|key| key.push(0));
+                match self.valid() {
+                    true => borders.push(successor(&self.key)),
+                    false => borders.push(self.dead.last.clone()),
+                }
+                borders.reverse();
+            }
+        }
+        borders.dedup();
+        borders
     }
 
     fn invalidate(&mut self) {
@@ -329,6 +393,7 @@ impl<S: SortedSource> MergeCursor<S> {
 
     /// Stands on the first live entry at or behind where the sources stand.
     fn settle_forward(&mut self) -> Result<()> {
+        self.dead.clear();
         loop {
             let Some((front, alone)) = self.front() else {
                 self.invalidate();
@@ -341,6 +406,7 @@ impl<S: SortedSource> MergeCursor<S> {
             let cover =
                 self.hiding_cover(found.map(|index| (index, self.sources[index].number())))?;
             if let Some((rank, cover)) = cover {
+                self.dead.add(&self.key);
                 self.leave_key()?;
                 self.skip_covered(rank, &cover)?;
                 continue;
@@ -350,7 +416,10 @@ impl<S: SortedSource> MergeCursor<S> {
                     self.current = Current::Source(index);
                     return Ok(());
                 }
-                _ => self.leave_key()?,
+                _ => {
+                    self.dead.add(&self.key);
+                    self.leave_key()?;
+                }
             }
         }
     }
@@ -431,6 +500,7 @@ impl<S: SortedSource> MergeCursor<S> {
     /// Stands on the last live entry at or before where the sources stand. Each source that has the
     /// key is moved before it, and the newest version is copied.
     fn settle_backward(&mut self) -> Result<()> {
+        self.dead.clear();
         loop {
             let Some((front, _)) = self.front() else {
                 self.invalidate();
@@ -452,6 +522,7 @@ impl<S: SortedSource> MergeCursor<S> {
             }
             let cover = self.hiding_cover(found.map(|index| (index, self.copied.number)))?;
             if let Some((rank, cover)) = cover {
+                self.dead.add(&self.key);
                 self.skip_covered(rank, &cover)?;
                 continue;
             }
@@ -459,6 +530,7 @@ impl<S: SortedSource> MergeCursor<S> {
                 self.current = Current::Copied;
                 return Ok(());
             }
+            self.dead.add(&self.key);
         }
     }
 

@@ -20,6 +20,7 @@ pub mod parent;
 pub mod parent_writer;
 pub mod range_tombstone;
 pub mod segment_cursor;
+pub mod segment_filter;
 pub mod segment_writer;
 pub mod separator;
 pub mod sorted_block;

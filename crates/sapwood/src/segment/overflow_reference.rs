@@ -13,7 +13,7 @@ use crate::page::Block;
 use crate::types::Epoch;
 
 /// Where an overflow value lies.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OverflowReference {
     /// The length of the value, in bytes.
     pub length: u64,

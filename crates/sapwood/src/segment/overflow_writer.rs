@@ -97,6 +97,16 @@ impl OverflowWriter {
         self.length == 0
     }
 
+    /// What it has written to and will write to.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// Gives up; its blocks are the caller's now.
+    pub fn into_blocks(mut self) -> Vec<Block> {
+        std::mem::take(&mut self.blocks)
+    }
+
     /// Adds bytes to the value's end.
     ///
     /// # Errors

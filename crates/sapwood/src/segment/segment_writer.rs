@@ -78,6 +78,11 @@ impl SegmentWriter {
         self.leaves.expect_ratio(ratio);
     }
 
+    /// See [`LeafWriter::fill_up`].
+    pub fn fill_up(&mut self) {
+        self.leaves.fill_up();
+    }
+
     /// What has gone in so far.
     pub fn written(&self) -> Written {
         self.written

@@ -18,6 +18,9 @@ use crate::error::{Result, Structure};
 use crate::page::{Block, NodeRef, PageManager};
 use crate::types::{Epoch, KeyspaceNumber};
 
+#[cfg(test)]
+mod tests;
+
 /// The most children of an upper parent.
 pub const UPPER_CHILDREN_MAX: usize = 160;
 

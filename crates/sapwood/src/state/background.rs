@@ -239,7 +239,23 @@ impl Default for Background {
     }
 }
 
+/// Counts as background work for as long as blocks have no owner yet.
+#[derive(Debug)]
+pub struct Running<'a>(&'a Background);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Background {
+    /// Something runs that takes blocks, until the answer is dropped.
+    pub fn begin_running(&self) -> Running<'_> {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        Running(self)
+    }
+
     /// Something changed that others may wait for: a commit, a step's end, a stop.
     pub fn notify(&self) {
         *self.generation.lock() += 1;
@@ -261,8 +277,13 @@ impl Background {
 
     /// A step was made: whoever waits for one looks again.
     pub fn step_ended(&self) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
+        self.count_step();
         self.notify();
+    }
+
+    /// A step was made; those who wait are told later.
+    pub fn count_step(&self) {
+        self.steps.fetch_add(1, Ordering::AcqRel);
     }
 
     /// A step failed: whoever waits for quiet is told.

@@ -334,9 +334,23 @@ impl Core {
     /// Ends a transaction, and with it what was kept for its validation.
     pub fn end_transaction(&self, name: u64) {
         for (dead, death) in self.transactions.end(name) {
-            if let Some(block) = self.held.dispose(dead, death) {
-                self.free(block);
+            self.dispose(dead, death);
+        }
+    }
+
+    /// Gives up the transactions for which too much is kept (E6): above the option's limit, or an
+    /// eighth of the file, but not less than a memtable.
+    pub fn limit_transactions(&self) {
+        let page_bytes = u64::from(self.pages.layout().page_size);
+        let pages_max = match self.options.max_transaction_history_bytes {
+            Some(bytes) => bytes / page_bytes,
+            None => {
+                let memtable_pages = self.memtable_bytes_max() as u64 / page_bytes;
+                (self.pages.allocator().file_pages() / 8).max(memtable_pages)
             }
+        };
+        for (dead, death) in self.transactions.limit(pages_max) {
+            self.dispose(dead, death);
         }
     }
 

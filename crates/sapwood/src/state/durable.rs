@@ -16,6 +16,7 @@ use crate::log::stream::{BlockStream, prepare_blocks};
 use crate::log::writer::{AppendError, Positions};
 use crate::page::file_header::{INLINE_STATE_BYTES_MAX, STATE_BLOCKS_MAX, write_slot};
 use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, PageManager, StateLocation};
+use crate::storage::Storage;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{Epoch, LogPosition};
@@ -178,6 +179,7 @@ pub fn claim_file(core: &Core) -> Result<()> {
     };
     let result = slot_is_safe
         .and_then(|()| core.log.make_tail_durable())
+        .and_then(|()| write_length(&**storage))
         .and_then(|()| sync_file(&core.pages))
         .and_then(|()| match opened.state_is_recorded {
             true => Ok(()),
@@ -198,6 +200,20 @@ pub fn make_durable(core: &Core, purpose: Purpose) -> Result<()> {
     claim_file(core)?;
     let mut inner = core.durable.inner.lock();
     make_durable_locked(core, &mut inner, purpose)
+}
+
+/// Makes the file's length part of what the next sync writes. A sync that failed before the open
+/// may have left in the system's memory alone that the file had grown, and nobody would write it:
+/// the next state would count on pages that a power cut takes away.
+fn write_length(storage: &dyn Storage) -> Result<()> {
+    let failed = |error| Error::io("writing the file's length", storage.name(), error);
+    let length = storage.length().map_err(failed)?;
+    match storage.set_length(length.saturating_add(1)).map_err(failed) {
+        Ok(()) => storage.set_length(length).map_err(failed),
+        // A system that has no room for a longer file writes no length anew.
+        Err(error) if error.is_no_space() => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn sync_file(pages: &PageManager) -> Result<()> {

@@ -129,7 +129,7 @@ pub fn ask_segment(
         Some(_) => SegmentSource::new(pages, segment, keyspace, Caching::Keep).cover(key, at.0)?,
     };
     let found = match &segment.points {
-        Some(root) if segment.filter.may_contain(hash) != Some(false) => {
+        Some(root) if !segment.filter.denies(pages, hash) => {
             let node_keyspace = if young { KeyspaceNumber::MANY } else { keyspace };
             let probe = (!young).then(|| Probe::new(segment.filter.seed, hash));
             find(pages, root, node_keyspace, tree_key, probe)?

@@ -13,6 +13,7 @@ pub mod dead_list;
 pub mod durable;
 #[cfg(feature = "internals")]
 pub mod install_check;
+pub mod join;
 pub mod log_named;
 pub mod lookup;
 pub mod manifest;

@@ -1,10 +1,17 @@
 //! Open transactions, and what flushes have added since they began: validation looks there.
 //!
-//! *Guarantees*: E5: a transaction is listed before its number is chosen; a flush record is kept,
-//! with the blocks of its young segment, while any listed transaction began before the flush's last
-//! commit. *Threads*: any; one short lock.
+//! *Guarantees*:
+//! - E5: a transaction is listed before its number is chosen; a flush record is kept, with the
+//!   blocks of its young segment, while any listed transaction began before the flush's last
+//!   commit.
+//! - E6: when too much is kept, the oldest transactions are *given up*: nothing is kept for them
+//!   from then on, and they cannot be committed any more. One whose commit has begun is not, so
+//!   that its validation finds everything.
+//!
+//! *Threads*: any; one short lock.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::dead_list::Dead;
 use crate::segment::descriptor::Segment;
@@ -48,12 +55,84 @@ pub struct OpenTransactions {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    /// The number that each began with; 0 while it is being chosen.
-    transactions: BTreeMap<u64, SequenceNumber>,
+    transactions: BTreeMap<u64, OpenTransaction>,
     /// Oldest first.
     flushes: Vec<Arc<FlushRecord>>,
     /// Dead blocks of the young segments in `flushes`, by segment: with their deaths.
     held: BTreeMap<u64, Vec<(Dead, Epoch)>>,
+    held_pages: u64,
+}
+
+#[derive(Debug)]
+struct OpenTransaction {
+    /// The number that it began with; 0 while it is being chosen.
+    began: SequenceNumber,
+    /// When, by the clock.
+    since: Duration,
+    standing: Standing,
+}
+
+/// How a transaction stands to the limit on what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Its number is being chosen.
+    Beginning,
+    Open,
+    /// It is being validated.
+    Committing,
+    GivenUp,
+}
+
+/// What is kept for one open transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptFor {
+    /// The number that it began with.
+    pub began: SequenceNumber,
+    /// When, by the clock.
+    pub since: Duration,
+    /// Pages that are kept for its validation; others may need them too.
+    pub pages: u64,
+    /// It was given up.
+    pub given_up: bool,
+}
+
+fn pages_of(dead: &[(Dead, Epoch)]) -> u64 {
+    dead.iter().map(|(dead, _)| u64::from(dead.block.pages)).sum()
+}
+
+impl Open {
+    /// The number before which nothing is kept; `None`: nobody needs anything.
+    fn least(&self) -> Option<SequenceNumber> {
+        let open = self.transactions.values();
+        open.filter(|open| open.standing != Standing::GivenUp).map(|open| open.began).min()
+    }
+
+    /// Lets go of the records that nobody needs; returns the dead blocks that they have kept, with
+    /// their deaths.
+    fn release(&mut self) -> Vec<(Dead, Epoch)> {
+        let least = self.least();
+        let mut released = Vec::new();
+        let flushes = std::mem::take(&mut self.flushes);
+        for record in flushes {
+            if least.is_some_and(|least| least < record.last) {
+                self.flushes.push(record);
+            } else if let Some(young) = &record.young {
+                released.extend(self.held.remove(&young.number).unwrap_or_default());
+            }
+        }
+        self.held_pages -= pages_of(&released);
+        released
+    }
+
+    /// The transaction to give up next. None, when another that stays needs as much.
+    fn oldest(&mut self) -> Option<&mut OpenTransaction> {
+        let least = self.least();
+        let open = self.transactions.values_mut();
+        let mut oldest = open.filter(|open| {
+            open.standing != Standing::GivenUp && least.is_some_and(|least| open.began == least)
+        });
+        oldest.next().filter(|oldest| oldest.standing == Standing::Open)
+    }
 }
 
 impl Default for OpenTransactions {
@@ -63,18 +142,32 @@ impl Default for OpenTransactions {
 }
 
 impl OpenTransactions {
-    /// Lists a transaction whose number is about to be chosen.
-    pub fn begin(&self) -> u64 {
+    /// Lists a transaction whose number is about to be chosen. `now` is the clock's time.
+    pub fn begin(&self, now: Duration) -> u64 {
         let mut open = self.open.lock();
         open.next += 1;
         let name = open.next;
-        open.transactions.insert(name, SequenceNumber(0));
+        let (began, since, standing) = (SequenceNumber(0), now, Standing::Beginning);
+        open.transactions.insert(name, OpenTransaction { began, since, standing });
         name
     }
 
     /// The number is chosen.
     pub fn began_at(&self, name: u64, number: SequenceNumber) {
-        self.open.lock().transactions.insert(name, number);
+        if let Some(open) = self.open.lock().transactions.get_mut(&name) {
+            (open.began, open.standing) = (number, Standing::Open);
+        }
+    }
+
+    /// It is about to be validated, and is not given up any more. False when it was already.
+    pub fn begin_commit(&self, name: u64) -> bool {
+        match self.open.lock().transactions.get_mut(&name) {
+            Some(open) if open.standing != Standing::GivenUp => {
+                open.standing = Standing::Committing;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Ends a transaction. Returns the dead blocks that were held for validation alone, with their
@@ -82,28 +175,52 @@ impl OpenTransactions {
     pub fn end(&self, name: u64) -> Vec<(Dead, Epoch)> {
         let mut open = self.open.lock();
         open.transactions.remove(&name);
-        let least = open.transactions.values().min().copied();
+        open.release()
+    }
+
+    /// Gives up transactions, the oldest first, until no more than `pages_max` pages are kept (E6).
+    /// Returns what [`OpenTransactions::end`] does.
+    pub fn limit(&self, pages_max: u64) -> Vec<(Dead, Epoch)> {
+        let mut open = self.open.lock();
         let mut released = Vec::new();
-        let flushes = std::mem::take(&mut open.flushes);
-        for record in flushes {
-            if least.is_some_and(|least| least < record.last) {
-                open.flushes.push(record);
-            } else if let Some(young) = &record.young {
-                released.extend(open.held.remove(&young.number).unwrap_or_default());
-            }
+        while open.held_pages > pages_max {
+            let pages = open.held_pages;
+            let Some(oldest) = open.oldest() else { break };
+            oldest.standing = Standing::GivenUp;
+            let number = oldest.began;
+            tracing::warn!(%number, pages, "too much is kept for a transaction: it is given up");
+            released.extend(open.release());
         }
         released
     }
 
-    /// True when any transaction is open.
-    pub fn any(&self) -> bool {
-        !self.open.lock().transactions.is_empty()
+    /// What is kept for each open transaction, oldest first.
+    pub fn kept(&self) -> Vec<KeptFor> {
+        let open = self.open.lock();
+        let pages_since = |began: SequenceNumber| -> u64 {
+            let needed = open.flushes.iter().filter(|record| record.last > began);
+            let young = needed.filter_map(|record| record.young.as_ref());
+            young.filter_map(|young| open.held.get(&young.number)).map(|held| pages_of(held)).sum()
+        };
+        let kept = open.transactions.values().map(|of| {
+            let given_up = of.standing == Standing::GivenUp;
+            let pages = if given_up { 0 } else { pages_since(of.began) };
+            KeptFor { began: of.began, since: of.since, pages, given_up }
+        });
+        let mut kept: Vec<_> = kept.collect();
+        kept.sort_by_key(|kept| kept.since);
+        kept
+    }
+
+    /// True when any is open that began before `number`, or is just beginning.
+    pub fn any_before(&self, number: SequenceNumber) -> bool {
+        self.open.lock().transactions.values().any(|open| open.began < number)
     }
 
     /// Keeps a flush's record if any transaction may need it.
     pub fn flushed(&self, record: FlushRecord) {
         let mut open = self.open.lock();
-        if open.transactions.values().any(|number| *number < record.last) {
+        if open.least().is_some_and(|least| least < record.last) {
             open.flushes.push(Arc::new(record));
         }
     }
@@ -115,6 +232,7 @@ impl OpenTransactions {
         if !kept.map(|young| young.number).any(|number| number == segment) {
             return false;
         }
+        open.held_pages += dead.iter().map(|dead| u64::from(dead.block.pages)).sum::<u64>();
         open.held.entry(segment).or_default().extend(dead.iter().map(|dead| (*dead, death)));
         true
     }
@@ -134,15 +252,43 @@ impl OpenTransactions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::page::Block;
+    use crate::segment::segment_filter::SegmentFilter;
+    use crate::types::PageNumber;
 
     fn flush(last: u64) -> FlushRecord {
         FlushRecord { last: SequenceNumber(last), young: None, runs: BTreeMap::new() }
     }
 
+    /// A flush whose young segment, of that number, was merged away and left `pages` pages.
+    fn merged(open: &OpenTransactions, last: u64, pages: u32) {
+        let filter = SegmentFilter::new(0, Vec::new());
+        let young = Segment {
+            number: last,
+            points: None,
+            ranges: None,
+            filter,
+            bounds: None,
+            sequences: None,
+            promoted: Arc::default(),
+            keyspaces: Arc::default(),
+        };
+        open.flushed(FlushRecord { young: Some(Arc::new(young)), ..flush(last) });
+        let block = Block::new(PageNumber(last * 100), pages);
+        let dead = [Dead { block, birth: Epoch(last) }];
+        open.hold(last, &dead, Epoch(last + 1));
+    }
+
+    fn begun(open: &OpenTransactions, number: u64) -> u64 {
+        let name = open.begin(Duration::from_secs(number));
+        open.began_at(name, SequenceNumber(number));
+        name
+    }
+
     #[test]
     fn a_flush_is_kept_for_a_transaction_whose_number_is_being_chosen() {
         let open = OpenTransactions::default();
-        let name = open.begin();
+        let name = open.begin(Duration::ZERO);
         open.flushed(flush(5));
         open.began_at(name, SequenceNumber(3));
         assert_eq!(open.flushes_after(SequenceNumber(3)).len(), 1);
@@ -151,15 +297,45 @@ mod tests {
     #[test]
     fn a_flush_is_kept_until_the_last_transaction_that_began_before_it_ends() {
         let open = OpenTransactions::default();
-        let [older, younger] = [3, 4].map(|number| {
-            let name = open.begin();
-            open.began_at(name, SequenceNumber(number));
-            name
-        });
+        let [older, younger] = [3, 4].map(|number| begun(&open, number));
         open.flushed(flush(5));
         open.end(younger);
         assert_eq!(open.flushes_after(SequenceNumber(3)).len(), 1);
         open.end(older);
         assert!(open.flushes_after(SequenceNumber(3)).is_empty());
+    }
+
+    #[test]
+    fn above_the_limit_the_oldest_are_given_up_and_what_only_they_need_is_let_go() {
+        let open = OpenTransactions::default();
+        let [oldest, middle] = [3, 5].map(|number| begun(&open, number));
+        merged(&open, 5, 10);
+        merged(&open, 7, 20);
+        let youngest = begun(&open, 7);
+        assert_eq!(open.kept().iter().map(|kept| kept.pages).collect::<Vec<_>>(), [30, 20, 0]);
+        assert!(open.limit(30).is_empty());
+        let released = open.limit(29);
+        assert_eq!(released.len(), 1);
+        assert_eq!(released[0].0.block.pages, 10);
+        assert_eq!(open.kept().iter().map(|kept| kept.pages).collect::<Vec<_>>(), [0, 20, 0]);
+        assert!(!open.begin_commit(oldest), "it was given up");
+        assert!(open.begin_commit(middle));
+        assert!(open.limit(0).is_empty(), "it is being validated");
+        assert!(open.end(oldest).is_empty(), "nothing was kept for it any more");
+        assert_eq!(open.end(middle).len(), 1);
+        assert!(open.held_blocks().is_empty());
+        assert!(open.begin_commit(youngest));
+    }
+
+    #[test]
+    fn a_transaction_whose_number_is_being_chosen_is_not_given_up_and_keeps_all() {
+        let open = OpenTransactions::default();
+        begun(&open, 3);
+        let beginning = open.begin(Duration::ZERO);
+        merged(&open, 5, 10);
+        assert!(open.limit(0).is_empty());
+        open.began_at(beginning, SequenceNumber(5));
+        assert_eq!(open.limit(0).len(), 1);
+        assert!(open.begin_commit(beginning), "nothing was kept for it");
     }
 }

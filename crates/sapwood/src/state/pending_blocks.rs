@@ -1,5 +1,5 @@
-//! Blocks that no state references yet: of pending transactions, and of commits by reference until
-//! their install.
+//! Blocks that no state references yet: of pending transactions, of commits by reference until
+//! their install, and of values that are being written as they come.
 //!
 //! *Guarantees*: P3 of docs/architecture.md: each set of blocks stands here from the moment at
 //! which it is complete until it is given back or a state references it. *Threads*: any; one short
@@ -88,6 +88,16 @@ impl PendingBlocks {
     /// Adds the blocks of nodes, and of values, that belong together.
     pub fn add(&self, nodes: Vec<Block>, values: Vec<Block>) -> BlocksName {
         self.sets.lock().put(Set { nodes, values })
+    }
+
+    /// The blocks of values of a set are these from now on.
+    pub fn set_values(&self, name: BlocksName, values: &[Block]) {
+        let mut sets = self.sets.lock();
+        if let Some(set) = sets.sets.get_mut(&name) {
+            set.values.clear();
+            set.values.extend_from_slice(values);
+        }
+        sets.recharge();
     }
 
     /// Takes blocks away: the caller gives them back, or has made a state reference them.

@@ -116,6 +116,11 @@ impl ReadPoint {
     pub fn latest(core: &Core) -> ReadPoint {
         let view = core.view();
         let at = core.visible();
+        ReadPoint::of_view(&view, at)
+    }
+
+    /// What a view holds of the commits up to `at`; it must hold all of them.
+    pub fn of_view(view: &View, at: SequenceNumber) -> ReadPoint {
         // A commit by reference has one number, which its entries do not carry.
         let is_seen = |slot: &&Arc<MemtableSlot>| match &slot.by_reference {
             Some(commit) => commit.number <= at,

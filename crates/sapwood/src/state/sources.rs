@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use super::snapshot::ReadPoint;
 use crate::error::Result;
-use crate::memtable::{Memtable, MemtableCursor, Operation};
+use crate::memtable::{Joined, Memtable, MemtableCursor, Operation};
 use crate::page::{Frame, PageManager};
 use crate::segment::key_range::KeyRange;
 use crate::segment::node::Caching;
@@ -113,9 +113,81 @@ impl SortedSource for MemtableSource {
     }
 }
 
-/// A memtable or a segment.
+/// The joined tombstones of a memtable: no entries, and ranges that hide what lies in the memtable
+/// and below.
+#[derive(Debug)]
+pub struct JoinedSource {
+    joined: Arc<Joined>,
+    keyspace: KeyspaceNumber,
+}
+
+impl SortedSource for JoinedSource {
+    fn valid(&self) -> bool {
+        false
+    }
+
+    fn key(&self) -> &[u8] {
+        &[]
+    }
+
+    fn number(&self) -> u64 {
+        0
+    }
+
+    fn kind(&self) -> EntryKind {
+        EntryKind::Delete
+    }
+
+    fn value(&self) -> &[u8] {
+        &[]
+    }
+
+    fn value_frame(&self) -> Option<(&Arc<Frame>, Range<usize>)> {
+        None
+    }
+
+    fn next(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn previous(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn seek(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn seek_before(&mut self, _: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    fn seek_last(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn numbered(&self) -> bool {
+        true
+    }
+
+    fn has_ranges(&self) -> bool {
+        true
+    }
+
+    fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>> {
+        let found = self.joined.covering(self.keyspace, key, SequenceNumber(at));
+        Ok(found.map(|found| Cover {
+            range: KeyRange::new(&*found.start, Some(found.end.to_vec())),
+            number: found.number.0,
+        }))
+    }
+}
+
+/// A memtable, its joined tombstones, or a segment.
 #[derive(Debug)]
 pub enum Source {
+    /// What is joined in the memtable that comes next.
+    Joined(JoinedSource),
     /// A memtable.
     Memtable(MemtableSource),
     /// A segment.
@@ -136,6 +208,9 @@ pub fn sources(
         let of_keyspace = slot.segments().iter().filter(|s| s.share_of(keyspace).is_some());
         sources.extend(of_keyspace.map(segment));
         if !slot.table.is_empty() {
+            // The read point's number was visible before: J1 holds for it.
+            let joined = slot.table.joined().filter(|joined| joined.any_for(keyspace, point.at));
+            sources.extend(joined.map(|joined| Source::Joined(JoinedSource { joined, keyspace })));
             sources.push(Source::Memtable(MemtableSource::new(&slot.table, keyspace)));
         }
     }
@@ -146,6 +221,7 @@ pub fn sources(
 macro_rules! each {
     ($self:expr, $source:ident => $call:expr) => {
         match $self {
+            Source::Joined($source) => $call,
             Source::Memtable($source) => $call,
             Source::Segment($source) => $call,
         }

@@ -22,6 +22,12 @@ pub fn current_id() -> ThreadId {
     std::thread::current().id()
 }
 
+/// True while the calling thread unwinds from a panic.
+#[must_use]
+pub fn is_panicking() -> bool {
+    std::thread::panicking()
+}
+
 // Sleeping goes through `Clock`, so that a test need not wait.
 #[allow(clippy::disallowed_methods)]
 pub(super) fn sleep(duration: Duration) {

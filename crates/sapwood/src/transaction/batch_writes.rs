@@ -147,6 +147,14 @@ impl BatchWrites {
         }
     }
 
+    /// Whether there is a put among them.
+    pub fn has_data(&self) -> bool {
+        match &self.pending {
+            Some(pending) => pending.has_data(),
+            None => self.encoder.has_data(),
+        }
+    }
+
     /// Hands over what there is to commit.
     pub fn collected(&mut self) -> Collected<'_> {
         match &self.pending {

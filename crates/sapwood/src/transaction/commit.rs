@@ -10,6 +10,7 @@
 use super::batch_writes::{BatchWrites, Collected};
 use super::pending::{PendingOperation, PendingWrites};
 use super::validate::{Validation, validate};
+use super::value_writer::ValueWriter;
 use crate::error::{Error, Result};
 use crate::log::operation::CommitEncoder;
 use crate::log::record::{NamedBlocks, RecordKind};
@@ -20,12 +21,11 @@ use crate::options::Durability;
 use crate::page::Block;
 use crate::segment::overflow::{blocks_of, write_value};
 use crate::segment::overflow_reference::OverflowReference;
-use crate::segment::overflow_writer::OverflowWriter;
 use crate::state::Core;
 use crate::state::apply;
 use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
 use crate::state::manifest::encode_settings;
-use crate::state::reserve::{Brings, has_room, kept_by_data};
+use crate::state::reserve::{Brings, has_room};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::{KeyspaceNumber, LogPosition, SequenceNumber};
@@ -67,9 +67,7 @@ pub fn commit(
         }
         return commit_nothing(core, durability);
     }
-    let has_data =
-        writes.operations().any(|(_, operation)| matches!(operation, PendingOperation::Put { .. }));
-    begin(core, writes.bytes(), brings(has_data))?;
+    begin(core, writes.bytes(), brings(writes.has_data()))?;
     let mut prepared = prepare(core, writes, durability)?;
     // What is validated here need not be looked at again under the lock.
     let seen = SequenceNumber(core.commit_numbers().0.0 - 1);
@@ -95,17 +93,25 @@ pub fn commit(
         };
         place(core, &mut prepared, durability, &mut check)
     });
-    let bytes = writes.bytes() as u64;
-    match result {
+    conclude(core, &mut prepared, writes.bytes() as u64, durability, result)
+}
+
+/// Ends a commit that has its place, or gives back what was written for it.
+fn conclude(
+    core: &Arc<Core>,
+    prepared: &mut Prepared,
+    user_bytes: u64,
+    durability: Durability,
+    placed: Result<Placed>,
+) -> Result<SequenceNumber> {
+    match placed {
         Ok(placed) => {
-            core.counters.user_bytes.fetch_add(bytes, Ordering::Relaxed);
+            core.counters.user_bytes.fetch_add(user_bytes, Ordering::Relaxed);
             finish(core, placed, durability)
         }
         Err(error) => {
             // Its record was not appended, so nothing names the blocks.
-            for block in &prepared.blocks {
-                core.free(*block);
-            }
+            prepared.blocks.drain(..).for_each(|block| core.free(block));
             Err(error)
         }
     }
@@ -126,6 +132,27 @@ pub fn commit_batch(
             commit_encoded(core, encoder, keyspaces, bytes, durability)
         }
     }
+}
+
+/// The same when `check`, which runs under the commit lock, lets it pass. Something is written, and
+/// the check looks for the keyspaces.
+///
+/// # Errors
+/// As [`commit`], and what `check` returns.
+pub fn commit_if(
+    core: &Arc<Core>,
+    writes: &mut BatchWrites,
+    durability: Durability,
+    check: &dyn Fn(&Core) -> Result<()>,
+) -> Result<SequenceNumber> {
+    let bytes = writes.bytes_within(usize::MAX)?;
+    begin(core, bytes, brings(writes.has_data()))?;
+    let mut prepared = match writes.collected() {
+        Collected::Pending(pending) => prepare(core, pending, durability)?,
+        Collected::Encoded { encoder, .. } => Prepared { encoder, ..Prepared::default() },
+    };
+    let placed = place(core, &mut prepared, durability, &mut |core, _| check(core));
+    conclude(core, &mut prepared, bytes as u64, durability, placed)
 }
 
 /// A commit without operations has no record, but makes what came before it as durable as any
@@ -172,18 +199,6 @@ fn commit_encoded(
     finish(core, placed, durability)
 }
 
-/// Makes a writer of a value of unknown length, for [`commit_value`].
-///
-/// # Errors
-/// When nothing may be written.
-pub fn begin_value(core: &Arc<Core>, keyspace: KeyspaceNumber) -> Result<OverflowWriter> {
-    core.check_writable()?;
-    begin_writing(core)?;
-    let codec = core.catalogue.load().settings(keyspace).value_codec;
-    let kept = kept_by_data(core);
-    Ok(OverflowWriter::new(&core.pages, keyspace, codec).leave_free(kept))
-}
-
 /// Commits a put of a value that was written already.
 ///
 /// # Errors
@@ -192,12 +207,12 @@ pub fn commit_value(
     core: &Arc<Core>,
     keyspace: KeyspaceNumber,
     key: &[u8],
-    value: OverflowWriter,
+    value: ValueWriter,
     durability: Durability,
 ) -> Result<SequenceNumber> {
-    let length = value.len();
-    let reference = value.finish()?;
-    let mut prepared = Prepared { blocks: blocks_of(&reference).collect(), ..Prepared::default() };
+    let value = value.finish()?;
+    let reference = value.reference();
+    let mut prepared = Prepared { blocks: blocks_of(reference).collect(), ..Prepared::default() };
     let mut encoded = Vec::new();
     reference.encode(&mut encoded);
     prepared.encoder.put_overflow(keyspace, key, &encoded);
@@ -215,17 +230,11 @@ pub fn commit_value(
             };
             place(core, &mut prepared, durability, &mut check)
         });
-    match placed {
-        Ok(placed) => {
-            core.counters.user_bytes.fetch_add(key.len() as u64 + length, Ordering::Relaxed);
-            finish(core, placed, durability)
-        }
-        Err(error) => {
-            // Its record was not appended, so nothing names the blocks.
-            prepared.blocks.drain(..).for_each(|block| core.free(block));
-            Err(error)
-        }
-    }
+    // Either its record names the blocks now, or they go with the value.
+    prepared.blocks.clear();
+    let placed = placed?;
+    let bytes = key.len() as u64 + value.into_reference().length;
+    conclude(core, &mut prepared, bytes, durability, Ok(placed))
 }
 
 /// What comes before each commit of writes.

@@ -6,7 +6,8 @@
 
 use super::pending::{PendingRead, PendingWrites};
 use super::pending_merge::merge;
-use super::pending_segment::{PendingSegment, spill};
+use super::pending_segment::{PendingSegment, of_value, spill};
+use super::value_writer::ValueWriter;
 use crate::error::{Error, Result};
 use crate::page::{Charge, MemoryBudget, MemoryPart};
 use crate::scan::OwnLayer;
@@ -219,6 +220,28 @@ impl Layers {
         self.recharge();
         while let Some(first) = self.full_tier() {
             self.merge_at(core, first, MERGE_COUNT)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a value that was written as it came: it is a pending segment of its own.
+    ///
+    /// # Errors
+    /// As [`Layers::spill`]; the value is not put then.
+    pub fn put_value(
+        &mut self,
+        core: &Core,
+        keyspace: KeyspaceNumber,
+        key: &[u8],
+        value: ValueWriter,
+    ) -> Result<()> {
+        if self.below.len() >= MERGE_COUNT {
+            self.spill(core)?;
+        }
+        if let Some(segment) = of_value(core, keyspace, key, value)? {
+            self.close_top();
+            self.below.push(Layer { serial: self.serial, content: Content::Segment(segment) });
+            self.serial += 1;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 pub mod batch_writes;
 pub mod commit;
 pub mod commit_by_reference;
+pub mod key_look;
 pub mod layers;
 pub mod pending;
 pub mod pending_merge;
@@ -16,6 +17,7 @@ pub mod reads;
 #[allow(clippy::module_inception)]
 mod transaction;
 pub mod validate;
+pub mod value_writer;
 
 #[cfg(test)]
 mod tests;

@@ -257,6 +257,11 @@ impl PendingWrites {
         self.keyspaces.keys().copied()
     }
 
+    /// Whether there is a put among them.
+    pub fn has_data(&self) -> bool {
+        self.points().any(|(_, _, write)| write.value.is_some())
+    }
+
     /// The operations that the commit consists of: first the range deletes, then the points, each
     /// by keyspace and key. They give the same result in this order, and with one number for all
     /// (N2).

@@ -7,25 +7,28 @@
 //! *Format*: docs/format.md, section 4. *Threads*: one writer; holders anywhere.
 
 use super::pending::PendingWrites;
+use super::value_writer::ValueWriter;
 use crate::error::Result;
-use crate::page::{Block, Codec, NodeKind, NodeSpec, NodeWriter};
+use crate::page::{Block, Charge, Codec, MemoryPart, NodeKind, NodeSpec, NodeWriter};
 use crate::segment::descriptor::{
-    Bounds, KeyspaceShare, Segment, SegmentFilter, TreeRoot, composite_key, composite_range,
+    Bounds, KeyspaceShare, Segment, TreeRoot, composite_key, composite_range,
 };
 use crate::segment::filter::{FilterLines, LINE_BYTES, key_hash, lines_for};
 use crate::segment::key_range::KeyRange;
 use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
 use crate::segment::overflow::{blocks_of, wants_overflow, write_value};
+use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::parent_writer::Lowest;
 use crate::segment::range_tombstone::Fragment;
+use crate::segment::segment_filter::SegmentFilter;
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
 use crate::segment::tree_edit::TreeEdit;
 use crate::state::Core;
+use crate::state::background::Running;
 use crate::state::pending_blocks::BlocksName;
 use crate::state::reserve::{Brings, make_room};
 use crate::state::view::Home;
-use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, OnceLock, Random, channel};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
@@ -87,23 +90,6 @@ impl PendingSegment {
     }
 }
 
-/// Counts as background work for as long as nodes have no owner yet.
-#[derive(Debug)]
-struct Running<'a>(&'a Core);
-
-impl<'a> Running<'a> {
-    fn new(core: &'a Core) -> Running<'a> {
-        core.background.running.fetch_add(1, Ordering::AcqRel);
-        Running(core)
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.background.running.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
 /// Writes a pending segment. Dropped before its end it gives everything back.
 #[derive(Debug)]
 pub struct PendingWriter<'a> {
@@ -111,7 +97,8 @@ pub struct PendingWriter<'a> {
     nodes: Option<NodeWriter>,
     writer: Option<SegmentWriter>,
     filter_seed: u64,
-    filter: Option<FilterLines>,
+    /// Counted for as long as it is made.
+    filter: Option<(FilterLines, Charge)>,
     shares: Vec<KeyspaceShare>,
     bounds: Option<Bounds>,
     fragments: Vec<Fragment>,
@@ -143,9 +130,12 @@ impl<'a> PendingWriter<'a> {
         let no_filter = FilterOptions { seed: 0, bits_per_key: 0 };
         let filter_seed = Random::from_entropy().next_u64();
         let line_count = lines_for(key_count, FILTER_BITS);
-        let fits =
-            u64::from(line_count) * LINE_BYTES as u64 <= core.options.memory_budget / FILTER_PART;
-        let filter = fits.then(|| FilterLines::new(filter_seed, line_count));
+        let filter_bytes = u64::from(line_count) * LINE_BYTES as u64;
+        let fits = filter_bytes <= core.options.memory_budget / FILTER_PART;
+        let filter = fits.then(|| {
+            let charge = core.pages.budget().charge(MemoryPart::Filters, filter_bytes);
+            (FilterLines::new(filter_seed, line_count), charge)
+        });
         let hint = bytes / u64::from(core.pages.layout().page_size);
         PendingWriter {
             core,
@@ -159,7 +149,7 @@ impl<'a> PendingWriter<'a> {
             made: Vec::new(),
             values: Vec::new(),
             composite: Vec::new(),
-            _running: Running::new(core),
+            _running: core.background.begin_running(),
         }
     }
 
@@ -181,6 +171,17 @@ impl<'a> PendingWriter<'a> {
         }
         let codec = self.core.catalogue.load().settings(keyspace).value_codec;
         let reference = write_value(&self.core.pages, keyspace, codec, value)?;
+        self.write_overflow(keyspace, key, reference)
+    }
+
+    /// Adds a put of a value that lies in blocks of its own, which belong to the segment from now
+    /// on.
+    fn write_overflow(
+        &mut self,
+        keyspace: KeyspaceNumber,
+        key: &[u8],
+        reference: OverflowReference,
+    ) -> Result<()> {
         self.values.extend(blocks_of(&reference));
         let mut encoded = Vec::new();
         reference.encode(&mut encoded);
@@ -201,7 +202,7 @@ impl<'a> PendingWriter<'a> {
         overflow: Option<LeafOverflow>,
     ) -> Result<()> {
         let hash = key_hash(self.core.pages.layout().filter_seed(), keyspace, key);
-        if let Some(filter) = &mut self.filter {
+        if let Some((filter, _)) = &mut self.filter {
             filter.add(hash);
         }
         composite_key(keyspace, key, &mut self.composite);
@@ -307,9 +308,10 @@ impl<'a> PendingWriter<'a> {
     }
 
     fn write_filter(&mut self, nodes: &mut NodeWriter, any: bool) -> Result<SegmentFilter> {
-        let lines = Arc::new(OnceLock::new());
-        let mut filter = SegmentFilter { seed: self.filter_seed, nodes: Vec::new(), lines };
-        let Some(built) = self.filter.take().filter(|_| any) else { return Ok(filter) };
+        let (seed, mut written) = (self.filter_seed, Vec::new());
+        let Some((built, charge)) = self.filter.take().filter(|_| any) else {
+            return Ok(SegmentFilter::new(seed, written));
+        };
         let spec = NodeSpec {
             kind: NodeKind::YoungFilter,
             height: 0,
@@ -319,12 +321,27 @@ impl<'a> PendingWriter<'a> {
         };
         let built = built.into_lines();
         for piece in built.chunks(128 * 1024) {
-            filter.nodes.push(nodes.append(&spec, piece, false)?);
+            written.push(nodes.append(&spec, piece, false)?);
         }
-        // Set once: the cell is new.
-        let _ = filter.lines.set(built);
-        Ok(filter)
+        // It is counted anew, if there is room for it among those that stay.
+        drop(charge);
+        Ok(SegmentFilter::with_lines(seed, written, built, self.core.pages.budget()))
     }
+}
+
+/// Writes a pending segment of one put, whose value was written as it came.
+///
+/// # Errors
+/// As [`spill`].
+pub fn of_value(
+    core: &Core,
+    keyspace: KeyspaceNumber,
+    key: &[u8],
+    value: ValueWriter,
+) -> Result<Option<Arc<PendingSegment>>> {
+    let mut writer = PendingWriter::new(core, 1, 0);
+    writer.write_overflow(keyspace, key, value.finish()?.into_reference())?;
+    writer.finish(0, &[])
 }
 
 /// Writes what is in memory as a pending segment; `None` when that is nothing.

@@ -17,6 +17,7 @@ use crate::merge::verify::{Activity, verify_with};
 use crate::options::{Durability, Options};
 use crate::segment::key_range::KeyRange;
 use crate::segment::merge_cursor::MergeCursor;
+use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST};
 use crate::state::catalogue::KeyspaceSettings;
 use crate::state::sources::sources;
 use crate::state::view::Home;
@@ -336,6 +337,46 @@ fn a_plan_that_a_flush_has_overtaken_is_made_again() {
     engine.check();
 }
 
+fn last_entries(engine: &Engine) -> u64 {
+    let state = engine.core.state();
+    let last = state.levels_of(engine.keyspace).and_then(|levels| levels.last()).cloned();
+    last.and_then(|last| last.points.as_ref().map(|root| root.entries)).unwrap_or(0)
+}
+
+/// Of two runs one falls where a promotion is at work.
+#[test]
+fn a_run_in_a_reserved_range_goes_to_the_young_segment_and_another_beside_it_does_not() {
+    let mut engine = with_many_parents();
+    wait_until_idle(&engine.core).unwrap();
+    // As a promotion into the last level does.
+    let levels = LEVEL_ABOVE | LEVEL_LAST;
+    let held = KeyRange::new(Vec::new(), Some(key(100)));
+    let reservations = &engine.core.background.reservations;
+    let promotion = reservations.reserve(engine.keyspace, levels, held).unwrap();
+    let entries = last_entries(&engine);
+    // Between the first two keys, which the promotion holds, and behind all.
+    let inside: Vec<Vec<u8>> = (0..100).map(|n: u32| [key(1), vec![n as u8]].concat()).collect();
+    let mut writes = PendingWrites::new();
+    for key in &inside {
+        writes.put(engine.keyspace, key, &[8; 30]);
+        engine.model.insert(key.clone(), vec![8; 30]);
+    }
+    commit(&engine.core, &writes, Durability::Buffered, None).unwrap();
+    engine.put(20_000..20_200, &[9; 30]);
+    engine.flush();
+    assert_eq!(last_entries(&engine), entries + 200, "the run behind all keys, and no other");
+    let young = engine.core.state().young.first().cloned().unwrap();
+    assert_eq!(young.points.as_ref().unwrap().entries, 100);
+    engine.check();
+    drop(promotion);
+    wait_until_idle(&engine.core).unwrap();
+    let entries = last_entries(&engine);
+    engine.put(30_000..30_200, &[9; 30]);
+    engine.flush();
+    assert_eq!((last_entries(&engine), engine.core.state().young.len()), (entries + 200, 0));
+    engine.check();
+}
+
 /// A last level that is so much larger than what comes that a level above it is used.
 fn with_a_large_last_level() -> Engine {
     let mut engine = Engine::new();
@@ -448,14 +489,15 @@ fn a_value_that_replay_would_meet_again_is_not_written_over() {
         assert!(!named.is_empty());
         engine.put([1], b"small");
         engine.flush();
+        // The first commit after an open makes durable what was replayed: nothing is named then.
+        assert!(reopen || engine.core.log_named.blocks() == named);
         for round in 0..4 {
             engine.young(100..1500, &[round; 200]);
-        }
-        for block in &named {
-            // The first commit after an open makes durable what was replayed, so that nothing
-            // names it any more.
-            let is_given = engine.core.pages.allocator().is_given(*block);
-            assert!(reopen || is_given, "{block:?} is still named");
+            // Until the cut of a durable state has passed the record.
+            for block in engine.core.log_named.blocks() {
+                let is_given = engine.core.pages.allocator().is_given(block);
+                assert!(is_given, "{block:?} is still named");
+            }
         }
         let core = open(&engine.storage.crash_copy(CrashPlan::KeepAll));
         assert!(read(&core, engine.keyspace) == engine.model, "other content after the replay");
@@ -547,12 +589,30 @@ fn a_merge_that_does_not_add_up_is_not_installed() {
     engine.check();
 }
 
+#[test]
+fn a_flush_whose_runs_do_not_add_up_is_not_installed() {
+    let mut engine = with_many_parents();
+    wait_until_idle(&engine.core).unwrap();
+    // Behind all keys, and so into the last leaf.
+    engine.put(20_000..20_200, &[9; 30]);
+    engine.seal();
+    let before = engine.core.state().epoch;
+    let given = engine.core.pages.allocator().given_list();
+    let error = flush::flush_miscounted(&engine.core).unwrap_err();
+    assert!(matches!(error, Error::MergeMismatch { .. }), "{error}");
+    assert_eq!(engine.core.state().epoch, before);
+    assert_eq!(engine.core.pages.allocator().given_list(), given);
+    step::flush_sealed(&engine.core).unwrap();
+    assert_eq!(engine.core.state().young.len(), 0);
+    engine.check();
+}
+
 /// While a transaction is validated outside the commit lock, another one commits the same key.
 #[test]
 fn what_is_committed_during_a_validation_is_seen_by_it() {
     let mut engine = Engine::new();
     engine.put([7], b"first");
-    let name = engine.core.transactions.begin();
+    let name = engine.core.transactions.begin(engine.core.clock.now());
     let began = SnapshotHold::take(&engine.core).number();
     engine.core.transactions.began_at(name, began);
     // Validation must read this flush: it has the key, in an older version.

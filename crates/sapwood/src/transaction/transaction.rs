@@ -9,19 +9,21 @@ use super::layers::{Layers, OwnRead, Savepoint};
 use super::pending::PendingWrites;
 use super::reads::Reads;
 use super::validate::Validation;
+use super::value_writer::ValueWriter;
 use crate::bytes::{Key, Value};
 use crate::cursor::Cursor;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::key_bounds::{key_range, prefix_range};
-use crate::keyspace::{Keyspace, value_of};
+use crate::keyspace::{Keyspace, in_key_order, value_of};
 use crate::merge::step::begin_writing;
 use crate::options::{Durability, Isolation};
 use crate::range::Range;
-use crate::scan::{Direction, Scan};
+use crate::scan::{Direction, OwnLayer, Scan};
 use crate::segment::key_range::KeyRange;
 use crate::shared::{Shared, check_key};
 use crate::state::lookup::{self, Found};
 use crate::state::{Core, SnapshotHold};
+use crate::stream::Hold;
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
 
@@ -95,7 +97,7 @@ impl Transaction {
     pub(crate) fn begin(shared: &Arc<Shared>, isolation: Isolation) -> Result<Transaction> {
         shared.read(|core| {
             // Listed before its number is chosen, so that no flush in between is missed (E5).
-            let name = core.transactions.begin();
+            let name = core.transactions.begin(core.clock.now());
             let hold = SnapshotHold::take(core);
             core.transactions.began_at(name, hold.number());
             let reads = (isolation == Isolation::Serializable).then(|| {
@@ -112,16 +114,38 @@ impl Transaction {
     fn scan(&self, keyspace: &Keyspace) -> Result<Scan> {
         self.shared.check_open()?;
         let keyspace = keyspace.number_in(&self.shared)?;
-        Ok(Scan {
-            shared: self.shared.clone(),
-            keyspace,
-            hold: self.hold.clone(),
-            own: self.writes.sources(keyspace),
-            reads: self.reads.clone(),
+        let (own, reads) = (self.writes.sources(keyspace), self.reads.clone());
+        Ok(Scan { own, reads, ..Scan::new(&self.shared, keyspace, self.hold.clone()) })
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What keeps a value that was found from reuse.
+    pub(crate) fn stream_hold(&self, keyspace: KeyspaceNumber) -> Hold {
+        let mut own = self.writes.sources(keyspace);
+        own.retain(|layer| matches!(layer, OwnLayer::Segment(_)));
+        Hold { _committed: self.hold.clone(), _own: own }
+    }
+
+    /// Puts a value that was written already.
+    pub(crate) fn put_value(
+        &mut self,
+        keyspace: &Keyspace,
+        key: &[u8],
+        value: ValueWriter,
+    ) -> Result<()> {
+        let (writes, wrote) = (&mut self.writes, &mut self.wrote);
+        // It writes to the file, so that a close waits for it.
+        self.shared.change(|core| {
+            let number = keyspace.live_in(&self.shared, core)?;
+            *wrote = true;
+            writes.put_value(core, number, key, value)
         })
     }
 
-    fn find<T>(
+    pub(crate) fn find<T>(
         &self,
         keyspace: &Keyspace,
         key: &[u8],
@@ -170,6 +194,18 @@ impl Transaction {
     }
 
     /// The number of the last commit that it sees.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// fruit.put("fig", "sweet")?;
+    /// assert!(transaction.sequence() < db.snapshot()?.sequence());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn sequence(&self) -> SequenceNumber {
         self.hold.number()
@@ -179,15 +215,66 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Keyspace::get`], and [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace).
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// assert_eq!(transaction.get(&fruit, "fig")?.unwrap(), "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
         let value = |core: &Core, number, found| value_of(&self.shared, core, number, found);
         self.find(keyspace, key.as_ref(), |own| Value::from(own), value)
+    }
+
+    /// The values of several keys, in the order in which they are asked for: see
+    /// [`Keyspace::get_many`].
+    ///
+    /// # Errors
+    /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let keyspace = db.keyspace("a")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&keyspace, "b", "1")?;
+    /// assert_eq!(transaction.get_many(&keyspace, ["a", "b"])?, [None, Some("1".into())]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn get_many<K: AsRef<[u8]>>(
+        &self,
+        keyspace: &Keyspace,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<Vec<Option<Value>>> {
+        keyspace.number_in(&self.shared)?;
+        self.shared.check_open()?;
+        in_key_order(keys, |key| self.get(keyspace, key))
     }
 
     /// True when there is an entry with that key. A large value is not read.
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// fruit.put("fig", "sweet")?; // after it began
+    /// assert!(!transaction.contains(&fruit, "fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn contains(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
         Ok(self.find(keyspace, key.as_ref(), |_| (), |_, _, _| Ok(()))?.is_some())
     }
@@ -201,6 +288,19 @@ impl Transaction {
     /// [`Error::Closed`](crate::Error::Closed); and, since writes above a sixteenth of the memory
     /// budget go to the file, [`Error::NoSpace`](crate::Error::NoSpace) and others that come from
     /// there: what was written before is still there then.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// transaction.commit()?;
+    /// assert!(fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn put(
         &mut self,
         keyspace: &Keyspace,
@@ -216,6 +316,22 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.delete(&fruit, "fig")?;
+    /// assert!(!transaction.contains(&fruit, "fig")?);
+    /// assert!(fruit.contains("fig")?); // not before the commit
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete(&mut self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<()> {
         let key = key.as_ref();
         check_key(key)?;
@@ -227,6 +343,22 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::InvalidRange`](crate::Error::InvalidRange), and as [`Transaction::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.delete_range(&fruit, "a".."g")?;
+    /// transaction.commit()?;
+    /// assert_eq!(fruit.count::<&str>(..)?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete_range<K: AsRef<[u8]>>(
         &mut self,
         keyspace: &Keyspace,
@@ -240,6 +372,22 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::delete_range`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.delete_prefix(&fruit, "p")?;
+    /// transaction.commit()?;
+    /// assert_eq!(fruit.count::<&str>(..)?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn delete_prefix(&mut self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<()> {
         let range = prefix_range(prefix.as_ref());
         self.write(keyspace, |writes, number| writes.delete_range(number, range))
@@ -250,6 +398,21 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::InvalidRange`](crate::Error::InvalidRange), and as [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "banana", "green")?;
+    /// assert_eq!(transaction.range(&fruit, "b".."g")?.count(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn range<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -262,6 +425,20 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// assert_eq!(transaction.prefix(&fruit, "f")?.count(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn prefix(&self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<Range> {
         Ok(Range::new(self.scan(keyspace)?, prefix_range(prefix.as_ref())))
     }
@@ -270,6 +447,23 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// for pair in transaction.iter(&fruit)? {
+    ///     let (name, state) = pair?;
+    ///     println!("{name:?} is {state:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn iter(&self, keyspace: &Keyspace) -> Result<Range> {
         Ok(Range::new(self.scan(keyspace)?, KeyRange::all()))
     }
@@ -278,6 +472,21 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.delete(&fruit, "apple")?;
+    /// assert_eq!(transaction.first(&fruit)?.unwrap().0, "fig");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn first(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
         self.iter(keyspace)?.step(Direction::Forward, 1).transpose()
     }
@@ -286,6 +495,21 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "quince", "hard")?;
+    /// assert_eq!(transaction.last(&fruit)?.unwrap().0, "quince");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn last(&self, keyspace: &Keyspace) -> Result<Option<(Key, Value)>> {
         self.iter(keyspace)?.step(Direction::Backward, 1).transpose()
     }
@@ -294,6 +518,21 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::range`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.delete(&fruit, "fig")?;
+    /// assert_eq!(transaction.count::<&str>(&fruit, ..)?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn count<K: AsRef<[u8]>>(
         &self,
         keyspace: &Keyspace,
@@ -307,6 +546,23 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::get`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "banana", "green")?;
+    /// let mut cursor = transaction.cursor(&fruit)?;
+    /// assert!(cursor.first()? && cursor.next()?);
+    /// assert_eq!(cursor.key(), Some(&b"banana"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cursor(&self, keyspace: &Keyspace) -> Result<Cursor> {
         Ok(Cursor::new(self.scan(keyspace)?))
     }
@@ -320,9 +576,24 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::Conflict`](crate::Error::Conflict) when another commit has changed what this one
-    /// wrote or, when it is serializable, read;
+    /// wrote or, when it is serializable, read; or when so much was committed since it began that
+    /// nobody can tell: see
+    /// [`Builder::max_transaction_history_bytes`](crate::Builder::max_transaction_history_bytes);
     /// [`Error::Closed`](crate::Error::Closed), [`Error::Stopped`](crate::Error::Stopped),
     /// [`Error::NoSpace`](crate::Error::NoSpace) and others. Nothing of it is visible then.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// fruit.put("fig", "sour")?; // somebody else is first
+    /// assert!(matches!(transaction.commit(), Err(sapwood::Error::Conflict)));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn commit(self) -> Result<()> {
         let durability = self.shared.durability;
         self.commit_with(durability)
@@ -332,11 +603,26 @@ impl Transaction {
     ///
     /// # Errors
     /// As [`Transaction::commit`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// transaction.commit_with(sapwood::Durability::Buffered)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn commit_with(mut self, durability: Durability) -> Result<()> {
         let (writes, wrote) = (&mut self.writes, self.wrote);
         self.shared.change(|core| {
             if !wrote {
                 return Ok(());
+            }
+            if !core.transactions.begin_commit(self.name) {
+                return Err(Error::Conflict);
             }
             let reads = self.reads.as_ref().map(|reads| reads.take());
             let validation = Validation { began: self.hold.number(), reads: reads.as_ref() };
@@ -379,6 +665,21 @@ impl Transaction {
     /// # Errors
     /// [`Error::InvalidSavepoint`](crate::Error::InvalidSavepoint) for one of another transaction,
     /// or one that is void.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// let savepoint = transaction.savepoint();
+    /// transaction.put(&fruit, "fig", "sour")?;
+    /// transaction.rollback_to(&savepoint)?;
+    /// assert_eq!(transaction.get(&fruit, "fig")?.unwrap(), "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
         let writes = &mut self.writes;
         writes.rollback_to(savepoint)?;
@@ -390,5 +691,18 @@ impl Transaction {
     }
 
     /// Forgets its writes. Dropping it does the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let mut transaction = db.begin(sapwood::Isolation::Snapshot)?;
+    /// transaction.put(&fruit, "fig", "sweet")?;
+    /// transaction.rollback();
+    /// assert!(!fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn rollback(self) {}
 }

@@ -291,7 +291,8 @@ fn young_changed_key(
 ) -> Result<bool> {
     if young.ranges.is_none() {
         let hash = key_hash(core.pages.layout().filter_seed(), keyspace, key);
-        if young.filter.may_contain(hash) == Some(false) {
+        // Nothing is read for it: this may be under the commit lock.
+        if young.filter.denies_at_hand(hash) {
             return Ok(false);
         }
     }

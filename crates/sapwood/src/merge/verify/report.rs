@@ -45,7 +45,7 @@ pub struct VerifyReport {
     pub space_checked: bool,
     /// Whether steps may have been under way, so that pages without owner are no problem.
     pub busy: bool,
-    /// What is wrong, at most [`super::PROBLEMS_MAX`] of it.
+    /// What is wrong, at most as many findings as a report holds.
     pub problems: Vec<Problem>,
     /// How much is wrong in all.
     pub problem_count: u64,

@@ -6,9 +6,7 @@ use crate::page::{
     Block, Codec, Layout, MemoryBudget, NodeKind, NodeSpec, NodeWriter, PageOptions,
 };
 use crate::segment::coverage::newly_covered;
-use crate::segment::descriptor::{
-    Bounds, KeyspaceShare, Segment, SegmentFilter, TreeRoot, composite_key,
-};
+use crate::segment::descriptor::{Bounds, KeyspaceShare, Segment, TreeRoot, composite_key};
 use crate::segment::filter::{build, key_hash, lines_for};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
@@ -16,13 +14,14 @@ use crate::segment::node::read_parent;
 use crate::segment::overflow::write_value;
 use crate::segment::parent_writer::Lowest;
 use crate::segment::range_tombstone::Fragment;
+use crate::segment::segment_filter::SegmentFilter;
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
 use crate::segment::tree_edit::{TreeEdit, entries_of};
 use crate::state::catalogue::{Catalogue, CatalogueChange};
 use crate::state::{Cut, Levels};
 use crate::storage::{MemoryStorage, Storage};
-use crate::sync::{Arc, Clock, OnceLock};
+use crate::sync::{Arc, Clock};
 use crate::types::{Epoch, KeyspaceNumber, LogPosition, PageNumber, SequenceNumber};
 
 const KEYSPACE: KeyspaceNumber = KeyspaceNumber(3);
@@ -187,7 +186,7 @@ impl File {
 }
 
 fn filter(nodes: Vec<crate::page::NodeRef>) -> SegmentFilter {
-    SegmentFilter { seed: SEED, nodes, lines: Arc::new(OnceLock::new()) }
+    SegmentFilter::new(SEED, nodes)
 }
 
 fn contents(young: Option<Segment>, level: Option<Segment>) -> Contents {

@@ -6,8 +6,9 @@ use super::input::{Input, Parsed, Problem};
 use crate::codec::{Reader, put_length_prefixed, put_varint};
 use crate::error::Result;
 use crate::page::NodeRef;
-use crate::segment::descriptor::{Bounds, KeyspaceShare, Segment, SegmentFilter, TreeRoot};
+use crate::segment::descriptor::{Bounds, KeyspaceShare, Segment, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
+use crate::segment::segment_filter::SegmentFilter;
 use crate::sync::Arc;
 use crate::types::{Epoch, SequenceNumber};
 
@@ -156,7 +157,7 @@ fn read_filter(input: &mut Input<'_>) -> Parsed<SegmentFilter> {
     for _ in 0..count {
         nodes.push(input.node("a filter node")?);
     }
-    Ok(SegmentFilter { seed, nodes, lines: Arc::default() })
+    Ok(SegmentFilter::new(seed, nodes))
 }
 
 fn read_bounds(open_end: bool, input: &mut Input<'_>) -> Parsed<Bounds> {

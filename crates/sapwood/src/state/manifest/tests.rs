@@ -6,8 +6,9 @@ use super::*;
 use crate::codec::Reader;
 use crate::error::Error;
 use crate::page::{Codec, NodeRef};
-use crate::segment::descriptor::{Bounds, KeyspaceShare, SegmentFilter, TreeRoot};
+use crate::segment::descriptor::{Bounds, KeyspaceShare, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
+use crate::segment::segment_filter::SegmentFilter;
 use crate::state::catalogue::KeyspaceSettings;
 use crate::types::PageNumber;
 
@@ -86,7 +87,7 @@ fn segment(young: bool) -> impl Strategy<Value = Arc<Segment>> {
                 number,
                 points,
                 ranges,
-                filter: SegmentFilter { seed, nodes, lines: Arc::default() },
+                filter: SegmentFilter::new(seed, nodes),
                 bounds,
                 sequences: young.then_some(sequences),
                 promoted,
@@ -201,11 +202,7 @@ fn young_sample() -> Segment {
         number: 3,
         points: Some(leaf_root(40)),
         ranges: Some(leaf_root(50)),
-        filter: SegmentFilter {
-            seed: 17,
-            nodes: vec![leaf_root(60).reference],
-            lines: Arc::default(),
-        },
+        filter: SegmentFilter::new(17, vec![leaf_root(60).reference]),
         bounds: Some(Bounds { least: b"aa".to_vec(), greatest: b"m".to_vec(), open_end: false }),
         sequences: Some((SequenceNumber(4), SequenceNumber(9))),
         promoted: Arc::new(KeyRanges::from_iter([
@@ -221,7 +218,7 @@ fn level_sample(number: u64) -> Segment {
     Segment {
         number,
         ranges: None,
-        filter: SegmentFilter { seed: 1, nodes: Vec::new(), lines: Arc::default() },
+        filter: SegmentFilter::new(1, Vec::new()),
         bounds: Some(Bounds { least: b"a".to_vec(), greatest: b"".to_vec(), open_end: true }),
         sequences: None,
         promoted: Arc::default(),

@@ -1,0 +1,245 @@
+//! Every command on damaged files: it says what it can and goes on, its exit status is as
+//! documented, its JSON is JSON, and it never panics.
+
+// Helpers outside the test functions may fail as tests do.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::{Command, Output};
+
+use common::{KEYS, PAGE_BYTES, killed, owners, run, text};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// What is damaged, and where.
+#[derive(Debug)]
+struct Damage {
+    what: String,
+    page: Option<usize>,
+    bytes: Vec<u8>,
+}
+
+/// Runs a command as text and as JSON; neither may panic or give what is no JSON.
+fn both(what: &str, arguments: &[&str]) -> [Output; 2] {
+    [&[][..], &["--json"]].map(|json: &[&str]| {
+        let all: Vec<&str> = arguments.iter().chain(json).copied().collect();
+        let output = run(&all);
+        let (printed, errors) = (text(&output.stdout), text(&output.stderr));
+        let told = format!("{what}, {all:?}: {printed}{errors}");
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{:?} {told}", output.status);
+        assert!(!errors.contains("panicked"), "{told}");
+        let is_verify = all[0] == "verify" && !printed.is_empty();
+        if output.status.code() == Some(1) && !is_verify {
+            assert!(errors.contains("diag_lsm: "), "no reason is said: {told}");
+        }
+        if !json.is_empty() && !printed.is_empty() {
+            let by_line = matches!(all[0], "scan" | "export");
+            let texts = if by_line { printed.lines().collect() } else { vec![printed.as_str()] };
+            for text in texts {
+                assert!(serde_json::from_str::<Value>(text).is_ok(), "no JSON: {told}");
+            }
+        }
+        output
+    })
+}
+
+fn damages(whole: &[u8], owners: &[char]) -> Vec<Damage> {
+    let mut damages = Vec::new();
+    let mut add = |what: &str, pages: &[usize], page: Option<usize>| {
+        let mut bytes = whole.to_vec();
+        for page in pages {
+            bytes[page * PAGE_BYTES + 60] ^= 0x10;
+        }
+        damages.push(Damage { what: what.into(), page, bytes });
+    };
+    add("header slot 0", &[0], None);
+    add("header slot 1", &[4], None);
+    add("both header slots", &[0, 4], None);
+    let of = |owner: char| -> Vec<usize> {
+        (0..owners.len()).filter(|page| owners[*page] == owner).collect()
+    };
+    for (owner, what) in [('l', "leaf"), ('p', "parent"), ('f', "filter"), ('o', "value")] {
+        let pages = of(owner);
+        assert!(!pages.is_empty(), "no {what} in {owners:?}");
+        for page in [pages[0], pages[pages.len() / 2], pages[pages.len() - 1]] {
+            add(&format!("{what} at page {page}"), &[page], Some(page));
+        }
+    }
+    let maps: Vec<usize> = of('H').into_iter().filter(|page| *page >= 8).collect();
+    add("free map", &maps, None);
+    add("log", &of('g'), None);
+    for length in [0, 100, 5000, 9000, whole.len() / 4, whole.len() / 2, whole.len() - 3000] {
+        let bytes = whole[..length].to_vec();
+        damages.push(Damage { what: format!("cut at {length}"), page: None, bytes });
+    }
+    damages
+}
+
+#[test]
+fn every_command_that_looks_goes_on_past_every_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = killed(folder.path());
+    let file = path.display().to_string();
+    let whole = fs::read(&path).unwrap();
+    for damage in damages(&whole, &owners(&file)) {
+        fs::write(&path, &damage.bytes).unwrap();
+        let page = damage.page.unwrap_or(0).to_string();
+        for command in ["info", "segments", "tree", "space", "log"] {
+            both(&damage.what, &[command, &file]);
+        }
+        both(&damage.what, &["page", &file, &page, "--page-size", "1024"]);
+        let verified = both(&damage.what, &["verify", &file]);
+        // The slot that was not the newest may be torn after a crash, and a log may end anywhere.
+        let may_be_sound = ["header slot", "log", "cut"];
+        if !may_be_sound.iter().any(|what| damage.what.starts_with(what)) {
+            assert_eq!(verified[0].status.code(), Some(1), "{}", damage.what);
+        }
+        if let Some(page) = damage.page {
+            // It is the first page of the node that is named.
+            let printed = text(&verified[0].stdout);
+            let longest = if damage.what.starts_with("value") { 24 } else { 4 };
+            let mut firsts = page.saturating_sub(longest)..=page;
+            let is_named = firsts.any(|first| printed.contains(&format!("page {first},")));
+            assert!(is_named, "{}: {printed}", damage.what);
+        }
+        // Nothing has been written.
+        assert!(fs::read(&path).unwrap() == damage.bytes, "{}", damage.what);
+    }
+}
+
+#[test]
+fn every_command_that_opens_the_database_gives_an_answer_or_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = killed(folder.path());
+    let file = path.display().to_string();
+    let pairs = folder.path().join("pairs.tsv").display().to_string();
+    fs::write(&pairs, "a\t1\nb\t2\n").unwrap();
+    let whole = fs::read(&path).unwrap();
+    for damage in damages(&whole, &owners(&file)) {
+        for arguments in [
+            &["get", &file, "key 00007"][..],
+            &["put", &file, "key 00007", "new"],
+            &["delete", &file, "key 00007"],
+            &["import", &file, &pairs],
+            &["compact", &file],
+        ] {
+            fs::write(&path, &damage.bytes).unwrap();
+            both(&damage.what, arguments);
+        }
+        if !damage.bytes.is_empty() {
+            fs::write(&path, &damage.bytes).unwrap();
+            for command in ["create", "bench"] {
+                let [output, _] = both(&damage.what, &[command, &file]);
+                assert_eq!(output.status.code(), Some(1), "{command} {}", damage.what);
+            }
+            assert!(fs::read(&path).unwrap() == damage.bytes, "{}", damage.what);
+        }
+    }
+}
+
+fn lines(output: &Output) -> Vec<String> {
+    text(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn scan_count_and_export_leave_out_what_is_damaged_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = killed(folder.path());
+    let file = path.display().to_string();
+    let whole = fs::read(&path).unwrap();
+    let all: BTreeSet<String> = lines(&run(&["scan", &file, "--keys-only"])).into_iter().collect();
+    assert_eq!(all.len(), KEYS as usize + 3 + 50);
+    fs::write(&path, &whole).unwrap();
+    let mut losses = Vec::new();
+    for damage in damages(&whole, &owners(&file)) {
+        let is_value = damage.what.starts_with("value");
+        if !(is_value || ["leaf", "parent"].iter().any(|what| damage.what.starts_with(what))) {
+            continue;
+        }
+        let read = |arguments: &[&str]| {
+            fs::write(&path, &damage.bytes).unwrap();
+            run(arguments)
+        };
+        let forwards = read(&["scan", &file]);
+        let backwards = read(&["scan", &file, "--reverse"]);
+        let counted = read(&["count", &file]);
+        let exported = read(&["export", &file]);
+        for output in [&forwards, &backwards, &exported] {
+            assert_eq!(output.status.code(), Some(1), "{}", damage.what);
+            let errors = text(&output.stderr);
+            let page = damage.page.unwrap();
+            let mut firsts = page.saturating_sub(4)..=page;
+            let is_named = firsts.any(|first| errors.contains(&format!("page {first} ")));
+            assert!(is_named || is_value, "{}: {errors}", damage.what);
+            assert!(errors.contains("left out"), "{}: {errors}", damage.what);
+        }
+        assert_eq!(counted.status.code(), Some(i32::from(!is_value)), "{}", damage.what);
+        let (mut reversed, lines_exported) = (lines(&backwards), lines(&exported));
+        reversed.reverse();
+        let forwards = lines(&forwards);
+        assert!(forwards.is_sorted());
+        assert_eq!(forwards, reversed, "{}", damage.what);
+        let keys: BTreeSet<String> =
+            forwards.iter().map(|line| line.split('\t').next().unwrap().to_owned()).collect();
+        assert!(keys.is_subset(&all));
+        assert_eq!(lines_exported.len(), keys.len());
+        let lost = all.len() - keys.len();
+        let without_value = if is_value { keys.len() + lost } else { keys.len() };
+        assert_eq!(text(&counted.stdout).trim().replace(',', ""), without_value.to_string());
+        if damage.what.starts_with("leaf") {
+            // The last leaf stands in the way of what the log has behind it.
+            let of_log = if keys.iter().any(|key| key.starts_with("late")) { 0 } else { 50 };
+            let of_leaf = lost - of_log;
+            assert!((1..=20).contains(&of_leaf), "{}: {lost} keys are lost", damage.what);
+        }
+        if is_value {
+            assert_eq!(lost, 1, "{}", damage.what);
+        }
+        losses.push(lost);
+        // What lies in the middle of the damage can be asked for too.
+        let missing = all.difference(&keys).next().unwrap().clone();
+        let got = read(&["get", &file, &missing]);
+        assert_eq!(got.status.code(), Some(1));
+        assert!(text(&got.stderr).contains("damaged"), "{}", text(&got.stderr));
+    }
+    assert!(losses.len() >= 9 && losses.iter().any(|lost| *lost > 20), "{losses:?}");
+}
+
+/// The superuser may open everything, so that the command runs as somebody else then.
+#[test]
+#[cfg(unix)]
+fn a_file_without_permission_is_told_with_its_cause() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+
+    let folder = TempDir::new().unwrap();
+    let path = killed(folder.path());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let is_superuser = fs::metadata(&path).unwrap().uid() == 0;
+    for name in ["info", "verify", "count", "compact"] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_diag_lsm"));
+        if is_superuser {
+            command.uid(65534);
+        }
+        let output = command.arg(name).arg(&path).output().unwrap();
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{name}: {errors}");
+        assert!(errors.to_lowercase().contains("permission denied"), "{name}: {errors}");
+        assert!(errors.contains("data.db"), "{name}: {errors}");
+    }
+}
+
+#[test]
+fn a_directory_is_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().display().to_string();
+    for command in ["info", "verify", "space", "count", "compact", "scan"] {
+        let output = run(&[command, &path]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("directory"), "{}", text(&output.stderr));
+    }
+}

@@ -1,0 +1,108 @@
+//! The file at rest beside a clean copy of what it holds: at most a quarter longer, whatever was
+//! done to it before.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use crash_lsm::access;
+use sapwood::storage::{MemoryStorage, Storage};
+use sapwood::sync::{Arc, Random};
+use sapwood::{Database, Durability, Keyspace};
+
+/// Pairs of each load: enough that header, maps and the smallest log count for little.
+const PAIRS: u64 = 150_000;
+
+fn key(number: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes());
+    key[8..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+fn put(keyspace: &Keyspace, random: &mut Random, number: u64) {
+    let mut value = [b'v'; 100];
+    random.fill(&mut value[..50]);
+    keyspace.put(key(number), value).unwrap();
+}
+
+/// Does something to a new database, waits until it is at rest, and compares.
+fn compare(what: &str, act: impl FnOnce(&Database, &Keyspace, &mut Random)) {
+    let storage = Arc::new(MemoryStorage::new());
+    let builder = Database::builder().memory_budget(8 << 20).merge_threads(0);
+    let database = builder.durability(Durability::Memory).open_on(Arc::clone(&storage) as _);
+    let database = database.unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    act(&database, &keyspace, &mut Random::from_seed(11));
+    database.wait_until_idle().unwrap();
+    assert_eq!(access::verify(&database).unwrap(), None, "{what}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("copy");
+    database.compact_to(&path, &mut ()).unwrap();
+    let (at_rest, copy) = (storage.length().unwrap(), path.metadata().unwrap().len());
+    println!("{what}: {at_rest} bytes at rest, {copy} in a copy");
+    assert!(at_rest * 4 <= copy * 5, "{what}: {at_rest} bytes at rest, {copy} in a copy");
+}
+
+#[test]
+fn after_a_load_in_random_order() {
+    compare("random", |_, keyspace, random| {
+        (0..PAIRS).for_each(|number| put(keyspace, random, number));
+    });
+}
+
+#[test]
+fn after_everything_was_overwritten_ten_times() {
+    compare("overwritten", |_, keyspace, random| {
+        for _ in 0..10 {
+            (0..PAIRS / 2).for_each(|number| put(keyspace, random, number));
+        }
+    });
+}
+
+#[test]
+fn after_nine_tenths_were_deleted_one_by_one() {
+    compare("deleted", |database, keyspace, random| {
+        (0..PAIRS * 5).for_each(|number| put(keyspace, random, number));
+        database.wait_until_idle().unwrap();
+        for number in (0..PAIRS * 5).filter(|number| number % 10 != 0) {
+            keyspace.delete(key(number)).unwrap();
+        }
+    });
+}
+
+#[test]
+fn after_nine_tenths_were_deleted_by_ranges() {
+    compare("ranges deleted", |database, keyspace, random| {
+        (0..PAIRS * 5).for_each(|number| put(keyspace, random, number));
+        database.wait_until_idle().unwrap();
+        for tenth in 0..10 {
+            let from = |part: u64| (u64::MAX / 100 * (tenth * 10 + part)).to_be_bytes();
+            keyspace.delete_range(from(1)..from(10)).unwrap();
+        }
+    });
+}
+
+/// A little comes to everywhere, again and again, with a pause after each: no merge gets much.
+#[test]
+fn after_many_small_loads_with_pauses() {
+    compare("small loads", |database, keyspace, random| {
+        (0..PAIRS).for_each(|number| put(keyspace, random, number));
+        for round in 0..20 {
+            database.wait_until_idle().unwrap();
+            let first = PAIRS + round * PAIRS / 100;
+            (first..first + PAIRS / 100).for_each(|number| put(keyspace, random, number));
+        }
+    });
+}
+
+#[test]
+fn after_values_of_every_size_were_written_over() {
+    compare("values of every size", |_, keyspace, random| {
+        for _ in 0..6 {
+            for number in 0..2_000 {
+                let mut value = vec![0; random.below(20_000) as usize];
+                random.fill(&mut value);
+                keyspace.put(key(number), value).unwrap();
+            }
+        }
+    });
+}
