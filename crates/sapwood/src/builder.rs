@@ -222,9 +222,18 @@ impl Builder {
 
     /// So many bytes of the file are kept free for the time when the device, or
     /// [`max_file_bytes`](Builder::max_file_bytes), is full: deletions, merges and durable states
-    /// go on in them, so that space can be freed. Unless set: a 64th of the budget and at least about
-    /// 2 MiB; none when the budget is below 32 MiB and the file is not limited. At most a quarter
-    /// of the limit. 0: none.
+    /// go on in them, so that space can be freed. Unless set: a 64th of the budget and at least
+    /// about 2 MiB; none when the budget is below 32 MiB and the file is not limited. At most a
+    /// quarter of the limit. 0: none.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// let builder = sapwood::Database::builder().max_file_bytes(64 << 20);
+    /// let db = builder.reserve_bytes(4 << 20).open_in_memory()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn reserve_bytes(mut self, bytes: u64) -> Builder {
         self.options.reserve_bytes = Some(bytes);
         self
