@@ -25,22 +25,43 @@ use super::touched::Touched;
 /// # Errors
 /// When a parent cannot be read.
 pub fn next_plan(core: &Arc<Core>, pressure: Pressure) -> Result<Option<Plan>> {
-    let state = core.state();
+    let mut state = core.state();
+    loop {
+        if let Some(plan) = plan_from(core, &state, pressure)? {
+            return Ok(Some(plan));
+        }
+        // An install that came meanwhile may be all that was in the way, and whoever made it may
+        // be gone: nobody else would look again.
+        let now = core.state();
+        if now.epoch == state.epoch {
+            return Ok(None);
+        }
+        state = now;
+    }
+}
+
+/// The same, as it follows from a state; `None` too when a later one has changed what the step would
+/// build on.
+pub(crate) fn plan_from(
+    core: &Arc<Core>,
+    state: &Arc<State>,
+    pressure: Pressure,
+) -> Result<Option<Plan>> {
     // The level above first: it makes room for what comes down.
     for (keyspace, levels) in &state.levels {
         let open = open_above(core, *keyspace);
         if above_are_due(levels, open, pressure)
-            && let Some(plan) = plan_above(core, &state, *keyspace, open)?
+            && let Some(plan) = plan_above(core, state, *keyspace, open)?
         {
             return Ok(Some(plan));
         }
     }
-    let members = young_members(core, &state, pressure);
+    let members = young_members(core, state, pressure);
     let Some(oldest) = members.last() else { return Ok(None) };
     let keyspaces: Vec<KeyspaceNumber> =
         oldest.keyspaces.iter().map(|share| share.keyspace).collect();
     for keyspace in keyspaces {
-        if let Some(plan) = plan_young(core, &state, &members, keyspace, pressure)? {
+        if let Some(plan) = plan_young(core, state, &members, keyspace, pressure)? {
             return Ok(Some(plan));
         }
     }
@@ -254,7 +275,6 @@ struct Found {
     range: KeyRange,
     stretch: Option<Stretch>,
     reservation: Reservation,
-    epoch: crate::types::Epoch,
 }
 
 /// Bounds a step at the start of `wanted`, and reserves it; or says what is in the way.
@@ -265,7 +285,6 @@ fn try_range(
     wanted: &KeyRange,
     target: &Target,
 ) -> Result<std::result::Result<Found, KeyRange>> {
-    let epoch = core.state().epoch;
     let page_size = u64::from(core.pages.layout().page_size);
     let step_pages = (core.options.step_bytes / page_size).max(8);
     let mut end = wanted.end.clone();
@@ -302,7 +321,7 @@ fn try_range(
     };
     let reservations = &core.background.reservations;
     Ok(match reservations.reserve(keyspace, target.levels, reserved) {
-        Ok(reservation) => Ok(Found { range, stretch, reservation, epoch }),
+        Ok(reservation) => Ok(Found { range, stretch, reservation }),
         Err(in_the_way) => Err(in_the_way),
     })
 }
@@ -344,8 +363,9 @@ fn union(a: &KeyRange, b: &KeyRange) -> KeyRange {
     KeyRange { start: a.start.clone().min(b.start.clone()), end }
 }
 
-/// Makes the plan, unless an install has come between the look at the state and the reservation:
-/// then the next call looks again.
+/// Makes the plan, now that its range is reserved; unless an install that came since the state was
+/// taken in which sources, target and stretch were found has changed one of their trees. Epochs say
+/// nothing here: what was looked at may be older than any state of which the epoch is known.
 fn confirm(
     core: &Arc<Core>,
     sources: &[Arc<Segment>],
@@ -358,10 +378,7 @@ fn confirm(
     let current: Option<Vec<Arc<Segment>>> =
         sources.iter().map(|segment| Core::find_segment(&state, segment.number)).collect();
     let current = current?;
-    let number = target.segment.as_ref().map(|segment| segment.number);
-    let destination = number.and_then(|number| Core::find_segment(&state, number));
-    // Installs elsewhere change neither what is reserved nor its borders; only the same trees
-    // matter.
+    let destination = Core::find_segment(&state, target.destination.number());
     let same_tree = match (&destination, &target.segment) {
         (Some(now), Some(then)) => now.points == then.points,
         (None, None) => true,
@@ -370,7 +387,7 @@ fn confirm(
     let last_came = target.is_last
         && target.segment.is_none()
         && state.levels_of(keyspace).is_some_and(|levels| levels.last().is_some());
-    if last_came || (state.epoch != found.epoch && !same_tree) {
+    if last_came || !same_tree {
         return None;
     }
     let still_there = current.iter().zip(sources).all(|(now, then)| now.promoted == then.promoted);
