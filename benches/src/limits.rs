@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use sapwood::{Builder, Database, Durability, Isolation, Keyspace};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Outcome;
 use crate::pairs::Random;
@@ -45,12 +45,12 @@ pub struct Limits {
     json: bool,
 }
 
-#[derive(Serialize)]
+#[derive(Deserialize, Serialize)]
 struct Figure {
-    case: &'static str,
+    case: String,
     what: String,
     value: f64,
-    unit: &'static str,
+    unit: String,
 }
 
 struct Run {
@@ -59,29 +59,52 @@ struct Run {
     figures: Vec<Figure>,
 }
 
-/// Runs the cases, and prints what they saw.
+/// Runs the cases, each in a process of its own, and prints what they saw.
 pub fn run(limits: &Limits) -> Outcome<()> {
-    let dir = tempfile::Builder::new().prefix("limits").tempdir_in(&limits.dir)?;
-    let mut run = Run { dir, divisor: limits.divisor, figures: Vec::new() };
-    let all = Case::value_variants();
-    let cases = if limits.cases.is_empty() { all } else { &limits.cases };
-    for case in cases {
-        let before = run.figures.len();
-        match case {
-            Case::Queue => run.queue()?,
-            Case::Ranges => run.ranges()?,
-            Case::Stream => run.stream()?,
-            Case::Transaction => run.transaction()?,
-            Case::Empty => run.empty()?,
+    let figures = match limits.cases.as_slice() {
+        [case] => run_case(*case, limits)?,
+        cases => {
+            let cases = if cases.is_empty() { Case::value_variants() } else { cases };
+            let mut figures = Vec::new();
+            for case in cases {
+                figures.extend(run_process(*case, limits)?);
+            }
+            figures
         }
-        if !limits.json {
-            run.figures[before..].iter().for_each(print);
-        }
-    }
+    };
     if limits.json {
-        println!("{}", serde_json::to_string_pretty(&run.figures)?);
+        println!("{}", serde_json::to_string_pretty(&figures)?);
+    } else {
+        figures.iter().for_each(print);
     }
     Ok(())
+}
+
+/// A heap that others have used would hide what a case takes.
+fn run_process(case: Case, limits: &Limits) -> Outcome<Vec<Figure>> {
+    let name = case.to_possible_value().ok_or("a case without a name")?;
+    let mut child = std::process::Command::new(std::env::current_exe()?);
+    child.args(["limits", "--json", "--cases", name.get_name()]);
+    child.arg("--divisor").arg(limits.divisor.to_string());
+    child.arg("--dir").arg(&limits.dir);
+    let output = child.stderr(std::process::Stdio::inherit()).output()?;
+    if !output.status.success() {
+        return Err(format!("{}: {}", name.get_name(), output.status).into());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn run_case(case: Case, limits: &Limits) -> Outcome<Vec<Figure>> {
+    let dir = tempfile::Builder::new().prefix("limits").tempdir_in(&limits.dir)?;
+    let mut run = Run { dir, divisor: limits.divisor, figures: Vec::new() };
+    match case {
+        Case::Queue => run.queue()?,
+        Case::Ranges => run.ranges()?,
+        Case::Stream => run.stream()?,
+        Case::Transaction => run.transaction()?,
+        Case::Empty => run.empty()?,
+    }
+    Ok(run.figures)
 }
 
 fn print(figure: &Figure) {
@@ -141,13 +164,8 @@ fn load(database: &Database, keyspace: &Keyspace, count: u64) -> Outcome<()> {
 }
 
 impl Run {
-    fn note(
-        &mut self,
-        case: &'static str,
-        what: impl Into<String>,
-        value: f64,
-        unit: &'static str,
-    ) {
+    fn note(&mut self, case: &str, what: impl Into<String>, value: f64, unit: &str) {
+        let (case, unit) = (case.to_owned(), unit.to_owned());
         self.figures.push(Figure { case, what: what.into(), value, unit });
     }
 

@@ -40,8 +40,8 @@ pub fn next_plan(core: &Arc<Core>, pressure: Pressure) -> Result<Option<Plan>> {
     }
 }
 
-/// The same, as it follows from a state; `None` too when a later one has changed what the step would
-/// build on.
+/// The same, as it follows from a state; `None` too when a later one has changed what the step
+/// would build on.
 pub(crate) fn plan_from(
     core: &Arc<Core>,
     state: &Arc<State>,
