@@ -405,5 +405,6 @@ fn confirm(
         dropped,
         evacuate_from: None,
         reservation: found.reservation,
+        state,
     })
 }

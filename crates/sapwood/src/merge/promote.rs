@@ -20,9 +20,9 @@ use crate::segment::range_tombstone::Fragment;
 use crate::segment::segment_cursor::{SegmentSource, SortedSource};
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
-use crate::state::Core;
 use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST, Reservation};
 use crate::state::dead_list::Dead;
+use crate::state::{Core, State};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::{Epoch, KeyspaceNumber, PageNumber};
@@ -54,6 +54,9 @@ pub struct Plan {
     pub evacuate_from: Option<PageNumber>,
     /// Held until the install is done.
     pub reservation: Reservation,
+    /// The state that the sources are of. Cursors over them read on behind the range, where nothing
+    /// is reserved: what others promote there must not be used again meanwhile.
+    pub state: Arc<State>,
 }
 
 /// Makes a step and installs it.
@@ -65,6 +68,8 @@ pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
     let mut step = Step::new(core, &plan)?;
     let fragments = step.run()?;
     let change = step.into_change(fragments)?;
+    // All is read; what dies now need not wait for this step.
+    drop(plan.state);
     install(core, change)?;
     core.counters.promotions.fetch_add(1, Ordering::Relaxed);
     Ok(())
@@ -97,6 +102,7 @@ pub fn evacuate(core: &Arc<Core>, plan: Plan) -> Result<bool> {
         }
         return Ok(false);
     }
+    drop(plan.state);
     install(core, change)?;
     Ok(true)
 }
@@ -241,7 +247,8 @@ impl<'a> Step<'a> {
         let (pages, keyspace) = (&self.core.pages, self.plan.keyspace);
         let number = self.plan.destination.number();
         let find = || {
-            let segment = Core::find_segment(&self.core.state(), number);
+            let state = self.core.state();
+            let segment = Core::find_segment(&state, number);
             match segment.as_ref().and_then(|segment| segment.points.as_ref()) {
                 Some(root) => lowest_beside(pages, keyspace, root, border, side),
                 None => Ok(None),

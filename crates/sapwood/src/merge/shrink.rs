@@ -261,6 +261,7 @@ fn move_range(
         dropped: false,
         evacuate_from: Some(ceiling),
         reservation,
+        state: now,
     };
     match evacuate(core, plan) {
         Err(Error::NoSpace { .. }) => Ok(false),

@@ -314,6 +314,30 @@ fn a_run_in_a_reserved_range_goes_to_the_young_segment_and_another_beside_it_doe
     engine.check();
 }
 
+/// Where a step's range ends, its cursors go on to the next leaf, which another step has promoted,
+/// and of which the pages are used again.
+#[test]
+fn what_a_promotion_reads_behind_its_range_is_not_used_again_meanwhile() {
+    let mut engine = with_many_parents();
+    let first = next_plan(&engine.core, Pressure::Quiet).unwrap().unwrap();
+    let mut others = Vec::new();
+    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet).unwrap() {
+        others.push(plan);
+    }
+    assert!(!others.is_empty(), "no promotion beside the first");
+    while let Some(plan) = others.pop() {
+        promote(&engine.core, plan).unwrap();
+    }
+    for round in 0..3 {
+        step::flush(&engine.core).unwrap();
+        engine.young((20_000..30_000).step_by(5), &[round; 300]);
+    }
+    promote(&engine.core, first).unwrap();
+    engine.check();
+    wait_until_idle(&engine.core).unwrap();
+    engine.check();
+}
+
 /// Keys between the first two of `with_many_parents`, as a flush of their own.
 fn flush_a_run(engine: &mut Engine) {
     let mut writes = PendingWrites::new();
