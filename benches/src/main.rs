@@ -11,6 +11,8 @@
 
 mod compare;
 mod engines;
+#[cfg(feature = "sapwood")]
+mod limits;
 mod pairs;
 mod report;
 mod workload;
@@ -35,6 +37,9 @@ struct Arguments {
 enum Command {
     /// Every workload on every engine, several rounds, interleaved.
     Quick(Quick),
+    /// Sapwood alone, at its limits: queues, range deletes, streams, large transactions.
+    #[cfg(feature = "sapwood")]
+    Limits(limits::Limits),
     /// One workload on one engine, in this process; the result goes to stdout as JSON.
     #[command(hide = true)]
     One(workload::One),
@@ -81,6 +86,8 @@ struct Quick {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Quick(quick) => run_quick(&quick),
+        #[cfg(feature = "sapwood")]
+        Command::Limits(limits) => limits::run(&limits),
         Command::One(one) => workload::run_and_print(&one),
     };
     match outcome {

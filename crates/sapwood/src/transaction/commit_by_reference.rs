@@ -41,7 +41,7 @@ pub fn commit_by_reference(
     core.check_writable()?;
     begin_writing(core)?;
     before_commit(core, 0, Brings::Deletions)?;
-    let segments = writes.into_segments(core)?;
+    let segments = writes.take_segments(core)?;
     // Upper parents are in memory until here; the record names roots.
     core.pages.write_unwritten()?;
     // Whatever its durability: a sync after the next open would prove nothing of them, and under a

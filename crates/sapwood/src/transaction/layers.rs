@@ -314,7 +314,7 @@ impl Layers {
     ///
     /// # Errors
     /// As [`Layers::spill`].
-    pub fn into_segments(&mut self, core: &Core) -> Result<Vec<Arc<PendingSegment>>> {
+    pub fn take_segments(&mut self, core: &Core) -> Result<Vec<Arc<PendingSegment>>> {
         self.savepoints.clear();
         self.spill(core)?;
         while self.below.len() > MERGE_COUNT {
@@ -326,7 +326,7 @@ impl Layers {
     }
 
     /// All writes, when they lie in memory alone.
-    pub fn into_memory(&mut self) -> PendingWrites {
+    pub fn take_memory(&mut self) -> PendingWrites {
         self.savepoints.clear();
         self.close_top();
         self.join_memory();

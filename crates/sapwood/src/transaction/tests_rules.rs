@@ -401,6 +401,93 @@ fn a_run_in_a_reserved_range_goes_to_the_young_segment_and_another_beside_it_doe
     engine.check();
 }
 
+/// Where a step's range ends, its cursors go on to the next leaf, which another step has promoted,
+/// and of which the pages are used again.
+#[test]
+fn what_a_promotion_reads_behind_its_range_is_not_used_again_meanwhile() {
+    let mut engine = with_many_parents();
+    let first = next_plan(&engine.core, Pressure::Quiet).unwrap().unwrap();
+    let mut others = Vec::new();
+    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet).unwrap() {
+        others.push(plan);
+    }
+    assert!(!others.is_empty(), "no promotion beside the first");
+    while let Some(plan) = others.pop() {
+        promote(&engine.core, plan).unwrap();
+    }
+    for round in 0..3 {
+        step::flush(&engine.core).unwrap();
+        engine.young((20_000..30_000).step_by(5), &[round; 300]);
+    }
+    promote(&engine.core, first).unwrap();
+    engine.check();
+    wait_until_idle(&engine.core).unwrap();
+    engine.check();
+}
+
+/// Keys between the first two of `with_many_parents`, as a flush of their own.
+fn flush_a_run(engine: &mut Engine) {
+    let mut writes = PendingWrites::new();
+    for n in 0..100 {
+        let key = [key(1), vec![n]].concat();
+        writes.put(engine.keyspace, &key, &[8; 30]);
+        engine.model.insert(key, vec![8; 30]);
+    }
+    commit(&engine.core, &writes, Durability::Buffered, None).unwrap();
+    let young = engine.core.state().young.len();
+    engine.flush();
+    assert_eq!(engine.core.state().young.len(), young, "all of it went to the last level");
+}
+
+/// A thread looks at the state; before it looks again, or reserves anything, the flush of another
+/// changes the tree that the first is about to change.
+#[test]
+fn a_promotion_planned_in_an_older_state_does_not_undo_what_a_flush_has_installed() {
+    let mut engine = with_many_parents();
+    let before = engine.core.state();
+    flush_a_run(&mut engine);
+    if let Some(plan) = plan_from(&engine.core, &before, Pressure::Quiet).unwrap() {
+        promote(&engine.core, plan).unwrap();
+    }
+    engine.check();
+    drop(before);
+    wait_until_idle(&engine.core).unwrap();
+    engine.check();
+}
+
+/// The flush comes while the other thread reads the tree; afterwards nobody else looks for a step.
+#[test]
+fn a_plan_that_a_flush_has_overtaken_is_made_again() {
+    let mut engine = with_many_parents();
+    step::flush(&engine.core).unwrap();
+    engine.storage = engine.storage.crash_copy(CrashPlan::KeepAll);
+    engine.core = open(&engine.storage);
+    step::begin_writing(&engine.core).unwrap();
+    let (core, keyspace) = (engine.core.clone(), engine.keyspace);
+    let fired = Arc::new(AtomicU32::new(0));
+    let count = fired.clone();
+    engine.storage.on_operation(Box::new(move |operation| {
+        if operation.kind == OperationKind::Read && count.fetch_add(1, Ordering::AcqRel) == 0 {
+            let mut writes = PendingWrites::new();
+            for n in 0..100 {
+                writes.put(keyspace, &[key(1), vec![n]].concat(), &[8; 30]);
+            }
+            commit(&core, &writes, Durability::Buffered, None).unwrap();
+            let order = core.commit_order.lock();
+            core.seal();
+            drop(order);
+            step::flush_sealed(&core).unwrap();
+        }
+    }));
+    let plan = next_plan(&engine.core, Pressure::Quiet).unwrap();
+    engine.storage.clear_on_operation();
+    assert!(fired.load(Ordering::Acquire) > 0, "nothing was read");
+    let run = (0..100).map(|n| ([key(1), vec![n]].concat(), vec![8; 30]));
+    engine.model.extend(run);
+    promote(&engine.core, plan.expect("all is still to be merged")).unwrap();
+    engine.check();
+}
+
 /// A last level that is so much larger than what comes that a level above it is used.
 fn with_a_large_last_level() -> Engine {
     let mut engine = Engine::new();

@@ -628,7 +628,7 @@ impl Transaction {
             let validation = Validation { began: self.hold.number(), reads: reads.as_ref() };
             let fits = writes.memory_bytes() <= core.memtable_bytes_max();
             let committed = match fits && !writes.has_segments() {
-                true => commit(core, &writes.into_memory(), durability, Some(&validation)),
+                true => commit(core, &writes.take_memory(), durability, Some(&validation)),
                 false => commit_by_reference(core, writes, durability, &validation),
             };
             committed.map(drop)
