@@ -234,7 +234,6 @@ fn streams_and_large_transactions_leave_the_reserve_alone() {
 
 /// Threads work, writers wait for them, and nobody waits for ever.
 #[test]
-#[ignore = "fails now and then: a deletion finds no space while other threads merge"]
 fn writers_beside_merge_threads_get_the_error_and_go_on() {
     let storage = Arc::new(MemoryStorage::new());
     let threads = builder().merge_threads(2).max_file_bytes(8 << 20);

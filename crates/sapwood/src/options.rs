@@ -31,17 +31,9 @@ const SYNC_INTERVAL_MIN: Duration = Duration::from_millis(1);
 const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const STEP_BYTES_MIN: u64 = 64 * KIB;
 const LOG_BYTES_MIN: u64 = 64 * KIB;
-/// What a durable state may take of the reserve: its blocks, and one of the log.
-pub(crate) const RESERVE_STATE_BYTES: u64 = 512 * KIB;
-/// What the flush of deletions may take of it.
-const RESERVE_DELETIONS_BYTES: u64 = 512 * KIB;
-/// The least merge step takes one lowest parent's leaves and those of its sources.
-const STEP_LEAVES: u64 = 96;
-/// And so much for parents, filters and the path above.
-const STEP_REST_BYTES: u64 = 256 * KIB;
-/// From this budget on there is a reserve, of this part of it.
-const RESERVE_BUDGET_BYTES: u64 = 32 * MIB;
-const RESERVE_PARTS: u64 = 64;
+/// What the least reserve takes beside leaves, and how many of them: see `state::reserve`.
+const RESERVE_REST_BYTES: u64 = MIB;
+const RESERVE_LEAVES: u64 = 144;
 const ZSTD_LEVELS: std::ops::RangeInclusive<i32> = 1..=22;
 /// Above it, further bits make no fewer false positives.
 const FILTER_BITS_MAX: u8 = 32;
@@ -286,7 +278,7 @@ pub(crate) struct Options {
     pub max_transaction_history_bytes: Option<u64>,
     /// How long the file may grow; `None`: as far as the device has space.
     pub max_file_bytes: Option<u64>,
-    /// What is kept free in the file, in bytes; `None`: by the other options.
+    /// What is kept free in the file, in bytes; `None`: by what lies in it.
     pub reserve_bytes: Option<u64>,
     /// The log's length when little is written.
     pub log_bytes_min: u64,
@@ -342,25 +334,9 @@ impl Options {
         self.leaf_bytes.next_multiple_of(self.page_size.max(1))
     }
 
-    /// The room that the least merge step may need.
-    pub(crate) fn least_step_bytes(&self) -> u64 {
-        STEP_LEAVES * u64::from(self.leaf_pages_bytes()) + STEP_REST_BYTES
-    }
-
-    /// The least reserve with which a full file can be emptied.
-    fn least_reserve_bytes(&self) -> u64 {
-        RESERVE_STATE_BYTES + RESERVE_DELETIONS_BYTES + self.least_step_bytes()
-    }
-
-    /// What is kept free in the file, so that deletions and merges go on when it is full.
-    pub(crate) fn reserve_bytes(&self) -> u64 {
-        let is_small = self.max_file_bytes.is_none() && self.memory_budget < RESERVE_BUDGET_BYTES;
-        let wanted = match self.reserve_bytes {
-            Some(bytes) => bytes,
-            None if is_small => 0,
-            None => self.least_reserve_bytes().max(self.memory_budget / RESERVE_PARTS),
-        };
-        wanted.min(self.max_file_bytes.unwrap_or(u64::MAX) / 4)
+    /// The least reserve with which a full file of any size can be emptied.
+    pub(crate) fn least_reserve_bytes(&self) -> u64 {
+        RESERVE_REST_BYTES + RESERVE_LEAVES * u64::from(self.leaf_pages_bytes())
     }
 
     fn validate_layout(&self) -> Result<()> {

@@ -104,7 +104,7 @@ impl CommitEncoder {
         self.count
     }
 
-    /// True when a pair is among them.
+    /// True when a pair, or a new keyspace, is among them.
     pub fn has_data(&self) -> bool {
         self.has_data
     }
@@ -148,6 +148,7 @@ impl CommitEncoder {
 
     /// Appends the creation of a keyspace, with its encoded options.
     pub fn create_keyspace(&mut self, keyspace: KeyspaceNumber, name: &str, options: &[u8]) {
+        self.has_data = true;
         self.begin(CREATE_KEYSPACE, keyspace);
         put_length_prefixed(&mut self.operations, name.as_bytes());
         put_length_prefixed(&mut self.operations, options);

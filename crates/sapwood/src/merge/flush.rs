@@ -174,7 +174,9 @@ impl FlushJob {
             self.end_run()?;
             self.gaps_of = Some(keyspace);
             let dropped = core.catalogue.load().get(keyspace).is_none_or(|entry| entry.dropped);
-            self.gaps = if dropped { Gaps::none_before(None) } else { Gaps::unknown() };
+            // A run takes parents and leaves beside it, for which nothing is kept (F7).
+            let no_runs = dropped || core.reserve.is_short();
+            self.gaps = if no_runs { Gaps::none_before(None) } else { Gaps::unknown() };
         }
         let Some(version) = kept.first() else { return Ok(()) };
         if !self.gaps.is_known(&key) {

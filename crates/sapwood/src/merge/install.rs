@@ -146,6 +146,8 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
     #[cfg(feature = "internals")]
     making.check_before(&base, &change);
     let state = making.swap_in(&base, &change, epoch);
+    core.reserve.note_state(&state);
+    core.pages.allocator().set_kept_free(core.reserve.at_rest());
     #[cfg(feature = "internals")]
     if let Some(check) = &mut *core.install_check.lock() {
         check.after(core);

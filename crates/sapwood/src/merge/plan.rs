@@ -4,11 +4,11 @@
 //! the range is rounded out to whole lowest parents of the destination and reserved. *Threads*: any
 //! number beside one another.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::segment::descriptor::{Segment, TreeRoot, composite_range};
 use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST, LEVEL_YOUNG, LEVELS_ALL, Reservation};
-use crate::state::reserve::step_pages;
+use crate::state::reserve::{Grant, grant, step_pages, step_pages_with_room};
 use crate::state::{Core, State};
 use crate::sync::{Arc, Random};
 use crate::types::KeyspaceNumber;
@@ -48,25 +48,32 @@ pub(crate) fn plan_from(
     state: &Arc<State>,
     pressure: Pressure,
 ) -> Result<Option<Plan>> {
+    // What there is no room for in one keyspace does not hinder another.
+    let mut refused = None;
+    let mut unless_full = |plan: Result<Option<Plan>>| match plan {
+        Err(error @ Error::NoSpace { .. }) => {
+            refused = Some(error);
+            Ok(None)
+        }
+        plan => plan,
+    };
     // The level above first: it makes room for what comes down.
     for (keyspace, levels) in &state.levels {
         let open = open_above(core, *keyspace);
         if above_are_due(levels, open, pressure)
-            && let Some(plan) = plan_above(core, state, *keyspace, open)?
+            && let Some(plan) = unless_full(plan_above(core, state, *keyspace, open))?
         {
             return Ok(Some(plan));
         }
     }
     let members = young_members(core, state, pressure);
-    let Some(oldest) = members.last() else { return Ok(None) };
-    let keyspaces: Vec<KeyspaceNumber> =
-        oldest.keyspaces.iter().map(|share| share.keyspace).collect();
-    for keyspace in keyspaces {
-        if let Some(plan) = plan_young(core, state, &members, keyspace, pressure)? {
+    let shares = members.last().into_iter().flat_map(|oldest| oldest.keyspaces.iter());
+    for keyspace in shares.map(|share| share.keyspace).collect::<Vec<_>>() {
+        if let Some(plan) = unless_full(plan_young(core, state, &members, keyspace, pressure))? {
             return Ok(Some(plan));
         }
     }
-    Ok(None)
+    refused.map_or(Ok(None), Err)
 }
 
 /// The segment above the last level that is still being written.
@@ -276,9 +283,11 @@ struct Found {
     range: KeyRange,
     stretch: Option<Stretch>,
     reservation: Reservation,
+    grant: Grant,
 }
 
-/// Bounds a step at the start of `wanted`, and reserves it; or says what is in the way.
+/// Bounds a step at the start of `wanted`, and reserves it; or says what is in the way. A step for
+/// which there is no room is bounded again, by the room that there is (F4).
 fn try_range(
     core: &Arc<Core>,
     sources: &[Arc<Segment>],
@@ -286,7 +295,24 @@ fn try_range(
     wanted: &KeyRange,
     target: &Target,
 ) -> Result<std::result::Result<Found, KeyRange>> {
-    let step_pages = step_pages(core)?;
+    let most = step_pages(core);
+    match try_range_within(core, sources, keyspace, wanted, target, most) {
+        Err(Error::NoSpace { .. }) if step_pages_with_room(core) < most => {
+            let most = step_pages_with_room(core);
+            try_range_within(core, sources, keyspace, wanted, target, most)
+        }
+        result => result,
+    }
+}
+
+fn try_range_within(
+    core: &Arc<Core>,
+    sources: &[Arc<Segment>],
+    keyspace: KeyspaceNumber,
+    wanted: &KeyRange,
+    target: &Target,
+    step_pages: u64,
+) -> Result<std::result::Result<Found, KeyRange>> {
     let mut end = wanted.end.clone();
     let each = (step_pages / sources.len().max(1) as u64).max(1);
     for source in sources {
@@ -320,9 +346,16 @@ fn try_range(
         None => (None, KeyRange::all()),
     };
     let reservations = &core.background.reservations;
-    Ok(match reservations.reserve(keyspace, target.levels, reserved) {
-        Ok(reservation) => Ok(Found { range, stretch, reservation }),
-        Err(in_the_way) => Err(in_the_way),
+    let reservation = match reservations.reserve(keyspace, target.levels, reserved) {
+        Ok(reservation) => reservation,
+        Err(in_the_way) => return Ok(Err(in_the_way)),
+    };
+    let read = step_pages.min(sources.iter().map(|source| source.pages()).sum());
+    let replaced = stretch.as_ref().map_or(0, Stretch::pages);
+    Ok(match grant(core, read.saturating_add(replaced))? {
+        Some(grant) => Ok(Found { range, stretch, reservation, grant }),
+        // Other steps have the room: nothing can be done before they end.
+        None => Err(KeyRange::all()),
     })
 }
 
@@ -405,6 +438,7 @@ fn confirm(
         dropped,
         evacuate_from: None,
         reservation: found.reservation,
+        grant: found.grant,
         state,
     })
 }

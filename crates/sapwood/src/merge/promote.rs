@@ -22,6 +22,7 @@ use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
 use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST, Reservation};
 use crate::state::dead_list::Dead;
+use crate::state::reserve::Grant;
 use crate::state::{Core, State};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -54,6 +55,8 @@ pub struct Plan {
     pub evacuate_from: Option<PageNumber>,
     /// Held until the install is done.
     pub reservation: Reservation,
+    /// The pages that it may take.
+    pub grant: Grant,
     /// The state that the sources are of. Cursors over them read on behind the range, where nothing
     /// is reserved: what others promote there must not be used again meanwhile.
     pub state: Arc<State>,
@@ -360,6 +363,8 @@ impl<'a> Step<'a> {
             self.key.extend_from_slice(&below.key);
             self.take_below(&mut below)?;
         }
+        let page_bytes = u64::from(self.core.pages.layout().page_size);
+        self.plan.grant.taken(self.nodes.written_bytes() / page_bytes);
         Ok(())
     }
 

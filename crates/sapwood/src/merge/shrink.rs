@@ -20,6 +20,7 @@ use crate::segment::parent::Child;
 use crate::segment::tree_edit::pages_below;
 use crate::state::background::{LEVELS_ALL, ShrinkStage};
 use crate::state::durable::{Purpose, log_must_pass};
+use crate::state::reserve::grant;
 use crate::state::{Core, Cut, State};
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, LogPosition, PageNumber, SequenceNumber};
@@ -252,7 +253,13 @@ fn move_range(
     if !same_tree {
         return Ok(false);
     }
+    let grant = match grant(core, stretch.pages()) {
+        Ok(Some(grant)) => grant,
+        Ok(None) | Err(Error::NoSpace { .. }) => return Ok(false),
+        Err(error) => return Err(error),
+    };
     let plan = Plan {
+        grant,
         keyspace,
         sources: Vec::new(),
         range: stretch.range.clone(),

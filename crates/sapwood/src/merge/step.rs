@@ -68,8 +68,11 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
 /// After a step that found no space: what only the last durable state needs is free with the next
 /// (F6), and the step can be tried again. The error when that is done already.
 fn free_dead(core: &Arc<Core>, error: Error) -> Result<bool> {
-    let is_full = matches!(error, Error::NoSpace { .. });
-    if !is_full || core.reserve.all == 0 || core.durable.holds_current(&core.state()) {
+    if !matches!(error, Error::NoSpace { .. }) || !core.reserve.is_kept() {
+        return Err(error);
+    }
+    core.reserve.set_short(true);
+    if core.durable.holds_current(&core.state()) {
         return Err(error);
     }
     make_durable_now(core, Purpose::Running)?;
@@ -121,11 +124,13 @@ fn step_in_order(core: &Arc<Core>) -> Result<bool> {
         return Ok(true);
     }
     let pressure = pressure(core);
-    if pressure == Pressure::Writing {
+    // While space is short and writes come nothing is moved, either.
+    let paused = is_paused(core);
+    if !paused {
         shrink::interrupt(core);
     }
-    // While space is short and writes come, tiny segments would only take more of it.
-    if is_paused(core) && seal_when_quiet(core) {
+    // Tiny segments would only take more of it.
+    if paused && seal_when_quiet(core) {
         return Ok(true);
     }
     if core.durable.is_untouched() && !has_merge_work(core, pressure) {
@@ -139,7 +144,7 @@ fn step_in_order(core: &Arc<Core>) -> Result<bool> {
         promote(core, plan)?;
         return Ok(true);
     }
-    if pressure == Pressure::Quiet && core.background.reservations.is_empty() {
+    if paused && core.background.reservations.is_empty() {
         return shrink::settle(core);
     }
     Ok(false)
@@ -157,8 +162,7 @@ fn has_merge_work(core: &Core, pressure: Pressure) -> bool {
 
 /// What is asked of merging now.
 pub fn pressure(core: &Core) -> Pressure {
-    let short = core.background.is_short_of_space.load(Ordering::Relaxed);
-    if short || is_paused(core) { Pressure::Quiet } else { Pressure::Writing }
+    if core.reserve.is_short() || is_paused(core) { Pressure::Quiet } else { Pressure::Writing }
 }
 
 /// Writes pause, or somebody waits for quiet.
@@ -270,7 +274,7 @@ pub(super) fn make_durable_now(core: &Core, purpose: Purpose) -> Result<()> {
 }
 
 /// Seals what waits in memory, so that it is flushed.
-fn seal_when_quiet(core: &Core) -> bool {
+pub(super) fn seal_when_quiet(core: &Core) -> bool {
     if core.view().active.is_empty() {
         return false;
     }
@@ -301,44 +305,55 @@ fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
 /// # Errors
 /// The error with which merging has stopped.
 pub fn wait_until_idle(core: &Arc<Core>) -> Result<()> {
-    merge_until(core, &|| false)
-}
-
-/// The same, until there is `enough`.
-///
-/// # Errors
-/// The error with which merging has stopped.
-pub(super) fn merge_until(core: &Arc<Core>, enough: &dyn Fn() -> bool) -> Result<()> {
     core.background.drain.fetch_add(1, Ordering::AcqRel);
-    let result = drain(core, enough);
+    let result = drain(core);
     core.background.drain.fetch_sub(1, Ordering::AcqRel);
     result
 }
 
-fn drain(core: &Arc<Core>, enough: &dyn Fn() -> bool) -> Result<()> {
+fn drain(core: &Arc<Core>) -> Result<()> {
     loop {
-        if enough() {
-            return Ok(());
-        }
         core.check_writable()?;
-        let mark = core.background.mark();
-        let steps = core.background.steps.load(Ordering::Acquire);
-        if run_step(core)? {
-            continue;
+        match step_or_wait(core)? {
+            Turn::Made | Turn::Waited => {}
+            Turn::Nothing(Some(error)) => return Err(error),
+            Turn::Nothing(None) => return core.background.failure().map_or(Ok(()), Err),
         }
-        let nobody_works = core.background.running.load(Ordering::Acquire) == 0;
-        // A step that another thread has made meanwhile may have left something to do that could
-        // not be done beside it.
-        if nobody_works && core.background.steps.load(Ordering::Acquire) != steps {
-            continue;
-        }
-        if nobody_works {
-            return match core.background.failure() {
-                Some(error) => Err(error),
-                None => Ok(()),
-            };
-        }
+    }
+}
+
+/// What came of a turn of somebody who waits for steps.
+pub(super) enum Turn {
+    /// A step was made.
+    Made,
+    /// Others were at work, or have ended since.
+    Waited,
+    /// Nothing can be done, and nobody is at work: nothing, or this, is in the way.
+    Nothing(Option<Error>),
+}
+
+/// Makes a step, or waits for those of others: what they hold may be all that is in the way.
+///
+/// # Errors
+/// What the step failed with, other than `NoSpace`.
+pub(super) fn step_or_wait(core: &Arc<Core>) -> Result<Turn> {
+    let mark = core.background.mark();
+    let steps = core.background.steps.load(Ordering::Acquire);
+    let refused = match run_step(core) {
+        Ok(true) => return Ok(Turn::Made),
+        Ok(false) => None,
+        Err(error @ Error::NoSpace { .. }) => Some(error),
+        Err(error) => return Err(error),
+    };
+    if core.background.running.load(Ordering::Acquire) > 0 {
         core.background.wait_since(mark, LOOK_AGAIN);
+        return Ok(Turn::Waited);
+    }
+    // A step that another thread has made meanwhile may have left something to do that could not
+    // be done beside it.
+    match core.background.steps.load(Ordering::Acquire) == steps {
+        true => Ok(Turn::Nothing(refused)),
+        false => Ok(Turn::Waited),
     }
 }
 

@@ -35,6 +35,13 @@ pub struct Stretch {
     pub lone_leaf: bool,
 }
 
+impl Stretch {
+    /// Pages of the leaves.
+    pub fn pages(&self) -> u64 {
+        self.leaves.iter().map(|leaf| u64::from(leaf.child.reference.block().pages)).sum()
+    }
+}
+
 /// A lowest parent on the way down.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LowestParent {

@@ -8,12 +8,12 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::state::Core;
 use crate::state::durable::{Purpose, make_durable};
-use crate::state::reserve::{Brings, has_room, make_room};
+use crate::state::reserve::{Brings, Grant, has_room, make_room, promise};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
 use super::debt::debt;
-use super::step::{flush, flush_sealed, merge_until, run_step};
+use super::step::{LOOK_AGAIN, Turn, flush_sealed, run_step, seal_when_quiet, step_or_wait};
 
 /// Below this debt writers are not slowed.
 const DEBT_FREE: f64 = 0.5;
@@ -55,49 +55,97 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<(
     Ok(())
 }
 
-/// Makes room for a commit, if only by what is due anyway: a flush, a durable state and, for
-/// deletions, merges (F5).
+/// Makes room for a commit, if only by what is due anyway: flushes, merges, a durable state, a
+/// shorter log. It is refused when nothing of that can be done and nobody is at it (F5).
 ///
 /// # Errors
 /// `NoSpace` when there is none: nothing was promised.
 pub fn admit(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<()> {
-    let refused = match make_room(core, brings, bytes) {
-        Ok(()) => {
-            if brings == Brings::Data && core.background.is_short_of_space.load(Ordering::Relaxed) {
-                core.background.is_short_of_space.store(false, Ordering::Relaxed);
-            }
-            return Ok(());
+    if make_room_unless_full(core, brings, bytes)?.is_none() {
+        if brings == Brings::Data {
+            core.reserve.set_short(false);
         }
-        Err(error @ Error::NoSpace { .. }) => error,
-        Err(error) => return Err(error),
-    };
-    core.background.is_short_of_space.store(true, Ordering::Relaxed);
-    core.background.notify();
-    // A flush takes more than it gives while there is little to write.
-    if core.memtable_bytes() >= RELIEF_BYTES_MIN {
-        unless_full(flush(core))?;
-    } else if !core.durable.holds_current(&core.state()) {
-        unless_full(make_durable(core, Purpose::Running))?;
-    }
-    core.collect_released();
-    if make_room(core, brings, bytes).is_ok() {
         return Ok(());
     }
-    if brings == Brings::Deletions {
-        // Not only for this one: every time, a flush would take a part of what merges free.
-        let ahead = bytes.saturating_add(RELIEF_BYTES_MIN);
-        unless_full(merge_until(core, &|| has_room(core, brings, ahead)))?;
-        if make_room(core, brings, bytes).is_ok() {
+    core.reserve.set_short(true);
+    core.background.notify();
+    // Not only for one deletion: every time, a flush would take a part of what merges free.
+    let ahead = match brings {
+        Brings::Data => bytes,
+        Brings::Deletions => bytes.saturating_add(RELIEF_BYTES_MIN),
+    };
+    while relieve(core)? {
+        if has_room(core, brings, ahead) {
             return Ok(());
         }
     }
-    Err(refused)
+    make_room_unless_full(core, brings, bytes)?.map_or(Ok(()), Err)
 }
 
-fn unless_full(result: Result<()>) -> Result<()> {
+/// Room for what is written before its commit takes its place.
+///
+/// # Errors
+/// As [`admit`].
+pub fn admit_ahead(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<Grant> {
+    loop {
+        admit(core, brings, bytes)?;
+        if let Some(grant) = promise(core, brings, bytes) {
+            return Ok(grant);
+        }
+    }
+}
+
+/// The refusal, if there is no room.
+fn make_room_unless_full(core: &Core, brings: Brings, bytes: usize) -> Result<Option<Error>> {
+    match make_room(core, brings, bytes) {
+        Ok(()) => Ok(None),
+        Err(error @ Error::NoSpace { .. }) => Ok(Some(error)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Does one thing by which space may come back; false when there is none, and nobody is at one.
+fn relieve(core: &Arc<Core>) -> Result<bool> {
+    core.check_writable()?;
+    core.collect_released();
+    if core.memtable_bytes() >= RELIEF_BYTES_MIN && seal_when_quiet(core) {
+        return Ok(true);
+    }
+    let mark = core.background.mark();
+    if !matches!(step_or_wait(core)?, Turn::Nothing(_)) {
+        return Ok(true);
+    }
+    if flush_waits(core) {
+        core.background.wait_since(mark, LOOK_AGAIN);
+        return Ok(true);
+    }
+    // What only the last durable state needs is free with the next; and what lies in memory may
+    // delete what takes most.
+    let is_durable = core.durable.holds_current(&core.state());
+    if !is_durable && done_unless_full(make_durable(core, Purpose::Running))? {
+        return Ok(true);
+    }
+    if seal_when_quiet(core) {
+        return Ok(true);
+    }
+    // The log has grown with what was written, and goes back to its least length.
+    let is_small = core.durable.is_settled(&core.state(), &core.log.positions());
+    Ok(!is_small && done_unless_full(make_durable(core, Purpose::Idle))?)
+}
+
+/// A memtable is sealed of which a commit is not visible yet: its own committer is at it.
+fn flush_waits(core: &Core) -> bool {
+    let view = core.view();
+    let cut = view.sealed.last().and_then(|slot| slot.cut.get());
+    cut.is_some_and(|cut| cut.sequence > core.visible())
+}
+
+/// False when it found no space.
+fn done_unless_full(result: Result<()>) -> Result<bool> {
     match result {
-        Err(Error::NoSpace { .. }) => Ok(()),
-        result => result,
+        Ok(()) => Ok(true),
+        Err(Error::NoSpace { .. }) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -133,8 +181,9 @@ fn wait_for_step(core: &Arc<Core>) -> Result<()> {
 /// Makes room in the log, after a record found none.
 ///
 /// # Errors
-/// When the state cannot be made durable.
-pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64) -> Result<()> {
+/// `NoSpace`, when the reserve would have to be used for it; or when the state cannot be made
+/// durable.
+pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Brings) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     if attempt > 0 {
         // Growing was not enough: what the log holds must go to segments.
@@ -145,6 +194,8 @@ pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64) -> Result<(
         core.log.write_to(positions.end).map_err(|error| core.stop(&error))?;
         core.publisher.publish(core.log.positions());
         flush_sealed(core)?;
+        // The record's place in the log and, later, what it brings.
+        admit(core, brings, usize::try_from(needed.saturating_mul(2)).unwrap_or(usize::MAX))?;
         core.durable.want_room(needed);
     }
     make_durable(core, Purpose::Running)?;

@@ -192,16 +192,26 @@ impl Allocator {
 
     /// A block of exactly `pages` for one node, out of a run of `hint_pages` if there is one.
     pub fn allocate(&self, pages: u32, hint_pages: u32) -> Result<Block> {
-        self.take(pages, pages, hint_pages)
+        self.take(pages, pages, hint_pages, 0)
     }
 
     /// A block of at least `min_pages` and at most `wanted_pages`: the longest that free runs
     /// inside the file give in steps of one half, else new pages at its end.
     pub fn allocate_block(&self, min_pages: u32, wanted_pages: u32) -> Result<Block> {
-        self.take(min_pages, wanted_pages.max(min_pages), wanted_pages)
+        self.take(min_pages, wanted_pages.max(min_pages), wanted_pages, 0)
     }
 
-    fn take(&self, min_pages: u32, most_pages: u32, hint_pages: u32) -> Result<Block> {
+    /// The same, of which at least `kept` free pages of the file are left.
+    pub fn allocate_block_beside(
+        &self,
+        kept: u64,
+        min_pages: u32,
+        wanted_pages: u32,
+    ) -> Result<Block> {
+        self.take(min_pages, wanted_pages.max(min_pages), wanted_pages, kept)
+    }
+
+    fn take(&self, min_pages: u32, most_pages: u32, hint_pages: u32, kept: u64) -> Result<Block> {
         assert!(min_pages > 0, "a block has at least one page");
         if min_pages > self.layout.block_pages_max() {
             return Err(Error::InvalidOption {
@@ -214,6 +224,16 @@ impl Allocator {
         }
         self.check_sound()?;
         let mut regions = self.regions.lock();
+        let wanted = kept.saturating_add(u64::from(min_pages));
+        let most_pages = match kept {
+            0 => most_pages,
+            _ => {
+                self.lengthen(&mut regions, wanted)?;
+                let beside = regions.free_pages().saturating_sub(kept);
+                most_pages.min(u32::try_from(beside).unwrap_or(u32::MAX)).max(min_pages)
+            }
+        };
+        let hint_pages = hint_pages.min(most_pages);
         let block = match regions.take_free(min_pages, most_pages, hint_pages) {
             Some(block) => block,
             None => {
@@ -275,19 +295,24 @@ impl Allocator {
     /// `NoSpace` when the device, or `max_file_bytes`, does not allow it. The file may be longer
     /// then, but not by enough.
     pub fn ensure_free(&self, pages: u64) -> Result<()> {
-        while self.free_pages() < pages {
-            self.check_sound()?;
-            let mut regions = self.regions.lock();
+        if self.free_pages() >= pages {
+            return Ok(());
+        }
+        self.check_sound()?;
+        self.lengthen(&mut self.regions.lock(), pages)
+    }
+
+    fn lengthen(&self, regions: &mut Regions, pages: u64) -> Result<()> {
+        loop {
             let missing = pages.saturating_sub(regions.free_pages());
             if missing == 0 {
-                break;
+                return Ok(());
             }
             let Some(growth) = regions.plan_longer(missing) else {
                 return Err(self.no_space(missing));
             };
-            self.extend(&mut regions, &growth)?;
+            self.extend(regions, &growth)?;
         }
-        Ok(())
     }
 
     /// So many free pages stay in the file when it is cut.

@@ -80,11 +80,9 @@ impl OverflowWriter {
         self
     }
 
-    /// Leaves so many pages of the file free.
-    #[must_use]
-    pub fn leave_free(mut self, pages: u64) -> OverflowWriter {
+    /// From now on it leaves so many pages of the file free.
+    pub fn leave_free(&mut self, pages: u64) {
         self.kept_free = pages;
-        self
     }
 
     /// The length of what was pushed, in bytes.
@@ -231,11 +229,7 @@ impl OverflowWriter {
         let mut least = wanted.div_ceil(4);
         loop {
             let allocator = self.pages.allocator();
-            let room = match self.kept_free {
-                0 => Ok(()),
-                kept => allocator.ensure_free(kept.saturating_add(u64::from(least))),
-            };
-            match room.and_then(|()| allocator.allocate_block(least, wanted)) {
+            match allocator.allocate_block_beside(self.kept_free, least, wanted) {
                 Err(error) if error.is_no_space() && least > 1 => least = least.div_ceil(2),
                 result => return result,
             }

@@ -205,8 +205,6 @@ pub struct Background {
     pub steps: AtomicU64,
     /// Somebody waits for quiet: merges go on until each range lies in one segment.
     pub drain: AtomicU64,
-    /// A commit found no room: merges go on as if somebody waited.
-    pub is_short_of_space: AtomicBool,
     /// When the last commit was made, in microseconds of the clock.
     pub last_commit: AtomicU64,
     /// When the oldest commit that waits for a timed sync was made, in microseconds plus one; 0:
@@ -228,7 +226,6 @@ impl Default for Background {
             running: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             drain: AtomicU64::new(0),
-            is_short_of_space: AtomicBool::new(false),
             last_commit: AtomicU64::new(0),
             unsynced_since: AtomicU64::new(0),
             bytes_at_durable: AtomicU64::new(0),

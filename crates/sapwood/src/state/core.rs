@@ -7,7 +7,7 @@
 use super::background::Background;
 use super::catalogue::Catalogue;
 use super::dead_list::{Dead, HeldStates};
-use super::durable::Durable;
+use super::durable::{Durable, log_block_pages};
 use super::log_named::LogNamed;
 use super::open_transactions::OpenTransactions;
 use super::pending_blocks::PendingBlocks;
@@ -141,8 +141,11 @@ pub(crate) struct CoreParts {
 impl Core {
     pub(crate) fn new(parts: CoreParts) -> Arc<Core> {
         let charge = parts.pages.budget().charge(MemoryPart::Memtables, 0);
-        let reserve = Reserve::new(&parts.options, parts.pages.layout().page_size);
-        parts.pages.allocator().set_kept_free(reserve.all);
+        let layout = parts.pages.layout();
+        let reserve = Reserve::new(&parts.options, layout.page_size, log_block_pages(layout));
+        reserve.note_state(&parts.view.state);
+        reserve.note_durable(parts.durable.state_pages());
+        parts.pages.allocator().set_kept_free(reserve.at_rest());
         Arc::new(Core {
             reserve,
             pages: parts.pages,

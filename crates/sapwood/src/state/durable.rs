@@ -143,6 +143,11 @@ impl Durable {
         inner.state.as_ref().is_some_and(|durable| durable.epoch == state.epoch)
     }
 
+    /// Pages of the encoded state.
+    pub(crate) fn state_pages(&self) -> u64 {
+        pages_of(&self.inner.lock().own_blocks)
+    }
+
     /// The blocks of the log and of the encoded state.
     pub fn own_blocks(&self) -> Vec<Block> {
         let inner = self.inner.lock();
@@ -214,6 +219,10 @@ fn write_length(storage: &dyn Storage) -> Result<()> {
         Err(error) if error.is_no_space() => Ok(()),
         Err(error) => Err(error),
     }
+}
+
+fn pages_of(blocks: &[Block]) -> u64 {
+    blocks.iter().map(|block| u64::from(block.pages)).sum()
 }
 
 fn sync_file(pages: &PageManager) -> Result<()> {
@@ -587,6 +596,8 @@ fn finish(
     inner.generation = generation;
     inner.limits = limits;
     inner.log_blocks = making.list.blocks;
+    core.reserve.note_durable(pages_of(&making.own_blocks));
+    core.pages.allocator().set_kept_free(core.reserve.at_rest());
     let former_blocks = std::mem::replace(&mut inner.own_blocks, making.own_blocks);
     inner.state = Some(making.state);
     for block in former_blocks {

@@ -1,16 +1,32 @@
 //! The reserve: pages of the file that are kept free, so that a full device or file can be emptied.
 //!
 //! *Assumes*: pages inside the file are the device's promise (docs/durability.md says where they
-//! are not). *Guarantees*: docs/architecture.md, section 6, rules F1 to F7. *Threads*: any; one
-//! atomic load when there is room.
+//! are not). *Guarantees*: docs/architecture.md, section 6, rules F1 to F8. *Threads*: any; where
+//! there is room, commits take no lock for it.
 
 use super::core::Core;
+use super::state::State;
 use crate::error::{Error, Result};
-use crate::options::{Options, RESERVE_STATE_BYTES};
+use crate::options::Options;
+use crate::sync::Arc;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What a flush takes of leaves that are not full, and for parents and filters.
 const FLUSH_LEAVES: u64 = 4;
 const FLUSH_REST_BYTES: u64 = 64 << 10;
+
+/// What commits of deletions may have in memory before merges are waited for.
+const DELETIONS_BYTES: u64 = 512 << 10;
+const DELETIONS_LEAST_BYTES: u64 = 32 << 10;
+
+/// A durable state takes a block of the log at most, what the last one took, and a rest.
+const STATE_REST_BYTES: u64 = 64 << 10;
+
+/// The least merge step takes one lowest parent's leaves, 64, and half as many of its sources.
+const STEP_LEAVES: u64 = 96;
+/// And so much for parents, filters and the path above.
+const STEP_REST_BYTES: u64 = 256 << 10;
+const STEP_LEAST_REST_BYTES: u64 = 64 << 10;
 
 /// What a commit brings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,10 +38,10 @@ pub enum Brings {
     Deletions,
 }
 
-/// The parts of the reserve, in pages.
+/// The parts of the reserve, in pages: each holds those below it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reserve {
-    /// All of it: commits of data leave so much. 0: there is none, and nothing is asked.
+pub(crate) struct Parts {
+    /// All of it: commits of data leave so much.
     pub all: u64,
     /// What commits of deletions leave: a merge step and a durable state.
     pub for_merges: u64,
@@ -33,17 +49,163 @@ pub struct Reserve {
     pub for_states: u64,
 }
 
-impl Reserve {
-    pub(crate) fn new(options: &Options, page_size: u32) -> Reserve {
-        let pages = |bytes: u64| bytes.div_ceil(u64::from(page_size.max(1)));
-        let bytes = options.reserve_bytes();
-        let step = options.least_step_bytes();
-        Reserve {
-            all: pages(bytes),
-            // A file that is limited to a few MiB has a smaller one: all parts shrink with it.
-            for_merges: pages((RESERVE_STATE_BYTES + step).min(bytes / 4 * 3)),
-            for_states: pages(RESERVE_STATE_BYTES.min(bytes / 4)),
+/// Sizes that the reserve follows from.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    page_bytes: u64,
+    leaf_bytes: u64,
+    log_block_bytes: u64,
+    /// `reserve_bytes` of the options.
+    asked_bytes: Option<u64>,
+    max_file_bytes: u64,
+}
+
+impl Sizes {
+    fn new(options: &Options, page_size: u32, log_block_pages: u32) -> Sizes {
+        let page_bytes = u64::from(page_size.max(1));
+        Sizes {
+            page_bytes,
+            leaf_bytes: u64::from(options.leaf_pages_bytes()),
+            log_block_bytes: u64::from(log_block_pages) * page_bytes,
+            asked_bytes: options.reserve_bytes,
+            max_file_bytes: options.max_file_bytes.unwrap_or(u64::MAX),
         }
+    }
+
+    fn pages(&self, bytes: u64) -> u64 {
+        bytes.div_ceil(self.page_bytes)
+    }
+
+    /// What a flush takes beside what it writes.
+    fn flush_rest_bytes(&self) -> u64 {
+        FLUSH_LEAVES * self.leaf_bytes + FLUSH_REST_BYTES
+    }
+
+    /// What a merge step takes that reads so many bytes of sources and destination.
+    fn step_bytes(read_bytes: u64) -> u64 {
+        read_bytes + read_bytes / 8 + Sizes::step_rest_bytes(read_bytes)
+    }
+
+    fn step_rest_bytes(read_bytes: u64) -> u64 {
+        (STEP_LEAST_REST_BYTES + read_bytes / 4).min(STEP_REST_BYTES)
+    }
+
+    /// The least step is one lowest parent and a part of its sources, or all that there is.
+    fn least_step_bytes(&self, tree_bytes: u64) -> u64 {
+        Sizes::step_bytes(tree_bytes.min(STEP_LEAVES * self.leaf_bytes))
+    }
+
+    /// The reserve beside trees of so many bytes, when the last durable state took so many.
+    fn parts(&self, tree_bytes: u64, state_bytes: u64) -> Parts {
+        let states = self.log_block_bytes + 2 * state_bytes + STATE_REST_BYTES;
+        let merges = states + self.least_step_bytes(tree_bytes);
+        let deletions = DELETIONS_BYTES.min(DELETIONS_LEAST_BYTES + tree_bytes / 4);
+        let all = self.asked_bytes.unwrap_or(merges + self.flush_rest_bytes() + deletions);
+        let all = all.min(self.max_file_bytes / 2);
+        Parts {
+            all: self.pages(all),
+            // Where there is less than they need, all parts are smaller.
+            for_merges: self.pages(merges.min(all / 4 * 3)),
+            for_states: self.pages(states.min(all / 4)),
+        }
+    }
+}
+
+/// What of the reserve changes while the database is open.
+#[derive(Debug)]
+pub struct Reserve {
+    sizes: Sizes,
+    /// Pages of all segments of the current state.
+    tree_pages: AtomicU64,
+    /// Pages of the last durable state.
+    state_pages: AtomicU64,
+    /// Pages that steps may still take: see [`Grant`].
+    granted: Arc<AtomicU64>,
+    /// A commit, or a step, found no room, and none has found any since.
+    is_short: AtomicBool,
+}
+
+impl Reserve {
+    pub(crate) fn new(options: &Options, page_size: u32, log_block_pages: u32) -> Reserve {
+        Reserve {
+            sizes: Sizes::new(options, page_size, log_block_pages),
+            tree_pages: AtomicU64::new(0),
+            state_pages: AtomicU64::new(0),
+            granted: Arc::default(),
+            is_short: AtomicBool::new(false),
+        }
+    }
+
+    /// False when nothing is kept, and nothing is asked.
+    pub fn is_kept(&self) -> bool {
+        self.sizes.asked_bytes != Some(0)
+    }
+
+    /// A commit or a step found no room: merges go on as if somebody waited, and flushes write no
+    /// more than they must (F7).
+    pub fn is_short(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_short(&self, is_short: bool) {
+        if self.is_short() != is_short {
+            self.is_short.store(is_short, Ordering::Relaxed);
+        }
+    }
+
+    /// Steps hold pages that they have not written yet, or have given back.
+    pub(crate) fn has_grants(&self) -> bool {
+        self.granted.load(Ordering::Acquire) > 0
+    }
+
+    fn parts(&self, more_pages: u64) -> Parts {
+        if !self.is_kept() {
+            return Parts::default();
+        }
+        let tree_pages = self.tree_pages.load(Ordering::Relaxed).saturating_add(more_pages);
+        let state_pages = self.state_pages.load(Ordering::Relaxed);
+        let bytes = |pages: u64| pages.saturating_mul(self.sizes.page_bytes).min(u64::MAX / 16);
+        self.sizes.parts(bytes(tree_pages), bytes(state_pages))
+    }
+
+    /// What the file at rest has free: the whole reserve, and what a flush takes besides (F3).
+    pub(crate) fn at_rest(&self) -> u64 {
+        self.parts(0).all
+    }
+
+    /// A state became current.
+    pub(crate) fn note_state(&self, state: &State) {
+        let levels = state.levels.values().flat_map(|levels| levels.iter());
+        let pages = state.young.iter().chain(levels).map(|segment| segment.pages()).sum();
+        self.tree_pages.store(pages, Ordering::Relaxed);
+    }
+
+    /// A state became durable, in so many pages.
+    pub(crate) fn note_durable(&self, pages: u64) {
+        self.state_pages.store(pages, Ordering::Relaxed);
+    }
+}
+
+/// Pages that a step may take; what it has not taken is nobody else's meanwhile.
+#[derive(Debug)]
+pub struct Grant {
+    granted: Arc<AtomicU64>,
+    all: u64,
+    left: AtomicU64,
+}
+
+impl Grant {
+    /// So many pages have been taken.
+    pub fn taken(&self, pages: u64) {
+        let left = self.all.saturating_sub(pages);
+        let before = self.left.swap(left, Ordering::AcqRel);
+        self.granted.fetch_sub(before.saturating_sub(left), Ordering::AcqRel);
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.taken(self.all);
     }
 }
 
@@ -59,24 +221,34 @@ fn owed_pages(core: &Core) -> u64 {
     // in a record, but not three times as much.
     let logged = core.log.positions().end.0.saturating_sub(core.state().cut.position.0);
     let bytes = (held + held / 4).min(logged.saturating_mul(3));
-    let leaves = FLUSH_LEAVES * u64::from(core.options.leaf_pages_bytes());
-    pages_of(core, bytes + leaves + FLUSH_REST_BYTES)
+    pages_of(core, bytes + core.reserve.sizes.flush_rest_bytes())
 }
 
-/// The free pages with which a commit of so many bytes may go on.
-fn wanted_pages(core: &Core, brings: Brings, bytes: usize) -> u64 {
+/// The free pages with which a commit of so many bytes may go on, beside `owed`.
+fn wanted_beside(core: &Core, owed: u64, brings: Brings, bytes: usize) -> u64 {
+    let own = data_pages(core, bytes);
+    let parts = core.reserve.parts(owed + own);
     let kept = match brings {
-        Brings::Data => core.reserve.all,
-        Brings::Deletions => core.reserve.for_merges,
+        Brings::Data => parts.all,
+        Brings::Deletions => parts.for_merges,
     };
-    let bytes = bytes as u64;
-    owed_pages(core) + kept + pages_of(core, bytes + bytes / 4)
+    owed + own + kept + core.reserve.granted.load(Ordering::Acquire)
+}
+
+fn wanted_pages(core: &Core, brings: Brings, bytes: usize) -> u64 {
+    wanted_beside(core, owed_pages(core), brings, bytes)
 }
 
 /// Whether a commit of so many bytes leaves what it must (F1, F2), as the file is.
 pub fn has_room(core: &Core, brings: Brings, bytes: usize) -> bool {
-    core.reserve.all == 0
-        || core.pages.allocator().free_pages() >= wanted_pages(core, brings, bytes)
+    if !core.reserve.is_kept() {
+        return true;
+    }
+    let free = core.pages.allocator().free_pages();
+    // The most that can be owed is known without the log's lock.
+    let held = core.memtable_bytes() as u64;
+    let most = pages_of(core, held + held / 4 + core.reserve.sizes.flush_rest_bytes());
+    free >= wanted_beside(core, most, brings, bytes) || free >= wanted_pages(core, brings, bytes)
 }
 
 /// The same; the file grows where it must.
@@ -84,7 +256,7 @@ pub fn has_room(core: &Core, brings: Brings, bytes: usize) -> bool {
 /// # Errors
 /// `NoSpace`: nothing was promised.
 pub fn make_room(core: &Core, brings: Brings, bytes: usize) -> Result<()> {
-    if core.reserve.all == 0 {
+    if has_room(core, brings, bytes) {
         return Ok(());
     }
     core.pages.allocator().ensure_free(wanted_pages(core, brings, bytes))
@@ -92,29 +264,80 @@ pub fn make_room(core: &Core, brings: Brings, bytes: usize) -> Result<()> {
 
 /// The free pages that whoever writes a value for a commit of data leaves.
 pub fn kept_by_data(core: &Core) -> u64 {
-    if core.reserve.all == 0 { 0 } else { wanted_pages(core, Brings::Data, 0) }
+    if core.reserve.is_kept() { wanted_pages(core, Brings::Data, 0) } else { 0 }
 }
 
-/// How many pages a merge step may read of its sources, and of its destination (F4).
+/// Pages for writing so many bytes before their commit takes its place (F1); `None` when others
+/// have taken the room that there was.
+pub fn promise(core: &Core, brings: Brings, bytes: usize) -> Option<Grant> {
+    let _order = core.commit_order.lock();
+    has_room(core, brings, bytes).then(|| {
+        let pages = if core.reserve.is_kept() { data_pages(core, bytes) } else { 0 };
+        new_grant(core, pages)
+    })
+}
+
+/// What data of so many bytes takes.
+fn data_pages(core: &Core, bytes: usize) -> u64 {
+    let bytes = bytes as u64;
+    pages_of(core, bytes + bytes / 4)
+}
+
+fn new_grant(core: &Core, pages: u64) -> Grant {
+    let granted = &core.reserve.granted;
+    granted.fetch_add(pages, Ordering::AcqRel);
+    Grant { granted: granted.clone(), all: pages, left: AtomicU64::new(pages) }
+}
+
+/// The free pages that are left when what is owed, granted to steps and kept for durable states is
+/// taken off.
+fn room_for_steps(core: &Core) -> u64 {
+    let kept = owed_pages(core) + core.reserve.parts(0).for_states;
+    let granted = core.reserve.granted.load(Ordering::Acquire);
+    core.pages.allocator().free_pages().saturating_sub(kept + granted)
+}
+
+/// How many pages a step may read of its sources, and of its destination: the most, and what there
+/// is room for if that is less (F4).
+pub fn step_pages(core: &Core) -> u64 {
+    (core.options.step_bytes / u64::from(core.pages.layout().page_size)).max(8)
+}
+
+/// The same, as there is room for it.
+pub fn step_pages_with_room(core: &Core) -> u64 {
+    let rest = pages_of(core, STEP_REST_BYTES);
+    let room = room_for_steps(core).saturating_sub(rest);
+    (room / 9 * 8 / 3).clamp(1, step_pages(core))
+}
+
+/// Pages for a step that reads at most so many (F4); `None` when others hold what it would need.
 ///
 /// # Errors
-/// `NoSpace` when there is no room for the least step.
-pub fn step_pages(core: &Core) -> Result<u64> {
-    let page_size = u64::from(core.pages.layout().page_size);
-    let full = (core.options.step_bytes / page_size).max(8);
-    if core.reserve.all == 0 {
-        return Ok(full);
+/// `NoSpace` when nobody does, and there is not so much room.
+pub fn grant(core: &Core, read_pages: u64) -> Result<Option<Grant>> {
+    let page_bytes = u64::from(core.pages.layout().page_size);
+    let pages = match core.reserve.is_kept() {
+        true => pages_of(core, Sizes::step_bytes(read_pages.saturating_mul(page_bytes))),
+        false => 0,
+    };
+    if pages == 0 {
+        return Ok(Some(new_grant(core, 0)));
     }
-    let kept = owed_pages(core) + core.reserve.for_states;
     let allocator = core.pages.allocator();
-    let refused = match allocator.ensure_free(kept + 3 * full) {
-        Ok(()) => return Ok(full),
-        Err(error @ Error::NoSpace { .. }) => error,
+    let lacking = pages.saturating_sub(room_for_steps(core));
+    let refused = match allocator.ensure_free(allocator.free_pages() + lacking) {
+        Ok(()) => None,
+        Err(error @ Error::NoSpace { .. }) => Some(error),
         Err(error) => return Err(error),
     };
-    let room = allocator.free_pages().saturating_sub(kept);
-    if room < core.reserve.for_merges - core.reserve.for_states {
-        return Err(refused);
+    // No commit is between the question whether there is room and its place in the memtable.
+    let order = core.commit_order.lock();
+    if room_for_steps(core) >= pages {
+        return Ok(Some(new_grant(core, pages)));
     }
-    Ok((room / 3).clamp(8, full))
+    drop(order);
+    match refused {
+        Some(error) if !core.reserve.has_grants() => Err(error),
+        _ => Ok(None),
+    }
 }

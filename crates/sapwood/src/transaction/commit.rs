@@ -16,7 +16,7 @@ use crate::log::operation::CommitEncoder;
 use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
 use crate::merge::step::{begin_writing, sync};
-use crate::merge::throttle::{admit, before_commit, make_room_in_log};
+use crate::merge::throttle::{admit, admit_ahead, before_commit, make_room_in_log};
 use crate::options::Durability;
 use crate::page::Block;
 use crate::segment::overflow::{blocks_of, write_value};
@@ -264,7 +264,7 @@ pub fn create_keyspace(
     durability: Durability,
 ) -> Result<KeyspaceNumber> {
     let mut given = KeyspaceNumber(0);
-    change_catalogue(core, durability, &mut |catalogue| {
+    change_catalogue(core, durability, Brings::Data, &mut |catalogue| {
         if catalogue.find(name).is_some() {
             return Err(Error::KeyspaceExists(name.to_owned()));
         }
@@ -283,7 +283,9 @@ pub fn drop_keyspace(
     number: KeyspaceNumber,
     durability: Durability,
 ) -> Result<()> {
-    change_catalogue(core, durability, &mut |catalogue| match catalogue.get(number) {
+    change_catalogue(core, durability, Brings::Deletions, &mut |catalogue| match catalogue
+        .get(number)
+    {
         Some(entry) if !entry.dropped => Ok(CatalogueChange::Drop(number)),
         _ => Err(Error::KeyspaceDropped(number.to_string())),
     })
@@ -299,7 +301,7 @@ pub fn rename_keyspace(
     name: &str,
     durability: Durability,
 ) -> Result<()> {
-    change_catalogue(core, durability, &mut |catalogue| {
+    change_catalogue(core, durability, Brings::Deletions, &mut |catalogue| {
         match catalogue.get(number) {
             Some(entry) if !entry.dropped => {}
             _ => return Err(Error::KeyspaceDropped(number.to_string())),
@@ -314,11 +316,12 @@ pub fn rename_keyspace(
 fn change_catalogue(
     core: &Arc<Core>,
     durability: Durability,
+    brings: Brings,
     choose: &mut dyn FnMut(&Catalogue) -> Result<CatalogueChange>,
 ) -> Result<()> {
     core.check_writable()?;
     begin_writing(core)?;
-    before_commit(core, 256, Brings::Deletions)?;
+    before_commit(core, 256, brings)?;
     let mut prepared = Prepared::default();
     let placed = place(core, &mut prepared, durability, &mut |core, prepared| {
         let change = choose(&core.catalogue.load())?;
@@ -343,8 +346,10 @@ fn change_catalogue(
 }
 
 /// Encodes the writes; large values are written to blocks of their own.
-fn prepare(core: &Core, writes: &PendingWrites, durability: Durability) -> Result<Prepared> {
+fn prepare(core: &Arc<Core>, writes: &PendingWrites, durability: Durability) -> Result<Prepared> {
     let mut prepared = Prepared::default();
+    let large = writes.large_bytes(OVERFLOW_AT_COMMIT_BYTES);
+    let _room = (large > 0).then(|| admit_ahead(core, Brings::Data, large)).transpose()?;
     for (keyspace, operation) in writes.operations() {
         match operation {
             PendingOperation::DeleteRange(range) => {
@@ -418,11 +423,13 @@ fn place(
     durability: Durability,
     check: &mut dyn FnMut(&Core, &mut Prepared) -> Result<()>,
 ) -> Result<Placed> {
-    for attempt in 0..ROOM_ATTEMPTS {
+    let mut attempt = 0;
+    while attempt < ROOM_ATTEMPTS {
         let order = core.commit_order.lock();
         core.check_writable()?;
         check(core, prepared)?;
-        // Others may have taken the room that was there before the lock.
+        // Others may have taken the room that was there before the lock; as often as that happens,
+        // they go on.
         let brought = brings(prepared.encoder.has_data());
         let bytes = prepared.encoder.encoded_bytes();
         if !has_room(core, brought, bytes) {
@@ -450,7 +457,8 @@ fn place(
             Err(AppendError::Failed(error)) => return Err(error),
             Err(AppendError::Full(full)) => {
                 drop(order);
-                make_room_in_log(core, attempt, full.needed)?;
+                make_room_in_log(core, attempt, full.needed, brought)?;
+                attempt += 1;
             }
         }
     }

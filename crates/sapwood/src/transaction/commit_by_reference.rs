@@ -113,7 +113,7 @@ fn place(
                     let file = core.pages.storage().name();
                     return Err(Error::NoSpace { operation, file });
                 }
-                make_room_in_log(core, attempts, full.needed)?;
+                make_room_in_log(core, attempts, full.needed, Brings::Data)?;
                 attempts += 1;
             }
         }

@@ -203,7 +203,7 @@ impl Layers {
     ///
     /// # Errors
     /// `NoSpace` and others: what was not spilled is in memory still.
-    pub fn spill(&mut self, core: &Core) -> Result<()> {
+    pub fn spill(&mut self, core: &Arc<Core>) -> Result<()> {
         self.close_top();
         self.join_memory();
         self.below.retain(|layer| match &layer.content {
@@ -230,7 +230,7 @@ impl Layers {
     /// As [`Layers::spill`]; the value is not put then.
     pub fn put_value(
         &mut self,
-        core: &Core,
+        core: &Arc<Core>,
         keyspace: KeyspaceNumber,
         key: &[u8],
         value: ValueWriter,
@@ -292,7 +292,7 @@ impl Layers {
     }
 
     /// Merges `count` segments from an index on.
-    fn merge_at(&mut self, core: &Core, first: usize, count: usize) -> Result<()> {
+    fn merge_at(&mut self, core: &Arc<Core>, first: usize, count: usize) -> Result<()> {
         let layers = &self.below[first..first + count];
         let segments = layers.iter().rev().filter_map(|layer| match &layer.content {
             Content::Segment(segment) => Some(segment.clone()),
@@ -314,7 +314,7 @@ impl Layers {
     ///
     /// # Errors
     /// As [`Layers::spill`].
-    pub fn take_segments(&mut self, core: &Core) -> Result<Vec<Arc<PendingSegment>>> {
+    pub fn take_segments(&mut self, core: &Arc<Core>) -> Result<Vec<Arc<PendingSegment>>> {
         self.savepoints.clear();
         self.spill(core)?;
         while self.below.len() > MERGE_COUNT {

@@ -257,6 +257,12 @@ impl PendingWrites {
         self.keyspaces.keys().copied()
     }
 
+    /// Bytes of the values that are at least so long.
+    pub fn large_bytes(&self, least: usize) -> usize {
+        let values = self.points().filter_map(|(_, _, write)| write.value.as_deref());
+        values.map(<[u8]>::len).filter(|bytes| *bytes >= least).sum()
+    }
+
     /// Whether there is a put among them.
     pub fn has_data(&self) -> bool {
         self.points().any(|(_, _, write)| write.value.is_some())

@@ -18,6 +18,7 @@ use crate::segment::range_tombstone::{Fragment, union_ranges};
 use crate::segment::segment_cursor::TreeCursor;
 use crate::segment::sorted_block::EntryKind;
 use crate::state::Core;
+use crate::state::reserve::Brings;
 use crate::sync::Arc;
 use crate::types::KeyspaceNumber;
 
@@ -114,11 +115,15 @@ pub fn split_range(start: &[u8], end: Option<&[u8]>) -> Result<(KeyspaceNumber, 
 ///
 /// # Errors
 /// When a node cannot be read or written: nothing has changed then.
-pub fn merge(core: &Core, newest_first: &[Arc<PendingSegment>]) -> Result<Arc<PendingSegment>> {
+pub fn merge(
+    core: &Arc<Core>,
+    newest_first: &[Arc<PendingSegment>],
+) -> Result<Arc<PendingSegment>> {
     let entries = newest_first.iter().map(|pending| pending.segment().entries()).sum();
     let pages: u64 = newest_first.iter().map(|pending| pending.segment().pages()).sum();
     let bytes = pages * u64::from(core.pages.layout().page_size);
-    let mut writer = PendingWriter::new(core, entries, bytes);
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let mut writer = PendingWriter::new(core, Brings::Data, entries, bytes)?;
     let mut inputs = Vec::with_capacity(newest_first.len());
     for pending in newest_first {
         inputs.push(Input::new(core, pending)?);

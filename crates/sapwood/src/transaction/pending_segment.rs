@@ -9,6 +9,7 @@
 use super::pending::PendingWrites;
 use super::value_writer::ValueWriter;
 use crate::error::Result;
+use crate::merge::throttle::admit_ahead;
 use crate::page::{Block, Charge, Codec, MemoryPart, NodeKind, NodeSpec, NodeWriter};
 use crate::segment::descriptor::{
     Bounds, KeyspaceShare, Segment, TreeRoot, composite_key, composite_range,
@@ -27,7 +28,7 @@ use crate::segment::tree_edit::TreeEdit;
 use crate::state::Core;
 use crate::state::background::Running;
 use crate::state::pending_blocks::BlocksName;
-use crate::state::reserve::{Brings, make_room};
+use crate::state::reserve::{Brings, Grant};
 use crate::state::view::Home;
 use crate::sync::{Arc, OnceLock, Random, channel};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
@@ -108,6 +109,8 @@ pub struct PendingWriter<'a> {
     values: Vec<Block>,
     composite: Vec<u8>,
     _running: Running<'a>,
+    /// What it may take.
+    _grant: Grant,
 }
 
 impl Drop for PendingWriter<'_> {
@@ -120,7 +123,16 @@ impl Drop for PendingWriter<'_> {
 
 impl<'a> PendingWriter<'a> {
     /// A writer of at most `key_count` keys that take about `bytes`.
-    pub fn new(core: &'a Core, key_count: u64, bytes: u64) -> PendingWriter<'a> {
+    ///
+    /// # Errors
+    /// `NoSpace` when there is no room for them.
+    pub fn new(
+        core: &'a Arc<Core>,
+        brings: Brings,
+        key_count: u64,
+        bytes: usize,
+    ) -> Result<PendingWriter<'a>> {
+        let grant = admit_ahead(core, brings, bytes)?;
         let options = LeafOptions {
             leaf_bytes: core.options.leaf_pages_bytes() as usize,
             codec: Codec::Plain,
@@ -136,8 +148,8 @@ impl<'a> PendingWriter<'a> {
             let charge = core.pages.budget().charge(MemoryPart::Filters, filter_bytes);
             (FilterLines::new(filter_seed, line_count), charge)
         });
-        let hint = bytes / u64::from(core.pages.layout().page_size);
-        PendingWriter {
+        let hint = bytes as u64 / u64::from(core.pages.layout().page_size);
+        Ok(PendingWriter {
             core,
             nodes: Some(NodeWriter::new(core.pages.clone(), hint.max(64))),
             writer: Some(SegmentWriter::new(options, no_filter, Vec::new())),
@@ -150,7 +162,8 @@ impl<'a> PendingWriter<'a> {
             values: Vec::new(),
             composite: Vec::new(),
             _running: core.background.begin_running(),
-        }
+            _grant: grant,
+        })
     }
 
     /// Adds a put or a delete; a large value goes to blocks of its own.
@@ -334,12 +347,12 @@ impl<'a> PendingWriter<'a> {
 /// # Errors
 /// As [`spill`].
 pub fn of_value(
-    core: &Core,
+    core: &Arc<Core>,
     keyspace: KeyspaceNumber,
     key: &[u8],
     value: ValueWriter,
 ) -> Result<Option<Arc<PendingSegment>>> {
-    let mut writer = PendingWriter::new(core, 1, 0);
+    let mut writer = PendingWriter::new(core, Brings::Data, 1, 0)?;
     writer.write_overflow(keyspace, key, value.finish()?.into_reference())?;
     writer.finish(0, &[])
 }
@@ -348,9 +361,9 @@ pub fn of_value(
 ///
 /// # Errors
 /// `NoSpace`, or when a node cannot be written: everything is given back then.
-pub fn spill(core: &Core, writes: &PendingWrites) -> Result<Option<Arc<PendingSegment>>> {
-    make_room(core, Brings::Data, writes.bytes())?;
-    let mut writer = PendingWriter::new(core, writes.len() as u64, writes.bytes() as u64);
+pub fn spill(core: &Arc<Core>, writes: &PendingWrites) -> Result<Option<Arc<PendingSegment>>> {
+    let brings = if writes.has_data() { Brings::Data } else { Brings::Deletions };
+    let mut writer = PendingWriter::new(core, brings, writes.len() as u64, writes.bytes())?;
     for (keyspace, range) in writes.touched_ranges() {
         writer.delete_range(keyspace, range);
     }

@@ -8,11 +8,12 @@
 
 use crate::error::Result;
 use crate::merge::step::begin_writing;
+use crate::merge::throttle::admit;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::overflow_writer::OverflowWriter;
 use crate::state::Core;
 use crate::state::pending_blocks::BlocksName;
-use crate::state::reserve::kept_by_data;
+use crate::state::reserve::{Brings, kept_by_data};
 use crate::sync::Arc;
 use crate::types::KeyspaceNumber;
 
@@ -55,8 +56,8 @@ impl ValueWriter {
         core.check_writable()?;
         begin_writing(core)?;
         let codec = core.catalogue.load().settings(keyspace).value_codec;
-        let writer = OverflowWriter::new(&core.pages, keyspace, codec);
-        let writer = Some(writer.leave_free(kept_by_data(core)));
+        admit(core, Brings::Data, 0)?;
+        let writer = Some(OverflowWriter::new(&core.pages, keyspace, codec));
         let name = core.pending.add(Vec::new(), Vec::new());
         Ok(ValueWriter { writer, owned: Owned { core: core.clone(), name } })
     }
@@ -74,6 +75,8 @@ impl ValueWriter {
         let Owned { core, name } = &self.owned;
         core.check_writable()?;
         let Some(writer) = &mut self.writer else { return Ok(()) };
+        // What is owed changes while the value comes.
+        writer.leave_free(kept_by_data(core));
         let _running = core.background.begin_running();
         let pushed = writer.push(bytes);
         core.pending.set_values(*name, writer.blocks());
