@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use crash_lsm::full::{self, FullRound};
 use crash_lsm::harness::{Plan, Totals, run};
 use crash_lsm::kill::{self, KillTotals};
 use crash_lsm::opening::{self, LongLog, Opened};
@@ -30,6 +31,11 @@ struct Arguments {
 enum Command {
     /// Kills a real process in the middle of its commits, reopens, compares; round after round.
     Kill(Kill),
+    /// Fills a file system until writes fail, kills, opens, deletes, fills again; round after round.
+    Full(Full),
+    /// The process that `full` kills.
+    #[command(hide = true)]
+    FullTarget { file: PathBuf, round: u64, seed: u64 },
     /// Measures what an open reads and how long it takes, after a clean close and after a kill.
     Open(Open),
     /// The process that `kill` kills.
@@ -86,6 +92,21 @@ struct Kill {
 }
 
 #[derive(Debug, Args)]
+struct Full {
+    /// How often it is filled.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
+    /// What is written follows from it.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// A folder on a small file system, all of which is filled.
+    dir: PathBuf,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct Open {
     /// Numbers of pairs to open after a clean close, separated by commas.
     #[arg(long, value_delimiter = ',', default_value = "1000000,10000000")]
@@ -106,6 +127,10 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         None => run_seeds(&arguments.seeds),
         Some(Command::Kill(kill)) => run_kills(&kill),
+        Some(Command::Full(full)) => run_full(&full),
+        Some(Command::FullTarget { file, round, seed }) => {
+            full::fill_and_park(&file, round, seed).map(|()| true)
+        }
         Some(Command::Open(open)) => run_opens(&open),
         Some(Command::KillTarget { file, threads, seed }) => {
             kill::commit_for_ever(&file, threads, seed).map(|()| true).map_err(text)
@@ -239,6 +264,52 @@ fn run_kills(arguments: &Kill) -> Result<bool, String> {
         print_lines(&lines)?;
     }
     Ok(report.findings.is_empty())
+}
+
+/// True when nothing was found.
+fn run_full(arguments: &Full) -> Result<bool, String> {
+    let file = arguments.dir.join("crash_lsm full.db");
+    if file.exists() {
+        return Err(format!("{} is there already", file.display()));
+    }
+    let plan = full::Plan {
+        program: std::env::current_exe().map_err(text)?,
+        arguments: vec!["full-target".to_owned()],
+        file,
+        rounds: arguments.rounds,
+        seed: arguments.seed,
+    };
+    let mut rounds = Vec::new();
+    if !arguments.json {
+        println!(
+            "round  moment                file MiB  data MiB   pairs  deleted  held  again MiB     ms"
+        );
+    }
+    let outcome = full::run(&plan, &mut |round: &FullRound| {
+        rounds.push(round.clone());
+        if !arguments.json {
+            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            let (file, data) = (mib(round.file_bytes), mib(round.data_bytes));
+            let again = mib(round.again_bytes);
+            let FullRound { round, moment, pairs, deleted, held, milliseconds, .. } = round;
+            let mut out = io::stdout().lock();
+            writeln!(
+                out,
+                "{round:>5}  {moment:<20}  {file:>8.1}  {data:>8.1}  {pairs:>6}  {deleted:>7}  \
+                 {held:>4}  {again:>9.1}  {milliseconds:>5}"
+            )
+            .map_err(text)?;
+        }
+        Ok(())
+    });
+    match &outcome {
+        Ok(()) => std::fs::remove_file(&plan.file).map_err(text)?,
+        Err(finding) => eprintln!("FOUND {finding}; the file is {}", plan.file.display()),
+    }
+    if arguments.json {
+        print_json(&rounds)?;
+    }
+    Ok(outcome.is_ok())
 }
 
 /// Bytes of a value and pairs a commit, of which logs consist.

@@ -32,8 +32,8 @@ const SYNC_INTERVAL_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 const STEP_BYTES_MIN: u64 = 64 * KIB;
 const LOG_BYTES_MIN: u64 = 64 * KIB;
 /// What the least reserve takes beside leaves, and how many of them: see `state::reserve`.
-const RESERVE_REST_BYTES: u64 = MIB;
-const RESERVE_LEAVES: u64 = 144;
+const RESERVE_REST_BYTES: u64 = 1600 * KIB;
+const RESERVE_LEAVES: u64 = 112;
 const ZSTD_LEVELS: std::ops::RangeInclusive<i32> = 1..=22;
 /// Above it, further bits make no fewer false positives.
 const FILTER_BITS_MAX: u8 = 32;

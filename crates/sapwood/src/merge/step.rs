@@ -11,6 +11,7 @@ use crate::segment::key_range::KeyRange;
 use crate::state::Core;
 use crate::state::background::{Job, LEVELS_ALL};
 use crate::state::durable::{Purpose, claim_file, make_durable};
+use crate::state::reserve::set_short;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, thread};
 use crate::types::{KeyspaceNumber, SequenceNumber};
@@ -71,7 +72,7 @@ fn free_dead(core: &Arc<Core>, error: Error) -> Result<bool> {
     if !matches!(error, Error::NoSpace { .. }) || !core.reserve.is_kept() {
         return Err(error);
     }
-    core.reserve.set_short(true);
+    set_short(core, true);
     if core.durable.holds_current(&core.state()) {
         return Err(error);
     }
@@ -144,7 +145,8 @@ fn step_in_order(core: &Arc<Core>) -> Result<bool> {
         promote(core, plan)?;
         return Ok(true);
     }
-    if paused && core.background.reservations.is_empty() {
+    let may_move = paused && !(core.reserve.is_short() && is_quiet_alone(core));
+    if may_move && core.background.reservations.is_empty() {
         return shrink::settle(core);
     }
     Ok(false)
@@ -168,6 +170,11 @@ pub fn pressure(core: &Core) -> Pressure {
 /// Writes pause, or somebody waits for quiet.
 fn is_paused(core: &Core) -> bool {
     core.background.drain.load(Ordering::Acquire) > 0 || is_quiet(core)
+}
+
+/// Nobody waits for quiet.
+fn is_quiet_alone(core: &Core) -> bool {
+    core.background.drain.load(Ordering::Acquire) == 0
 }
 
 fn is_quiet(core: &Core) -> bool {

@@ -8,12 +8,12 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::state::Core;
 use crate::state::durable::{Purpose, make_durable};
-use crate::state::reserve::{Brings, Grant, has_room, make_room, promise};
+use crate::state::reserve::{Brings, Grant, has_room, make_room, names_much, promise, set_short};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
 use super::debt::debt;
-use super::step::{LOOK_AGAIN, Turn, flush_sealed, run_step, seal_when_quiet, step_or_wait};
+use super::step::{LOOK_AGAIN, Turn, flush, flush_sealed, run_step, seal_when_quiet, step_or_wait};
 
 /// Below this debt writers are not slowed.
 const DEBT_FREE: f64 = 0.5;
@@ -24,6 +24,9 @@ const SLOW_MAX: Duration = Duration::from_millis(20);
 
 /// So much must wait in memory for a flush to be worth while when space is short.
 const RELIEF_BYTES_MIN: usize = 256 << 10;
+
+/// Space is short until there is room for so much.
+const PLENTY_BYTES: usize = 2 << 20;
 
 /// Called before a commit of `bytes`.
 ///
@@ -61,13 +64,19 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<(
 /// # Errors
 /// `NoSpace` when there is none: nothing was promised.
 pub fn admit(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<()> {
+    if names_much(core) && core.reserve.is_kept() && !has_room(core, brings, bytes) {
+        done_unless_full(flush(core))?;
+    }
     if make_room_unless_full(core, brings, bytes)?.is_none() {
-        if brings == Brings::Data {
-            core.reserve.set_short(false);
+        // Not at the first hole: what is short now would be short again with the next commit.
+        let ahead = bytes.saturating_add(PLENTY_BYTES);
+        let was_short = brings == Brings::Data && core.reserve.is_short();
+        if was_short && make_room_unless_full(core, brings, ahead)?.is_none() {
+            set_short(core, false);
         }
         return Ok(());
     }
-    core.reserve.set_short(true);
+    set_short(core, true);
     core.background.notify();
     // Not only for one deletion: every time, a flush would take a part of what merges free.
     let ahead = match brings {

@@ -56,8 +56,8 @@ pub struct Allocator {
     charge: OrderedMutex<Charge>,
     /// A copy of the number of pages, for checks without the lock.
     file_pages: AtomicU64,
-    /// The same of the free pages inside the file.
-    free_pages: AtomicU64,
+    /// The same of the free pages inside the file that count as room.
+    room_pages: AtomicU64,
     max_file_bytes: AtomicU64,
     blocks_asked: AtomicU64,
     blocks_returned: AtomicU64,
@@ -167,7 +167,7 @@ impl Allocator {
         regions.set_opened_length(file_pages);
         let charge = budget.charge(MemoryPart::FreeMaps, regions.weight_bytes());
         let file_pages = AtomicU64::new(regions.file_pages());
-        let free_pages = AtomicU64::new(regions.free_pages());
+        let room_pages = AtomicU64::new(regions.room_pages());
         Ok(Allocator {
             layout,
             storage,
@@ -175,7 +175,7 @@ impl Allocator {
             regions: OrderedMutex::new(LockRank::PAGE_ALLOCATOR, regions),
             charge: OrderedMutex::new(CHARGE_RANK, charge),
             file_pages,
-            free_pages,
+            room_pages,
             max_file_bytes: AtomicU64::new(max_file_bytes.unwrap_or(u64::MAX)),
             blocks_asked: AtomicU64::new(0),
             blocks_returned: AtomicU64::new(0),
@@ -229,7 +229,7 @@ impl Allocator {
             0 => most_pages,
             _ => {
                 self.lengthen(&mut regions, wanted)?;
-                let beside = regions.free_pages().saturating_sub(kept);
+                let beside = regions.room_pages().saturating_sub(kept);
                 most_pages.min(u32::try_from(beside).unwrap_or(u32::MAX)).max(min_pages)
             }
         };
@@ -243,7 +243,7 @@ impl Allocator {
                     .ok_or_else(|| self.no_space(min_pages.into()))?
             }
         };
-        self.free_pages.fetch_sub(u64::from(block.pages), Ordering::Relaxed);
+        self.room_pages.store(regions.room_pages(), Ordering::Relaxed);
         drop(regions);
         self.blocks_asked.fetch_add(1, Ordering::Relaxed);
         self.pages_asked.fetch_add(u64::from(block.pages), Ordering::Relaxed);
@@ -273,7 +273,7 @@ impl Allocator {
                 Ok(()) => {
                     regions.extend_to(to_pages);
                     self.file_pages.store(to_pages, Ordering::Release);
-                    self.free_pages.store(regions.free_pages(), Ordering::Relaxed);
+                    self.room_pages.store(regions.room_pages(), Ordering::Relaxed);
                     self.charge.lock().set(regions.weight_bytes());
                     break;
                 }
@@ -284,9 +284,10 @@ impl Allocator {
         result
     }
 
-    /// Pages inside the file that may be given out.
-    pub fn free_pages(&self) -> u64 {
-        self.free_pages.load(Ordering::Relaxed)
+    /// Free pages inside the file where a leaf has room, as far as there is room for long nodes, too:
+    /// a third of them must lie in runs of 64 KiB.
+    pub fn room_pages(&self) -> u64 {
+        self.room_pages.load(Ordering::Relaxed)
     }
 
     /// Makes the file longer until it has so many free pages, which the device has then promised.
@@ -295,7 +296,7 @@ impl Allocator {
     /// `NoSpace` when the device, or `max_file_bytes`, does not allow it. The file may be longer
     /// then, but not by enough.
     pub fn ensure_free(&self, pages: u64) -> Result<()> {
-        if self.free_pages() >= pages {
+        if self.room_pages() >= pages {
             return Ok(());
         }
         self.check_sound()?;
@@ -304,7 +305,7 @@ impl Allocator {
 
     fn lengthen(&self, regions: &mut Regions, pages: u64) -> Result<()> {
         loop {
-            let missing = pages.saturating_sub(regions.free_pages());
+            let missing = pages.saturating_sub(regions.room_pages());
             if missing == 0 {
                 return Ok(());
             }
@@ -313,6 +314,18 @@ impl Allocator {
             };
             self.extend(regions, &growth)?;
         }
+    }
+
+    /// How many pages a leaf takes.
+    pub fn set_leaf_pages(&self, pages: u32) {
+        let mut regions = self.regions.lock();
+        regions.set_leaf_pages(pages);
+        self.room_pages.store(regions.room_pages(), Ordering::Relaxed);
+    }
+
+    /// From now on short runs are used up first, or no longer.
+    pub fn set_short(&self, is_short: bool) {
+        self.regions.lock().set_short(is_short);
     }
 
     /// So many free pages stay in the file when it is cut.
@@ -340,13 +353,13 @@ impl Allocator {
         let is_dead = |region: &Region, first, pages| {
             region.given.all_set(first, pages) && region.referenced.all_clear(first, pages)
         };
+        let windows = self.regions.lock().windows();
         let freed = self.change(
             block,
             "freed, but free or still referenced",
             is_dead,
             |region, first, pages| {
-                region.given.clear(first, pages);
-                self.free_pages.fetch_add(u64::from(pages), Ordering::Relaxed);
+                region.take_back(first, pages, windows);
             },
         );
         if freed {
@@ -369,6 +382,7 @@ impl Allocator {
         let is_right = regions.all_parts(block, must_be);
         if is_right {
             regions.each_part(block, act);
+            self.room_pages.store(regions.room_pages(), Ordering::Relaxed);
         } else {
             let detail = format!("{} pages are {what} by its region's map", block.pages);
             let _ =
@@ -425,14 +439,14 @@ impl Allocator {
         let damaged = |detail: String| Corruption::new(Structure::Log, detail).at_page(block.first);
         let mut regions = self.regions.lock();
         self.layout.check_block(block, regions.file_pages()).map_err(damaged)?;
-        let mut taken = false;
+        let (mut taken, windows) = (false, regions.windows());
         regions.each_part(block, |region, first, pages| {
             taken = !region.given.all_clear(first, pages);
             if !taken {
-                region.given.set(first, pages);
-                self.free_pages.fetch_sub(u64::from(pages), Ordering::Relaxed);
+                region.give(first, pages, windows);
             }
         });
+        self.room_pages.store(regions.room_pages(), Ordering::Relaxed);
         if taken {
             return Err(damaged(format!(
                 "a record names {} pages of which some are in use already",
@@ -549,7 +563,7 @@ impl Allocator {
         let mut regions = self.regions.lock();
         let file_pages = regions.shrink_to_used()?;
         self.file_pages.store(file_pages, Ordering::Release);
-        self.free_pages.store(regions.free_pages(), Ordering::Relaxed);
+        self.room_pages.store(regions.room_pages(), Ordering::Relaxed);
         self.charge.lock().set(regions.weight_bytes());
         Some(file_pages)
     }

@@ -144,6 +144,12 @@ impl Layout {
         self.region_pages() - self.fixed_pages(1)
     }
 
+    /// Free pages count as room where so many lie side by side, from a multiple of their number on:
+    /// 64 KiB, which is as long as nodes of ordinary keys become, and 64 pages at most.
+    pub fn window_pages(&self) -> u32 {
+        ((64 << 10) / self.page_size.max(1)).clamp(1, 64)
+    }
+
     /// No page number reaches this.
     pub fn max_pages(&self) -> u64 {
         (FILE_BYTES_MAX / u64::from(self.page_size)).min(1 << 48)

@@ -31,6 +31,75 @@ pub(super) struct Region {
     entry: Option<RegionEntry>,
     /// Where the next search begins, as an index in the region.
     cursor: u32,
+    /// Pages of the region that lie inside the file.
+    inside: u32,
+    /// Free pages of it that lie in whole windows.
+    room: Room,
+}
+
+impl Region {
+    fn new(given: FreeMap, referenced: FreeMap, entry: Option<RegionEntry>) -> Region {
+        let changed = entry.is_none();
+        Region { given, referenced, changed, entry, cursor: 0, inside: 0, room: Room::default() }
+    }
+
+    /// Gives pages out.
+    pub(super) fn give(&mut self, first: u32, pages: u32, windows: Windows) {
+        self.room = self.room.less(self.room_at(first, pages, windows, self.inside));
+        self.given.set(first, pages);
+    }
+
+    /// Takes pages back.
+    pub(super) fn take_back(&mut self, first: u32, pages: u32, windows: Windows) {
+        self.given.clear(first, pages);
+        self.room = self.room.and(self.room_at(first, pages, windows, self.inside));
+    }
+
+    /// Pages of the free windows that hold one of these pages.
+    fn room_at(&self, first: u32, pages: u32, windows: Windows, inside: u32) -> Room {
+        let count = |window: u32| {
+            let is_free = |at: &u32| at + window <= inside && self.given.all_clear(*at, window);
+            let all = (first / window..(first + pages).div_ceil(window)).map(|at| at * window);
+            all.filter(is_free).count() as u64 * u64::from(window)
+        };
+        Room { leaves: count(windows.leaf), long: count(windows.long) }
+    }
+
+    fn set_inside(&mut self, inside: u32, windows: Windows) {
+        self.inside = inside;
+        self.room = self.room_at(0, inside, windows, inside);
+    }
+}
+
+/// How many pages must lie free side by side, from a multiple of their number on, to count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Windows {
+    /// For a leaf.
+    leaf: u32,
+    /// For a long node.
+    long: u32,
+}
+
+/// Free pages that count.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    leaves: u64,
+    long: u64,
+}
+
+impl Room {
+    fn and(self, other: Room) -> Room {
+        Room { leaves: self.leaves + other.leaves, long: self.long + other.long }
+    }
+
+    fn less(self, other: Room) -> Room {
+        Room { leaves: self.leaves - other.leaves, long: self.long - other.long }
+    }
+
+    /// Less than a third of what is written are nodes longer than leaves.
+    fn pages(self) -> u64 {
+        self.leaves.max(self.long).min(3 * self.long)
+    }
 }
 
 /// How long the file is to become, in pages.
@@ -52,6 +121,11 @@ pub(super) struct Regions {
     capturing: bool,
     /// Runs below it are taken first; `None`: any run will do.
     ceiling: Option<u64>,
+    /// Free pages in whole windows.
+    room: Room,
+    windows: Windows,
+    /// Windows are left alone while there are shorter runs.
+    is_short: bool,
     /// So many free pages stay in the file when it is cut.
     kept_free: u64,
     /// Homes of regions that were given up: the last durable state may name them still, so that a
@@ -69,6 +143,9 @@ impl Regions {
             growth_bytes: GROWTH_BYTES_MIN,
             capturing: false,
             ceiling: None,
+            room: Room::default(),
+            windows: Windows { leaf: 1, long: layout.window_pages() },
+            is_short: false,
             kept_free: 0,
             retired: BTreeMap::new(),
         };
@@ -104,10 +181,7 @@ impl Regions {
 
     /// Adds a region as the state that was opened has it.
     pub(super) fn push_opened(&mut self, referenced: FreeMap, entry: RegionEntry) {
-        let given = referenced.clone();
-        let cursor = 0;
-        let entry = Some(entry);
-        self.regions.push(Region { given, referenced, changed: false, entry, cursor });
+        self.regions.push(Region::new(referenced.clone(), referenced, Some(entry)));
     }
 
     /// Sets the length after all regions of the state are in. What the file has beyond them is used
@@ -138,14 +212,22 @@ impl Regions {
         while (self.regions.len() as u64) < file_pages.div_ceil(u64::from(page_count)) {
             let region_index = self.regions.len() as u64;
             let map = FreeMap::new(region_index, page_count, self.layout.fixed_pages(region_index));
-            self.regions.push(Region {
-                given: map.clone(),
-                referenced: map,
-                changed: true,
-                entry: self.retired.remove(&region_index),
-                cursor: 0,
-            });
+            let entry = self.retired.remove(&region_index);
+            self.regions.push(Region { changed: true, ..Region::new(map.clone(), map, entry) });
         }
+        self.count_room();
+    }
+
+    /// After the file's length has changed.
+    fn count_room(&mut self) {
+        let windows = self.windows;
+        for index in 0..self.regions.len() {
+            let inside = self.inside(index as u64);
+            if let Some(region) = self.regions.get_mut(index) {
+                region.set_inside(inside, windows);
+            }
+        }
+        self.room = self.regions.iter().fold(Room::default(), |room, region| room.and(region.room));
     }
 
     /// How many pages of a region lie inside the file.
@@ -164,10 +246,42 @@ impl Regions {
         hint_pages: u32,
     ) -> Option<Block> {
         let target = hint_pages.clamp(min_pages, self.layout.block_pages_max().max(min_pages));
+        if self.is_short
+            && let Some(block) = self.take_crumb(min_pages, most_pages)
+        {
+            return Some(block);
+        }
         // What moves to the front takes the first hole that will do: long runs close as well as
         // short ones, but nothing else would fill the short ones.
         let low = self.ceiling.and_then(|end| self.take_run(end, min_pages, most_pages));
         low.or_else(|| self.take_below(self.file_pages, target, min_pages, most_pages))
+    }
+
+    /// Takes pages that are no part of a long window.
+    fn take_crumb(&mut self, min_pages: u32, most_pages: u32) -> Option<Block> {
+        let (windows, window) = (self.windows, self.windows.long);
+        for region_index in 0..self.regions.len() as u64 {
+            let start = self.layout.region_start(region_index).0;
+            let inside = self.inside(region_index);
+            let Some(region) = self.regions.get_mut(region_index as usize) else { continue };
+            let mut first = region.given.next_free(0);
+            while first < inside {
+                let end = region.given.next_used(first).min(inside);
+                // What lies before the first whole window, and behind the last.
+                let (low, high) = (first.next_multiple_of(window), end / window * window);
+                let parts =
+                    if low < high { [(first, low), (high, end)] } else { [(first, end); 2] };
+                if let Some((at, to)) = parts.into_iter().find(|(at, to)| to - at >= min_pages) {
+                    let pages = (to - at).min(most_pages);
+                    let before = region.room;
+                    region.give(at, pages, windows);
+                    self.room = self.room.less(before).and(region.room);
+                    return Some(Block::new(PageNumber(start + u64::from(at)), pages));
+                }
+                first = region.given.next_free(end);
+            }
+        }
+        None
     }
 
     fn take_below(
@@ -189,6 +303,7 @@ impl Regions {
     }
 
     fn take_run(&mut self, end: u64, least_pages: u32, most_pages: u32) -> Option<Block> {
+        let windows = self.windows;
         for region_index in 0..self.regions.len() as u64 {
             let below = end.saturating_sub(self.layout.region_start(region_index).0);
             // At most a region's pages.
@@ -202,7 +317,9 @@ impl Regions {
             let found = found.or_else(|| region.given.find_run(least_pages, 0, limit));
             if let Some(first) = found {
                 let pages = region.given.free_run_at(first, most_pages.min(limit - first));
-                region.given.set(first, pages);
+                let before = region.room;
+                region.give(first, pages, windows);
+                self.room = self.room.less(before).and(region.room);
                 region.cursor = first + pages;
                 let start = self.layout.region_start(region_index).0;
                 return Some(Block::new(PageNumber(start + u64::from(first)), pages));
@@ -311,7 +428,9 @@ impl Regions {
                 "{block:?} covers header pages or homes"
             );
             if let Some(region) = self.regions.get_mut(region_index as usize) {
+                let before = region.room;
                 act(region, first, pages);
+                self.room = self.room.less(before).and(region.room);
             }
             at = PageNumber(at.0 + u64::from(pages));
         }
@@ -374,18 +493,33 @@ impl Regions {
         self.kept_free = pages;
     }
 
-    /// Free pages inside the file.
-    pub(super) fn free_pages(&self) -> u64 {
-        self.free_pages_before(self.file_pages)
+    /// From now on windows are left alone while there are shorter runs, or no longer.
+    pub(super) fn set_short(&mut self, is_short: bool) {
+        self.is_short = is_short;
     }
 
-    fn free_pages_before(&self, end: u64) -> u64 {
-        let free = |(region, region_index): (&Region, u64)| {
+    /// Free pages inside the file that count as room.
+    pub(super) fn room_pages(&self) -> u64 {
+        self.room.pages()
+    }
+
+    pub(super) fn windows(&self) -> Windows {
+        self.windows
+    }
+
+    /// How many pages a leaf takes, at most the whole of a long window.
+    pub(super) fn set_leaf_pages(&mut self, pages: u32) {
+        self.windows.leaf = pages.clamp(1, self.windows.long);
+        self.count_room();
+    }
+
+    fn room_before(&self, end: u64) -> u64 {
+        let room = |(region, region_index): (&Region, u64)| {
             let inside = end.saturating_sub(self.layout.region_start(region_index).0);
-            let inside = inside.min(u64::from(self.layout.region_pages()));
-            inside.saturating_sub(u64::from(region.given.used()))
+            let inside = inside.min(u64::from(self.layout.region_pages())) as u32;
+            region.room_at(0, inside, self.windows, inside)
         };
-        self.regions.iter().zip(0..).map(free).sum()
+        self.regions.iter().zip(0..).map(room).fold(Room::default(), Room::and).pages()
     }
 
     /// Where the file can be cut: behind the last page given out and the free pages that are to
@@ -395,7 +529,7 @@ impl Regions {
         let first_end = self.layout.first_allottable(0).0;
         let mut end = used_end.max(first_end).min(self.file_pages);
         loop {
-            let missing = self.kept_free.saturating_sub(self.free_pages_before(end));
+            let missing = self.kept_free.saturating_sub(self.room_before(end));
             if missing == 0 || end == self.file_pages {
                 break;
             }
@@ -419,6 +553,7 @@ impl Regions {
             }
         }
         self.file_pages = end;
+        self.count_room();
         self.growth_bytes = GROWTH_BYTES_MIN;
         Some(end)
     }

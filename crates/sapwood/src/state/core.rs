@@ -142,6 +142,8 @@ impl Core {
     pub(crate) fn new(parts: CoreParts) -> Arc<Core> {
         let charge = parts.pages.budget().charge(MemoryPart::Memtables, 0);
         let layout = parts.pages.layout();
+        let leaf_pages = parts.options.leaf_pages_bytes() / layout.page_size.max(1);
+        parts.pages.allocator().set_leaf_pages(leaf_pages);
         let reserve = Reserve::new(&parts.options, layout.page_size, log_block_pages(layout));
         reserve.note_state(&parts.view.state);
         reserve.note_durable(parts.durable.state_pages());

@@ -361,14 +361,18 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
     let mut blocks = Vec::new();
     // One durable state brings at most a step's worth, so that zeros are not written for long.
     let brought = wanted.min(core.options.step_bytes.max(block_bytes)).max(lacking);
-    for _ in 0..brought.div_ceil(block_bytes) {
+    let mut got = 0;
+    while got < brought {
         // Growth that can wait leaves the reserve alone.
         let can_wait = lacking == 0 && core.log.available() >= 4 * STATE_DURABLE_BYTES;
         if can_wait && make_room(core, Brings::Data, block_bytes as usize).is_err() {
             break;
         }
-        match core.pages.allocator().allocate(log_block_pages(layout), 0) {
-            Ok(block) => blocks.push(block),
+        match take_log_block(core) {
+            Ok(block) => {
+                got += u64::from(block.pages) * stream.usable_bytes();
+                blocks.push(block);
+            }
             Err(error) if blocks.is_empty() && core.log.available() < 4 * STATE_DURABLE_BYTES => {
                 return Err(error);
             }
@@ -381,6 +385,21 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
         return Err(error);
     }
     Ok(blocks)
+}
+
+/// A block for the log; a shorter one where a full file has no run of that length.
+fn take_log_block(core: &Core) -> Result<Block> {
+    let layout = core.pages.layout();
+    let wanted = log_block_pages(layout);
+    let mut least = wanted;
+    loop {
+        match core.pages.allocator().allocate_block(least, wanted) {
+            Err(error) if error.is_no_space() && least > layout.window_pages() => {
+                least = (least / 2).max(layout.window_pages());
+            }
+            result => return result,
+        }
+    }
 }
 
 /// Pages of one block of the log.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::state::State;
 use crate::page::Block;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{LogPosition, PageNumber};
 
@@ -17,6 +18,8 @@ pub const LOG_NAMED: LockRank = LockRank::new(46, "blocks that the log names");
 #[derive(Debug)]
 pub struct LogNamed {
     named: OrderedMutex<Named>,
+    /// Of all blocks that records name.
+    pages: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +38,7 @@ struct Named {
 
 impl Default for LogNamed {
     fn default() -> LogNamed {
-        LogNamed { named: OrderedMutex::new(LOG_NAMED, Named::default()) }
+        LogNamed { named: OrderedMutex::new(LOG_NAMED, Named::default()), pages: AtomicU64::new(0) }
     }
 }
 
@@ -51,6 +54,13 @@ impl LogNamed {
             assert!(before.is_none(), "a block belongs to one record");
         }
         named.records.entry(end).or_default().extend_from_slice(blocks);
+        let pages = blocks.iter().map(|block| u64::from(block.pages)).sum();
+        self.pages.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// Pages of the blocks that records behind the cut name.
+    pub fn pages(&self) -> u64 {
+        self.pages.load(Ordering::Relaxed)
     }
 
     /// A commit by reference, whose record ends at `end` or before, is in a state from `state` on.
@@ -99,6 +109,7 @@ impl LogNamed {
         let states = std::mem::replace(&mut named.states, later);
         let mut free = Vec::new();
         for block in passed.into_values().flatten() {
+            self.pages.fetch_sub(u64::from(block.pages), Ordering::Relaxed);
             named.uncertain.remove(&block.first);
             if named.blocks.remove(&block.first) == Some(true) {
                 free.push(block);

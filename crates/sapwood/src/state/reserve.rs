@@ -13,7 +13,7 @@ use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// What a flush takes of leaves that are not full, and for parents and filters.
 const FLUSH_LEAVES: u64 = 4;
-const FLUSH_REST_BYTES: u64 = 64 << 10;
+const FLUSH_REST_BYTES: u64 = 256 << 10;
 
 /// What commits of deletions may have in memory before merges are waited for.
 const DELETIONS_BYTES: u64 = 512 << 10;
@@ -25,8 +25,11 @@ const STATE_REST_BYTES: u64 = 64 << 10;
 /// The least merge step takes one lowest parent's leaves, 64, and half as many of its sources.
 const STEP_LEAVES: u64 = 96;
 /// And so much for parents, filters and the path above.
-const STEP_REST_BYTES: u64 = 256 << 10;
-const STEP_LEAST_REST_BYTES: u64 = 64 << 10;
+const STEP_REST_BYTES: u64 = 512 << 10;
+const STEP_LEAST_REST_BYTES: u64 = 256 << 10;
+
+/// See [`names_much`].
+const NAMED_BYTES: u64 = 4 << 20;
 
 /// What a commit brings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,12 +150,6 @@ impl Reserve {
         self.is_short.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_short(&self, is_short: bool) {
-        if self.is_short() != is_short {
-            self.is_short.store(is_short, Ordering::Relaxed);
-        }
-    }
-
     /// Steps hold pages that they have not written yet, or have given back.
     pub(crate) fn has_grants(&self) -> bool {
         self.granted.load(Ordering::Acquire) > 0
@@ -192,9 +189,15 @@ pub struct Grant {
     granted: Arc<AtomicU64>,
     all: u64,
     left: AtomicU64,
+    is_tight: bool,
 }
 
 impl Grant {
+    /// The step takes of the reserve: it is to write no more than it replaces (F6).
+    pub fn is_tight(&self) -> bool {
+        self.is_tight
+    }
+
     /// So many pages have been taken.
     pub fn taken(&self, pages: u64) {
         let left = self.all.saturating_sub(pages);
@@ -206,6 +209,13 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         self.taken(self.all);
+    }
+}
+
+/// From now on space is short, or no longer: see [`Reserve::is_short`].
+pub fn set_short(core: &Core, is_short: bool) {
+    if core.reserve.is_short.swap(is_short, Ordering::AcqRel) != is_short {
+        core.pages.allocator().set_short(is_short);
     }
 }
 
@@ -221,7 +231,16 @@ fn owed_pages(core: &Core) -> u64 {
     // in a record, but not three times as much.
     let logged = core.log.positions().end.0.saturating_sub(core.state().cut.position.0);
     let bytes = (held + held / 4).min(logged.saturating_mul(3));
-    pages_of(core, bytes + core.reserve.sizes.flush_rest_bytes())
+    // After a crash the flush would write them anew: nothing proves that they are on disk.
+    let named = core.log_named.pages();
+    pages_of(core, bytes + core.reserve.sizes.flush_rest_bytes()) + named
+}
+
+/// Values that records name are owed twice until their flush: so much of them that a flush is
+/// better than a longer file.
+pub fn names_much(core: &Core) -> bool {
+    let allocator = core.pages.allocator();
+    core.log_named.pages() > pages_of(core, NAMED_BYTES).max(allocator.file_pages() / 16)
 }
 
 /// The free pages with which a commit of so many bytes may go on, beside `owed`.
@@ -244,10 +263,11 @@ pub fn has_room(core: &Core, brings: Brings, bytes: usize) -> bool {
     if !core.reserve.is_kept() {
         return true;
     }
-    let free = core.pages.allocator().free_pages();
+    let free = core.pages.allocator().room_pages();
     // The most that can be owed is known without the log's lock.
     let held = core.memtable_bytes() as u64;
-    let most = pages_of(core, held + held / 4 + core.reserve.sizes.flush_rest_bytes());
+    let most = pages_of(core, held + held / 4 + core.reserve.sizes.flush_rest_bytes())
+        + core.log_named.pages();
     free >= wanted_beside(core, most, brings, bytes) || free >= wanted_pages(core, brings, bytes)
 }
 
@@ -286,7 +306,7 @@ fn data_pages(core: &Core, bytes: usize) -> u64 {
 fn new_grant(core: &Core, pages: u64) -> Grant {
     let granted = &core.reserve.granted;
     granted.fetch_add(pages, Ordering::AcqRel);
-    Grant { granted: granted.clone(), all: pages, left: AtomicU64::new(pages) }
+    Grant { granted: granted.clone(), all: pages, left: AtomicU64::new(pages), is_tight: false }
 }
 
 /// The free pages that are left when what is owed, granted to steps and kept for durable states is
@@ -294,7 +314,7 @@ fn new_grant(core: &Core, pages: u64) -> Grant {
 fn room_for_steps(core: &Core) -> u64 {
     let kept = owed_pages(core) + core.reserve.parts(0).for_states;
     let granted = core.reserve.granted.load(Ordering::Acquire);
-    core.pages.allocator().free_pages().saturating_sub(kept + granted)
+    core.pages.allocator().room_pages().saturating_sub(kept + granted)
 }
 
 /// How many pages a step may read of its sources, and of its destination: the most, and what there
@@ -324,8 +344,10 @@ pub fn grant(core: &Core, read_pages: u64) -> Result<Option<Grant>> {
         return Ok(Some(new_grant(core, 0)));
     }
     let allocator = core.pages.allocator();
-    let lacking = pages.saturating_sub(room_for_steps(core));
-    let refused = match allocator.ensure_free(allocator.free_pages() + lacking) {
+    let parts = core.reserve.parts(0);
+    let with_reserve = pages + parts.all - parts.for_states;
+    let lacking = with_reserve.saturating_sub(room_for_steps(core));
+    let refused = match allocator.ensure_free(allocator.room_pages() + lacking) {
         Ok(()) => None,
         Err(error @ Error::NoSpace { .. }) => Some(error),
         Err(error) => return Err(error),
@@ -333,11 +355,58 @@ pub fn grant(core: &Core, read_pages: u64) -> Result<Option<Grant>> {
     // No commit is between the question whether there is room and its place in the memtable.
     let order = core.commit_order.lock();
     if room_for_steps(core) >= pages {
-        return Ok(Some(new_grant(core, pages)));
+        let is_tight = room_for_steps(core) < with_reserve;
+        let mut grant = new_grant(core, pages);
+        grant.is_tight = is_tight;
+        drop(order);
+        if is_tight {
+            set_short(core, true);
+        }
+        return Ok(Some(grant));
     }
     drop(order);
     match refused {
         Some(error) if !core.reserve.has_grants() => Err(error),
         _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(options: &Options, page_size: u32) -> Sizes {
+        Sizes::new(options, page_size, 256 * 1024 / page_size)
+    }
+
+    #[test]
+    fn the_reserve_grows_with_what_lies_in_the_file_up_to_the_least_that_may_be_asked_for() {
+        let options = Options::default();
+        let sizes = sizes(&options, options.page_size);
+        let all = |tree_bytes| sizes.parts(tree_bytes, 0).all * sizes.page_bytes;
+        assert!(all(0) < 1 << 20, "{} bytes beside nothing", all(0));
+        let mut before = 0;
+        for tree_bytes in (0..40).map(|power| 1 << power) {
+            assert!(all(tree_bytes) >= before);
+            assert!(all(tree_bytes) <= all(0) + tree_bytes * 3 / 2 + 8192, "{tree_bytes}");
+            before = all(tree_bytes);
+        }
+        assert_eq!(before, options.least_reserve_bytes());
+    }
+
+    /// What a step is granted for all that there is, is what deletions leave for it.
+    #[test]
+    fn the_least_step_fits_between_what_deletions_and_what_merges_leave() {
+        for leaf_bytes in [1024, 8192, 65_536] {
+            let options = Options { leaf_bytes, page_size: 1024, ..Options::default() };
+            let sizes = sizes(&options, 1024);
+            for tree_bytes in (0..40).map(|power| 1 << power) {
+                let parts = sizes.parts(tree_bytes, 0);
+                let read = tree_bytes.min(STEP_LEAVES * u64::from(leaf_bytes));
+                let granted = Sizes::step_bytes(read).div_ceil(1024);
+                assert!(parts.for_merges - parts.for_states >= granted);
+                assert!(parts.all > parts.for_merges);
+            }
+        }
     }
 }

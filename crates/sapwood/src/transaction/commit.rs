@@ -431,7 +431,10 @@ fn place(
         // Others may have taken the room that was there before the lock; as often as that happens,
         // they go on.
         let brought = brings(prepared.encoder.has_data());
-        let bytes = prepared.encoder.encoded_bytes();
+        // Values that were written already are owed again: see `names_much`.
+        let named: u64 = prepared.blocks.iter().map(|block| u64::from(block.pages)).sum();
+        let named = named.saturating_mul(u64::from(core.pages.layout().page_size));
+        let bytes = prepared.encoder.encoded_bytes() + named as usize;
         if !has_room(core, brought, bytes) {
             drop(order);
             admit(core, brought, bytes)?;
