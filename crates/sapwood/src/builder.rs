@@ -25,7 +25,7 @@ use crate::sync::{Arc, Clock};
 /// | [`merge_threads`](Builder::merge_threads) | 2, or 1 on a single core | at each open |
 /// | [`leaf_bytes`](Builder::leaf_bytes) | 8 KiB | at each open, for new nodes |
 /// | [`max_file_bytes`](Builder::max_file_bytes) | none | at each open |
-/// | [`reserve_bytes`](Builder::reserve_bytes) | by the data, 2 MiB at most | at each open |
+/// | [`reserve_bytes`](Builder::reserve_bytes) | by the data, 2.5 MiB at most | at each open |
 /// | [`max_transaction_history_bytes`](Self::max_transaction_history_bytes) | \* | at each open |
 /// | [`create`](Builder::create) | true | at each open |
 /// | [`read_only`](Builder::read_only) | false | at each open |
@@ -222,9 +222,9 @@ impl Builder {
 
     /// So many bytes of the file are kept free for the time when the device, or
     /// [`max_file_bytes`](Builder::max_file_bytes), is full: deletions, merges and durable states
-    /// go on in them, so that space can be freed. Unless set: about half a MiB in an empty
-    /// database, more by one and a half times what its segments take, until it is about 2 MiB. At
-    /// most half the limit. 0: none, and a full device can stop deletions, too.
+    /// go on in them, so that space can be freed. Unless set: about 0.9 MiB in an empty database,
+    /// more by one and a half times what its segments take, 2.5 MiB at most (with leaves of 8 KiB).
+    /// At most half the limit. 0: none, and a full device can stop deletions, too.
     ///
     /// # Examples
     /// ```

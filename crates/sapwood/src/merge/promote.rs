@@ -284,7 +284,7 @@ impl<'a> Step<'a> {
             let start = if index == 0 { stretch.range.start.as_slice() } else { &leaf.separator };
             let overlapped = stretch.lone_leaf
                 || self.plan.dropped
-                || self.plan.grant.is_tight()
+                || self.plan.grant.is_tight() && self.plan.evacuate_from.is_none()
                 || self.leaves_tail(leaf)
                 || self.next_key_before(end)
                 || fragments.iter().any(|fragment| reaches(fragment, start, end));

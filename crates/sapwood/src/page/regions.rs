@@ -246,7 +246,9 @@ impl Regions {
         hint_pages: u32,
     ) -> Option<Block> {
         let target = hint_pages.clamp(min_pages, self.layout.block_pages_max().max(min_pages));
+        // What is to move to the front must not go into the crumbs of the tail.
         if self.is_short
+            && self.ceiling.is_none()
             && let Some(block) = self.take_crumb(min_pages, most_pages)
         {
             return Some(block);
