@@ -479,7 +479,11 @@ fn a_rollback_gives_the_blocks_back_at_once_and_a_savepoint_those_behind_it() {
     assert!(used_bytes(&database) > before, "an iterator still reads");
     assert_eq!(iterator.count(), 2001);
     database.run_step().unwrap();
-    assert_eq!(used_bytes(&database), before);
+    // Regions by which the file has grown meanwhile have maps.
+    let stats = database.stats().unwrap();
+    let maps = stats.file_bytes / (128 << 10) * 2 * 1024;
+    let left = used_bytes(&database);
+    assert!((before..=before + maps).contains(&left), "{before} bytes before, {left} after");
     assert_clean(&database);
 }
 

@@ -5,8 +5,8 @@
 //!
 //! [`model`] says what a database must hold, [`workload`] draws what is done to it, [`harness`]
 //! drives a database and the model side by side and cuts its power, [`setup`] draws the options
-//! that it is opened with. [`kill`] kills real processes, [`full`] fills real file systems, [`opening`]
-//! measures opens.
+//! that it is opened with. [`kill`] kills real processes, [`full`] fills real file systems,
+//! [`opening`] measures opens.
 //! Tests of whole databases live in `tests/`, one binary a theme.
 
 pub mod access;

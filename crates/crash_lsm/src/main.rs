@@ -31,7 +31,7 @@ struct Arguments {
 enum Command {
     /// Kills a real process in the middle of its commits, reopens, compares; round after round.
     Kill(Kill),
-    /// Fills a file system until writes fail, kills, opens, deletes, fills again; round after round.
+    /// Fills a file system until writes fail, kills, opens, deletes, fills again, in rounds.
     Full(Full),
     /// The process that `full` kills.
     #[command(hide = true)]
@@ -282,7 +282,8 @@ fn run_full(arguments: &Full) -> Result<bool, String> {
     let mut rounds = Vec::new();
     if !arguments.json {
         println!(
-            "round  moment                file MiB  data MiB   pairs  deleted  held  again MiB     ms"
+            "round  moment                file MiB  data MiB   pairs  deleted  held  again MiB  \
+                ms"
         );
     }
     let outcome = full::run(&plan, &mut |round: &FullRound| {

@@ -284,8 +284,8 @@ impl Allocator {
         result
     }
 
-    /// Free pages inside the file where a leaf has room, as far as there is room for long nodes, too:
-    /// a third of them must lie in runs of 64 KiB.
+    /// Free pages inside the file where a leaf has room, as far as there is room for long nodes,
+    /// too: a third of them must lie in runs of 64 KiB.
     pub fn room_pages(&self) -> u64 {
         self.room_pages.load(Ordering::Relaxed)
     }
