@@ -11,6 +11,8 @@ mod deaths;
 mod failures;
 #[path = "merging/lab.rs"]
 mod lab;
+#[path = "merging/panics.rs"]
+mod panics;
 #[path = "merging/ranges.rs"]
 mod ranges;
 #[path = "merging/shape.rs"]

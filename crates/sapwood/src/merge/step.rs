@@ -45,13 +45,14 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
         };
     }
     let failures = core.background.failure_count();
-    let is_alone = core.background.running.fetch_add(1, Ordering::AcqRel) == 0;
+    let guard = PanicGuard::new(core, "a step of merging");
+    let (running, is_alone) = core.background.begin_step();
     let result = step_in_order(core);
     if let Ok(true) = result {
         // Whoever sees nobody at work sees that this was made.
         core.background.count_step();
     }
-    core.background.running.fetch_sub(1, Ordering::AcqRel);
+    drop((running, guard));
     match &result {
         Ok(true) => {
             core.background.succeed(failures);
@@ -202,7 +203,8 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     let job = jobs.flush.take();
     jobs.flush_is_out = true;
     drop(jobs);
-    let mut out = FlushOut { core, kept: None };
+    let guard = PanicGuard::new(core, "a flush");
+    let mut out = FlushOut { core, kept: None, _guard: guard };
     let job = match job {
         Some(job) => Some(job),
         None => match adopt::begin(core) {
@@ -213,6 +215,8 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     let Some(mut job) = job else { return Ok(false) };
     let done = job.step(core)?;
     out.kept = (!done).then_some(job);
+    drop(out);
+    core.background.flush_steps.fetch_add(1, Ordering::AcqRel);
     Ok(true)
 }
 
@@ -220,6 +224,7 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
 struct FlushOut<'a> {
     core: &'a Core,
     kept: Option<Box<dyn Job>>,
+    _guard: PanicGuard<'a>,
 }
 
 impl Drop for FlushOut<'_> {
@@ -227,11 +232,29 @@ impl Drop for FlushOut<'_> {
         let mut jobs = self.core.background.jobs.lock();
         jobs.flush = self.kept.take();
         jobs.flush_is_out = false;
-        drop(jobs);
-        if thread::is_panicking() {
-            // What it was about would fail again, and whoever closes waits for it.
-            let (epoch, detail) = (self.core.state().epoch, "a flush has panicked".to_owned());
-            self.core.stop(&Error::MergeMismatch { epoch, detail });
+    }
+}
+
+/// Stops writing when the step that it stands for panics: the same would happen again, and whoever
+/// waits for the step would wait for ever.
+struct PanicGuard<'a> {
+    core: &'a Core,
+    step: &'static str,
+    /// The thread unwinds already: it closes the database on its way out.
+    unwinds_anyway: bool,
+}
+
+impl<'a> PanicGuard<'a> {
+    fn new(core: &'a Core, step: &'static str) -> PanicGuard<'a> {
+        PanicGuard { core, step, unwinds_anyway: thread::is_panicking() }
+    }
+}
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if thread::is_panicking() && !self.unwinds_anyway {
+            let (step, epoch) = (self.step, self.core.state().epoch);
+            self.core.stop(&Error::StepPanicked { step, epoch });
         }
     }
 }

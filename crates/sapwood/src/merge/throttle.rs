@@ -1,6 +1,9 @@
 //! Slows writers in proportion to merge debt, and makes room where they cannot go on without.
 //!
-//! *Guarantees*: a writer waits for at most one step at a time; with room there is no wait at all.
+//! *Guarantees*: with room there is no wait at all. A writer waits for at most one step, or, when
+//! it brings more than a step takes away, for one step for each step's worth that it brings. So
+//! memtables take at most what three of them may: two, and what is brought while the flush of the
+//! older one, which then runs step by step, comes to its end.
 //! *Threads*: writers, before they take the commit lock.
 
 use std::time::Duration;
@@ -11,8 +14,8 @@ use crate::state::durable::{Purpose, make_durable};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
-use super::debt::debt;
-use super::step::{flush_sealed, run_step};
+use super::debt::Debt;
+use super::step::{LOOK_AGAIN, flush_sealed, flush_step, run_step};
 
 /// Below this debt writers are not slowed.
 const DEBT_FREE: f64 = 0.5;
@@ -33,12 +36,15 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize) -> Result<()> {
             core.seal();
         }
     }
-    let owed = debt(&core.state(), core.memtable_bytes(), max);
-    if owed >= 1.0 {
+    let owed = Debt::of(&core.state(), core.memtable_bytes(), max);
+    if owed.memory >= 1.0 {
+        return wait_for_flush(core, bytes as u64);
+    }
+    if owed.young >= 1.0 {
         return wait_for_step(core);
     }
-    if owed > DEBT_FREE {
-        let share = (owed - DEBT_FREE) / (1.0 - DEBT_FREE);
+    if owed.felt() > DEBT_FREE {
+        let share = (owed.felt() - DEBT_FREE) / (1.0 - DEBT_FREE);
         let slow = SLOW_PER_KIB.mul_f64(share * bytes as f64 / 1024.0).min(SLOW_MAX);
         if core.background.has_threads.load(Ordering::Acquire) {
             let micros = slow.as_micros() as u64;
@@ -49,26 +55,46 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize) -> Result<()> {
     Ok(())
 }
 
-/// Waits until a step has been made, or makes one.
+/// Waits until any step has ended, or makes one when there are no threads.
 fn wait_for_step(core: &Arc<Core>) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     if !core.background.has_threads.load(Ordering::Acquire) {
         run_step(core)?;
         return Ok(());
     }
-    let steps = core.background.steps.load(Ordering::Relaxed);
-    let max = core.memtable_bytes_max();
+    let steps = core.background.steps.load(Ordering::Acquire);
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
-        let made = core.background.steps.load(Ordering::Relaxed) != steps;
-        let owed = debt(&core.state(), core.memtable_bytes(), max);
-        // One step at a time; but memory is a hard bound.
-        if owed < 1.0 || (made && core.memtable_bytes() < 2 * max + max / 2) {
+        if core.background.steps.load(Ordering::Acquire) != steps || !is_behind(core) {
             return Ok(());
         }
-        core.background.wait_since(mark, Duration::from_millis(20));
+        core.background.wait_since(mark, LOOK_AGAIN);
     }
+}
+
+/// Waits for steps of the flush, as many as `bytes` are worth; makes one where nobody is at it.
+fn wait_for_flush(core: &Arc<Core>, bytes: u64) -> Result<()> {
+    core.counters.stalls.fetch_add(1, Ordering::Relaxed);
+    let worth = 1 + bytes / core.options.step_bytes.max(1);
+    let flush_steps = || core.background.flush_steps.load(Ordering::Acquire);
+    let enough = flush_steps() + worth;
+    loop {
+        core.check_writable()?;
+        let mark = core.background.mark();
+        if flush_steps() >= enough || !is_behind(core) {
+            return Ok(());
+        }
+        match flush_step(core)? {
+            true => core.background.step_ended(),
+            // Another thread is at it, or its last commit is on its way to the disk.
+            false => core.background.wait_since(mark, LOOK_AGAIN),
+        }
+    }
+}
+
+fn is_behind(core: &Core) -> bool {
+    Debt::of(&core.state(), core.memtable_bytes(), core.memtable_bytes_max()).felt() >= 1.0
 }
 
 /// Makes room in the log, after a record found none.

@@ -203,6 +203,8 @@ pub struct Background {
     pub running: AtomicU64,
     /// Steps that were run.
     pub steps: AtomicU64,
+    /// Those of them that were a flush's.
+    pub flush_steps: AtomicU64,
     /// Somebody waits for quiet: merges go on until each range lies in one segment.
     pub drain: AtomicU64,
     /// When the last commit was made, in microseconds of the clock.
@@ -225,6 +227,7 @@ impl Default for Background {
             has_threads: AtomicBool::new(false),
             running: AtomicU64::new(0),
             steps: AtomicU64::new(0),
+            flush_steps: AtomicU64::new(0),
             drain: AtomicU64::new(0),
             last_commit: AtomicU64::new(0),
             unsynced_since: AtomicU64::new(0),
@@ -249,8 +252,13 @@ impl Drop for Running<'_> {
 impl Background {
     /// Something runs that takes blocks, until the answer is dropped.
     pub fn begin_running(&self) -> Running<'_> {
-        self.running.fetch_add(1, Ordering::AcqRel);
-        Running(self)
+        self.begin_step().0
+    }
+
+    /// The same, and whether nothing else runs.
+    pub fn begin_step(&self) -> (Running<'_>, bool) {
+        let is_alone = self.running.fetch_add(1, Ordering::AcqRel) == 0;
+        (Running(self), is_alone)
     }
 
     /// Something changed that others may wait for: a commit, a step's end, a stop.
