@@ -13,6 +13,8 @@ mod failures;
 mod lab;
 #[path = "merging/panics.rs"]
 mod panics;
+#[path = "merging/preempt.rs"]
+mod preempt;
 #[path = "merging/ranges.rs"]
 mod ranges;
 #[path = "merging/shape.rs"]

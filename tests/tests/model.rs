@@ -39,6 +39,8 @@ fn plan(seed: u64, steps: u64) -> Plan {
         creation: false,
         faults: false,
         trace: false,
+        // One in two seeds, at each 16th lock.
+        preempt_one_in: if seed.is_multiple_of(2) { 16 } else { 0 },
         setup: None,
         shape: None,
     }

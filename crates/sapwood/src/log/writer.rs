@@ -28,7 +28,7 @@ use std::collections::VecDeque;
 
 use crate::error::{Error, Result};
 use crate::page::Block;
-use crate::sync::{Arc, Condvar, LockRank, OrderedGuard, OrderedMutex};
+use crate::sync::{Arc, Condvar, LockRank, OrderedGuard, OrderedMutex, preempt};
 use crate::types::{Epoch, LogPosition, SequenceNumber};
 
 use super::buffer::RESERVE_BYTES;
@@ -158,6 +158,7 @@ impl LogWriter {
     /// power cut could tear it. Nor does any record say that it is there, until [`Self::passed`].
     /// An open calls it, and takes what was replayed out of the log before the first commit.
     pub fn make_tail_durable(&self) -> Result<()> {
+        let _exclusive = preempt::exclusive();
         let mut inner = self.inner.lock();
         while inner.writing {
             inner.wait(&self.changed);
@@ -202,6 +203,7 @@ impl LogWriter {
 
     /// Hands everything up to `end` to the operating system: it survives the process's death.
     pub fn write_to(&self, end: LogPosition) -> Result<()> {
+        let _exclusive = preempt::exclusive();
         let mut inner = self.inner.lock();
         loop {
             inner.check()?;
@@ -220,6 +222,7 @@ impl LogWriter {
 
     /// Makes everything up to `end` durable, together with whoever else waits for that.
     pub fn sync_to(&self, end: LogPosition) -> Result<()> {
+        let _exclusive = preempt::exclusive();
         let mut inner = self.inner.lock();
         loop {
             inner.check()?;

@@ -555,12 +555,14 @@ impl<'a> Step<'a> {
         if let Some(stretch) = &plan.stretch {
             died.extend_from_slice(&stretch.died);
         }
-        let promoted = plan.sources.iter().map(|segment| {
+        // A source from which all of the range had moved on before is not held by it: a step in
+        // another keyspace may have taken what else it had, and with it the segment.
+        let promoted = plan.sources.iter().filter_map(|segment| {
             let range = match segment.is_young() {
                 true => young_range(segment, plan.keyspace, &plan.range),
                 false => plan.range.clone(),
             };
-            (segment.number, range)
+            (!segment.promoted.covers(&range)).then_some((segment.number, range))
         });
         Ok(Change {
             written: blocks,
