@@ -12,10 +12,10 @@ use sapwood::sync::{Arc, Random};
 /// kinds, and a keyspace that is dropped but not merged away.
 pub struct Prepared {
     pub image: Vec<u8>,
-    maps: Vec<(String, Map)>,
+    pub maps: Vec<(String, Map)>,
 }
 
-pub fn prepare() -> Prepared {
+fn prepare() -> Prepared {
     let storage = SimulatedStorage::new();
     let mut lab = Lab::open_on(Arc::new(storage.clone()));
     let mut random = Random::from_seed(3);

@@ -4,11 +4,11 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::failures::{Prepared, prepare};
-use crate::lab::{Lab, key};
-use sapwood::merge::verify::DeathCheck;
+use crate::failures::Prepared;
+use crate::lab::{Lab, key, value};
 use sapwood::storage::SimulatedStorage;
 use sapwood::sync::preempt::set_hook;
+use sapwood::sync::{Arc, Random};
 use sapwood::{Database, Keyspace};
 
 /// What is interrupted.
@@ -65,12 +65,45 @@ fn old_snapshots_go(between: &Between) {
     all_steps(between);
 }
 
+/// Two keyspaces with some lowest parents each, so that a merge takes several steps, and young
+/// segments over both.
+fn prepare() -> Prepared {
+    let storage = SimulatedStorage::new();
+    let mut lab = Lab::open_on(Arc::new(storage.clone()));
+    *lab.core.install_check.lock() = None;
+    let mut random = Random::from_seed(4);
+    for index in 0..2 {
+        lab.create();
+        for number in (0..3000).step_by(1 + index * 2) {
+            let bytes = value(&mut random, 120);
+            lab.put(index, &key(number), &bytes);
+        }
+    }
+    lab.database.wait_until_idle().unwrap();
+    for round in 0..3 {
+        for number in (round..3000).step_by(40) {
+            let bytes = value(&mut random, 100);
+            lab.put(0, &key(number), &bytes);
+            if round != 1 {
+                lab.put(1, &key(number), &bytes);
+            }
+        }
+        lab.delete(0, &key(round * 100 + 5));
+        lab.delete_range(1, &key(round * 250 + 130), &key(round * 250 + 260));
+        lab.database.flush().unwrap();
+    }
+    let maps = lab.keyspaces.iter().map(|(keyspace, map)| (keyspace.name(), map.clone()));
+    let maps = maps.collect();
+    let Lab { database, core, .. } = lab;
+    drop(core);
+    database.close().unwrap();
+    Prepared { image: storage.image(), maps }
+}
+
 /// Does `work` with `meanwhile` at the `nth` place; false when there are not so many.
 fn interrupt(prepared: &Prepared, nth: u64, work: Work, meanwhile: Meanwhile) -> bool {
     let storage = SimulatedStorage::from_image(prepared.image.clone());
     let mut lab = prepared.open(&storage);
-    let findings = DeathCheck::start(&lab.core);
-    lab.findings = findings;
     let between = Rc::new(Between {
         database: lab.database.clone(),
         keyspace: lab.keyspaces[0].0.clone(),
@@ -102,20 +135,19 @@ fn interrupt(prepared: &Prepared, nth: u64, work: Work, meanwhile: Meanwhile) ->
     points.get() >= nth
 }
 
-/// Interrupts `work` at so many of its places, evenly chosen.
+/// Interrupts `work` at so many of its places.
 fn interrupt_at_many(work: Work, meanwhile: Meanwhile, count: u64) {
     let prepared = prepare();
-    let (mut places, mut step) = (0, 1);
-    // How many there are.
-    while interrupt(&prepared, step, work, meanwhile) {
-        places = step;
-        step *= 2;
+    let (mut places, mut nth) = (0, 1);
+    // How many there are, about.
+    while interrupt(&prepared, nth, work, meanwhile) {
+        places = nth;
+        nth *= 2;
     }
     assert!(places >= 16, "{places} places");
-    let stride = (places * 2 / count).max(1);
-    let mut nth = 1;
-    while interrupt(&prepared, nth, work, meanwhile) {
-        nth += stride;
+    let mut random = Random::from_seed(count);
+    for _ in 0..count {
+        interrupt(&prepared, 1 + random.below(places * 2), work, meanwhile);
     }
 }
 

@@ -52,10 +52,22 @@ impl Meanwhile {
         }
         self.depth.set(depth + 1);
         self.steps.set(self.steps.get() + 1);
-        // Its error is its own, as a merge thread's would be: whoever is interrupted meets what
-        // follows of it.
-        if let Ok(true) = database.run_step() {
-            self.made.set(self.made.get() + 1);
+        let (seals, steps) = {
+            let mut random = self.random.borrow_mut();
+            (random.one_in(2), 1 + random.below(4))
+        };
+        if seals && let Ok(core) = database.core() {
+            // As a commit does that finds the memtable full.
+            let order = core.commit_order.lock();
+            core.seal();
+            drop(order);
+        }
+        for _ in 0..steps {
+            // An error is the step's own, as a merge thread's would be: whoever is interrupted
+            // meets what follows of it.
+            if let Ok(true) = database.run_step() {
+                self.made.set(self.made.get() + 1);
+            }
         }
         self.depth.set(depth);
     }
