@@ -53,7 +53,13 @@ fn a_run_is_flushed(between: &Between) {
     let order = core.commit_order.lock();
     core.seal();
     drop(order);
-    all_steps(between);
+    // The flush and nothing else.
+    for _ in 0..20 {
+        if core.view().sealed.is_empty() {
+            break;
+        }
+        between.database.run_step().unwrap();
+    }
 }
 
 fn old_snapshots_go(between: &Between) {
