@@ -11,8 +11,8 @@ use sapwood::sync::preempt::set_hook;
 use sapwood::sync::{Arc, Random};
 use sapwood::{Database, Keyspace};
 
-/// What is interrupted.
-type Work = fn(&Lab);
+/// What is interrupted; the number makes one time differ from another.
+type Work = fn(&mut Lab, u64);
 /// What comes in the middle of it.
 type Meanwhile = fn(&Between);
 
@@ -128,7 +128,7 @@ fn interrupt(prepared: &Prepared, nth: u64, work: Work, meanwhile: Meanwhile) ->
             is_inside.set(false);
         }
     })));
-    work(&lab);
+    work(&mut lab, nth);
     drop(set_hook(None));
     let puts = between.puts.take();
     drop(between);
@@ -157,16 +157,22 @@ fn interrupt_at_many(work: Work, meanwhile: Meanwhile, count: u64) {
     }
 }
 
-fn merge(lab: &Lab) {
+fn merge(lab: &mut Lab, _: u64) {
     lab.pause();
     lab.database.wait_until_idle().unwrap();
 }
 
-fn compact(lab: &Lab) {
+/// A compaction of what is merged in part.
+fn compact(lab: &mut Lab, number: u64) {
+    lab.pause();
+    for _ in 0..number % 20 {
+        lab.database.run_step().unwrap();
+    }
+    lab.put(0, &key(number % 3000), b"after some steps");
     lab.database.compact().unwrap();
 }
 
-fn scan(lab: &Lab) {
+fn scan(lab: &mut Lab, _: u64) {
     let snapshot = lab.database.snapshot().unwrap();
     for (keyspace, map) in &lab.keyspaces {
         let mut expected = map.iter();
@@ -201,8 +207,54 @@ fn snapshots_in_the_middle_of_merging() {
 }
 
 #[test]
-fn one_step_in_the_middle_of_a_compaction() {
-    interrupt_at_many(compact, one_step, 120);
+fn all_steps_in_the_middle_of_a_compaction() {
+    interrupt_at_many(compact, all_steps, 120);
+}
+
+/// Of the young segments that a compaction merges, some have nothing left of its keyspace; a step
+/// in another keyspace takes the rest of them, and they are gone.
+#[test]
+fn sources_that_have_nothing_left_may_go_in_the_middle_of_a_compaction() {
+    let mut nth = 1;
+    loop {
+        let mut lab = Lab::in_memory();
+        for index in 0..2 {
+            lab.create();
+        }
+        for round in 0..2 {
+            for index in 0..2 {
+                lab.put(index, &key(round), b"value");
+            }
+            lab.database.flush().unwrap();
+        }
+        lab.pause();
+        // The first step merges the first keyspace's part of both.
+        while lab.core.state().levels.is_empty() {
+            assert!(lab.database.run_step().unwrap());
+        }
+        assert!(!lab.core.state().young.is_empty(), "the other keyspace's part is there");
+        lab.put(0, &key(2), b"value");
+        let (database, places) = (lab.database.clone(), Rc::new(Cell::new(0)));
+        let counted = places.clone();
+        set_hook(Some(Rc::new(move || {
+            counted.set(counted.get() + 1);
+            if counted.get() == nth {
+                for _ in 0..20 {
+                    database.run_step().unwrap();
+                }
+            }
+        })));
+        let compacted = lab.database.compact();
+        drop(set_hook(None));
+        compacted.unwrap();
+        lab.compare();
+        lab.check_at_rest();
+        if places.get() < nth {
+            break;
+        }
+        nth += 1;
+    }
+    assert!(nth > 50, "{nth} places");
 }
 
 #[test]
