@@ -62,6 +62,25 @@ fn a_run_is_flushed(between: &Between) {
     }
 }
 
+/// What others have merged away is free, and other nodes are written there.
+fn pages_are_used_again(between: &Between) {
+    let core = between.database.core().unwrap();
+    if core.background.jobs.lock().flush_is_out {
+        // It would wait for what it interrupts.
+        return;
+    }
+    for round in 0..2u8 {
+        all_steps(between);
+        between.database.flush().unwrap();
+        for number in 0..150u8 {
+            between.put([key(5000), vec![number]].concat(), &[round; 1000]);
+        }
+        between.database.flush().unwrap();
+    }
+    // What was read before the pages changed hands would hide that they have.
+    core.pages.cache().clear();
+}
+
 fn old_snapshots_go(between: &Between) {
     let snapshot = between.database.snapshot().unwrap();
     between.put(key(3), b"newer");
@@ -199,6 +218,11 @@ fn all_steps_in_the_middle_of_merging() {
 #[test]
 fn a_flush_of_a_run_in_the_middle_of_merging() {
     interrupt_at_many(merge, a_run_is_flushed, 120);
+}
+
+#[test]
+fn pages_are_used_again_in_the_middle_of_merging() {
+    interrupt_at_many(merge, pages_are_used_again, 120);
 }
 
 #[test]
