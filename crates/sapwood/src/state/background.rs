@@ -246,7 +246,24 @@ impl Drop for Running<'_> {
     }
 }
 
+/// Somebody waits until all is merged, for as long as this lives; so also when what it waits in
+/// panics.
+#[derive(Debug)]
+pub struct Draining<'a>(&'a Background);
+
+impl Drop for Draining<'_> {
+    fn drop(&mut self) {
+        self.0.drain.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Background {
+    /// Merges go on as if nobody wrote, until the answer is dropped.
+    pub fn begin_draining(&self) -> Draining<'_> {
+        self.drain.fetch_add(1, Ordering::AcqRel);
+        Draining(self)
+    }
+
     /// Something runs that takes blocks, until the answer is dropped.
     pub fn begin_running(&self) -> Running<'_> {
         self.running.fetch_add(1, Ordering::AcqRel);
