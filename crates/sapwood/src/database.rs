@@ -66,7 +66,13 @@ impl Drop for Guard {
     fn drop(&mut self) {
         match self.shared.close() {
             Ok(()) | Err(Error::Closed) => {}
-            Err(error) => tracing::error!(%error, "closing a dropped database failed"),
+            Err(error) => {
+                tracing::error!(
+                    target: "sapwood::failure",
+                    %error,
+                    "closing a dropped database failed"
+                );
+            }
         }
     }
 }

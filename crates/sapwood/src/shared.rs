@@ -125,7 +125,10 @@ impl Shared {
         if let Some(workers) = self.workers.lock().take() {
             workers.stop();
         }
-        step::close(&core)
+        step::close(&core)?;
+        let file = core.pages.storage().name();
+        tracing::info!(target: "sapwood::open", %file, "database closed");
+        Ok(())
     }
 
     /// Reads a value that lies in blocks of its own.
