@@ -30,7 +30,7 @@ fn events_of(run: impl FnOnce()) -> Vec<Event> {
     let collector = Collector::default();
     let events = collector.events.clone();
     tracing::subscriber::with_default(collector, run);
-    let events = events.lock().unwrap();
+    let events = events.lock();
     events.clone()
 }
 
@@ -216,7 +216,7 @@ fn a_step_that_fails_in_a_merge_thread_and_a_slowed_commit_are_told() {
     let builder = builder.durability(Durability::Buffered).sync_interval(Duration::from_millis(5));
     let database = builder.open_on(Arc::new(storage.clone())).unwrap();
     let keyspace = database.keyspace("a").unwrap();
-    let has = |message: &str| events.lock().unwrap().iter().any(|event| event.message == message);
+    let has = |message: &str| events.lock().iter().any(|event| event.message == message);
     // Until merging falls behind.
     let mut random = Random::from_seed(1);
     let mut puts = 0;
@@ -230,7 +230,7 @@ fn a_step_that_fails_in_a_merge_thread_and_a_slowed_commit_are_told() {
         let _ = keyspace.put("k", "v");
         std::thread::yield_now();
     }
-    let events = events.lock().unwrap();
+    let events = events.lock();
     let find = |message: &str| events.iter().find(|event| event.message == message);
     let slowed = find("a commit is slowed").unwrap();
     assert_is(slowed, "sapwood::stall", tracing::Level::DEBUG);

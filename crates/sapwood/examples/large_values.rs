@@ -23,7 +23,7 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
     // What does not fit into memory is not handed out whole by accident.
     match films.get("metropolis") {
         Err(Error::ValueTooLarge { limit, .. }) => {
-            println!("{:<24} {limit:>12} bytes", "get gives up to")
+            println!("{:<24} {limit:>12} bytes", "get gives up to");
         }
         other => return Err(format!("{other:?}").into()),
     }

@@ -69,6 +69,7 @@ fn time_series_runs() {
 fn every_example_is_run() {
     let tests = include_str!("examples.rs");
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    #[allow(clippy::disallowed_methods)]
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();

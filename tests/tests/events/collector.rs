@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
 
+use sapwood::sync::{Arc, Mutex};
 use tracing::field::{Field, Visit};
 use tracing::span;
 
@@ -63,7 +63,7 @@ impl tracing::Subscriber for Collector {
             fields: BTreeMap::new(),
         };
         event.record(&mut kept);
-        self.events.lock().unwrap().push(kept);
+        self.events.lock().push(kept);
     }
 
     fn enter(&self, _: &span::Id) {}

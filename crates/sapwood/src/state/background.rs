@@ -149,6 +149,8 @@ pub struct Shrink {
     /// A round that began here did not help: the epoch, the file's length and its used pages at its
     /// end.
     pub tried: Option<(Epoch, u64, u64)>,
+    /// The file's length when the round began.
+    pub began_pages: u64,
 }
 
 /// The stages of a round.
