@@ -405,7 +405,10 @@ impl Builder {
 
     fn open_storage(self, storage: Arc<dyn Storage>) -> Result<Database> {
         let core = if self.options.create && is_unborn(&*storage)? {
-            create::create(storage, self.options_new(), self.clock)?
+            let file = storage.name();
+            let core = create::create(storage, self.options_new(), self.clock)?;
+            tracing::info!(target: "sapwood::open", %file, "database created");
+            core
         } else {
             let options = self.options_existing(&*storage)?;
             recovery::open(storage, options, self.clock)?

@@ -66,7 +66,13 @@ impl Drop for Guard {
     fn drop(&mut self) {
         match self.shared.close() {
             Ok(()) | Err(Error::Closed) => {}
-            Err(error) => tracing::error!(%error, "closing a dropped database failed"),
+            Err(error) => {
+                tracing::error!(
+                    target: "sapwood::failure",
+                    %error,
+                    "closing a dropped database failed"
+                );
+            }
         }
     }
 }
@@ -153,7 +159,7 @@ impl Database {
     /// The keyspace of that name; it is created, with the default options, when there is none.
     ///
     /// # Errors
-    /// [`Error::Closed`]; or as for a commit, when it has to be created.
+    /// [`Error::Closed`]; when it has to be created, [`Error::NameTooLong`] and as for a commit.
     ///
     /// # Examples
     /// ```
@@ -276,8 +282,8 @@ impl Database {
     /// Gives a keyspace another name. Its handles go on, under the new name.
     ///
     /// # Errors
-    /// [`Error::UnknownKeyspace`]; [`Error::KeyspaceExists`] when the new name is taken; and as for
-    /// a commit.
+    /// [`Error::UnknownKeyspace`]; [`Error::KeyspaceExists`] when the new name is taken;
+    /// [`Error::NameTooLong`]; and as for a commit.
     ///
     /// # Examples
     /// ```
@@ -630,6 +636,10 @@ impl Database {
     /// Closes the database: waits for calls that are under way, ends all threads, flushes, and
     /// makes the last state durable. All handles give [`Error::Closed`] from now on; dropping them
     /// takes nothing more.
+    ///
+    /// What is inside the application's own code meanwhile (a closure, a reader, a progress
+    /// report), where this may be called too, is not waited for: that call ends with
+    /// [`Error::Closed`] once it is back, and a compaction or a check keeps the file until then.
     ///
     /// # Errors
     /// When the last steps fail: what was committed is in the log then, as after a crash.

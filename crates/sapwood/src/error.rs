@@ -260,6 +260,14 @@ pub enum Error {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// The name is longer than a keyspace's may be.
+    #[error("a keyspace name of {length} bytes is too long: the limit is {limit}")]
+    NameTooLong {
+        /// The length of the name, in bytes.
+        length: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
     /// The value is too large to be handed out or taken in whole.
     #[error("a value of {length} bytes is too large for this call (limit {limit}); use {instead}")]
     ValueTooLarge {

@@ -18,7 +18,7 @@ use crate::segment::overflow::OverflowReader;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::state::Core;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, ArcSwapOption, Mutex, RwLock};
+use crate::sync::{Arc, ArcSwapOption, Mutex, RwLock, RwLockReadGuard};
 use crate::types::KeyspaceNumber;
 
 /// See the module.
@@ -90,7 +90,9 @@ impl Shared {
         if self.is_open() { Ok(()) } else { Err(Error::Closed) }
     }
 
-    /// Compacts a range of a keyspace, or everything. A close cancels it.
+    /// Compacts a range of a keyspace, or everything. A close cancels it. Progress is reported
+    /// between steps, and outside of what a close waits for: the application may use the database
+    /// there, and close it.
     ///
     /// # Errors
     /// `Cancelled`, `Closed`; or what a step failed with.
@@ -99,8 +101,13 @@ impl Shared {
         only: Option<(KeyspaceNumber, KeyRange)>,
         progress: &mut dyn Progress,
     ) -> Result<()> {
-        let mut report = |done, total| self.is_open() && progress.report(done, total);
-        match self.change(|core| compact(core, only, &mut report)) {
+        let mut changing = self.changing.read();
+        let mut report = |done, total| {
+            self.is_open()
+                && RwLockReadGuard::unlocked(&mut changing, || progress.report(done, total))
+                && self.is_open()
+        };
+        match self.read(|core| compact(core, only, &mut report)) {
             Err(Error::Cancelled) => Err(self.check_open().err().unwrap_or(Error::Cancelled)),
             result => result,
         }
@@ -118,7 +125,10 @@ impl Shared {
         if let Some(workers) = self.workers.lock().take() {
             workers.stop();
         }
-        step::close(&core)
+        step::close(&core)?;
+        let file = core.pages.storage().name();
+        tracing::info!(target: "sapwood::open", %file, "database closed");
+        Ok(())
     }
 
     /// Reads a value that lies in blocks of its own.

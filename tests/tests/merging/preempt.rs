@@ -242,9 +242,8 @@ fn sources_that_have_nothing_left_may_go_in_the_middle_of_a_compaction() {
     let mut nth = 1;
     loop {
         let mut lab = Lab::in_memory();
-        for index in 0..2 {
-            lab.create();
-        }
+        lab.create();
+        lab.create();
         for round in 0..2 {
             for index in 0..2 {
                 lab.put(index, &key(round), b"value");

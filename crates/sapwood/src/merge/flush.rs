@@ -363,9 +363,18 @@ impl FlushJob {
             run.add_to(&mut self.change);
         }
         let change = std::mem::take(&mut self.change);
+        let pages: u64 = change.written.iter().map(|block| u64::from(block.pages)).sum();
         install(core, change)?;
+        let (runs_count, up_to) = (runs.len(), self.slot.last_sequence().unwrap_or_default());
         // Their ranges were reserved until now.
         drop(runs);
+        tracing::debug!(
+            target: "sapwood::flush",
+            %up_to,
+            pages,
+            runs = runs_count,
+            "a memtable was flushed"
+        );
         core.counters.flushes.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }

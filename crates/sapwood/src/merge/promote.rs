@@ -68,10 +68,22 @@ pub struct Plan {
 pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
     let mut step = Step::new(core, &plan)?;
     let fragments = step.run()?;
+    let (entries, dropped) = (step.read.entries, step.dropped.entries);
     let change = step.into_change(fragments)?;
+    let pages: u64 = change.written.iter().map(|block| u64::from(block.pages)).sum();
     // All is read; what dies now need not wait for this step.
     drop(plan.state);
     install(core, change)?;
+    let keyspace = plan.keyspace;
+    tracing::debug!(
+        target: "sapwood::merge",
+        %keyspace,
+        sources = plan.sources.len(),
+        entries,
+        dropped,
+        pages,
+        "a range was promoted"
+    );
     core.counters.promotions.fetch_add(1, Ordering::Relaxed);
     Ok(())
 }

@@ -87,6 +87,14 @@ fn settle_from(core: &Arc<Core>, stage: ShrinkStage) -> Result<(ShrinkStage, boo
     match stage {
         ShrinkStage::Log => {
             move_log(core)?;
+            if core.durable.log_moves(core) {
+                // There is no room for it below. Each further durable state would bring new blocks
+                // for it into the tail; one without a ceiling gives up those that it has too many.
+                core.pages.allocator().set_ceiling(None);
+                make_durable_now(core, Purpose::Idle)?;
+                // Nor will there be in a shorter file.
+                core.background.jobs.lock().shrink.began_pages = 0;
+            }
             Ok((ShrinkStage::Cut, true))
         }
         ShrinkStage::Cut => cut(core).map(|()| (ShrinkStage::Rest, true)),
@@ -115,8 +123,14 @@ fn begin(core: &Core) -> Result<(ShrinkStage, bool)> {
     let (file, used_end, given) = extent(core)?;
     let slack = SLACK_BYTES / u64::from(core.pages.layout().page_size);
     let ceiling = given + given / 10 + slack;
-    let mark = (core.state().epoch, file, given);
-    let tried = core.background.jobs.lock().shrink.tried == Some(mark);
+    let epoch = core.state().epoch;
+    let mut jobs = core.background.jobs.lock();
+    jobs.shrink.began_pages = file;
+    // A round may leave some pages more in use or fewer than the one before.
+    let tried = jobs.shrink.tried.is_some_and(|(of, length, used)| {
+        (of, length) == (epoch, file) && !is_worthwhile(core, used, given)
+    });
+    drop(jobs);
     if tried || !is_worthwhile(core, file, ceiling.min(used_end)) {
         return Ok((ShrinkStage::Rest, false));
     }
@@ -162,8 +176,11 @@ fn cut(core: &Core) -> Result<()> {
         core.pages.allocator().cut_file().map_err(|error| core.stop(&error))?;
     }
     let (after, _, given) = extent(core)?;
-    if !is_worthwhile(core, before, after) {
-        core.background.jobs.lock().shrink.tried = Some((core.state().epoch, after, given));
+    let epoch = core.state().epoch;
+    let mut jobs = core.background.jobs.lock();
+    // The round itself may have made the file longer for a while.
+    if !is_worthwhile(core, jobs.shrink.began_pages, after) {
+        jobs.shrink.tried = Some((epoch, after, given));
     }
     Ok(())
 }

@@ -306,10 +306,8 @@ fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
 /// # Errors
 /// The error with which merging has stopped.
 pub fn wait_until_idle(core: &Arc<Core>) -> Result<()> {
-    core.background.drain.fetch_add(1, Ordering::AcqRel);
-    let result = drain(core);
-    core.background.drain.fetch_sub(1, Ordering::AcqRel);
-    result
+    let _draining = core.background.begin_draining();
+    drain(core)
 }
 
 fn drain(core: &Arc<Core>) -> Result<()> {

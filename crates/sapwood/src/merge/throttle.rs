@@ -37,11 +37,16 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize) -> Result<()> {
         }
     }
     let owed = Debt::of(&core.state(), core.memtable_bytes(), max);
-    if owed.memory >= 1.0 {
-        return wait_for_flush(core, bytes as u64);
-    }
-    if owed.young >= 1.0 {
-        return wait_for_step(core);
+    if owed.felt() >= 1.0 {
+        let begun = core.clock.now();
+        let waited = match owed.memory >= 1.0 {
+            true => wait_for_flush(core, bytes as u64),
+            false => wait_for_step(core),
+        };
+        let micros = core.clock.now().saturating_sub(begun).as_micros() as u64;
+        let owed = owed.felt();
+        tracing::info!(target: "sapwood::stall", micros, debt = owed, "a commit waited for a step");
+        return waited;
     }
     if owed.felt() > DEBT_FREE {
         let share = (owed.felt() - DEBT_FREE) / (1.0 - DEBT_FREE);
@@ -49,6 +54,7 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize) -> Result<()> {
         if core.background.has_threads.load(Ordering::Acquire) {
             let micros = slow.as_micros() as u64;
             core.counters.slowed_microseconds.fetch_add(micros, Ordering::Relaxed);
+            tracing::debug!(target: "sapwood::stall", micros, debt = owed.felt(), "a commit is slowed");
             core.clock.sleep(slow);
         }
     }
@@ -103,6 +109,7 @@ fn is_behind(core: &Core) -> bool {
 /// When the state cannot be made durable.
 pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
+    let begun = core.clock.now();
     if attempt > 0 {
         // Growing was not enough: what the log holds must go to segments.
         let order = core.commit_order.lock();
@@ -116,5 +123,12 @@ pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64) -> Result<(
     }
     make_durable(core, Purpose::Running)?;
     core.background.step_ended();
+    let micros = core.clock.now().saturating_sub(begun).as_micros() as u64;
+    tracing::info!(
+        target: "sapwood::stall",
+        micros,
+        bytes = needed,
+        "a commit waited for room in the log"
+    );
     Ok(())
 }

@@ -362,7 +362,11 @@ pub(super) fn write_in_steps(storage: &dyn Storage, offset: u64, bytes: &[u8]) -
             Error::io(operation, storage.name(), error)
         })?;
         if let Err(error) = storage.write_back(at, part.len() as u64) {
-            tracing::debug!(%error, "write-back was refused; the sync will do it");
+            tracing::debug!(
+                target: "sapwood::storage",
+                %error,
+                "write-back was refused; the sync will do it"
+            );
         }
         at += part.len() as u64;
     }

@@ -104,11 +104,19 @@ impl SegmentFilter {
                 self.known.set(Known::Lines(lines, charge))
             }
             Err(Error::Corruption(corruption)) => {
-                tracing::warn!(%corruption, "a damaged filter: its segment is searched");
+                tracing::warn!(
+                    target: "sapwood::filter",
+                    %corruption,
+                    "a damaged filter: its segment is searched"
+                );
                 self.known.set(Known::Damaged)
             }
             Err(error) => {
-                tracing::debug!(%error, "a filter was not read: its segment is searched");
+                tracing::debug!(
+                    target: "sapwood::filter",
+                    %error,
+                    "a filter was not read: its segment is searched"
+                );
                 Ok(())
             }
         };

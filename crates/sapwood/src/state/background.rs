@@ -149,6 +149,8 @@ pub struct Shrink {
     /// A round that began here did not help: the epoch, the file's length and its used pages at its
     /// end.
     pub tried: Option<(Epoch, u64, u64)>,
+    /// The file's length when the round began.
+    pub began_pages: u64,
 }
 
 /// The stages of a round.
@@ -249,7 +251,24 @@ impl Drop for Running<'_> {
     }
 }
 
+/// Somebody waits until all is merged, for as long as this lives; so also when what it waits in
+/// panics.
+#[derive(Debug)]
+pub struct Draining<'a>(&'a Background);
+
+impl Drop for Draining<'_> {
+    fn drop(&mut self) {
+        self.0.drain.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Background {
+    /// Merges go on as if nobody wrote, until the answer is dropped.
+    pub fn begin_draining(&self) -> Draining<'_> {
+        self.drain.fetch_add(1, Ordering::AcqRel);
+        Draining(self)
+    }
+
     /// Something runs that takes blocks, until the answer is dropped.
     pub fn begin_running(&self) -> Running<'_> {
         self.begin_step().0

@@ -277,10 +277,13 @@ impl Core {
     /// Stops all writing for good. The first cause is kept.
     pub fn stop(&self, cause: &Error) -> Error {
         let mut stopped = self.stopped.lock();
+        let is_first = stopped.is_none();
         let first = stopped.get_or_insert_with(|| Arc::new(cause.clone())).clone();
         self.is_stopped.store(true, Ordering::Release);
         drop(stopped);
-        tracing::error!(%cause, "writing stopped");
+        if is_first {
+            tracing::error!(target: "sapwood::failure", %cause, "writing stopped");
+        }
         self.publisher.stop(first.clone());
         self.background.notify();
         self.log.stop(first.clone());

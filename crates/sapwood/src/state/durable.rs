@@ -259,7 +259,7 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
     inner.settled_at = (purpose != Purpose::Running).then(|| core.log.positions().end);
     core.counters.durable_states.fetch_add(1, Ordering::Relaxed);
     let epoch = inner.state.as_ref().map_or(Epoch(0), |state| state.epoch);
-    tracing::debug!(generation, %epoch, "state is durable");
+    tracing::debug!(target: "sapwood::durable", generation, %epoch, "state is durable");
     Ok(())
 }
 

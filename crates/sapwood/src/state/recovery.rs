@@ -59,7 +59,7 @@ pub fn read_newest_state(storage: &dyn Storage, read_only: bool) -> Result<ReadS
         match read_slot_state(storage, slot, read_only) {
             Ok(found) => return Ok(found),
             Err(error @ Error::Corruption(_)) => {
-                tracing::warn!(%error, "a durable state cannot be read");
+                tracing::warn!(target: "sapwood::open", %error, "a durable state cannot be read");
                 first_error.get_or_insert(error);
             }
             Err(error) => return Err(error),
@@ -127,6 +127,14 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
     };
     let end = replay(&stream, &start, &mut |record| replayed.visit(record))?;
     let Replayed { catalogue, slots, log_named, pending, last, keyspace_most, .. } = replayed;
+    tracing::info!(
+        target: "sapwood::open",
+        file = %storage.name(),
+        generation = read.slot.generation,
+        replayed_commits = last.sequence.0.saturating_sub(cut.sequence.0),
+        replayed_bytes = end.position.0.saturating_sub(cut.position.0),
+        "database opened"
+    );
     assemble(Assembly {
         read,
         pages: pages.clone(),

@@ -47,7 +47,9 @@ pub enum Advice {
     DontNeed,
 }
 
-/// One file. Every call may come from any thread at any time.
+/// One file. Every call may come from any thread at any time, merge threads included, with locks of
+/// the database held: an implementation neither uses the database that stands on it nor drops
+/// handles of it.
 pub trait Storage: Debug + Send + Sync + 'static {
     /// Fills `buffer` from `offset`; `UnexpectedEof` when the file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;

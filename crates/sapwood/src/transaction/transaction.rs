@@ -664,7 +664,7 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::InvalidSavepoint`](crate::Error::InvalidSavepoint) for one of another transaction,
-    /// or one that is void.
+    /// or one that is void; [`Error::Closed`](crate::Error::Closed).
     ///
     /// # Examples
     /// ```
@@ -682,12 +682,11 @@ impl Transaction {
     /// ```
     pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
         let writes = &mut self.writes;
-        writes.rollback_to(savepoint)?;
-        let _ = self.shared.read(|core| {
+        self.shared.read(|core| {
+            writes.rollback_to(savepoint)?;
             core.collect_released();
             Ok(())
-        });
-        Ok(())
+        })
     }
 
     /// Forgets its writes. Dropping it does the same.
