@@ -44,6 +44,7 @@ pub struct CountingStorage {
     read_bytes: AtomicU64,
     writes: AtomicU64,
     syncs: AtomicU64,
+    changes: AtomicU64,
     frozen: AtomicBool,
 }
 
@@ -57,6 +58,7 @@ impl CountingStorage {
             read_bytes: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             frozen: AtomicBool::new(false),
         }
     }
@@ -66,7 +68,14 @@ impl CountingStorage {
         self.frozen.store(true, Ordering::Relaxed);
     }
 
+    /// How often anything but a read, the length or a hint on reading was asked for.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
     fn check_may_change(&self) -> io::Result<()> {
+        add(&self.changes, 1);
         match self.frozen.load(Ordering::Relaxed) {
             true => Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file is to stay")),
             false => Ok(()),
@@ -111,6 +120,7 @@ impl Storage for CountingStorage {
 
     fn sync_data(&self) -> io::Result<()> {
         add(&self.syncs, 1);
+        add(&self.changes, 1);
         self.inner.sync_data()
     }
 
@@ -129,6 +139,7 @@ impl Storage for CountingStorage {
     }
 
     fn write_back(&self, offset: u64, length: u64) -> io::Result<()> {
+        add(&self.changes, 1);
         self.inner.write_back(offset, length)
     }
 
@@ -142,6 +153,7 @@ impl Storage for CountingStorage {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
+        add(&self.changes, 1);
         self.inner.sync_directory()
     }
 

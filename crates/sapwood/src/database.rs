@@ -474,7 +474,7 @@ impl Database {
     /// # }
     /// ```
     pub fn wait_until_idle(&self) -> Result<()> {
-        self.shared().change(step::wait_until_idle)
+        self.shared().work(step::wait_until_idle)
     }
 
     /// Runs one bounded step of background work, the timed sync included. False when there was
@@ -494,7 +494,7 @@ impl Database {
     /// # }
     /// ```
     pub fn run_step(&self) -> Result<bool> {
-        self.shared().change(step::run_step)
+        self.shared().work(step::run_step)
     }
 
     /// Merges everything into one segment for each keyspace, without tombstones. Others may read

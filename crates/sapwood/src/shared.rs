@@ -73,10 +73,24 @@ impl Shared {
     /// between.
     ///
     /// # Errors
-    /// As [`Shared::read`].
+    /// As [`Shared::read`]; `ReadOnly` (O1).
     pub fn change<T>(&self, run: impl FnOnce(&Arc<Core>) -> Result<T>) -> Result<T> {
         let _changing = self.changing.read();
-        self.read(run)
+        self.read(|core| match core.options.read_only {
+            true => Err(Error::ReadOnly),
+            false => run(core),
+        })
+    }
+
+    /// The same for background work, of which there is none in a database that is only read.
+    ///
+    /// # Errors
+    /// As [`Shared::read`].
+    pub fn work<T: Default>(&self, run: impl FnOnce(&Arc<Core>) -> Result<T>) -> Result<T> {
+        match self.change(run) {
+            Err(Error::ReadOnly) => Ok(T::default()),
+            result => result,
+        }
     }
 
     /// False once the database is closed.

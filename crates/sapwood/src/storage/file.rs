@@ -72,13 +72,21 @@ impl FileStorage {
                 Err(TryLockError::WouldBlock) if attempt < LOCK_ATTEMPTS => {
                     clock.sleep(LOCK_PAUSE);
                 }
-                Err(TryLockError::WouldBlock) => return Err(Error::Locked(self.path.clone())),
+                Err(TryLockError::WouldBlock) => return Err(self.in_use(shared)),
                 Err(TryLockError::Error(error)) => {
                     return Err(Error::io("locking the file", self.name(), error));
                 }
             }
         }
         Ok(())
+    }
+
+    /// The error when the lock was refused. Whoever wanted it for itself and can have it shared was
+    /// kept out by readers; what it takes here goes with this handle.
+    fn in_use(&self, shared: bool) -> Error {
+        let beside_readers = !shared && self.file.try_lock_shared().is_ok();
+        let open_for = if beside_readers { "read-only" } else { "for writing" };
+        Error::Locked { file: self.path.clone(), open_for }
     }
 
     /// Opens the file for reading without any lock, so also while a database has it open. What is
@@ -105,7 +113,10 @@ impl FileStorage {
         let mut open = OpenOptions::new();
         open.read(true).write(!options.read_only).create(create).truncate(false);
         platform::never_wait(&mut open);
-        let file = open.open(path).map_err(|error| open_error(path, create, error))?;
+        let file = open.open(path).map_err(|error| {
+            let error = if options.read_only { error } else { explain_refusal(error) };
+            open_error(path, create, error)
+        })?;
         let metadata = file.metadata().map_err(|error| open_error(path, false, error))?;
         if !metadata.is_file() {
             return Err(not_a_file(path, platform::kind_of(&metadata)));
@@ -130,6 +141,17 @@ impl FileStorage {
 fn not_a_file(path: &Path, what: &str) -> Error {
     let detail = format!("this is {what}, not a regular file; give the path of the file itself");
     Error::NotAFile { path: path.to_owned(), detail }
+}
+
+/// Says of a file that must not be written what can be done with it.
+fn explain_refusal(error: io::Error) -> io::Error {
+    match error.kind() {
+        kind @ (io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+            let detail = format!("{error}; with read_only(true) it may be readable");
+            io::Error::new(kind, detail)
+        }
+        _ => error,
+    }
 }
 
 /// What a failed open means. `create` says that the file was to be made.

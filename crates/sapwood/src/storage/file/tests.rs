@@ -219,14 +219,20 @@ fn missing_permission_is_an_error_with_the_cause() {
     assert!(error.to_string().starts_with(&start), "{error}");
 }
 
+fn assert_in_use(error: &Error, path: &Path, by: &str) {
+    let Error::Locked { file, open_for } = error else { panic!("{error}") };
+    assert_eq!((file.as_path(), *open_for), (path, by));
+    let advice =
+        format!("is in use by another process or handle, which has it open {by}; close that first");
+    assert_eq!(error.to_string(), format!("{} {advice}", path.display()));
+}
+
 #[test]
 fn second_handle_is_refused_within_one_process() {
     let (_directory, path, storage) = new_file();
     for options in [CREATE, EXISTING, READ_ONLY] {
         let error = FileStorage::open(&path, &options).unwrap_err();
-        assert!(matches!(&error, Error::Locked(named) if *named == path), "{error}");
-        let advice = "is in use by another process or handle; close that first";
-        assert_eq!(error.to_string(), format!("{} {advice}", path.display()));
+        assert_in_use(&error, &path, "for writing");
     }
     drop(storage);
     FileStorage::open(&path, &EXISTING).unwrap();
@@ -240,9 +246,9 @@ fn readers_share_the_file_and_keep_writers_out() {
     let (first, _) = FileStorage::open(&path, &READ_ONLY).unwrap();
     let (second, _) = FileStorage::open(&path, &READ_ONLY).unwrap();
     assert_eq!(read(&first, 0, 4), read(&second, 0, 4));
-    assert!(matches!(FileStorage::open(&path, &EXISTING), Err(Error::Locked(_))));
+    assert_in_use(&FileStorage::open(&path, &EXISTING).unwrap_err(), &path, "read-only");
     drop(first);
-    assert!(matches!(FileStorage::open(&path, &EXISTING), Err(Error::Locked(_))));
+    assert_in_use(&FileStorage::open(&path, &EXISTING).unwrap_err(), &path, "read-only");
     drop(second);
     FileStorage::open(&path, &EXISTING).unwrap();
 }
@@ -285,7 +291,7 @@ fn link_is_followed_to_the_file_and_its_directory() {
     std::os::unix::fs::symlink(&path, &link).unwrap();
     let (storage, _) = FileStorage::open(&link, &EXISTING).unwrap();
     assert_eq!(storage.directory, directory.path().canonicalize().unwrap());
-    assert!(matches!(FileStorage::open(&path, &EXISTING), Err(Error::Locked(_))));
+    assert!(matches!(FileStorage::open(&path, &EXISTING), Err(Error::Locked { .. })));
     assert_eq!(directory_of(Path::new("no-such-file")), PathBuf::from("."));
 }
 
