@@ -46,6 +46,7 @@ pub struct CountingStorage {
     syncs: AtomicU64,
     changes: AtomicU64,
     frozen: AtomicBool,
+    forked: AtomicBool,
 }
 
 impl CountingStorage {
@@ -60,12 +61,20 @@ impl CountingStorage {
             syncs: AtomicU64::new(0),
             changes: AtomicU64::new(0),
             frozen: AtomicBool::new(false),
+            forked: AtomicBool::new(false),
         }
     }
 
     /// From now on the file stays as it is, and writes fail.
     pub fn freeze(&self) {
         self.frozen.store(true, Ordering::Relaxed);
+    }
+
+    /// From now on it says what a file says in a process that was forked from the one that opened
+    /// it.
+    pub fn fork(&self) {
+        self.forked.store(true, Ordering::Relaxed);
+        self.freeze();
     }
 
     /// How often anything but a read, the length or a hint on reading was asked for.
@@ -159,5 +168,9 @@ impl Storage for CountingStorage {
 
     fn name(&self) -> String {
         self.inner.name()
+    }
+
+    fn is_of_this_process(&self) -> bool {
+        !self.forked.load(Ordering::Relaxed)
     }
 }

@@ -65,7 +65,7 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         match self.shared.close() {
-            Ok(()) | Err(Error::Closed) => {}
+            Ok(()) | Err(Error::Closed | Error::OtherProcess(_)) => {}
             Err(error) => tracing::error!(%error, "closing a dropped database failed"),
         }
     }

@@ -258,6 +258,13 @@ pub enum Error {
     /// The database was closed.
     #[error("the database is closed")]
     Closed,
+    /// The database was opened by the process from which this one was forked. Here it can be read
+    /// as far as no thread of the other was in the way; nothing is written, and a close lets go.
+    #[error(
+        "{0} was opened by another process, from which this one was forked, and nothing was \
+         written here; fork before opening"
+    )]
+    OtherProcess(PathBuf),
     /// The call would write, and the database was opened read-only.
     #[error(
         "the database was opened read-only, and this call would write; \

@@ -123,10 +123,17 @@ impl Shared {
     /// Ends all calls and threads, and closes the file properly.
     ///
     /// # Errors
-    /// `Closed` when it is already; else what the last steps return.
+    /// `Closed` when it is already; `OtherProcess`; else what the last steps return.
     pub fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
         let core = self.core.swap(None).ok_or(Error::Closed)?;
+        if !core.pages.storage().is_of_this_process() {
+            // Threads of the other process may hold locks here for ever: nothing is waited for, and
+            // nothing dropped that could wait.
+            let file = core.pages.storage().name();
+            std::mem::forget(core);
+            return Err(Error::OtherProcess(file.into()));
+        }
         // Calls that are under way may wait for the threads, so those are stopped after them.
         drop(self.changing.write());
         if let Some(workers) = self.workers.lock().take() {

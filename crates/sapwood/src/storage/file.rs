@@ -3,7 +3,9 @@
 //! *Assumes*: the file system keeps advisory locks, and syncs when it is asked to
 //! (docs/durability.md says what each system is asked).
 //! *Guarantees*: at most one handle has the file open for writing, over all processes and within
-//! one; read-only handles share it among themselves. What is opened is a regular file.
+//! one; read-only handles share it among themselves. What is opened is a regular file. When it was
+//! deleted, replaced or cut by somebody else, or this process was forked, the next sync or change
+//! of its length fails and says so.
 //! *Threads*: any; there is no lock inside.
 
 use std::ffi::OsStr;
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::platform::{self, DataSyncedWrite};
+use super::watch::Watch;
 use super::{Advice, Storage, end_of};
 use crate::error::{Error, Result};
 use crate::sync::Clock;
@@ -39,6 +42,7 @@ pub struct FileStorage {
     directory: PathBuf,
     writable: bool,
     data_synced_write: DataSyncedWrite,
+    watch: Watch,
 }
 
 impl FileStorage {
@@ -127,14 +131,21 @@ impl FileStorage {
             directory: directory_of(path),
             writable: !options.read_only,
             data_synced_write: DataSyncedWrite::default(),
+            watch: Watch::new(metadata.len()),
         })
     }
 
     fn assert_writable(&self) -> io::Result<()> {
         if self.writable {
-            return Ok(());
+            return self.watch.check_process();
         }
         Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file was opened read-only"))
+    }
+
+    /// The same, and the file is still what it was: for calls that cost more than the question.
+    fn assert_unchanged(&self) -> io::Result<()> {
+        self.assert_writable()?;
+        self.watch.check_file(&self.file.metadata()?)
     }
 }
 
@@ -180,22 +191,36 @@ pub(super) fn directory_of(path: &Path) -> PathBuf {
 impl Storage for FileStorage {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         end_of(offset, buffer.len() as u64)?;
-        platform::read_exact_at(&self.file, offset, buffer)
+        let result = platform::read_exact_at(&self.file, offset, buffer);
+        result.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                let length = self.length().unwrap_or_default();
+                io::Error::new(error.kind(), format!("the file has only {length} bytes"))
+            }
+            _ => error,
+        })
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.assert_writable()?;
-        end_of(offset, bytes.len() as u64)?;
-        platform::write_all_at(&self.file, offset, bytes)
+        let end = end_of(offset, bytes.len() as u64)?;
+        platform::write_all_at(&self.file, offset, bytes)?;
+        self.watch.reaches(end);
+        Ok(())
     }
 
     fn write_sync_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.assert_writable()?;
-        end_of(offset, bytes.len() as u64)?;
-        self.data_synced_write.write(&self.file, offset, bytes)
+        self.assert_unchanged()?;
+        let end = end_of(offset, bytes.len() as u64)?;
+        self.data_synced_write.write(&self.file, offset, bytes)?;
+        self.watch.reaches(end);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if self.writable {
+            self.assert_unchanged()?;
+        }
         // fdatasync, F_FULLFSYNC or FlushFileBuffers: std chooses the strongest of each system.
         self.file.sync_data()
     }
@@ -205,19 +230,28 @@ impl Storage for FileStorage {
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
-        self.assert_writable()?;
+        self.assert_unchanged()?;
         end_of(length, 0)?;
-        self.file.set_len(length)
+        if length < self.length()? {
+            self.watch.has_length(length);
+        }
+        self.file.set_len(length)?;
+        self.watch.reaches(length);
+        Ok(())
     }
 
     fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.assert_writable()?;
+        self.assert_unchanged()?;
         let end = end_of(offset, length)?;
-        if length == 0 || platform::allocate(&self.file, offset, length)? {
+        if length == 0 {
             return Ok(());
         }
-        // No reservation here: at least the length stands, and writes find out about the space.
-        if self.length()? < end { self.file.set_len(end) } else { Ok(()) }
+        // Without reservation at least the length stands, and writes find out about the space.
+        if !platform::allocate(&self.file, offset, length)? && self.length()? < end {
+            self.file.set_len(end)?;
+        }
+        self.watch.reaches(end);
+        Ok(())
     }
 
     fn write_back(&self, _offset: u64, _length: u64) -> io::Result<()> {
@@ -244,6 +278,10 @@ impl Storage for FileStorage {
 
     fn name(&self) -> String {
         self.path.display().to_string()
+    }
+
+    fn is_of_this_process(&self) -> bool {
+        self.watch.is_of_this_process()
     }
 }
 

@@ -13,6 +13,7 @@ mod new_file;
 mod platform;
 mod simulated;
 mod sparse;
+mod watch;
 
 use std::fmt::Debug;
 use std::io;
@@ -74,4 +75,9 @@ pub trait Storage: Debug + Send + Sync + 'static {
     fn sync_directory(&self) -> io::Result<()>;
     /// The file's name, for messages.
     fn name(&self) -> String;
+    /// False in a process that was forked from the one that opened the file. There nothing is
+    /// written, and closing only lets go: the file and its lock are the other's.
+    fn is_of_this_process(&self) -> bool {
+        true
+    }
 }

@@ -327,3 +327,72 @@ fn open_as_a_second_process() {
         Err(error) => println!("{error}"),
     }
 }
+
+/// Every call that changes the file, or promises something of it.
+fn changes(storage: &FileStorage) -> Vec<io::Result<()>> {
+    vec![
+        storage.write_sync_at(0, b"x"),
+        storage.sync_data(),
+        storage.set_length(1 << 20),
+        storage.allocate(0, 1 << 20),
+    ]
+}
+
+fn assert_all_say(results: Vec<io::Result<()>>, words: &str) {
+    for result in results {
+        let text = result.unwrap_err().to_string();
+        assert!(text.contains(words), "{text:?} does not say {words:?}");
+    }
+}
+
+#[test]
+fn a_process_that_was_forked_may_read_and_change_nothing() {
+    let (_directory, path, mut storage) = new_file();
+    storage.write_at(0, b"kept").unwrap();
+    assert!(storage.is_of_this_process());
+    // As the copy in a forked process: what was remembered at the open is another's number.
+    storage.watch.process = std::process::id() + 1;
+    assert!(!storage.is_of_this_process());
+    let mut results = changes(&storage);
+    results.extend([storage.write_at(0, b"x"), storage.punch(0, 4)]);
+    assert_all_say(results, "this one was forked from it, so it may not write");
+    assert_eq!(read(&storage, 0, 4), b"kept");
+    assert_eq!(fs::read(&path).unwrap(), b"kept");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_that_was_deleted_or_replaced_takes_no_changes() {
+    let (directory, path, storage) = new_file();
+    storage.write_at(0, b"kept").unwrap();
+    fs::hard_link(&path, directory.path().join("second name")).unwrap();
+    fs::rename(&path, directory.path().join("moved")).unwrap();
+    storage.sync_data().unwrap();
+    fs::remove_file(directory.path().join("second name")).unwrap();
+    storage.sync_data().unwrap();
+    fs::write(&path, b"other").unwrap();
+    fs::rename(&path, directory.path().join("moved")).unwrap();
+    assert_all_say(changes(&storage), "deleted or replaced while it was open");
+    assert_eq!(read(&storage, 0, 4), b"kept");
+}
+
+#[test]
+#[allow(clippy::disallowed_methods)] // somebody else is no storage
+fn a_file_that_somebody_else_cut_takes_no_changes() {
+    let (_directory, path, storage) = new_file();
+    storage.allocate(0, 10_000).unwrap();
+    storage.write_at(9_000, &[7; 2000]).unwrap();
+    storage.set_length(8_000).unwrap();
+    storage.write_sync_at(7_999, b"xyz").unwrap();
+    let outside = OpenOptions::new().write(true).open(&path).unwrap();
+    outside.set_len(8_001).unwrap();
+    let words = "somebody else cut the file while it was open: it has 8001 bytes and had 8002;";
+    assert_all_say(changes(&storage), words);
+    assert_eq!(outside.metadata().unwrap().len(), 8_001);
+    let error = storage.read_at(8_000, &mut [0; 2]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(error.to_string(), "the file has only 8001 bytes");
+    // Longer is no harm.
+    outside.set_len(9_000).unwrap();
+    storage.sync_data().unwrap();
+}
