@@ -5,7 +5,7 @@
 
 use std::io;
 
-use sapwood::storage::{Advice, Storage};
+use sapwood::storage::{Advice, Mapped, Storage};
 use sapwood::sync::Arc;
 use sapwood::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde::Serialize;
@@ -164,6 +164,10 @@ impl Storage for CountingStorage {
     fn sync_directory(&self) -> io::Result<()> {
         add(&self.changes, 1);
         self.inner.sync_directory()
+    }
+
+    fn map(&self, offset: u64, length: usize) -> Option<Mapped> {
+        self.inner.map(offset, length)
     }
 
     fn name(&self) -> String {

@@ -26,6 +26,7 @@ use crate::sync::{Arc, Clock};
 /// | [`leaf_bytes`](Builder::leaf_bytes) | 8 KiB | at each open, for new nodes |
 /// | [`max_file_bytes`](Builder::max_file_bytes) | none | at each open |
 /// | [`max_transaction_history_bytes`](Self::max_transaction_history_bytes) | \* | at each open |
+/// | [`memory_map`](Builder::memory_map) | false | at each open |
 /// | [`create`](Builder::create) | true | at each open |
 /// | [`read_only`](Builder::read_only) | false | at each open |
 ///
@@ -238,6 +239,34 @@ impl Builder {
     /// ```
     pub fn max_transaction_history_bytes(mut self, bytes: u64) -> Builder {
         self.options.max_transaction_history_bytes = Some(bytes);
+        self
+    }
+
+    /// Whether nodes are read in place, in a memory map of the file. False unless set.
+    ///
+    /// The checks are the same. A node that is stored plain
+    /// ([`Compression::None`](crate::Compression::None), or too small to be compressed) then takes
+    /// next to nothing of the memory budget: its bytes are in the system's cache, which is counted
+    /// nowhere. Values are copied when they are handed out. docs/options.md says when it pays.
+    ///
+    /// For files that nobody else touches: when a mapped part cannot be read, or the file is cut by
+    /// another program, the system ends the process instead of returning an error, and bytes that
+    /// rot after they were checked are not seen. Without effect where there is no map: in memory,
+    /// and on other systems than 64-bit Linux, Android, macOS and FreeBSD.
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::Database;
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("garden.sapwood");
+    /// let db = Database::builder().memory_map(true).memory_budget(32 << 20).open(&path)?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn memory_map(mut self, memory_map: bool) -> Builder {
+        self.options.memory_map = memory_map;
         self
     }
 

@@ -71,6 +71,7 @@ fn target_options(source: &Options) -> Options {
         merge_threads: 0,
         max_file_bytes: None,
         read_only: false,
+        memory_map: false,
         ..source.clone()
     }
 }

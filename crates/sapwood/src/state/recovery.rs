@@ -179,7 +179,11 @@ fn open_pages(
         next_stamp,
         stamp_limit: next_stamp.saturating_add(STAMP_LIMIT_AHEAD),
     };
-    PageManager::open(page_options, &opened)
+    let pages = PageManager::open(page_options, &opened)?;
+    if options.memory_map {
+        pages.read_in_place();
+    }
+    Ok(pages)
 }
 
 fn own_blocks(slot: &HeaderSlot) -> Vec<Block> {

@@ -14,6 +14,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::map::{FileMap, Mapped};
 use super::platform::{self, DataSyncedWrite};
 use super::watch::Watch;
 use super::{Advice, Storage, end_of};
@@ -43,6 +44,7 @@ pub struct FileStorage {
     writable: bool,
     data_synced_write: DataSyncedWrite,
     watch: Watch,
+    map: FileMap,
 }
 
 impl FileStorage {
@@ -132,6 +134,7 @@ impl FileStorage {
             writable: !options.read_only,
             data_synced_write: DataSyncedWrite::default(),
             watch: Watch::new(metadata.len()),
+            map: FileMap::default(),
         })
     }
 
@@ -233,7 +236,10 @@ impl Storage for FileStorage {
         self.assert_unchanged()?;
         end_of(length, 0)?;
         if length < self.length()? {
-            self.watch.has_length(length);
+            return self.map.cut(length, || {
+                self.watch.has_length(length);
+                self.file.set_len(length)
+            });
         }
         self.file.set_len(length)?;
         self.watch.reaches(length);
@@ -274,6 +280,10 @@ impl Storage for FileStorage {
 
     fn sync_directory(&self) -> io::Result<()> {
         platform::sync_directory(&self.directory)
+    }
+
+    fn map(&self, offset: u64, length: usize) -> Option<Mapped> {
+        self.map.get(&self.file, offset, length)
     }
 
     fn name(&self) -> String {
