@@ -65,7 +65,7 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         match self.shared.close() {
-            Ok(()) | Err(Error::Closed) => {}
+            Ok(()) | Err(Error::Closed | Error::OtherProcess(_)) => {}
             Err(error) => {
                 tracing::error!(
                     target: "sapwood::failure",
@@ -480,7 +480,7 @@ impl Database {
     /// # }
     /// ```
     pub fn wait_until_idle(&self) -> Result<()> {
-        self.shared().change(step::wait_until_idle)
+        self.shared().work(step::wait_until_idle)
     }
 
     /// Runs one bounded step of background work, the timed sync included. False when there was
@@ -500,7 +500,7 @@ impl Database {
     /// # }
     /// ```
     pub fn run_step(&self) -> Result<bool> {
-        self.shared().change(step::run_step)
+        self.shared().work(step::run_step)
     }
 
     /// Merges everything into one segment for each keyspace, without tombstones. Others may read

@@ -170,7 +170,7 @@ pub use snapshot::Snapshot;
 pub use stats::{
     KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, TransactionStats, WrittenStats,
 };
-pub use storage::{Advice, MemoryStorage, Storage};
+pub use storage::{Advice, Mapped, MemoryStorage, Storage};
 pub use stream::ValueStream;
 pub use transaction::{Savepoint, Transaction};
 pub use types::{Epoch, KeyspaceNumber, PageNumber, SequenceNumber};

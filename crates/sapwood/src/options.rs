@@ -262,6 +262,8 @@ pub(crate) struct Options {
     pub merge_threads: usize,
     /// Whether a file that is not there is made.
     pub create: bool,
+    /// Whether nodes are read in place where the storage offers that.
+    pub memory_map: bool,
     /// Whether nothing may be written.
     pub read_only: bool,
     /// How much one step of a merge writes.
@@ -291,6 +293,7 @@ impl Default for Options {
             sync_interval: Duration::from_secs(1),
             merge_threads: available_parallelism().map_or(1, |cores| cores.get().min(2)),
             create: true,
+            memory_map: false,
             read_only: false,
             step_bytes: 4 * MIB,
             transaction_bytes: None,

@@ -73,10 +73,24 @@ impl Shared {
     /// between.
     ///
     /// # Errors
-    /// As [`Shared::read`].
+    /// As [`Shared::read`]; `ReadOnly` (O1).
     pub fn change<T>(&self, run: impl FnOnce(&Arc<Core>) -> Result<T>) -> Result<T> {
         let _changing = self.changing.read();
-        self.read(run)
+        self.read(|core| match core.options.read_only {
+            true => Err(Error::ReadOnly),
+            false => run(core),
+        })
+    }
+
+    /// The same for background work, of which there is none in a database that is only read.
+    ///
+    /// # Errors
+    /// As [`Shared::read`].
+    pub fn work<T: Default>(&self, run: impl FnOnce(&Arc<Core>) -> Result<T>) -> Result<T> {
+        match self.change(run) {
+            Err(Error::ReadOnly) => Ok(T::default()),
+            result => result,
+        }
     }
 
     /// False once the database is closed.
@@ -116,10 +130,17 @@ impl Shared {
     /// Ends all calls and threads, and closes the file properly.
     ///
     /// # Errors
-    /// `Closed` when it is already; else what the last steps return.
+    /// `Closed` when it is already; `OtherProcess`; else what the last steps return.
     pub fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
         let core = self.core.swap(None).ok_or(Error::Closed)?;
+        if !core.pages.storage().is_of_this_process() {
+            // Threads of the other process may hold locks here for ever: nothing is waited for, and
+            // nothing dropped that could wait.
+            let file = core.pages.storage().name();
+            std::mem::forget(core);
+            return Err(Error::OtherProcess(file.into()));
+        }
         // Calls that are under way may wait for the threads, so those are stopped after them.
         drop(self.changing.write());
         if let Some(workers) = self.workers.lock().take() {

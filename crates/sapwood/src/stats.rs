@@ -84,6 +84,8 @@ pub struct Stats {
     pub cache_hits: u64,
     /// Nodes that were not.
     pub cache_misses: u64,
+    /// How many of these were read in place, in the memory map.
+    pub nodes_in_place: u64,
 }
 
 /// What one keyspace has below the young segments.
@@ -390,6 +392,7 @@ impl Stats {
         self.written_bytes = self.written.total();
         self.cache_hits = pages.cache_hits;
         self.cache_misses = pages.cache_misses;
+        self.nodes_in_place = pages.nodes_in_place;
     }
 
     fn gather_counters(&mut self, core: &Core) {
@@ -418,7 +421,7 @@ impl Stats {
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 37] {
+    fn rows(&self) -> [(&'static str, u64); 38] {
         let memory = &self.memory;
         // What the oldest one needs is all that is kept.
         let kept_bytes = self.transactions.iter().map(|transaction| transaction.kept_bytes);
@@ -453,6 +456,7 @@ impl Stats {
             ("  to sync", self.log.unsynced_bytes),
             ("  available", self.log.available_bytes),
             ("bytes read", self.read_bytes),
+            ("nodes read in place", self.nodes_in_place),
             ("bytes written", self.written_bytes),
             ("  log", self.written.log),
             ("  leaves", self.written.leaves),

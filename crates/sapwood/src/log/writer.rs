@@ -77,6 +77,12 @@ impl LogStart {
         }
     }
 
+    /// The same where nothing will be written: then nothing waits to be, either.
+    pub fn to_read(end: ReplayEnd) -> LogStart {
+        let (durable, tail, stale) = (end.position, Vec::new(), Vec::new());
+        LogStart { durable, tail, stale, ..LogStart::after_replay(end) }
+    }
+
     /// Begins a log that has no records.
     pub fn empty(position: LogPosition) -> LogStart {
         LogStart {

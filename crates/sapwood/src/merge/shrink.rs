@@ -173,7 +173,7 @@ fn cut(core: &Core) -> Result<()> {
         core.pages.allocator().shrink_to_used();
         make_durable_now(core, Purpose::Idle)?;
         make_durable_now(core, Purpose::Idle)?;
-        core.pages.allocator().cut_file().map_err(|error| core.stop(&error))?;
+        core.pages.cut_file().map_err(|error| core.stop(&error))?;
     }
     let (after, _, given) = extent(core)?;
     let epoch = core.state().epoch;

@@ -410,7 +410,7 @@ pub fn close(core: &Arc<Core>) -> Result<()> {
     make_durable_now(core, Purpose::Idle)?;
     core.pages.allocator().shrink_to_used();
     make_durable_now(core, Purpose::Closing)?;
-    core.pages.allocator().cut_file().map_err(|error| core.stop(&error))?;
+    core.pages.cut_file().map_err(|error| core.stop(&error))?;
     // All is on disk, but not merged as it should be.
     core.background.failure().map_or(Ok(()), Err)
 }

@@ -65,6 +65,10 @@ impl Workers {
     /// not joined by itself.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+        if !self.core.pages.storage().is_of_this_process() {
+            // A fork has none of the threads, and would wait for them for ever.
+            return std::mem::forget(std::mem::take(&mut *self.threads.lock()));
+        }
         self.core.background.notify();
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {

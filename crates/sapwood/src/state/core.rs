@@ -278,6 +278,11 @@ impl Core {
     pub fn stop(&self, cause: &Error) -> Error {
         let mut stopped = self.stopped.lock();
         let is_first = stopped.is_none();
+        let cause = match cause {
+            // What stopped a part says the same of itself.
+            Error::Stopped(cause) => (**cause).clone(),
+            cause => cause.clone(),
+        };
         let first = stopped.get_or_insert_with(|| Arc::new(cause.clone())).clone();
         self.is_stopped.store(true, Ordering::Release);
         drop(stopped);

@@ -51,6 +51,9 @@ pub(crate) fn create(
         max_file_bytes: options.max_file_bytes,
     };
     let pages = PageManager::create(page_options, STAMP_LIMIT_AHEAD)?;
+    if options.memory_map {
+        pages.read_in_place();
+    }
     let stream = BlockStream::new(storage.clone(), layout.page_size, layout.usable_bytes() as u32);
     let blocks = allocate_log(&pages, options.log_bytes_min)?;
     prepare_blocks(&stream, &blocks)?;

@@ -185,6 +185,9 @@ impl Transaction {
             })?;
         }
         self.shared.read(|core| {
+            if core.options.read_only {
+                return Err(Error::ReadOnly);
+            }
             let number = keyspace.live_in(&self.shared, core)?;
             *wrote = true;
             operation(writes.top(), number);
@@ -616,11 +619,11 @@ impl Transaction {
     /// # }
     /// ```
     pub fn commit_with(mut self, durability: Durability) -> Result<()> {
-        let (writes, wrote) = (&mut self.writes, self.wrote);
+        let writes = &mut self.writes;
+        if !self.wrote {
+            return self.shared.read(|_| Ok(()));
+        }
         self.shared.change(|core| {
-            if !wrote {
-                return Ok(());
-            }
             if !core.transactions.begin_commit(self.name) {
                 return Err(Error::Conflict);
             }
