@@ -3,7 +3,9 @@
 //! A held state is one that was replaced and is still referenced. Each has a list of the blocks
 //! that died after it. When a hold ends, its list passes to the next older hold, less what was born
 //! after that one: the rest is free (as ZFS does with its dead lists; Bonwick and Moore, "ZFS: The
-//! Last Word in File Systems", dead lists of snapshots).
+//! Last Word in File Systems", dead lists of snapshots). Each list is kept in parts, one for each
+//! older hold after which something in it was born, so that whole parts pass on, and births need
+//! not be kept.
 //!
 //! *Guarantees*: E1: a block with birth `b` and death `d` that is not free is in the list of the
 //! newest held state `h` with `b <= h < d`. *Threads*: ends of holds arrive over a channel, so that
@@ -46,28 +48,87 @@ pub struct HeldStates {
     releases: channel::Sender<Epoch>,
 }
 
+/// Blocks of one list that were born after the same held state and not after the next one.
+#[derive(Debug, Default)]
+struct Part {
+    blocks: Vec<Block>,
+    pages: u64,
+}
+
+impl Part {
+    fn push(&mut self, block: Block) {
+        self.blocks.push(block);
+        self.pages += u64::from(block.pages);
+    }
+
+    fn append(&mut self, mut other: Part) {
+        if self.blocks.len() < other.blocks.len() {
+            std::mem::swap(&mut self.blocks, &mut other.blocks);
+        }
+        self.blocks.append(&mut other.blocks);
+        self.pages += other.pages;
+    }
+
+    fn memory_bytes(&self) -> usize {
+        PART_BYTES + self.blocks.capacity() * size_of::<Block>()
+    }
+}
+
+/// About what a part takes beside its blocks, in bytes.
+const PART_BYTES: usize = 2 * size_of::<(Option<Epoch>, Part)>();
+
+/// Parts by the newest hold that is older than their births; `None`: there is none.
+type DeadList = BTreeMap<Option<Epoch>, Part>;
+
 #[derive(Debug)]
 struct Held {
-    lists: BTreeMap<Epoch, Vec<Dead>>,
+    lists: BTreeMap<Epoch, DeadList>,
     charge: Charge,
 }
 
 impl Held {
+    /// The newest hold before a state.
+    fn before(&self, epoch: Epoch) -> Option<Epoch> {
+        self.lists.range(..epoch).next_back().map(|(epoch, _)| *epoch)
+    }
+
     /// Puts a dead block where it belongs, or says that it is free.
     fn dispose(&mut self, dead: Dead, death: Epoch) -> Option<Block> {
+        let born_after = self.before(dead.birth);
         match self.lists.range_mut(..death).next_back() {
             Some((epoch, list)) if *epoch >= dead.birth => {
-                list.push(dead);
+                list.entry(born_after).or_default().push(dead.block);
                 None
             }
             _ => Some(dead.block),
         }
     }
 
+    /// A hold has ended: its list passes on. What is free is added to `free`.
+    fn end(&mut self, epoch: Epoch, free: &mut Vec<Block>) {
+        // A state that was never replaced is the current one of a database that closes.
+        let Some(list) = self.lists.remove(&epoch) else { return };
+        let older = self.before(epoch);
+        for (born_after, part) in list {
+            match older.and_then(|older| self.lists.get_mut(&older)) {
+                // It lived when the older one was current.
+                Some(list) if born_after != older => {
+                    list.entry(born_after).or_default().append(part);
+                }
+                _ => free.extend(part.blocks),
+            }
+        }
+        // What was born after the hold that has ended was born after the one before it.
+        for list in self.lists.range_mut(epoch..).map(|(_, list)| list) {
+            if let Some(part) = list.remove(&Some(epoch)) {
+                list.entry(older).or_default().append(part);
+            }
+        }
+    }
+
     fn recharge(&mut self) {
-        let bytes =
-            self.lists.values().map(|list| list.capacity() * size_of::<Dead>()).sum::<usize>();
-        self.charge.set(bytes as u64);
+        let parts = self.lists.values().flat_map(BTreeMap::values);
+        self.charge.set(parts.map(Part::memory_bytes).sum::<usize>() as u64);
     }
 }
 
@@ -92,7 +153,11 @@ impl HeldStates {
         let newest = held.lists.keys().next_back().copied();
         assert!(newest.is_none_or(|epoch| epoch < replaced), "states are replaced in their order");
         debug_assert!(died.iter().all(|dead| dead.birth <= replaced), "what dies was there");
-        held.lists.insert(replaced, died);
+        let mut list = DeadList::new();
+        for dead in died {
+            list.entry(held.before(dead.birth)).or_default().push(dead.block);
+        }
+        held.lists.insert(replaced, list);
         held.recharge();
     }
 
@@ -110,12 +175,7 @@ impl HeldStates {
         let mut held = self.held.lock();
         let mut free = Vec::new();
         while let Ok(epoch) = self.released.try_recv() {
-            // A state that was never replaced is the current one of a database that closes.
-            let Some(list) = held.lists.remove(&epoch) else { continue };
-            for dead in list {
-                // It died after this hold, so the next older one is where to look.
-                free.extend(held.dispose(dead, epoch));
-            }
+            held.end(epoch, &mut free);
         }
         held.recharge();
         free
@@ -128,104 +188,29 @@ impl HeldStates {
 
     /// Every dead block that is still held.
     pub fn blocks(&self) -> Vec<Block> {
-        self.held.lock().lists.values().flatten().map(|dead| dead.block).collect()
+        let held = self.held.lock();
+        let parts = held.lists.values().flat_map(BTreeMap::values);
+        parts.flat_map(|part| part.blocks.iter().copied()).collect()
     }
 
     /// How much is held.
     pub fn stats(&self) -> HeldStats {
         let held = self.held.lock();
-        let blocks = || held.lists.values().flatten();
+        let parts = || held.lists.values().flat_map(BTreeMap::values);
         HeldStats {
             states: held.lists.len() as u64,
-            blocks: blocks().count() as u64,
-            pages: blocks().map(|dead| u64::from(dead.block.pages)).sum(),
+            blocks: parts().map(|part| part.blocks.len() as u64).sum(),
+            pages: parts().map(|part| part.pages).sum(),
         }
+    }
+
+    /// The pages that would be free if the hold on one state, and no other, ended.
+    pub fn pages_alone(&self, epoch: Epoch) -> u64 {
+        let held = self.held.lock();
+        let part = held.lists.get(&epoch).and_then(|list| list.get(&held.before(epoch)));
+        part.map_or(0, |part| part.pages)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::PageNumber;
-    use proptest::prelude::*;
-    use std::collections::BTreeSet;
-
-    fn block(number: u64) -> Block {
-        Block::new(PageNumber(number), 1)
-    }
-
-    fn states() -> HeldStates {
-        HeldStates::new(&Arc::new(MemoryBudget::new(1 << 20)))
-    }
-
-    #[test]
-    fn an_old_hold_does_not_keep_younger_dead_blocks() {
-        let held = states();
-        held.replaced(Epoch(5), Vec::new());
-        held.replaced(Epoch(6), vec![Dead { block: block(1), birth: Epoch(3) }]);
-        held.replaced(Epoch(7), vec![Dead { block: block(2), birth: Epoch(7) }]);
-        held.releases().send(Epoch(7)).unwrap();
-        assert_eq!(held.collect(), vec![block(2)], "no older state had it");
-        held.releases().send(Epoch(6)).unwrap();
-        assert_eq!(held.collect(), vec![], "state 5 still uses block 1");
-        held.releases().send(Epoch(5)).unwrap();
-        assert_eq!(held.collect(), vec![block(1)]);
-    }
-
-    #[test]
-    fn a_block_that_never_was_in_a_state_waits_for_every_reader_of_its_memtable() {
-        let held = states();
-        held.replaced(Epoch(5), vec![Dead { block: block(1), birth: Epoch(0) }]);
-        assert!(held.collect().is_empty());
-        held.releases().send(Epoch(5)).unwrap();
-        assert_eq!(held.collect(), vec![block(1)]);
-    }
-
-    #[test]
-    fn a_late_death_goes_to_the_hold_that_needs_it() {
-        let held = states();
-        for epoch in 3..9 {
-            held.replaced(Epoch(epoch), Vec::new());
-        }
-        let dead = Dead { block: block(1), birth: Epoch(4) };
-        assert_eq!(held.dispose(dead, Epoch(6)), None);
-        for (epoch, free) in [(8, 0), (5, 0), (3, 0), (4, 1)] {
-            held.releases().send(Epoch(epoch)).unwrap();
-            assert_eq!(held.collect().len(), free, "after the end of {epoch}");
-        }
-        assert_eq!(held.dispose(dead, Epoch(4)), Some(block(1)), "born and dead between holds");
-    }
-
-    proptest! {
-        /// Blocks are born and die at random; holds end in random order. After each end exactly
-        /// those blocks are free that no remaining hold lies within the life of.
-        #[test]
-        fn blocks_are_free_exactly_when_no_hold_needs_them(
-            lives in prop::collection::vec((1u64..20, 1u64..10), 1..60),
-            order in Just((1u64..30).collect::<Vec<_>>()).prop_shuffle()
-        ) {
-            let held = states();
-            let lives: Vec<(u64, u64)> = lives.into_iter().map(|(b, l)| (b, b + l)).collect();
-            for epoch in 1u64..30 {
-                let died = lives.iter().enumerate().filter(|(_, life)| life.1 == epoch + 1);
-                let died = died.map(|(i, life)| Dead {
-                    block: block(i as u64), birth: Epoch(life.0),
-                });
-                held.replaced(Epoch(epoch), died.collect());
-            }
-            let mut holds: BTreeSet<u64> = (1..30).collect();
-            let mut free = BTreeSet::new();
-            for epoch in order {
-                holds.remove(&epoch);
-                held.releases().send(Epoch(epoch)).unwrap();
-                for freed in held.collect() {
-                    prop_assert!(free.insert(freed.first.0), "freed twice");
-                }
-                for (i, (birth, death)) in lives.iter().enumerate() {
-                    let needed = holds.range(*birth..*death).next().is_some();
-                    prop_assert_eq!(free.contains(&(i as u64)), !needed);
-                }
-            }
-        }
-    }
-}
+mod tests;

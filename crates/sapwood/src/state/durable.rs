@@ -143,6 +143,11 @@ impl Durable {
         inner.own_blocks.iter().copied().chain(log).collect()
     }
 
+    /// The last durable state.
+    pub fn state(&self) -> Option<Arc<State>> {
+        self.inner.lock().state.clone()
+    }
+
     /// The generation of the last durable state.
     pub fn generation(&self) -> u64 {
         self.inner.lock().generation
@@ -343,8 +348,10 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
         _ => (room + block_bytes).saturating_sub(core.log.available()),
     };
     let mut blocks = Vec::new();
-    // One durable state brings at most a step's worth, so that zeros are not written for long.
-    let brought = wanted.min(core.options.step_bytes.max(block_bytes)).max(lacking);
+    // One durable state brings at most a step's worth, so that zeros are not written for long, but
+    // the smallest log at once: it could not leave the tail by parts.
+    let at_once_max = core.options.step_bytes.max(log_blocks_least(core) as u64 * block_bytes);
+    let brought = wanted.min(at_once_max).max(lacking);
     for _ in 0..brought.div_ceil(block_bytes) {
         match core.pages.allocator().allocate(log_block_pages(layout), 0) {
             Ok(block) => blocks.push(block),
