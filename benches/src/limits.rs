@@ -11,6 +11,8 @@ use clap::{Args, ValueEnum};
 use sapwood::{Builder, Database, Durability, Isolation, Keyspace};
 use serde::{Deserialize, Serialize};
 
+mod held;
+
 use crate::Outcome;
 use crate::pairs::Random;
 
@@ -27,6 +29,10 @@ enum Case {
     Transaction,
     /// What empty databases cost.
     Empty,
+    /// A hundred snapshots of a database under random writes, released in random order.
+    Snapshots,
+    /// A few keys, overwritten over and over under one snapshot.
+    Overwrites,
 }
 
 #[derive(Args)]
@@ -103,6 +109,8 @@ fn run_case(case: Case, limits: &Limits) -> Outcome<Vec<Figure>> {
         Case::Stream => run.stream()?,
         Case::Transaction => run.transaction()?,
         Case::Empty => run.empty()?,
+        Case::Snapshots => run.snapshots()?,
+        Case::Overwrites => run.overwrites()?,
     }
     Ok(run.figures)
 }
