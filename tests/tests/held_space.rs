@@ -4,10 +4,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crash_lsm::fixtures::run_all_steps;
+use sapwood::merge::lists::lists_step;
 use sapwood::merge::verify::{Activity, HeldCheck, HeldLook, verify_with};
 use sapwood::state::Core;
+use sapwood::state::dead_list::HeldStats;
+use sapwood::storage::{FaultKind, MemoryStorage, SimulatedStorage, Storage};
 use sapwood::sync::{Arc, Clock, FakeClock, Random, thread};
-use sapwood::{Builder, Compression, Database, Durability, Keyspace, KeyspaceOptions, Snapshot};
+use sapwood::{
+    Builder, Compression, Database, Durability, Error, Keyspace, KeyspaceOptions, Snapshot,
+};
 use std::time::Duration;
 
 const BUDGET_BYTES: u64 = 4 << 20;
@@ -19,6 +24,8 @@ struct Lab {
     hand: FakeClock,
     random: Random,
     check: HeldCheck,
+    /// What dead lists may take of memory; `None`: what they are given.
+    list_bytes: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -45,13 +52,20 @@ fn builder() -> (Builder, FakeClock) {
 
 impl Lab {
     fn new(seed: u64) -> Lab {
-        let (builder, hand) = builder();
-        let database = builder.open_in_memory().unwrap();
+        Lab::on(Arc::new(MemoryStorage::new()), seed, None)
+    }
+
+    fn on(storage: Arc<dyn Storage>, seed: u64, list_bytes: Option<u64>) -> Lab {
+        let (mut builder, hand) = builder();
+        if let Some(bytes) = list_bytes {
+            builder = builder.dead_list_bytes(bytes);
+        }
+        let database = builder.open_on(storage).unwrap();
         let core = database.core().unwrap();
         let options = KeyspaceOptions::default().compression(Compression::None);
         let keyspace = database.keyspace_with("a", options).unwrap();
         let random = Random::from_seed(seed);
-        Lab { database, core, keyspace, hand, random, check: HeldCheck::default() }
+        Lab { database, core, keyspace, hand, random, check: HeldCheck::default(), list_bytes }
     }
 
     fn put(&mut self, number: u64, bytes: usize) {
@@ -84,7 +98,15 @@ impl Lab {
         assert_eq!(stats.held_bytes, look.held_pages * page_bytes);
         let used = self.core.pages.budget().used();
         assert!(used * 5 <= BUDGET_BYTES * 6, "{used} bytes of memory are in use");
+        let most = self.list_bytes.unwrap_or(BUDGET_BYTES / 16) + self.short_parts_bytes(&look);
+        assert!(stats.memory.dead_lists <= most, "{} of {most}", stats.memory.dead_lists);
         look
+    }
+
+    /// Parts that are too short for the file: one for each two holds at most.
+    fn short_parts_bytes(&self, look: &HeldLook) -> u64 {
+        let holds = look.alone_pages.len() as u64 + 2;
+        holds * holds / 2 * 1200 + look.held_pages / 32 * 200
     }
 
     fn check_owners(&self) {
@@ -101,12 +123,11 @@ impl Lab {
     }
 }
 
-#[test]
-fn a_hundred_snapshots_released_in_random_order_hold_what_their_trees_use() {
-    let mut lab = Lab::new(1);
+fn release_a_hundred_snapshots(lab: &mut Lab) -> u64 {
     (0..10_000).for_each(|number| lab.put(number, 40));
     let before = lab.at_rest();
     let mut snapshots: Vec<Snapshot> = Vec::new();
+    let mut list_bytes = 0;
     for round in 0..100 {
         for _ in 0..1000 {
             let number = lab.random.below(10_000);
@@ -120,13 +141,18 @@ fn a_hundred_snapshots_released_in_random_order_hold_what_their_trees_use() {
         }
     }
     let full = lab.look();
+    list_bytes = list_bytes.max(lab.database.stats().unwrap().held_list_bytes);
     assert!(full.held_pages > 20 * full.live_pages, "{full:?}");
     assert!(full.alone_pages.iter().filter(|pages| **pages > 0).count() >= 20, "{full:?}");
     let mut held = full.held_pages;
     while !snapshots.is_empty() {
         let index = lab.random.below(snapshots.len() as u64) as usize;
         let expected = held - lab.check.look(&lab.core).unwrap().alone_pages[index];
+        let read = lab.core.pages.counters();
         drop(snapshots.remove(index));
+        lab.core.collect_released();
+        assert_eq!(lab.core.pages.counters(), read, "the end of a hold reads nothing");
+        run_all_steps(&lab.database).unwrap();
         held = lab.look().held_pages;
         assert_eq!(held, expected, "what it alone kept is free, and nothing else");
         if snapshots.len().is_multiple_of(10) {
@@ -137,7 +163,23 @@ fn a_hundred_snapshots_released_in_random_order_hold_what_their_trees_use() {
     }
     assert_eq!(lab.core.held.stats().pages, 0);
     let after = lab.at_rest();
-    assert!(after <= before + before / 8, "{before} bytes before, {after} after");
+    let most = before + before / 10 + (256 << 10);
+    assert!(after <= most, "{before} bytes before, {after} after");
+    list_bytes
+}
+
+#[test]
+fn a_hundred_snapshots_released_in_random_order_hold_what_their_trees_use() {
+    let mut lab = Lab::on(Arc::new(MemoryStorage::new()), 1, Some(1 << 20));
+    assert_eq!(release_a_hundred_snapshots(&mut lab), 0, "the lists are short");
+}
+
+#[test]
+fn lists_that_go_to_the_file_hold_the_same_and_leave_memory_and_come_back() {
+    let mut lab = Lab::on(Arc::new(MemoryStorage::new()), 1, Some(2000));
+    let list_bytes = release_a_hundred_snapshots(&mut lab);
+    assert!(list_bytes > 50 << 10, "only {list_bytes} bytes of lists were written");
+    assert_eq!(lab.database.stats().unwrap().held_list_bytes, 0);
 }
 
 #[test]
@@ -193,4 +235,143 @@ fn held_snapshots_are_listed_by_age_with_their_threads_and_what_each_alone_keeps
     drop((first, held_by_other));
     let stats = lab.database.stats().unwrap();
     assert!(stats.snapshots.is_empty() && stats.held_bytes == 0, "{stats}");
+}
+
+/// Lists that are long and still in memory, under a snapshot, on a disk that can fail.
+fn long_lists(seed: u64) -> (Lab, SimulatedStorage, Snapshot) {
+    let storage = SimulatedStorage::new();
+    let mut lab = Lab::on(Arc::new(storage.clone()), seed, None);
+    (0..5000).for_each(|number| lab.put(number, 100));
+    lab.flush(Merging::All);
+    let snapshot = lab.database.snapshot().unwrap();
+    lab.database.flush().unwrap();
+    (0..5000).for_each(|number| lab.put(number, 100));
+    lab.database.flush().unwrap();
+    lab.database.compact().unwrap();
+    lab.database.flush().unwrap();
+    assert!(lab.database.stats().unwrap().held_bytes > 500 << 10);
+    assert_eq!(lab.database.stats().unwrap().held_list_bytes, 0);
+    lab.core.held.set_bytes_max(4000);
+    lab.list_bytes = Some(4000);
+    (lab, storage, snapshot)
+}
+
+/// Lets each step at the lists fail once; returns how many did.
+fn fail_each_step(lab: &mut Lab, storage: &SimulatedStorage, kind: FaultKind) -> u64 {
+    let mut failed = 0;
+    loop {
+        let before = lab.core.held.stats();
+        storage.fail_at(kind, 1, true, std::io::ErrorKind::Other);
+        match lists_step(&lab.core) {
+            Ok(done) => {
+                storage.clear_faults();
+                assert!(!done, "nothing failed");
+                return failed;
+            }
+            Err(error) => assert!(matches!(error, Error::Io { .. }), "{error}"),
+        }
+        storage.clear_faults();
+        assert!(!lab.core.has_stopped(), "a list is no reason to stop writing");
+        assert_eq!(lab.core.held.stats(), before);
+        assert!(lab.check.look(&lab.core).unwrap().problems.is_empty() || kind == FaultKind::Read);
+        lab.check_owners();
+        assert!(lists_step(&lab.core).unwrap());
+        lab.check_owners();
+        failed += 1;
+    }
+}
+
+#[test]
+fn every_write_and_read_of_a_list_may_fail_and_is_made_again() {
+    let (mut lab, storage, snapshot) = long_lists(5);
+    let writes = fail_each_step(&mut lab, &storage, FaultKind::Write);
+    assert!(writes > 0);
+    let look = lab.look();
+    assert!(look.held_pages > 500, "{look:?}");
+    assert!(lab.core.held.stats().list_pages > 0);
+    drop(snapshot);
+    lab.core.collect_released();
+    assert!(lab.core.held.stats().pages > 0, "it waits to be read");
+    let reads = fail_each_step(&mut lab, &storage, FaultKind::Read);
+    assert_eq!(reads, writes, "each piece is read back once");
+    assert_eq!(lab.core.held.stats(), HeldStats::default());
+    assert_eq!(lab.look().held_pages, 0);
+}
+
+#[test]
+fn a_list_that_cannot_be_written_hinders_no_other_step() {
+    let (mut lab, storage, snapshot) = long_lists(6);
+    storage.fail_at(FaultKind::Write, 1, true, std::io::ErrorKind::Other);
+    assert!(lab.database.run_step().is_err(), "nothing else is due");
+    storage.clear_faults();
+    // What an I/O error does to the first write, a full device does to all.
+    let length = lab.core.pages.allocator().file_pages();
+    lab.core.pages.allocator().set_max_file_bytes(Some(length << 10));
+    (0..300).for_each(|number| lab.put(number, 100));
+    lab.core.pages.allocator().set_max_file_bytes(None);
+    lab.flush(Merging::WhatIsDue);
+    assert!(lab.core.held.stats().list_pages > 0);
+    drop(snapshot);
+    lab.flush(Merging::All);
+    assert_eq!(lab.look().held_pages, 0);
+    lab.check_owners();
+}
+
+#[test]
+fn a_crash_with_written_lists_leaks_nothing() {
+    for (seed, ends) in [(7, false), (8, true)] {
+        let (mut lab, storage, snapshot) = long_lists(seed);
+        while lists_step(&lab.core).unwrap() {}
+        assert!(lab.core.held.stats().list_pages > 0);
+        lab.database.flush().unwrap();
+        let mut snapshot = Some(snapshot);
+        if ends {
+            // They wait to be read back.
+            snapshot = None;
+            lab.core.collect_released();
+            assert!(lab.core.held.stats().list_pages > 0);
+        }
+        let live = lab.check.look(&lab.core).unwrap().live_pages;
+        let mut random = Random::from_seed(seed);
+        for crashed in [storage.kill(), storage.crash(&mut random)] {
+            let mut opened = Lab::on(Arc::new(crashed), seed, Some(4000));
+            opened.check_owners();
+            let look = opened.look();
+            assert_eq!((look.live_pages, look.held_pages), (live, 0));
+            assert_eq!(opened.keyspace.iter().unwrap().count(), 5000);
+        }
+        drop(snapshot);
+    }
+}
+
+#[test]
+fn a_damaged_list_is_named_and_its_pages_are_free_at_the_next_open() {
+    let (lab, storage, snapshot) = long_lists(9);
+    while lists_step(&lab.core).unwrap() {}
+    lab.database.flush().unwrap();
+    let node = lab.core.held.blocks().written[0];
+    storage.flip_bit((node.page.0 << 10) + 100, 3);
+    drop(snapshot);
+    lab.core.collect_released();
+    let mut damaged = 0;
+    loop {
+        match lists_step(&lab.core) {
+            Ok(false) => break,
+            Ok(true) => {}
+            Err(Error::Corruption(corruption)) => {
+                assert_eq!(corruption.page, Some(node.page));
+                damaged += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(damaged, 1, "it is tried once");
+    let report = verify_with(&lab.core, Activity::Quiet, &mut |_, _| true).unwrap();
+    let texts: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+    assert!(texts.iter().any(|text| text.contains("a list of dead blocks")), "{texts:?}");
+    let killed = storage.kill();
+    drop(lab);
+    let mut opened = Lab::on(Arc::new(killed), 9, None);
+    opened.check_owners();
+    assert_eq!(opened.look().held_pages, 0);
 }

@@ -54,6 +54,8 @@ pub struct Stats {
     pub held_states: u64,
     /// Bytes of blocks that only those use.
     pub held_bytes: u64,
+    /// Bytes of the file that lists of those blocks take, when they are long.
+    pub held_list_bytes: u64,
     /// Snapshots that are held, the oldest first: also those of iterators, cursors and
     /// transactions.
     pub snapshots: Vec<SnapshotStats>,
@@ -411,6 +413,7 @@ impl Stats {
         let held = core.held.stats();
         self.held_states = held.states;
         self.held_bytes = held.pages * page_bytes;
+        self.held_list_bytes = held.list_pages * page_bytes;
         let now = core.clock.now();
         let snapshot = |held: HeldSnapshot| SnapshotStats {
             sequence: held.number,
@@ -460,7 +463,7 @@ impl Stats {
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 40] {
+    fn rows(&self) -> [(&'static str, u64); 41] {
         let memory = &self.memory;
         // What the oldest one needs is all that is kept.
         let kept_bytes = self.transactions.iter().map(|transaction| transaction.kept_bytes);
@@ -476,6 +479,7 @@ impl Stats {
             ("  bytes", self.young_bytes),
             ("held states", self.held_states),
             ("  bytes", self.held_bytes),
+            ("  bytes of their lists", self.held_list_bytes),
             ("held snapshots", self.snapshots.len() as u64),
             ("  seconds of the oldest", oldest),
             ("  bytes one alone keeps", alone_bytes.max().unwrap_or(0)),

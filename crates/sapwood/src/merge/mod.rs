@@ -11,6 +11,7 @@ pub mod debt;
 pub mod flush;
 pub mod gaps;
 pub mod install;
+pub mod lists;
 pub mod overflow_walk;
 pub mod plan;
 pub mod promote;

@@ -19,6 +19,7 @@ use super::adopt;
 use super::debt::Pressure;
 use super::flush;
 use super::install::{Change, install};
+use super::lists::lists_step;
 use super::plan::next_plan;
 use super::promote::promote;
 use super::shrink;
@@ -93,8 +94,17 @@ pub fn begin_writing(core: &Arc<Core>) -> Result<()> {
     Ok(())
 }
 
+/// A list of dead blocks that cannot be written or read hinders nothing else.
 fn step_in_order(core: &Arc<Core>) -> Result<bool> {
     core.collect_released();
+    let lists = lists_step(core);
+    match lists {
+        Ok(true) => Ok(true),
+        _ => Ok(other_step(core)? || lists?),
+    }
+}
+
+fn other_step(core: &Arc<Core>) -> Result<bool> {
     if timed_sync(core)? {
         return Ok(true);
     }

@@ -7,13 +7,27 @@
 //! older hold after which something in it was born, so that whole parts pass on, and births need
 //! not be kept.
 //!
+//! When the lists take more memory than they may, *pieces* of the longest parts go to the file
+//! (`merge/lists` does it). A piece passes on unread; when its hold has ended it waits until a step
+//! reads it back.
+//!
 //! *Guarantees*: E1: a block with birth `b` and death `d` that is not free is in the list of the
-//! newest held state `h` with `b <= h < d`. *Threads*: ends of holds arrive over a channel, so that
-//! dropping a state takes no lock.
+//! newest held state `h` with `b <= h < d`, or in a piece whose hold has ended and that waits to be
+//! read (E8). *Threads*: ends of holds arrive over a channel, so that dropping a state takes no
+//! lock.
 
-use std::collections::BTreeMap;
+mod piece;
+#[cfg(test)]
+mod tests;
 
-use crate::page::{Block, Charge, MemoryBudget, MemoryPart};
+use piece::Piece;
+pub use piece::{PieceContent, PieceName, decode_piece, encode_piece};
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
+
+use crate::error::Error;
+use crate::page::{Block, Charge, MemoryBudget, MemoryPart, NodeRef};
 use crate::sync::{Arc, LockRank, OrderedMutex, channel};
 use crate::types::Epoch;
 
@@ -38,6 +52,49 @@ pub struct HeldStats {
     pub blocks: u64,
     /// The pages of those blocks.
     pub pages: u64,
+    /// Pages of the nodes that hold pieces of the lists.
+    pub list_pages: u64,
+}
+
+/// When lists go to the file, and in what pieces.
+#[derive(Clone, Debug)]
+pub struct ListLimits {
+    /// Bytes that blocks of the lists may take in memory.
+    pub bytes_max: u64,
+    /// Blocks of a piece. A part with fewer stays in memory.
+    pub piece_blocks: RangeInclusive<usize>,
+}
+
+/// Blocks of one piece, at the longest.
+const PIECE_BLOCKS_MAX: usize = 4096;
+/// At the least: so few take no less memory as a piece.
+const PIECE_BLOCKS_MIN: usize = 32;
+
+impl ListLimits {
+    /// A sixteenth of the budget, unless so many bytes are said.
+    pub fn new(budget: &MemoryBudget, bytes_max: Option<u64>) -> ListLimits {
+        let bytes_max = bytes_max.unwrap_or(budget.total() / 16);
+        ListLimits { bytes_max, piece_blocks: PIECE_BLOCKS_MIN..=PIECE_BLOCKS_MAX }
+    }
+}
+
+/// A piece that somebody writes, or reads back.
+#[derive(Clone, Debug)]
+pub struct PieceOut {
+    /// Its name.
+    pub name: PieceName,
+    /// What it names, or where that is written.
+    pub content: PieceContent,
+}
+
+/// What is dead and not free yet, as of one moment.
+#[derive(Debug)]
+pub struct DeadBlocks {
+    /// What is in memory, with the nodes of the pieces.
+    pub blocks: Vec<Block>,
+    /// The pieces, none of which goes while this lives.
+    pub written: Vec<NodeRef>,
+    _looking: Arc<()>,
 }
 
 /// All held states with their dead lists.
@@ -51,13 +108,18 @@ pub struct HeldStates {
 /// Blocks of one list that were born after the same held state and not after the next one.
 #[derive(Debug, Default)]
 struct Part {
+    /// Those that are in no piece.
     blocks: Vec<Block>,
+    pieces: Vec<PieceName>,
+    /// Of the pieces too.
+    block_count: u64,
     pages: u64,
 }
 
 impl Part {
     fn push(&mut self, block: Block) {
         self.blocks.push(block);
+        self.block_count += 1;
         self.pages += u64::from(block.pages);
     }
 
@@ -66,16 +128,35 @@ impl Part {
             std::mem::swap(&mut self.blocks, &mut other.blocks);
         }
         self.blocks.append(&mut other.blocks);
+        self.pieces.append(&mut other.pieces);
+        self.block_count += other.block_count;
         self.pages += other.pages;
     }
 
+    fn block_bytes(&self) -> usize {
+        self.blocks.capacity() * size_of::<Block>()
+    }
+
+    /// Takes some blocks out for a piece, in the order of the file.
+    fn cut(&mut self, blocks_max: usize) -> Vec<Block> {
+        let rest = self.blocks.len().saturating_sub(blocks_max);
+        let mut blocks = match rest {
+            0 => std::mem::take(&mut self.blocks),
+            _ => self.blocks.split_off(rest),
+        };
+        self.blocks.shrink_to(2 * rest);
+        blocks.shrink_to_fit();
+        blocks.sort_unstable();
+        blocks
+    }
+
     fn memory_bytes(&self) -> usize {
-        PART_BYTES + self.blocks.capacity() * size_of::<Block>()
+        PART_BYTES + self.block_bytes() + self.pieces.capacity() * size_of::<PieceName>()
     }
 }
 
 /// About what a part takes beside its blocks, in bytes.
-const PART_BYTES: usize = 2 * size_of::<(Option<Epoch>, Part)>();
+const PART_BYTES: usize = 3 * size_of::<(Option<Epoch>, Part)>() / 2;
 
 /// Parts by the newest hold that is older than their births; `None`: there is none.
 type DeadList = BTreeMap<Option<Epoch>, Part>;
@@ -83,6 +164,17 @@ type DeadList = BTreeMap<Option<Epoch>, Part>;
 #[derive(Debug)]
 struct Held {
     lists: BTreeMap<Epoch, DeadList>,
+    pieces: BTreeMap<PieceName, Piece>,
+    next_piece: u64,
+    /// Pieces whose holds have ended, to be read back.
+    ended: VecDeque<PieceName>,
+    /// What the pieces take in memory.
+    piece_bytes: usize,
+    /// Pages of the nodes of written pieces.
+    list_pages: u64,
+    limits: ListLimits,
+    /// Shared by whoever looks at the pieces.
+    looking: Arc<()>,
     charge: Charge,
 }
 
@@ -115,7 +207,10 @@ impl Held {
                 Some(list) if born_after != older => {
                     list.entry(born_after).or_default().append(part);
                 }
-                _ => free.extend(part.blocks),
+                _ => {
+                    free.extend(part.blocks);
+                    self.ended.extend(part.pieces);
+                }
             }
         }
         // What was born after the hold that has ended was born after the one before it.
@@ -128,17 +223,68 @@ impl Held {
 
     fn recharge(&mut self) {
         let parts = self.lists.values().flat_map(BTreeMap::values);
-        self.charge.set(parts.map(Part::memory_bytes).sum::<usize>() as u64);
+        let bytes = parts.map(Part::memory_bytes).sum::<usize>() + self.piece_bytes;
+        self.charge.set(bytes as u64);
+    }
+
+    /// What pieces could make less: the parts themselves stay in memory.
+    fn block_bytes(&self) -> usize {
+        let parts = self.lists.values().flat_map(BTreeMap::values);
+        let pieces = self.piece_bytes - self.pieces.len() * Piece::OWN_BYTES;
+        parts.map(Part::block_bytes).sum::<usize>() + pieces
+    }
+
+    /// Makes a piece of the longest part, if that is long enough.
+    fn cut_longest(&mut self) -> Option<PieceName> {
+        let parts = self.lists.values_mut().flat_map(BTreeMap::values_mut);
+        let longest = parts.max_by_key(|part| part.blocks.len())?;
+        if longest.blocks.len() < *self.limits.piece_blocks.start() {
+            return None;
+        }
+        let blocks = longest.cut(*self.limits.piece_blocks.end());
+        let name = PieceName(self.next_piece);
+        self.next_piece += 1;
+        longest.pieces.push(name);
+        let piece = Piece {
+            blocks: blocks.len() as u64,
+            pages: blocks.iter().map(|block| u64::from(block.pages)).sum(),
+            content: PieceContent::Memory(Arc::new(blocks)),
+            is_out: false,
+        };
+        self.piece_bytes += piece.memory_bytes();
+        self.pieces.insert(name, piece);
+        Some(name)
+    }
+
+    fn take_out(&mut self, name: PieceName) -> Option<PieceOut> {
+        let piece = self.pieces.get_mut(&name).filter(|piece| !piece.is_out)?;
+        piece.is_out = true;
+        Some(PieceOut { name, content: piece.content.clone() })
     }
 }
 
 impl HeldStates {
     /// No held states; the lists count against `budget`.
-    pub fn new(budget: &Arc<MemoryBudget>) -> HeldStates {
+    pub fn new(budget: &Arc<MemoryBudget>, limits: ListLimits) -> HeldStates {
         let (releases, released) = channel::unbounded();
-        let charge = budget.charge(MemoryPart::DeadLists, 0);
-        let held = Held { lists: BTreeMap::new(), charge };
+        let held = Held {
+            lists: BTreeMap::new(),
+            pieces: BTreeMap::new(),
+            next_piece: 0,
+            ended: VecDeque::new(),
+            piece_bytes: 0,
+            list_pages: 0,
+            limits,
+            looking: Arc::default(),
+            charge: budget.charge(MemoryPart::DeadLists, 0),
+        };
         HeldStates { held: OrderedMutex::new(DEAD_LISTS, held), released, releases }
+    }
+
+    /// Changes how much memory blocks of the lists may take.
+    #[cfg(feature = "internals")]
+    pub fn set_bytes_max(&self, bytes_max: u64) {
+        self.held.lock().limits.bytes_max = bytes_max;
     }
 
     /// Where states tell that their last reference is gone.
@@ -186,22 +332,121 @@ impl HeldStates {
         self.held.lock().lists.keys().copied().collect()
     }
 
-    /// Every dead block that is still held.
-    pub fn blocks(&self) -> Vec<Block> {
+    /// Every dead block that is not free yet, and the nodes that hold lists.
+    pub fn blocks(&self) -> DeadBlocks {
         let held = self.held.lock();
         let parts = held.lists.values().flat_map(BTreeMap::values);
-        parts.flat_map(|part| part.blocks.iter().copied()).collect()
+        let mut blocks: Vec<Block> = parts.flat_map(|part| part.blocks.iter().copied()).collect();
+        let mut written = Vec::new();
+        for piece in held.pieces.values() {
+            match &piece.content {
+                PieceContent::Memory(own) => blocks.extend_from_slice(own),
+                PieceContent::Written(node) => {
+                    blocks.push(node.block());
+                    written.push(*node);
+                }
+            }
+        }
+        DeadBlocks { blocks, written, _looking: Arc::clone(&held.looking) }
     }
 
-    /// How much is held.
+    /// How much is held. What waits to be read back counts too.
     pub fn stats(&self) -> HeldStats {
         let held = self.held.lock();
         let parts = || held.lists.values().flat_map(BTreeMap::values);
+        let ended = || held.ended.iter().filter_map(|name| held.pieces.get(name));
+        let blocks = |sum: u64| sum + ended().map(|piece| piece.blocks).sum::<u64>();
+        let pages = |sum: u64| sum + ended().map(|piece| piece.pages).sum::<u64>();
         HeldStats {
             states: held.lists.len() as u64,
-            blocks: parts().map(|part| part.blocks.len() as u64).sum(),
-            pages: parts().map(|part| part.pages).sum(),
+            blocks: blocks(parts().map(|part| part.block_count).sum()),
+            pages: pages(parts().map(|part| part.pages).sum()),
+            list_pages: held.list_pages,
         }
+    }
+
+    /// A piece to write, when the lists take too much memory. [`HeldStates::written`] or
+    /// [`HeldStates::not_done`] comes after.
+    pub fn begin_writing(&self) -> Option<PieceOut> {
+        let mut held = self.held.lock();
+        if held.block_bytes() as u64 <= held.limits.bytes_max {
+            return None;
+        }
+        // One whose write has failed comes first.
+        let in_memory = |piece: &&Piece| matches!(piece.content, PieceContent::Memory(_));
+        let mut pieces = held.pieces.iter();
+        let failed = pieces.find(|(_, piece)| in_memory(piece) && !piece.is_out);
+        let name = failed.map(|(name, _)| *name).or_else(|| held.cut_longest())?;
+        held.recharge();
+        held.take_out(name)
+    }
+
+    /// The piece is written: memory lets go of its blocks.
+    pub fn written(&self, name: PieceName, node: NodeRef) {
+        let mut guard = self.held.lock();
+        let held = &mut *guard;
+        let Some(piece) = held.pieces.get_mut(&name) else { return };
+        held.piece_bytes -= piece.memory_bytes();
+        piece.content = PieceContent::Written(node);
+        piece.is_out = false;
+        held.piece_bytes += piece.memory_bytes();
+        held.list_pages += u64::from(node.pages);
+        held.recharge();
+    }
+
+    /// What was begun with a piece has failed, and can be begun again.
+    pub fn not_done(&self, name: PieceName) {
+        if let Some(piece) = self.held.lock().pieces.get_mut(&name) {
+            piece.is_out = false;
+        }
+    }
+
+    /// A piece is damaged: what it names stays given out until the next open.
+    pub fn set_aside(&self, name: PieceName, error: &Error) {
+        let mut held = self.held.lock();
+        held.ended.retain(|other| *other != name);
+        drop(held);
+        tracing::error!(%error, "a list of dead blocks is damaged; an open frees what it names");
+    }
+
+    /// A piece whose hold has ended, to be read back; none while somebody looks at the pieces.
+    /// [`HeldStates::given_back`] or [`HeldStates::not_done`] comes after.
+    pub fn begin_reading(&self) -> Option<PieceOut> {
+        let mut held = self.held.lock();
+        if Arc::strong_count(&held.looking) > 1 {
+            return None;
+        }
+        // The next one is another, should this one fail.
+        for _ in 0..held.ended.len() {
+            let name = held.ended.pop_front()?;
+            held.ended.push_back(name);
+            if let Some(out) = held.take_out(name) {
+                return Some(out);
+            }
+        }
+        None
+    }
+
+    /// The piece was read: the caller frees what it names, and its node, unless the answer is false
+    /// because somebody has begun to look at it.
+    pub fn given_back(&self, name: PieceName) -> bool {
+        let mut guard = self.held.lock();
+        let held = &mut *guard;
+        if Arc::strong_count(&held.looking) > 1 {
+            if let Some(piece) = held.pieces.get_mut(&name) {
+                piece.is_out = false;
+            }
+            return false;
+        }
+        if let Some(piece) = held.pieces.remove(&name) {
+            held.piece_bytes -= piece.memory_bytes();
+            if let PieceContent::Written(node) = piece.content {
+                held.list_pages -= u64::from(node.pages);
+            }
+        }
+        held.ended.retain(|other| *other != name);
+        held.recharge();
+        true
     }
 
     /// The pages that would be free if the hold on one state, and no other, ended.
@@ -211,6 +456,3 @@ impl HeldStates {
         part.map_or(0, |part| part.pages)
     }
 }
-
-#[cfg(test)]
-mod tests;

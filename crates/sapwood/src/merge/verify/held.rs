@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::blocks::live_blocks;
 use crate::error::Result;
+use crate::merge::lists::read_dead_blocks;
 use crate::page::BlockList;
 use crate::state::{Core, State};
 use crate::sync::Arc;
@@ -55,7 +56,7 @@ impl HeldCheck {
             look.problems.push("a snapshot has no state: its memtable is not flushed".to_owned());
         }
         self.walk(core, &states)?;
-        self.compare_lists(core, &current, &mut look);
+        self.compare_lists(core, &current, &mut look)?;
         self.compare_map(core, &mut look);
         let holders = |epoch| states.iter().filter(|state| state.epoch == epoch).count();
         look.alone_pages = snapshots
@@ -100,10 +101,14 @@ impl HeldCheck {
     }
 
     /// The dead lists hold what some older state uses and the current one does not.
-    fn compare_lists(&self, core: &Core, current: &State, look: &mut HeldLook) {
-        let Some(live) = self.walked.get(&current.epoch) else { return };
-        let mut listed: Vec<u64> =
-            core.held.blocks().iter().flat_map(|block| block.first.0..block.end().0).collect();
+    fn compare_lists(&self, core: &Core, current: &State, look: &mut HeldLook) -> Result<()> {
+        let Some(live) = self.walked.get(&current.epoch) else { return Ok(()) };
+        let dead = core.held.blocks();
+        let mut lists = BlockList::new();
+        dead.written.iter().for_each(|node| lists.insert(node.block()));
+        let blocks = read_dead_blocks(&core.pages, &dead)?.into_iter();
+        let named = blocks.filter(|block| !lists.contains(*block));
+        let mut listed: Vec<u64> = named.flat_map(|block| block.first.0..block.end().0).collect();
         let mut held: Vec<u64> = self.uses.keys().copied().collect();
         held.retain(|page| !live.contains_page(crate::types::PageNumber(*page)));
         (look.live_pages, look.held_pages) = (live.page_count(), held.len() as u64);
@@ -117,6 +122,12 @@ impl HeldCheck {
         if pages != look.held_pages {
             look.problems.push(format!("{} held pages are counted as {pages}", look.held_pages));
         }
+        let pages = core.held.stats().list_pages;
+        if pages != lists.page_count() {
+            let lists = lists.page_count();
+            look.problems.push(format!("{lists} pages of lists are counted as {pages}"));
+        }
+        Ok(())
     }
 
     /// What is given out is what some state uses, the log, and the encoded state.
@@ -127,7 +138,9 @@ impl HeldCheck {
         own.iter().chain(&named).for_each(|block| owned.insert_any(*block));
         let given = core.pages.allocator().given_list();
         let states = |page: &u64| !owned.contains_page(crate::types::PageNumber(*page));
-        let used = self.uses.keys().copied().filter(states).count() as u64 + owned.page_count();
+        let used = self.uses.keys().copied().filter(states).count() as u64
+            + owned.page_count()
+            + core.held.stats().list_pages;
         if given.page_count() != used {
             let given = given.page_count();
             look.problems.push(format!("{given} pages are given out, {used} are needed"));

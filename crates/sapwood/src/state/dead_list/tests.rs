@@ -10,7 +10,8 @@ fn block(number: u64) -> Block {
 }
 
 fn states() -> HeldStates {
-    HeldStates::new(&Arc::new(MemoryBudget::new(1 << 20)))
+    let budget = Arc::new(MemoryBudget::new(1 << 20));
+    HeldStates::new(&budget, ListLimits::new(&budget, None))
 }
 
 #[test]
@@ -96,6 +97,8 @@ enum Act {
     End(prop::sample::Index),
     /// A block is said to have died so many states ago, born so long before that.
     Late(u64, u64),
+    /// A piece is written or read back, or fails to be.
+    Step(bool),
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -103,6 +106,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         4 => prop::collection::vec(0u64..12, 0..6).prop_map(Act::Replace),
         3 => any::<prop::sample::Index>().prop_map(Act::End),
         1 => (1u64..6, 1u64..6).prop_map(|(ago, length)| Act::Late(ago, length)),
+        4 => prop::bool::weighted(0.2).prop_map(Act::Step),
     ];
     prop::collection::vec(act, 1..80)
 }
@@ -144,49 +148,189 @@ impl Model {
     }
 }
 
+/// Nodes that lists were written to, by their page.
+#[derive(Default)]
+struct Nodes {
+    written: BTreeMap<u64, Vec<u8>>,
+    next: u64,
+}
+
+/// The first page of nodes: no block of a history lies there.
+const NODES_FROM: u64 = 1 << 40;
+
+impl Nodes {
+    /// Writes or reads one piece, or fails to; what is free then.
+    fn step(&mut self, held: &HeldStates, fails: bool) -> Vec<Block> {
+        if let Some(out) = held.begin_writing() {
+            let PieceContent::Memory(blocks) = &out.content else { panic!("it was written") };
+            if fails {
+                held.not_done(out.name);
+                return Vec::new();
+            }
+            let page = NODES_FROM + self.next;
+            self.next += 1;
+            self.written.insert(page, encode_piece(blocks));
+            let page = PageNumber(page);
+            held.written(out.name, NodeRef { page, pages: 1, stamp: 0, checksum: 0 });
+        } else if let Some(out) = held.begin_reading() {
+            if fails {
+                held.not_done(out.name);
+                return Vec::new();
+            }
+            assert!(held.given_back(out.name));
+            return match out.content {
+                PieceContent::Memory(blocks) => blocks.to_vec(),
+                PieceContent::Written(node) => {
+                    decode_piece(&self.written.remove(&node.page.0).unwrap()).unwrap()
+                }
+            };
+        }
+        Vec::new()
+    }
+
+    /// All blocks that are not free yet, in order, and how many nodes there are.
+    fn blocks(&self, held: &HeldStates) -> (Vec<u64>, usize) {
+        let dead = held.blocks();
+        let mut blocks = dead.blocks.clone();
+        blocks.retain(|block| block.first.0 < NODES_FROM);
+        let written = dead.written.iter().map(|node| &self.written[&node.page.0]);
+        blocks.extend(written.flat_map(|bytes| decode_piece(bytes).unwrap()));
+        let mut pages: Vec<u64> = blocks.iter().map(|block| block.first.0).collect();
+        pages.sort_unstable();
+        (pages, dead.written.len())
+    }
+}
+
+fn numbers(blocks: &[Block]) -> impl Iterator<Item = u64> + '_ {
+    blocks.iter().map(|block| block.first.0)
+}
+
+fn check_history(acts: Vec<Act>, limits: &ListLimits) -> Result<(), TestCaseError> {
+    let budget = Arc::new(MemoryBudget::new(1 << 20));
+    let held = HeldStates::new(&budget, limits.clone());
+    let (mut model, mut nodes) = (Model::default(), Nodes::default());
+    let mut epoch = 5;
+    // What was let go, and waits in a list that was written.
+    let mut waiting = BTreeSet::new();
+    for act in acts {
+        let mut free = BTreeSet::new();
+        match act {
+            Act::Replace(ages) => {
+                let births = ages.iter().map(|age| (epoch - 1).max(*age) - age);
+                let died = births.map(|birth| model.die(birth, epoch + 1));
+                held.replaced(Epoch(epoch), died.collect());
+                model.holds.insert(Epoch(epoch));
+                epoch += 1;
+            }
+            Act::End(index) if !model.holds.is_empty() => {
+                let hold = *index.get(&model.holds.iter().copied().collect::<Vec<_>>());
+                model.holds.remove(&hold);
+                held.releases().send(hold).unwrap();
+                free.extend(numbers(&held.collect()));
+            }
+            Act::End(_) => {}
+            Act::Late(ago, length) => {
+                let death = epoch - ago.min(epoch);
+                let dead = model.die(death - length.min(death), death);
+                free.extend(numbers(held.dispose(dead, Epoch(death)).as_slice()));
+            }
+            Act::Step(fails) => free.extend(numbers(&nodes.step(&held, fails))),
+        }
+        waiting.extend(model.let_go());
+        for number in free {
+            prop_assert!(waiting.remove(&number), "{} is needed, or was free", number);
+        }
+        let never_written = limits.bytes_max > 1 << 15;
+        prop_assert!(waiting.is_empty() || !never_written, "{waiting:?} are not free at once");
+        let expected: BTreeSet<u64> = model.dead.keys().chain(&waiting).copied().collect();
+        let (blocks, written) = nodes.blocks(&held);
+        prop_assert_eq!(blocks, expected.iter().copied().collect::<Vec<_>>());
+        let stats = held.stats();
+        let count = expected.len() as u64;
+        prop_assert_eq!((stats.blocks, stats.pages), (count, count));
+        prop_assert_eq!(stats.states, model.holds.len() as u64);
+        prop_assert_eq!(stats.list_pages, written as u64);
+        prop_assert_eq!(nodes.written.len(), written);
+        for hold in &model.holds {
+            prop_assert_eq!(held.pages_alone(*hold), model.alone(*hold), "hold {}", hold);
+        }
+    }
+    for _ in 0..1000 {
+        for number in numbers(&nodes.step(&held, false)) {
+            prop_assert!(waiting.remove(&number), "{} is needed, or was free", number);
+        }
+    }
+    prop_assert!(waiting.is_empty(), "{:?} never come back", waiting);
+    prop_assert!(held.begin_writing().is_none(), "more could be written");
+    Ok(())
+}
+
 proptest! {
     /// States are replaced, holds end and blocks die late, in any order: at each moment the lists
     /// are those of the model, and so is what each hold alone keeps.
     #[test]
     fn any_history_frees_what_nobody_holds_and_knows_what_each_alone_keeps(acts in acts()) {
-        let held = states();
-        let mut model = Model::default();
-        let mut epoch = 5;
-        for act in acts {
-            let mut free = BTreeSet::new();
-            match act {
-                Act::Replace(ages) => {
-                    let births = ages.iter().map(|age| (epoch - 1).max(*age) - age);
-                    let died = births.map(|birth| model.die(birth, epoch + 1));
-                    held.replaced(Epoch(epoch), died.collect());
-                    model.holds.insert(Epoch(epoch));
-                    epoch += 1;
-                }
-                Act::End(index) if !model.holds.is_empty() => {
-                    let hold = *index.get(&model.holds.iter().copied().collect::<Vec<_>>());
-                    model.holds.remove(&hold);
-                    held.releases().send(hold).unwrap();
-                    free.extend(held.collect().iter().map(|block| block.first.0));
-                }
-                Act::End(_) => {}
-                Act::Late(ago, length) => {
-                    let death = epoch - ago.min(epoch);
-                    let dead = model.die(death - length.min(death), death);
-                    let block = held.dispose(dead, Epoch(death));
-                    free.extend(block.map(|block| block.first.0));
-                }
-            }
-            prop_assert_eq!(free, model.let_go());
-            let mut blocks: Vec<u64> = held.blocks().iter().map(|block| block.first.0).collect();
-            blocks.sort_unstable();
-            prop_assert_eq!(blocks, model.dead.keys().copied().collect::<Vec<_>>());
-            let stats = held.stats();
-            prop_assert_eq!(stats.blocks, model.dead.len() as u64);
-            prop_assert_eq!(stats.pages, model.dead.len() as u64);
-            prop_assert_eq!(stats.states, model.holds.len() as u64);
-            for hold in &model.holds {
-                prop_assert_eq!(held.pages_alone(*hold), model.alone(*hold), "hold {}", hold);
-            }
+        let budget = MemoryBudget::new(1 << 20);
+        check_history(acts, &ListLimits::new(&budget, None))?;
+    }
+
+    /// The same when nearly everything is written, some of it after a failure, and read back.
+    #[test]
+    fn any_history_is_the_same_when_lists_go_to_the_file_and_come_back(
+        acts in acts(),
+        bytes_max in 0u64..1000,
+        least in 1usize..4,
+        more in 0usize..4,
+    ) {
+        check_history(acts, &ListLimits { bytes_max, piece_blocks: least..=least + more })?;
+    }
+
+    #[test]
+    fn a_piece_is_decoded_as_it_was_encoded(
+        gaps in prop::collection::vec((0u64..1 << 30, 1u32..=u32::MAX), 0..50),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut end = 0;
+        let blocks: Vec<Block> = gaps
+            .into_iter()
+            .map(|(gap, pages)| {
+                let block = Block::new(PageNumber(end + gap), pages);
+                end = block.end().0;
+                block
+            })
+            .collect();
+        let bytes = encode_piece(&blocks);
+        prop_assert_eq!(decode_piece(&bytes).unwrap(), blocks);
+        prop_assert!(decode_piece(&bytes[..cut.index(bytes.len())]).is_err());
+    }
+
+    #[test]
+    fn any_bytes_are_an_error_or_blocks_in_order(
+        bytes in prop::collection::vec(any::<u8>(), 0..60),
+    ) {
+        if let Ok(blocks) = decode_piece(&bytes) {
+            prop_assert!(blocks.windows(2).all(|two| two[0].end() <= two[1].first));
+            prop_assert!(blocks.iter().all(|block| block.pages > 0));
         }
     }
+}
+
+#[test]
+fn a_piece_stays_while_somebody_looks_at_it() {
+    let budget = Arc::new(MemoryBudget::new(1 << 20));
+    let held = HeldStates::new(&budget, ListLimits { bytes_max: 0, piece_blocks: 1..=8 });
+    held.replaced(Epoch(5), vec![Dead { block: block(1), birth: Epoch(3) }]);
+    let mut nodes = Nodes::default();
+    nodes.step(&held, false);
+    held.releases().send(Epoch(5)).unwrap();
+    assert_eq!(held.collect(), []);
+    let looking = held.blocks();
+    assert_eq!(looking.written.len(), 1);
+    assert!(held.begin_reading().is_none(), "it would be gone before it is read");
+    drop(looking);
+    let out = held.begin_reading().unwrap();
+    let looking = held.blocks();
+    assert!(!held.given_back(out.name), "somebody has begun to look at it");
+    drop(looking);
+    assert_eq!(nodes.step(&held, false), [block(1)]);
 }
