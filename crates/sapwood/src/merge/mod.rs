@@ -8,6 +8,7 @@ pub mod adopt;
 pub mod build;
 pub mod compact;
 pub mod debt;
+pub mod drop_keyspace;
 pub mod flush;
 pub mod gaps;
 pub mod install;

@@ -215,6 +215,10 @@ fn move_nodes(core: &Arc<Core>, keyspace: KeyspaceNumber, from: Vec<u8>) -> Resu
         }
         let Some(last) = levels.last() else { continue };
         let Some(root) = &last.points else { continue };
+        if !last.promoted.is_empty() {
+            // It is leaving: what has left may hold anything.
+            continue;
+        }
         let Some(range) = find_high(core, *number, root, ceiling, &from)? else { continue };
         let next = range.end.clone();
         if !move_range(core, &state, *number, last, root, &range, ceiling)? {
@@ -246,7 +250,8 @@ fn move_range(
     };
     let now = core.state();
     let same_tree = now.epoch == state.epoch
-        || Core::find_segment(&now, last.number).is_some_and(|now| now.points == last.points);
+        || Core::find_segment(&now, last.number)
+            .is_some_and(|now| now.points == last.points && now.promoted == last.promoted);
     if !same_tree {
         return Ok(false);
     }

@@ -350,7 +350,10 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
     let mut blocks = Vec::new();
     // One durable state brings at most a step's worth, so that zeros are not written for long, but
     // the smallest log at once: it could not leave the tail by parts.
-    let at_once_max = core.options.step_bytes.max(log_blocks_least(core) as u64 * block_bytes);
+    let at_once_max = match purpose {
+        Purpose::Idle => wanted,
+        _ => core.options.step_bytes.max(block_bytes),
+    };
     let brought = wanted.min(at_once_max).max(lacking);
     for _ in 0..brought.div_ceil(block_bytes) {
         match core.pages.allocator().allocate(log_block_pages(layout), 0) {
