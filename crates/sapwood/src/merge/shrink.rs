@@ -32,6 +32,9 @@ use super::stretch::load_stretch;
 /// So much may lie free in a file at rest, beside a tenth of what is used.
 const SLACK_BYTES: u64 = 256 << 10;
 
+/// So many durable states are made in a row to have the log's last blocks below the ceiling.
+const LOG_MOVES_MAX: usize = 4;
+
 /// The file is cut when so much would be saved, or a twentieth of it.
 const SAVING_BYTES: u64 = 1 << 20;
 
@@ -112,6 +115,11 @@ fn is_worthwhile(core: &Core, from: u64, to: u64) -> bool {
 }
 
 fn begin(core: &Core) -> Result<(ShrinkStage, bool)> {
+    let view = core.view();
+    if !view.active.is_empty() || !view.sealed.is_empty() {
+        // Another thread flushes: before its install the log cannot be cut.
+        return Ok((ShrinkStage::Rest, false));
+    }
     let (file, used_end, given) = extent(core)?;
     let slack = SLACK_BYTES / u64::from(core.pages.layout().page_size);
     let ceiling = given + given / 10 + slack;
@@ -171,12 +179,15 @@ fn cut(core: &Core) -> Result<()> {
 /// Has the log leave the tail: new blocks come behind the present ones, records that say nothing
 /// lead over to them, and a new cut lets go of those before.
 fn move_log(core: &Arc<Core>) -> Result<()> {
-    if core.durable.log_moves(core) {
-        make_durable_now(core, Purpose::Idle)?;
+    // What one state lets go of may be the room that the next one needs.
+    for _ in 0..LOG_MOVES_MAX {
         if core.durable.log_moves(core) {
-            // There was no room below.
-            return Ok(());
+            make_durable_now(core, Purpose::Idle)?;
         }
+    }
+    if core.durable.log_moves(core) {
+        // There was no room below.
+        return Ok(());
     }
     match log_must_pass(core) {
         Some(position) => advance_cut(core, position),
