@@ -11,6 +11,8 @@ use clap::{Args, ValueEnum};
 use sapwood::{Builder, Database, Durability, Isolation, Keyspace};
 use serde::{Deserialize, Serialize};
 
+mod held;
+
 use crate::Outcome;
 use crate::pairs::Random;
 
@@ -29,6 +31,10 @@ enum Case {
     Empty,
     /// A thousand keyspaces written at random, reopened, half of them dropped under a snapshot.
     Keyspaces,
+    /// A hundred snapshots of a database under random writes, released in random order.
+    Snapshots,
+    /// A few keys, overwritten over and over under one snapshot.
+    Overwrites,
 }
 
 #[derive(Args)]
@@ -106,6 +112,8 @@ fn run_case(case: Case, limits: &Limits) -> Outcome<Vec<Figure>> {
         Case::Transaction => run.transaction()?,
         Case::Empty => run.empty()?,
         Case::Keyspaces => run.keyspaces()?,
+        Case::Snapshots => run.snapshots()?,
+        Case::Overwrites => run.overwrites()?,
     }
     Ok(run.figures)
 }

@@ -7,6 +7,8 @@
 mod between;
 #[path = "merging/deaths.rs"]
 mod deaths;
+#[path = "merging/drops.rs"]
+mod drops;
 #[path = "merging/failures.rs"]
 mod failures;
 #[path = "merging/lab.rs"]

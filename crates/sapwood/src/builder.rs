@@ -336,6 +336,14 @@ impl Builder {
         self
     }
 
+    /// How much memory the lists of dead blocks may take, in bytes.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
+    pub fn dead_list_bytes(mut self, bytes: u64) -> Builder {
+        self.options.dead_list_bytes = Some(bytes);
+        self
+    }
+
     /// How many dead keys a scan joins that it walks over in a row.
     #[cfg(any(test, feature = "internals"))]
     #[doc(hidden)]

@@ -168,7 +168,8 @@ pub use progress::Progress;
 pub use range::{Keys, Range};
 pub use snapshot::Snapshot;
 pub use stats::{
-    KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, TransactionStats, WrittenStats,
+    KeyspaceStats, LevelStats, LogStats, MemoryStats, SnapshotStats, Stats, TransactionStats,
+    WrittenStats,
 };
 pub use storage::{Advice, Mapped, MemoryStorage, Storage};
 pub use stream::ValueStream;

@@ -270,6 +270,8 @@ pub(crate) struct Options {
     pub step_bytes: u64,
     /// How much of its writes a transaction keeps in memory; `None`: a quarter of a memtable.
     pub transaction_bytes: Option<u64>,
+    /// How much memory the lists of dead blocks may take; `None`: a sixteenth of the budget.
+    pub dead_list_bytes: Option<u64>,
     /// So many dead keys that a scan walks over in a row are joined.
     pub join_keys_min: u64,
     /// How much is kept on disk for the validation of open transactions; `None`: an eighth of the
@@ -297,6 +299,7 @@ impl Default for Options {
             read_only: false,
             step_bytes: 4 * MIB,
             transaction_bytes: None,
+            dead_list_bytes: None,
             join_keys_min: 64,
             max_transaction_history_bytes: None,
             max_file_bytes: None,

@@ -32,6 +32,9 @@ use super::stretch::load_stretch;
 /// So much may lie free in a file at rest, beside a tenth of what is used.
 const SLACK_BYTES: u64 = 256 << 10;
 
+/// So many durable states are made in a row to have the log's last blocks below the ceiling.
+const LOG_MOVES_MAX: usize = 4;
+
 /// The file is cut when so much would be saved, or a twentieth of it.
 const SAVING_BYTES: u64 = 1 << 20;
 
@@ -120,6 +123,11 @@ fn is_worthwhile(core: &Core, from: u64, to: u64) -> bool {
 }
 
 fn begin(core: &Core) -> Result<(ShrinkStage, bool)> {
+    let view = core.view();
+    if !view.active.is_empty() || !view.sealed.is_empty() {
+        // Another thread flushes: before its install the log cannot be cut.
+        return Ok((ShrinkStage::Rest, false));
+    }
     let (file, used_end, given) = extent(core)?;
     let slack = SLACK_BYTES / u64::from(core.pages.layout().page_size);
     let ceiling = given + given / 10 + slack;
@@ -188,12 +196,15 @@ fn cut(core: &Core) -> Result<()> {
 /// Has the log leave the tail: new blocks come behind the present ones, records that say nothing
 /// lead over to them, and a new cut lets go of those before.
 fn move_log(core: &Arc<Core>) -> Result<()> {
-    if core.durable.log_moves(core) {
-        make_durable_now(core, Purpose::Idle)?;
+    // What one state lets go of may be the room that the next one needs.
+    for _ in 0..LOG_MOVES_MAX {
         if core.durable.log_moves(core) {
-            // There was no room below.
-            return Ok(());
+            make_durable_now(core, Purpose::Idle)?;
         }
+    }
+    if core.durable.log_moves(core) {
+        // There was no room below.
+        return Ok(());
     }
     match log_must_pass(core) {
         Some(position) => advance_cut(core, position),
@@ -232,6 +243,10 @@ fn move_nodes(core: &Arc<Core>, keyspace: KeyspaceNumber, from: Vec<u8>) -> Resu
         }
         let Some(last) = levels.last() else { continue };
         let Some(root) = &last.points else { continue };
+        if !last.promoted.is_empty() {
+            // It is leaving: what has left may hold anything.
+            continue;
+        }
         let Some(range) = find_high(core, *number, root, ceiling, &from)? else { continue };
         let next = range.end.clone();
         if !move_range(core, &state, *number, last, root, &range, ceiling)? {
@@ -263,7 +278,8 @@ fn move_range(
     };
     let now = core.state();
     let same_tree = now.epoch == state.epoch
-        || Core::find_segment(&now, last.number).is_some_and(|now| now.points == last.points);
+        || Core::find_segment(&now, last.number)
+            .is_some_and(|now| now.points == last.points && now.promoted == last.promoted);
     if !same_tree {
         return Ok(false);
     }

@@ -7,18 +7,18 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::segment::key_range::KeyRange;
 use crate::state::Core;
-use crate::state::background::{Job, LEVELS_ALL};
+use crate::state::background::Job;
 use crate::state::durable::{Purpose, claim_file, make_durable};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, thread};
-use crate::types::{KeyspaceNumber, SequenceNumber};
+use crate::types::SequenceNumber;
 
 use super::adopt;
 use super::debt::Pressure;
+use super::drop_keyspace::drop_keyspace_step;
 use super::flush;
-use super::install::{Change, install};
+use super::lists::lists_step;
 use super::plan::next_plan;
 use super::promote::promote;
 use super::shrink;
@@ -94,8 +94,17 @@ pub fn begin_writing(core: &Arc<Core>) -> Result<()> {
     Ok(())
 }
 
+/// A list of dead blocks that cannot be written or read hinders nothing else.
 fn step_in_order(core: &Arc<Core>) -> Result<bool> {
     core.collect_released();
+    let lists = lists_step(core);
+    match lists {
+        Ok(true) => Ok(true),
+        _ => Ok(other_step(core)? || lists?),
+    }
+}
+
+fn other_step(core: &Arc<Core>) -> Result<bool> {
     if timed_sync(core)? {
         return Ok(true);
     }
@@ -282,22 +291,6 @@ fn seal_when_quiet(core: &Core) -> bool {
     let _order = core.commit_order.lock();
     core.seal();
     true
-}
-
-/// The levels of a dropped keyspace leave, in an install of their own (G7).
-fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
-    let state = core.state();
-    let dropped = |keyspace: &KeyspaceNumber| {
-        state.catalogue.get(*keyspace).is_none_or(|entry| entry.dropped)
-    };
-    let Some(keyspace) = state.levels.keys().copied().find(dropped) else { return Ok(false) };
-    let reservations = &core.background.reservations;
-    let Ok(reservation) = reservations.reserve(keyspace, LEVELS_ALL, KeyRange::all()) else {
-        return Ok(false);
-    };
-    install(core, Change { dropped: Some(keyspace), ..Change::default() })?;
-    drop(reservation);
-    Ok(true)
 }
 
 /// Waits until nothing is left to do: memtables flushed, each key range in one segment, the state

@@ -8,6 +8,7 @@ use super::background::Background;
 use super::catalogue::Catalogue;
 use super::dead_list::{Dead, HeldStates};
 use super::durable::Durable;
+use super::held_snapshots::HeldSnapshots;
 use super::log_named::LogNamed;
 use super::open_transactions::OpenTransactions;
 use super::pending_blocks::PendingBlocks;
@@ -85,6 +86,8 @@ pub struct Core {
     pub publisher: Publisher,
     /// Dead blocks.
     pub held: HeldStates,
+    /// Snapshots.
+    pub snapshots: Arc<HeldSnapshots>,
     /// Blocks that the log names.
     pub log_named: LogNamed,
     /// Blocks of pending transactions.
@@ -157,6 +160,7 @@ impl Core {
             next_segment: AtomicU64::new(parts.next_segment),
             publisher: Publisher::new(parts.visible),
             held: parts.held,
+            snapshots: Arc::default(),
             log_named: parts.log_named,
             pending: parts.pending,
             transactions: OpenTransactions::default(),

@@ -10,7 +10,7 @@ use super::apply;
 use super::by_reference;
 use super::catalogue::Catalogue;
 use super::core::{CommitNumbers, Core, CoreParts};
-use super::dead_list::HeldStates;
+use super::dead_list::{HeldStates, ListLimits};
 use super::durable::{Durable, DurableInner, Limits, OpenedSlot, STAMP_LIMIT_AHEAD};
 use super::log_named::LogNamed;
 use super::manifest::{self, Manifest};
@@ -384,7 +384,8 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
     let Assembly { read, pages, end, mut slots, last, .. } = assembly;
     let counters = read.manifest.counters;
     let clean = counters.clean;
-    let held = HeldStates::new(&assembly.budget);
+    let limits = ListLimits::new(&assembly.budget, assembly.options.dead_list_bytes);
+    let held = HeldStates::new(&assembly.budget, limits);
     let epoch = read.manifest.contents.epoch;
     let state = State::new(read.manifest.contents, held.releases());
     let ring = Ring::new(&assembly.list, assembly.stream.usable_bytes())?;
