@@ -54,7 +54,8 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize) -> Result<()> {
         if core.background.has_threads.load(Ordering::Acquire) {
             let micros = slow.as_micros() as u64;
             core.counters.slowed_microseconds.fetch_add(micros, Ordering::Relaxed);
-            tracing::debug!(target: "sapwood::stall", micros, debt = owed.felt(), "a commit is slowed");
+            let debt = owed.felt();
+            tracing::debug!(target: "sapwood::stall", micros, debt, "a commit is slowed");
             core.clock.sleep(slow);
         }
     }

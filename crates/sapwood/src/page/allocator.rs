@@ -481,7 +481,7 @@ impl Allocator {
         if self.storage.length().map_err(failed)? > length {
             match self.storage.set_length(length) {
                 Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
-                    tracing::debug!(%error, "the file is not cut now");
+                    tracing::debug!(target: "sapwood::storage", %error, "the file is not cut now");
                 }
                 result => result.map_err(failed)?,
             }

@@ -406,7 +406,11 @@ impl HeldStates {
         let mut held = self.held.lock();
         held.ended.retain(|other| *other != name);
         drop(held);
-        tracing::error!(%error, "a list of dead blocks is damaged; an open frees what it names");
+        tracing::error!(
+            target: "sapwood::storage",
+            %error,
+            "a list of dead blocks is damaged; an open frees what it names"
+        );
     }
 
     /// A piece whose hold has ended, to be read back; none while somebody looks at the pieces.

@@ -179,7 +179,11 @@ impl FileMap {
                 Some(piece)
             }
             Err(error) => {
-                tracing::debug!(%error, "a part of the file cannot be mapped");
+                tracing::debug!(
+                    target: "sapwood::storage",
+                    %error,
+                    "a part of the file cannot be mapped"
+                );
                 None
             }
         }
