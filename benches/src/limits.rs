@@ -11,6 +11,8 @@ use clap::{Args, ValueEnum};
 use sapwood::{Builder, Database, Durability, Isolation, Keyspace};
 use serde::{Deserialize, Serialize};
 
+mod held;
+
 use crate::Outcome;
 use crate::pairs::Random;
 
@@ -27,6 +29,12 @@ enum Case {
     Transaction,
     /// What empty databases cost.
     Empty,
+    /// A thousand keyspaces written at random, reopened, half of them dropped under a snapshot.
+    Keyspaces,
+    /// A hundred snapshots of a database under random writes, released in random order.
+    Snapshots,
+    /// A few keys, overwritten over and over under one snapshot.
+    Overwrites,
 }
 
 #[derive(Args)]
@@ -103,6 +111,9 @@ fn run_case(case: Case, limits: &Limits) -> Outcome<Vec<Figure>> {
         Case::Stream => run.stream()?,
         Case::Transaction => run.transaction()?,
         Case::Empty => run.empty()?,
+        Case::Keyspaces => run.keyspaces()?,
+        Case::Snapshots => run.snapshots()?,
+        Case::Overwrites => run.overwrites()?,
     }
     Ok(run.figures)
 }
@@ -352,6 +363,94 @@ impl Run {
         let (_, after) = resident_mib();
         self.note("empty", format!("memory of {count} small databases"), after - before, "MiB");
         open.into_iter().try_for_each(|database| Ok(database.close()?))
+    }
+
+    fn keyspaces(&mut self) -> Outcome<()> {
+        let (count, puts) = ((1000 / self.divisor).max(10), 5_000_000 / self.divisor);
+        let name = |number: u64| format!("keyspace {number:04}");
+        let path = self.dir.path().join("keyspaces");
+        reset_peak();
+        let database = Database::builder().durability(Durability::Memory).open(&path)?;
+        let begin = Instant::now();
+        let made: Result<Vec<_>, _> = (0..count).map(|n| database.keyspace(&name(n))).collect();
+        let keyspaces = made?;
+        database.sync()?;
+        self.note("keyspaces", format!("making {count}"), micros(begin.elapsed()) / 1e3, "ms");
+        let (mut random, mut unflushed) = (Random::new(5), 0);
+        let begin = Instant::now();
+        for _ in 0..puts / 100 {
+            let mut batch = database.batch();
+            for _ in 0..100 {
+                let keyspace = &keyspaces[(random.next() % count) as usize];
+                batch.put(keyspace, ordered(random.next()), value(&mut random))?;
+            }
+            batch.commit_with(Durability::Buffered)?;
+            unflushed = unflushed.max(database.stats()?.log.unflushed_bytes);
+        }
+        let write = begin.elapsed().as_secs_f64();
+        let (peak, _) = resident_mib();
+        let begin = Instant::now();
+        database.wait_until_idle()?;
+        let settle = begin.elapsed().as_secs_f64();
+        let what = format!("{puts} puts at random over all, 100 a batch");
+        self.note("keyspaces", what, puts as f64 / write / 1e3, "k/s");
+        self.note("keyspaces", "peak memory (budget 256 MiB)", peak, "MiB");
+        self.note("keyspaces", "the most in the log and not in segments", mib(unflushed), "MiB");
+        self.note("keyspaces", "until all is merged", settle, "s");
+        drop(keyspaces);
+        database.close()?;
+        self.keyspaces_reopened(&path, count, puts)
+    }
+
+    fn keyspaces_reopened(&mut self, path: &Path, count: u64, puts: u64) -> Outcome<()> {
+        let file = || std::fs::metadata(path).map(|metadata| mib(metadata.len()));
+        let used = |database: &Database| -> Outcome<f64> {
+            database.wait_until_idle()?;
+            let stats = database.stats()?;
+            Ok(mib(stats.file_bytes - stats.free_bytes))
+        };
+        let sum = |database: &Database, names: &[String]| -> Outcome<u64> {
+            let counts = names.iter().map(|name| database.keyspace(name)?.count::<&[u8]>(..));
+            Ok(counts.sum::<Result<u64, _>>()?)
+        };
+        self.note("keyspaces", "the file", file()?, "MiB");
+        let begin = Instant::now();
+        let database = Database::open(path)?;
+        self.note("keyspaces", "open", micros(begin.elapsed()) / 1e3, "ms");
+        let names = database.keyspaces()?;
+        if names.len() as u64 != count || sum(&database, &names)? != puts {
+            return Err("keyspaces or entries are missing".into());
+        }
+        self.note("keyspaces", "in use", used(&database)?, "MiB");
+        let snapshot = database.snapshot()?;
+        let (dropped, kept) = names.split_at(names.len() / 2);
+        let handles: Result<Vec<_>, _> =
+            dropped.iter().map(|name| database.keyspace(name)).collect();
+        let begin = Instant::now();
+        dropped.iter().try_for_each(|name| database.drop_keyspace(name))?;
+        let each = micros(begin.elapsed()) / dropped.len() as f64;
+        self.note("keyspaces", "dropping half of them, each on disk", each, "us");
+        self.note("keyspaces", "in use, under a snapshot", used(&database)?, "MiB");
+        let seen =
+            handles?.iter().map(|k| snapshot.count::<&[u8]>(k, ..)).sum::<Result<u64, _>>()?;
+        let left = sum(&database, kept)?;
+        if seen + left != puts {
+            return Err(format!("the snapshot sees {seen} entries, {left} are left").into());
+        }
+        drop(snapshot);
+        let begin = Instant::now();
+        let in_use = used(&database)?;
+        let back = micros(begin.elapsed()) / 1e3;
+        self.note("keyspaces", "in use when the snapshot has gone", in_use, "MiB");
+        self.note("keyspaces", "until then", back, "ms");
+        let problems = database.verify(&mut ())?.problem_count;
+        self.note("keyspaces", "problems that verify finds", problems as f64, "");
+        database.close()?;
+        self.note("keyspaces", "the file after a close", file()?, "MiB");
+        let begin = Instant::now();
+        let database = Database::open(path)?;
+        self.note("keyspaces", "open with half of them", micros(begin.elapsed()) / 1e3, "ms");
+        Ok(database.close()?)
     }
 }
 

@@ -14,7 +14,11 @@ mod engines;
 #[cfg(feature = "sapwood")]
 mod limits;
 mod pairs;
+#[cfg(feature = "sapwood")]
+mod plot;
 mod report;
+#[cfg(feature = "sapwood")]
+mod steady;
 mod workload;
 
 use std::path::PathBuf;
@@ -40,6 +44,9 @@ enum Command {
     /// Sapwood alone, at its limits: queues, range deletes, streams, large transactions.
     #[cfg(feature = "sapwood")]
     Limits(limits::Limits),
+    /// Sapwood alone, written to for an hour at nine tenths of what it sustains.
+    #[cfg(feature = "sapwood")]
+    Steady(steady::Steady),
     /// One workload on one engine, in this process; the result goes to stdout as JSON.
     #[command(hide = true)]
     One(workload::One),
@@ -88,6 +95,8 @@ fn main() -> ExitCode {
         Command::Quick(quick) => run_quick(&quick),
         #[cfg(feature = "sapwood")]
         Command::Limits(limits) => limits::run(&limits),
+        #[cfg(feature = "sapwood")]
+        Command::Steady(steady) => steady::run(&steady),
         Command::One(one) => workload::run_and_print(&one),
     };
     match outcome {

@@ -393,7 +393,7 @@ fn dropping_the_last_handle_closes_and_lets_the_file_go() {
     let snapshot = db.snapshot().unwrap();
     let twin = db.clone();
     drop(db);
-    assert!(matches!(Database::open(&path), Err(Error::Locked(_))));
+    assert!(matches!(Database::open(&path), Err(Error::Locked { .. })));
     keyspace.put("l", "w").unwrap();
     drop(twin);
     assert!(matches!(keyspace.get("k"), Err(Error::Closed)));
@@ -433,7 +433,7 @@ fn options_that_are_fixed_are_compared_with_the_file() {
     assert!(error.to_string().contains("created with 1048576"), "{error}");
     let error = build().page_size(1000).open(&path).unwrap_err();
     assert!(matches!(error, Error::InvalidOption { option: "page_size", .. }));
-    let error = build().read_only(true).open(&path).unwrap_err();
+    let error = build().read_only(true).open_in_memory().unwrap_err();
     assert!(matches!(error, Error::InvalidOption { option: "read_only", .. }));
 
     let db = build().create(false).open(&path).unwrap();

@@ -7,10 +7,16 @@
 mod between;
 #[path = "merging/deaths.rs"]
 mod deaths;
+#[path = "merging/drops.rs"]
+mod drops;
 #[path = "merging/failures.rs"]
 mod failures;
 #[path = "merging/lab.rs"]
 mod lab;
+#[path = "merging/panics.rs"]
+mod panics;
+#[path = "merging/preempt.rs"]
+mod preempt;
 #[path = "merging/ranges.rs"]
 mod ranges;
 #[path = "merging/shape.rs"]

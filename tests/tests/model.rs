@@ -12,7 +12,7 @@ use crash_lsm::workload::Shape;
 /// How many operations all tests of this file make at least, together.
 const OPERATIONS_MIN: u64 = 1_000_000;
 /// The same number of operations for each of the tests.
-const TEST_COUNT: u64 = 4;
+const TEST_COUNT: u64 = 5;
 
 /// Runs seeds until there were enough operations.
 fn run_many(first_seed: u64, plan: impl Fn(u64) -> Plan) {
@@ -39,6 +39,8 @@ fn plan(seed: u64, steps: u64) -> Plan {
         creation: false,
         faults: false,
         trace: false,
+        // One in two seeds, at each 16th lock.
+        preempt_one_in: if seed.is_multiple_of(2) { 16 } else { 0 },
         setup: None,
         shape: None,
     }
@@ -57,6 +59,17 @@ const TINY_SHAPE: Shape = Shape {
 fn tiny_pages_leaves_regions_and_budget_agree_with_the_model() {
     let setup = Setup { region_bytes: 256 << 10, ..Setup::tiny() };
     run_many(1_000, |seed| Plan {
+        setup: Some(setup),
+        shape: Some(TINY_SHAPE),
+        ..plan(seed, 2000)
+    });
+}
+
+/// The simulated disk panics when anything is written to what is being read in place.
+#[test]
+fn nodes_that_are_read_in_place_agree_with_the_model() {
+    let setup = Setup { region_bytes: 256 << 10, memory_map: true, ..Setup::tiny() };
+    run_many(6_001, |seed| Plan {
         setup: Some(setup),
         shape: Some(TINY_SHAPE),
         ..plan(seed, 2000)

@@ -212,3 +212,32 @@ fn a_power_cut_at_any_point_of_the_shrinking_loses_nothing() {
         }
     }
 }
+
+/// A few keys, overwritten until the log is long; then the log is most of what the file holds, and
+/// there is no room for two of them below the ceiling.
+#[test]
+fn a_long_log_of_a_small_database_leaves_the_tail() {
+    for rounds in [150, 400, 650] {
+        let builder = Database::builder().memory_budget(16 << 20).merge_threads(0);
+        let database = builder.durability(Durability::Memory).open_in_memory().unwrap();
+        let keyspace = database.keyspace("a").unwrap();
+        let overwrite = |round: u64| {
+            let mut batch = database.batch();
+            for number in 0..1000u64 {
+                let value = (round << 20 | number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                batch.put(&keyspace, number.to_be_bytes(), value.to_le_bytes()).unwrap();
+            }
+            batch.commit().unwrap();
+        };
+        overwrite(0);
+        database.wait_until_idle().unwrap();
+        let before = database.stats().unwrap().file_bytes;
+        (1..rounds).for_each(overwrite);
+        let full = database.stats().unwrap().file_bytes;
+        assert!(full > 4 * before, "{before} bytes, then {full}");
+        database.wait_until_idle().unwrap();
+        let after = database.stats().unwrap().file_bytes;
+        let most = before + before / 10 + (256 << 10);
+        assert!(after <= most, "{rounds} rounds: {before} bytes before, {after} after");
+    }
+}

@@ -9,6 +9,8 @@ mod floors;
 mod functions;
 #[path = "tidy/lexer.rs"]
 mod lexer;
+#[path = "tidy/limits.rs"]
+mod limits;
 #[path = "tidy/lines.rs"]
 mod lines;
 #[path = "tidy/modules.rs"]
@@ -91,6 +93,14 @@ fn every_promise_names_tests_that_exist_or_says_that_they_come_later() {
     let page = tree::read("docs/architecture.md");
     let tests = promises::tests(&tree::rust_files(""));
     expect_none(&promises::findings(&page, &tests, tree::exists));
+}
+
+#[test]
+fn every_limit_names_a_test_or_a_constant_that_exists() {
+    let page = tree::read("docs/limits.md");
+    let tests = promises::tests(&tree::rust_files(""));
+    let read = |path: &str| tree::exists(path).then(|| tree::read(path));
+    expect_none(&limits::findings(&page, &tests, read));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use sapwood::storage::{Advice, Storage};
+use sapwood::storage::{Advice, Mapped, Storage};
 use sapwood::sync::Arc;
 use sapwood::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde::Serialize;
@@ -44,7 +44,9 @@ pub struct CountingStorage {
     read_bytes: AtomicU64,
     writes: AtomicU64,
     syncs: AtomicU64,
+    changes: AtomicU64,
     frozen: AtomicBool,
+    forked: AtomicBool,
 }
 
 impl CountingStorage {
@@ -57,7 +59,9 @@ impl CountingStorage {
             read_bytes: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
+            changes: AtomicU64::new(0),
             frozen: AtomicBool::new(false),
+            forked: AtomicBool::new(false),
         }
     }
 
@@ -66,7 +70,21 @@ impl CountingStorage {
         self.frozen.store(true, Ordering::Relaxed);
     }
 
+    /// From now on it says what a file says in a process that was forked from the one that opened
+    /// it.
+    pub fn fork(&self) {
+        self.forked.store(true, Ordering::Relaxed);
+        self.freeze();
+    }
+
+    /// How often anything but a read, the length or a hint on reading was asked for.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
     fn check_may_change(&self) -> io::Result<()> {
+        add(&self.changes, 1);
         match self.frozen.load(Ordering::Relaxed) {
             true => Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file is to stay")),
             false => Ok(()),
@@ -111,6 +129,7 @@ impl Storage for CountingStorage {
 
     fn sync_data(&self) -> io::Result<()> {
         add(&self.syncs, 1);
+        add(&self.changes, 1);
         self.inner.sync_data()
     }
 
@@ -129,6 +148,7 @@ impl Storage for CountingStorage {
     }
 
     fn write_back(&self, offset: u64, length: u64) -> io::Result<()> {
+        add(&self.changes, 1);
         self.inner.write_back(offset, length)
     }
 
@@ -142,10 +162,19 @@ impl Storage for CountingStorage {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
+        add(&self.changes, 1);
         self.inner.sync_directory()
+    }
+
+    fn map(&self, offset: u64, length: usize) -> Option<Mapped> {
+        self.inner.map(offset, length)
     }
 
     fn name(&self) -> String {
         self.inner.name()
+    }
+
+    fn is_of_this_process(&self) -> bool {
+        !self.forked.load(Ordering::Relaxed)
     }
 }

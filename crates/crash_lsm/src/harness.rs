@@ -13,6 +13,7 @@
 mod apply;
 mod disk;
 mod driver;
+mod meanwhile;
 mod totals;
 
 use std::fmt;
@@ -45,6 +46,8 @@ pub struct Plan {
     pub faults: bool,
     /// Whether each step is printed, for a closer look.
     pub trace: bool,
+    /// At one of so many locks a step of the background comes in between; 0: at none.
+    pub preempt_one_in: u64,
     /// The options; drawn when not given.
     pub setup: Option<Setup>,
     /// What the steps are drawn from; drawn itself when not given.
@@ -65,9 +68,16 @@ impl Plan {
             creation: random.one_in(8),
             faults: random.one_in(4),
             trace: false,
+            preempt_one_in: Plan::draw_preempt(seed),
             setup: None,
             shape: None,
         }
+    }
+
+    /// Half of the seeds have steps come in between, some at each second lock, some seldom.
+    fn draw_preempt(seed: u64) -> u64 {
+        let mut random = Random::from_seed(seed ^ 0x93ee);
+        if random.one_in(2) { 0 } else { 2 << random.below(10) }
     }
 
     /// A plan of several lives that end early, so that many power cuts come of it.
@@ -183,6 +193,9 @@ impl Run {
         };
         crashing.know(left.knowledge.after(left.ending));
         let mut driver = Driver::new(&crashing, self.setup);
+        if self.plan.preempt_one_in > 0 {
+            driver.preempt(self.plan.seed ^ life, self.plan.preempt_one_in);
+        }
         let (mut step, mut synced_after_kill) = (0, false);
         let was_killed = left.ending == Some(Ending::Kill);
         // Mostly the power fails only after that commit: it must have taken along what was

@@ -29,6 +29,9 @@ pub struct Setup {
     pub durability: Durability,
     /// So many dead keys that a scan walks over in a row are joined.
     pub join_keys_min: u64,
+    /// Whether nodes are read in place; the simulated disk then sees to it that nobody writes
+    /// there.
+    pub memory_map: bool,
 }
 
 impl Setup {
@@ -44,6 +47,7 @@ impl Setup {
             transaction_bytes: None,
             durability: Durability::Buffered,
             join_keys_min: 2,
+            memory_map: false,
         }
     }
 
@@ -68,7 +72,10 @@ impl Setup {
         let durability = draw_durability(random);
         let leaf_bytes = leaf_bytes.min(1 << 16);
         let join_keys_min = 1 << random.below(7);
-        Setup { leaf_bytes, budget_bytes, transaction_bytes, durability, join_keys_min, ..self }
+        let redrawn = Setup { leaf_bytes, budget_bytes, transaction_bytes, durability, ..self };
+        // Three of seven, without a draw of its own.
+        let memory_map = [1, 8, 64].contains(&join_keys_min);
+        Setup { join_keys_min, memory_map, ..redrawn }
     }
 
     /// A builder with these options, without merge threads.
@@ -85,6 +92,7 @@ impl Setup {
             .leaf_bytes(self.leaf_bytes)
             .memory_budget(self.budget_bytes)
             .join_keys_min(self.join_keys_min)
+            .memory_map(self.memory_map)
             .durability(self.durability)
             .merge_threads(0)
     }

@@ -264,6 +264,12 @@ pub struct BenchArguments {
     /// Bytes of a page.
     #[arg(long, default_value_t = 4096)]
     pub page_size: u32,
+    /// Store nodes and values plain.
+    #[arg(long)]
+    pub plain: bool,
+    /// Read nodes in place, in a memory map of the file.
+    #[arg(long)]
+    pub memory_map: bool,
     /// Verify the file at the end.
     #[arg(long)]
     pub verify: bool,

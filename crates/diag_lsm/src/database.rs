@@ -19,14 +19,8 @@ pub fn open(path: &Path, budget_mib: u64) -> sapwood::Result<Database> {
 
 /// Opens a database for reading, and a keyspace in it.
 pub fn open_for_reading(at: &KeyspaceArguments) -> sapwood::Result<(Database, Keyspace)> {
-    let builder = Database::builder().create(false).read_only(true);
-    let database = match builder.memory_budget(at.budget << 20).open(&at.file) {
-        // A library that cannot do that still writes nothing unless it is told to.
-        Err(sapwood::Error::InvalidOption { option: "read_only", .. }) => {
-            open(&at.file, at.budget)?
-        }
-        opened => opened?,
-    };
+    let builder = Database::builder().read_only(true).memory_budget(at.budget << 20);
+    let database = builder.open(&at.file)?;
     let keyspace = database.existing_keyspace(&at.keyspace)?;
     Ok((database, keyspace))
 }

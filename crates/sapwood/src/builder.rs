@@ -27,6 +27,7 @@ use crate::sync::{Arc, Clock};
 /// | [`max_file_bytes`](Builder::max_file_bytes) | none | at each open |
 /// | [`reserve_bytes`](Builder::reserve_bytes) | by the data, 2.5 MiB at most | at each open |
 /// | [`max_transaction_history_bytes`](Self::max_transaction_history_bytes) | \* | at each open |
+/// | [`memory_map`](Builder::memory_map) | false | at each open |
 /// | [`create`](Builder::create) | true | at each open |
 /// | [`read_only`](Builder::read_only) | false | at each open |
 ///
@@ -262,6 +263,34 @@ impl Builder {
         self
     }
 
+    /// Whether nodes are read in place, in a memory map of the file. False unless set.
+    ///
+    /// The checks are the same. A node that is stored plain
+    /// ([`Compression::None`](crate::Compression::None), or too small to be compressed) then takes
+    /// next to nothing of the memory budget: its bytes are in the system's cache, which is counted
+    /// nowhere. Values are copied when they are handed out. docs/options.md says when it pays.
+    ///
+    /// For files that nobody else touches: when a mapped part cannot be read, or the file is cut by
+    /// another program, the system ends the process instead of returning an error, and bytes that
+    /// rot after they were checked are not seen. Without effect where there is no map: in memory,
+    /// and on other systems than 64-bit Linux, Android, macOS and FreeBSD.
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::Database;
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("garden.sapwood");
+    /// let db = Database::builder().memory_map(true).memory_budget(32 << 20).open(&path)?;
+    /// db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn memory_map(mut self, memory_map: bool) -> Builder {
+        self.options.memory_map = memory_map;
+        self
+    }
+
     /// Whether a file that is not there is made. True unless set.
     ///
     /// # Examples
@@ -275,15 +304,35 @@ impl Builder {
         self
     }
 
-    /// Whether nothing may be written. Not supported yet: an open with true gives
-    /// [`Error::InvalidOption`].
+    /// Whether the database is only read. False unless set.
+    ///
+    /// With true not a byte of the file is written and no file is made, so a file without write
+    /// permission will do, or one on a medium that takes no writes. The lock is shared: any number
+    /// of processes and handles may have the file open so, and none for writing meanwhile. Every
+    /// call that would write gives [`Error::ReadOnly`]; transactions that only read can be
+    /// committed, and [`Database::compact_to`] writes its copy. Nothing is merged, so
+    /// [`Database::run_step`] and [`Database::wait_until_idle`] have nothing to do.
+    ///
+    /// What a process left in the log that did not close the database is replayed into memory and
+    /// stays there: if it does not fit three quarters of the memory budget, the open fails with
+    /// [`Error::InvalidOption`], which names the budget that is enough.
     ///
     /// # Examples
     /// ```
+    /// use sapwood::{Database, Error};
     /// # fn main() -> sapwood::Result<()> {
-    /// # use sapwood::Error;
-    /// let refused = sapwood::Database::builder().read_only(true).open("garden.sapwood");
-    /// assert!(matches!(refused, Err(Error::InvalidOption { option: "read_only", .. })));
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("garden.sapwood");
+    /// # let db = Database::open(&path)?;
+    /// # db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// # db.close()?;
+    /// let db = Database::builder().read_only(true).open(&path)?;
+    /// let beside = Database::builder().read_only(true).open(&path)?;
+    /// let fruit = db.keyspace("fruit")?;
+    /// assert_eq!(fruit.get("fig")?.unwrap(), "sweet");
+    /// assert!(matches!(fruit.put("fig", "sour"), Err(Error::ReadOnly)));
+    /// assert!(matches!(Database::open(&path), Err(Error::Locked { .. })));
+    /// # drop(beside);
     /// # Ok(())
     /// # }
     /// ```
@@ -305,6 +354,14 @@ impl Builder {
     #[doc(hidden)]
     pub fn transaction_bytes(mut self, bytes: u64) -> Builder {
         self.options.transaction_bytes = Some(bytes);
+        self
+    }
+
+    /// How much memory the lists of dead blocks may take, in bytes.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
+    pub fn dead_list_bytes(mut self, bytes: u64) -> Builder {
+        self.options.dead_list_bytes = Some(bytes);
         self
     }
 
@@ -374,6 +431,10 @@ impl Builder {
     /// ```
     pub fn open_in_memory(self) -> Result<Database> {
         self.validate()?;
+        if self.options.read_only {
+            let detail = "a database in memory is new, so there is nothing to read; leave it out";
+            return Err(Error::InvalidOption { option: "read_only", detail: detail.to_owned() });
+        }
         self.open_storage(Arc::new(MemoryStorage::new()))
     }
 
@@ -401,10 +462,14 @@ impl Builder {
     /// ```
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Database> {
         self.validate()?;
-        if !self.options.create && is_unborn(&*storage)? {
+        if !self.may_create() && is_unborn(&*storage)? {
             return Err(Error::NotFound(storage.name().into()));
         }
         self.open_storage(storage)
+    }
+
+    fn may_create(&self) -> bool {
+        self.options.create && !self.options.read_only
     }
 
     /// The options for a new file.
@@ -417,16 +482,15 @@ impl Builder {
     }
 
     fn validate(&self) -> Result<()> {
-        if self.options.read_only {
-            let detail = "opening read-only is not supported yet".to_owned();
-            return Err(Error::InvalidOption { option: "read_only", detail });
-        }
         self.options_new().validate()
     }
 
     fn open_storage(self, storage: Arc<dyn Storage>) -> Result<Database> {
-        let core = if self.options.create && is_unborn(&*storage)? {
-            create::create(storage, self.options_new(), self.clock)?
+        let core = if self.may_create() && is_unborn(&*storage)? {
+            let file = storage.name();
+            let core = create::create(storage, self.options_new(), self.clock)?;
+            tracing::info!(target: "sapwood::open", %file, "database created");
+            core
         } else {
             let options = self.options_existing(&*storage)?;
             recovery::open(storage, options, self.clock)?

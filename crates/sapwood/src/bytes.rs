@@ -167,7 +167,8 @@ enum ValueBytes {
 }
 
 impl Value {
-    /// The value that lies at `range` in the content of `frame`. A short one is copied.
+    /// The value that lies at `range` in the content of `frame`. A short one is copied, and so is
+    /// one that lies in the file itself, which may be another there when the value is looked at.
     ///
     /// # Panics
     /// When the range does not lie in the content: whoever read the node has checked that.
@@ -176,7 +177,7 @@ impl Value {
         assert!(bytes.is_some(), "a value lies outside of its node");
         let bytes = bytes.unwrap_or_default();
         match (u32::try_from(range.start), u32::try_from(range.end)) {
-            (Ok(start), Ok(end)) if bytes.len() > COPY_BYTES_MAX => {
+            (Ok(start), Ok(end)) if bytes.len() > COPY_BYTES_MAX && !frame.is_in_place() => {
                 Value(ValueBytes::Frame { frame, start, end })
             }
             _ => Value::from(bytes),

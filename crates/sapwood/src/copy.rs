@@ -75,6 +75,8 @@ fn target_options(source: &Options) -> Options {
         durability: Durability::Memory,
         merge_threads: 0,
         max_file_bytes: None,
+        read_only: false,
+        memory_map: false,
         ..source.clone()
     }
 }

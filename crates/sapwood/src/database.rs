@@ -65,8 +65,14 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         match self.shared.close() {
-            Ok(()) | Err(Error::Closed) => {}
-            Err(error) => tracing::error!(%error, "closing a dropped database failed"),
+            Ok(()) | Err(Error::Closed | Error::OtherProcess(_)) => {}
+            Err(error) => {
+                tracing::error!(
+                    target: "sapwood::failure",
+                    %error,
+                    "closing a dropped database failed"
+                );
+            }
         }
     }
 }
@@ -153,7 +159,7 @@ impl Database {
     /// The keyspace of that name; it is created, with the default options, when there is none.
     ///
     /// # Errors
-    /// [`Error::Closed`]; or as for a commit, when it has to be created.
+    /// [`Error::Closed`]; when it has to be created, [`Error::NameTooLong`] and as for a commit.
     ///
     /// # Examples
     /// ```
@@ -276,8 +282,8 @@ impl Database {
     /// Gives a keyspace another name. Its handles go on, under the new name.
     ///
     /// # Errors
-    /// [`Error::UnknownKeyspace`]; [`Error::KeyspaceExists`] when the new name is taken; and as for
-    /// a commit.
+    /// [`Error::UnknownKeyspace`]; [`Error::KeyspaceExists`] when the new name is taken;
+    /// [`Error::NameTooLong`]; and as for a commit.
     ///
     /// # Examples
     /// ```
@@ -474,7 +480,7 @@ impl Database {
     /// # }
     /// ```
     pub fn wait_until_idle(&self) -> Result<()> {
-        self.shared().change(step::wait_until_idle)
+        self.shared().work(step::wait_until_idle)
     }
 
     /// Runs one bounded step of background work, the timed sync included. False when there was
@@ -494,7 +500,7 @@ impl Database {
     /// # }
     /// ```
     pub fn run_step(&self) -> Result<bool> {
-        self.shared().change(step::run_step)
+        self.shared().work(step::run_step)
     }
 
     /// Merges everything into one segment for each keyspace, without tombstones. Others may read
@@ -630,6 +636,10 @@ impl Database {
     /// Closes the database: waits for calls that are under way, ends all threads, flushes, and
     /// makes the last state durable. All handles give [`Error::Closed`] from now on; dropping them
     /// takes nothing more.
+    ///
+    /// What is inside the application's own code meanwhile (a closure, a reader, a progress
+    /// report), where this may be called too, is not waited for: that call ends with
+    /// [`Error::Closed`] once it is back, and a compaction or a check keeps the file until then.
     ///
     /// # Errors
     /// When the last steps fail: what was committed is in the log then, as after a crash.

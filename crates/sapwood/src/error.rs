@@ -232,9 +232,18 @@ pub enum Error {
     /// There is something where a new file was to be made.
     #[error("{0} exists already; give a path at which there is nothing")]
     AlreadyExists(PathBuf),
-    /// Another process, or another handle of this one, has the file open.
-    #[error("{0} is in use by another process or handle; close that first")]
-    Locked(PathBuf),
+    /// Another process, or another handle of this one, has the file open in a way that excludes
+    /// this one: of those that write there is one, and none beside those that read.
+    #[error(
+        "{file} is in use by another process or handle, which has it open {open_for}; \
+         close that first"
+    )]
+    Locked {
+        /// The file.
+        file: PathBuf,
+        /// What the other one does with it: "for writing" or "read-only".
+        open_for: &'static str,
+    },
     /// No space is left for a write. Nothing acknowledged is lost; deletes still work.
     #[error("no space left for {file} ({operation}); free space on the device, or delete data")]
     NoSpace {
@@ -249,13 +258,31 @@ pub enum Error {
     /// The database was closed.
     #[error("the database is closed")]
     Closed,
-    /// The database was opened read-only.
-    #[error("the database was opened read-only")]
+    /// The database was opened by the process from which this one was forked. Here it can be read
+    /// as far as no thread of the other was in the way; nothing is written, and a close lets go.
+    #[error(
+        "{0} was opened by another process, from which this one was forked, and nothing was \
+         written here; fork before opening"
+    )]
+    OtherProcess(PathBuf),
+    /// The call would write, and the database was opened read-only.
+    #[error(
+        "the database was opened read-only, and this call would write; \
+         open it without read_only(true) to write"
+    )]
     ReadOnly,
     /// The key is longer than a key may be.
     #[error("a key of {length} bytes is too long: the limit is {limit}")]
     KeyTooLong {
         /// The length of the key, in bytes.
+        length: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The name is longer than a keyspace's may be.
+    #[error("a keyspace name of {length} bytes is too long: the limit is {limit}")]
+    NameTooLong {
+        /// The length of the name, in bytes.
         length: usize,
         /// The limit, in bytes.
         limit: usize,
@@ -314,6 +341,17 @@ pub enum Error {
         epoch: Epoch,
         /// The counts that differ.
         detail: String,
+    },
+    /// A step of merging panicked; what it had made is not installed.
+    #[error(
+        "{step} panicked at state {epoch}, and writing has stopped; what was committed is safe: \
+         open the database again, and please report this"
+    )]
+    StepPanicked {
+        /// Which step.
+        step: &'static str,
+        /// The state that it began with.
+        epoch: Epoch,
     },
 }
 

@@ -59,7 +59,7 @@
 //! - All memory is under one budget, 256 MiB unless [`Builder::memory_budget`] says otherwise.
 //! - Keys have at most 16,384 bytes. The writes of one batch take at most a quarter of the memory
 //!   budget, those of a transaction what the file takes; a value above an eighth of the budget is
-//!   read as a stream. All options and limits stand in `docs/options.md`.
+//!   read as a stream. All options stand in `docs/options.md`, all limits in `docs/limits.md`.
 //! - Flushes and merges run in threads of their own, or in the application's with
 //!   [`Builder::merge_threads`] 0 and [`Database::run_step`].
 //! - [`Stats`] tells what the engine does; the same goes to `tracing`.
@@ -168,9 +168,10 @@ pub use progress::Progress;
 pub use range::{Keys, Range};
 pub use snapshot::Snapshot;
 pub use stats::{
-    KeyspaceStats, LevelStats, LogStats, MemoryStats, Stats, TransactionStats, WrittenStats,
+    KeyspaceStats, LevelStats, LogStats, MemoryStats, SnapshotStats, Stats, TransactionStats,
+    WrittenStats,
 };
-pub use storage::{Advice, MemoryStorage, Storage};
+pub use storage::{Advice, Mapped, MemoryStorage, Storage};
 pub use stream::ValueStream;
 pub use transaction::{Savepoint, Transaction};
 pub use types::{Epoch, KeyspaceNumber, PageNumber, SequenceNumber};

@@ -265,12 +265,16 @@ pub(crate) struct Options {
     pub merge_threads: usize,
     /// Whether a file that is not there is made.
     pub create: bool,
+    /// Whether nodes are read in place where the storage offers that.
+    pub memory_map: bool,
     /// Whether nothing may be written.
     pub read_only: bool,
     /// How much one step of a merge writes.
     pub step_bytes: u64,
     /// How much of its writes a transaction keeps in memory; `None`: a quarter of a memtable.
     pub transaction_bytes: Option<u64>,
+    /// How much memory the lists of dead blocks may take; `None`: a sixteenth of the budget.
+    pub dead_list_bytes: Option<u64>,
     /// So many dead keys that a scan walks over in a row are joined.
     pub join_keys_min: u64,
     /// How much is kept on disk for the validation of open transactions; `None`: an eighth of the
@@ -296,9 +300,11 @@ impl Default for Options {
             sync_interval: Duration::from_secs(1),
             merge_threads: available_parallelism().map_or(1, |cores| cores.get().min(2)),
             create: true,
+            memory_map: false,
             read_only: false,
             step_bytes: 4 * MIB,
             transaction_bytes: None,
+            dead_list_bytes: None,
             join_keys_min: 64,
             max_transaction_history_bytes: None,
             max_file_bytes: None,

@@ -3,6 +3,9 @@
 /// Is told how far a long call has come, and can end it.
 ///
 /// Closures that take the two numbers are one, and so is `()`, which lets the call run in silence.
+/// No lock is held while one runs: it may use the database, and close it, which ends the call with
+/// [`Error::Closed`](crate::Error::Closed). When it panics, the call ends as if it was cancelled,
+/// and the panic passes through.
 ///
 /// # Examples
 /// ```

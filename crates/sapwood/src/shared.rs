@@ -18,7 +18,7 @@ use crate::segment::overflow::OverflowReader;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::state::Core;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, ArcSwapOption, Mutex, RwLock};
+use crate::sync::{Arc, ArcSwapOption, Mutex, RwLock, RwLockReadGuard};
 use crate::types::KeyspaceNumber;
 
 /// See the module.
@@ -73,10 +73,24 @@ impl Shared {
     /// between.
     ///
     /// # Errors
-    /// As [`Shared::read`].
+    /// As [`Shared::read`]; `ReadOnly` (O1).
     pub fn change<T>(&self, run: impl FnOnce(&Arc<Core>) -> Result<T>) -> Result<T> {
         let _changing = self.changing.read();
-        self.read(run)
+        self.read(|core| match core.options.read_only {
+            true => Err(Error::ReadOnly),
+            false => run(core),
+        })
+    }
+
+    /// The same for background work, of which there is none in a database that is only read.
+    ///
+    /// # Errors
+    /// As [`Shared::read`].
+    pub fn work<T: Default>(&self, run: impl FnOnce(&Arc<Core>) -> Result<T>) -> Result<T> {
+        match self.change(run) {
+            Err(Error::ReadOnly) => Ok(T::default()),
+            result => result,
+        }
     }
 
     /// False once the database is closed.
@@ -90,7 +104,9 @@ impl Shared {
         if self.is_open() { Ok(()) } else { Err(Error::Closed) }
     }
 
-    /// Compacts a range of a keyspace, or everything. A close cancels it.
+    /// Compacts a range of a keyspace, or everything. A close cancels it. Progress is reported
+    /// between steps, and outside of what a close waits for: the application may use the database
+    /// there, and close it.
     ///
     /// # Errors
     /// `Cancelled`, `Closed`; or what a step failed with.
@@ -99,8 +115,13 @@ impl Shared {
         only: Option<(KeyspaceNumber, KeyRange)>,
         progress: &mut dyn Progress,
     ) -> Result<()> {
-        let mut report = |done, total| self.is_open() && progress.report(done, total);
-        match self.change(|core| compact(core, only, &mut report)) {
+        let mut changing = self.changing.read();
+        let mut report = |done, total| {
+            self.is_open()
+                && RwLockReadGuard::unlocked(&mut changing, || progress.report(done, total))
+                && self.is_open()
+        };
+        match self.read(|core| compact(core, only, &mut report)) {
             Err(Error::Cancelled) => Err(self.check_open().err().unwrap_or(Error::Cancelled)),
             result => result,
         }
@@ -109,16 +130,26 @@ impl Shared {
     /// Ends all calls and threads, and closes the file properly.
     ///
     /// # Errors
-    /// `Closed` when it is already; else what the last steps return.
+    /// `Closed` when it is already; `OtherProcess`; else what the last steps return.
     pub fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
         let core = self.core.swap(None).ok_or(Error::Closed)?;
+        if !core.pages.storage().is_of_this_process() {
+            // Threads of the other process may hold locks here for ever: nothing is waited for, and
+            // nothing dropped that could wait.
+            let file = core.pages.storage().name();
+            std::mem::forget(core);
+            return Err(Error::OtherProcess(file.into()));
+        }
         // Calls that are under way may wait for the threads, so those are stopped after them.
         drop(self.changing.write());
         if let Some(workers) = self.workers.lock().take() {
             workers.stop();
         }
-        step::close(&core)
+        step::close(&core)?;
+        let file = core.pages.storage().name();
+        tracing::info!(target: "sapwood::open", %file, "database closed");
+        Ok(())
     }
 
     /// Reads a value that lies in blocks of its own.

@@ -6,10 +6,12 @@ use std::time::Duration;
 use crate::log::writer::LogCounters;
 use crate::page::{MemoryPart, NodeKind, PageCounters};
 use crate::segment::descriptor::Segment;
+use crate::state::held_snapshots::HeldSnapshot;
 use crate::state::open_transactions::KeptFor;
 use crate::state::{Core, Levels};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::thread::ThreadId;
 use crate::types::{Epoch, SequenceNumber};
 
 /// Numbers about a database, as of one moment; counts are since the open. `Display` writes them as
@@ -52,6 +54,11 @@ pub struct Stats {
     pub held_states: u64,
     /// Bytes of blocks that only those use.
     pub held_bytes: u64,
+    /// Bytes of the file that lists of those blocks take, when they are long.
+    pub held_list_bytes: u64,
+    /// Snapshots that are held, the oldest first: also those of iterators, cursors and
+    /// transactions.
+    pub snapshots: Vec<SnapshotStats>,
     /// Transactions that are open, the oldest first.
     pub transactions: Vec<TransactionStats>,
     /// The memory budget, in bytes.
@@ -84,6 +91,8 @@ pub struct Stats {
     pub cache_hits: u64,
     /// Nodes that were not.
     pub cache_misses: u64,
+    /// How many of these were read in place, in the memory map.
+    pub nodes_in_place: u64,
 }
 
 /// What one keyspace has below the young segments.
@@ -257,6 +266,34 @@ pub struct TransactionStats {
     pub given_up: bool,
 }
 
+/// One snapshot that is held, by whoever took it or by an iterator, cursor or transaction.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// let db = sapwood::Database::builder().open_in_memory()?;
+/// let snapshot = db.snapshot()?;
+/// for held in db.stats()?.snapshots {
+///     println!("for {:?}, by {:?}: keeps {} bytes", held.age, held.thread, held.alone_bytes);
+/// }
+/// # drop(snapshot);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SnapshotStats {
+    /// The last commit that it sees.
+    pub sequence: SequenceNumber,
+    /// How long ago it was taken.
+    pub age: Duration,
+    /// The thread that took it.
+    pub thread: ThreadId,
+    /// Bytes of the file that it alone keeps: they would be free if it went and nothing else did.
+    /// What several keep together is in [`Stats::held_bytes`] only.
+    pub alone_bytes: u64,
+}
+
 /// How the memory budget is used, in bytes.
 ///
 /// # Examples
@@ -331,6 +368,8 @@ fn levels(levels: &Levels, page_bytes: u64) -> Vec<LevelStats> {
 
 impl Stats {
     pub(crate) fn gather(core: &Core) -> Stats {
+        // Of what has ended nothing is to be seen.
+        core.collect_released();
         let mut stats = Stats {
             visible: core.visible(),
             stopped: core.has_stopped(),
@@ -376,7 +415,15 @@ impl Stats {
         let held = core.held.stats();
         self.held_states = held.states;
         self.held_bytes = held.pages * page_bytes;
+        self.held_list_bytes = held.list_pages * page_bytes;
         let now = core.clock.now();
+        let snapshot = |held: HeldSnapshot| SnapshotStats {
+            sequence: held.number,
+            age: now.saturating_sub(held.since),
+            thread: held.by,
+            alone_bytes: held.pages_alone * page_bytes,
+        };
+        self.snapshots = core.snapshots.held(core).into_iter().map(snapshot).collect();
         let transaction = |kept: KeptFor| TransactionStats {
             sequence: kept.began,
             age: now.saturating_sub(kept.since),
@@ -390,6 +437,7 @@ impl Stats {
         self.written_bytes = self.written.total();
         self.cache_hits = pages.cache_hits;
         self.cache_misses = pages.cache_misses;
+        self.nodes_in_place = pages.nodes_in_place;
     }
 
     fn gather_counters(&mut self, core: &Core) {
@@ -418,10 +466,12 @@ impl Stats {
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 37] {
+    fn rows(&self) -> [(&'static str, u64); 42] {
         let memory = &self.memory;
         // What the oldest one needs is all that is kept.
         let kept_bytes = self.transactions.iter().map(|transaction| transaction.kept_bytes);
+        let alone_bytes = self.snapshots.iter().map(|snapshot| snapshot.alone_bytes);
+        let oldest = self.snapshots.first().map_or(0, |snapshot| snapshot.age.as_secs());
         [
             ("newest commit", self.visible.0),
             ("current state", self.epoch.0),
@@ -432,6 +482,10 @@ impl Stats {
             ("  bytes", self.young_bytes),
             ("held states", self.held_states),
             ("  bytes", self.held_bytes),
+            ("  bytes of their lists", self.held_list_bytes),
+            ("held snapshots", self.snapshots.len() as u64),
+            ("  seconds of the oldest", oldest),
+            ("  bytes one alone keeps", alone_bytes.max().unwrap_or(0)),
             ("open transactions", self.transactions.len() as u64),
             ("  bytes kept for them", kept_bytes.max().unwrap_or(0)),
             ("memory budget, bytes", self.memory_budget_bytes),
@@ -453,6 +507,7 @@ impl Stats {
             ("  to sync", self.log.unsynced_bytes),
             ("  available", self.log.available_bytes),
             ("bytes read", self.read_bytes),
+            ("nodes read in place", self.nodes_in_place),
             ("bytes written", self.written_bytes),
             ("  log", self.written.log),
             ("  leaves", self.written.leaves),

@@ -2,10 +2,20 @@
 
 #[path = "../examples/batch_and_durability.rs"]
 mod batch_and_durability;
+#[path = "../examples/index.rs"]
+mod index;
+#[path = "../examples/large_values.rs"]
+mod large_values;
+#[path = "../examples/many_keyspaces.rs"]
+mod many_keyspaces;
+#[path = "../examples/queue.rs"]
+mod queue;
 #[path = "../examples/quick_start.rs"]
 mod quick_start;
 #[path = "../examples/snapshots_and_cursors.rs"]
 mod snapshots_and_cursors;
+#[path = "../examples/time_series.rs"]
+mod time_series;
 #[path = "../examples/transactions.rs"]
 mod transactions;
 
@@ -27,6 +37,44 @@ fn transactions_runs() {
 #[test]
 fn snapshots_and_cursors_runs() {
     snapshots_and_cursors::main().unwrap();
+}
+
+#[test]
+fn index_runs() {
+    index::main().unwrap();
+}
+
+#[test]
+fn large_values_runs() {
+    large_values::main().unwrap();
+}
+
+#[test]
+fn many_keyspaces_runs() {
+    many_keyspaces::main().unwrap();
+}
+
+#[test]
+fn queue_runs() {
+    queue::main().unwrap();
+}
+
+#[test]
+fn time_series_runs() {
+    time_series::main().unwrap();
+}
+
+/// A new example is run by a test here.
+#[test]
+fn every_example_is_run() {
+    let tests = include_str!("examples.rs");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+    #[allow(clippy::disallowed_methods)]
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        assert!(tests.contains(&format!("    {name}::main().unwrap();")), "{name}");
+    }
 }
 
 #[test]

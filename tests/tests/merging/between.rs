@@ -188,6 +188,55 @@ fn no_commit_waits_for_more_than_one_step() {
     lab.check_at_rest();
 }
 
+/// A merge thread that has ended one step of the flush since a commit began stands still in its
+/// next but one, until that commit has returned.
+#[test]
+fn beside_merge_threads_a_commit_waits_for_one_step_of_the_flush_only() {
+    let storage = SimulatedStorage::new();
+    let clock = sapwood::sync::Clock::real();
+    let builder = builder().0.clock(clock).merge_threads(2);
+    let database = builder.open_on(Arc::new(storage.clone())).unwrap();
+    let core = database.core().unwrap();
+    let keyspace = database.keyspace("k").unwrap();
+    // 0: no commit is under way; else the count of steps from which on threads stand still.
+    let limit = Arc::new(AtomicU64::new(0));
+    let hung = Arc::new(AtomicBool::new(false));
+    let writer = thread::current_id();
+    let callback = {
+        let (core, limit, hung) = (core.clone(), limit.clone(), hung.clone());
+        move |_: &Operation| {
+            let begun = sapwood::sync::Clock::real();
+            while thread::current_id() != writer && !hung.load(Ordering::SeqCst) {
+                let limit = limit.load(Ordering::SeqCst);
+                if limit == 0 || core.background.flush_steps.load(Ordering::SeqCst) < limit {
+                    return;
+                }
+                let is_long = begun.now() > Duration::from_secs(30);
+                hung.store(is_long, Ordering::SeqCst);
+                begun.sleep(Duration::from_micros(100));
+            }
+        }
+    };
+    storage.on_operation(Box::new(callback));
+    let mut random = Random::from_seed(10);
+    for turn in 0..12_000u64 {
+        let bytes = if turn % 3000 < 200 { 5000 } else { 200 };
+        let bytes = value(&mut random, bytes);
+        let begun = core.background.flush_steps.load(Ordering::SeqCst);
+        // One may end before the commit has begun to wait, and one is what it may wait for.
+        limit.store(begun + 2, Ordering::SeqCst);
+        keyspace.put(key(random.below(1_000_000)), bytes).unwrap();
+        limit.store(0, Ordering::SeqCst);
+    }
+    storage.clear_on_operation();
+    assert!(!hung.load(Ordering::SeqCst), "a commit waited for more than one step");
+    let stalls = database.stats().unwrap().stalls;
+    assert!(stalls > 20, "{stalls} commits waited");
+    database.wait_until_idle().unwrap();
+    drop((keyspace, core));
+    database.close().unwrap();
+}
+
 #[test]
 fn inside_any_operation_of_a_merge_reads_commits_snapshots_and_cursors_go_on() {
     stand_still(Durability::Memory, |_| true);

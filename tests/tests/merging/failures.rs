@@ -10,9 +10,9 @@ use sapwood::sync::{Arc, Random};
 
 /// A file with a last level, young segments, values in blocks of their own, tombstones of both
 /// kinds, and a keyspace that is dropped but not merged away.
-struct Prepared {
-    image: Vec<u8>,
-    maps: Vec<(String, Map)>,
+pub struct Prepared {
+    pub image: Vec<u8>,
+    pub maps: Vec<(String, Map)>,
 }
 
 fn prepare() -> Prepared {
@@ -54,7 +54,7 @@ fn prepare() -> Prepared {
 
 impl Prepared {
     /// Opened, and written to: what an open does before its first write is over.
-    fn open(&self, storage: &SimulatedStorage) -> Lab {
+    pub fn open(&self, storage: &SimulatedStorage) -> Lab {
         let mut lab = Lab::open_on(Arc::new(storage.clone()));
         for (name, map) in &self.maps {
             let keyspace = lab.database.existing_keyspace(name).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::lab::{Lab, key, value};
 use sapwood::KeyspaceNumber;
-use sapwood::merge::debt::{ABOVE_COUNT_MAX, YOUNG_MERGE_COUNT, YOUNG_SLOW_COUNT, debt};
+use sapwood::merge::debt::{ABOVE_COUNT_MAX, Debt, YOUNG_MERGE_COUNT, YOUNG_SLOW_COUNT};
 use sapwood::merge::verify::live_blocks;
 use sapwood::state::State;
 use sapwood::sync::atomic::Ordering;
@@ -91,14 +91,14 @@ fn debt_grows_with_what_is_owed_and_is_none_while_merging_keeps_up() {
     for count in 1..=YOUNG_SLOW_COUNT {
         levels.flush_some();
         assert_eq!(levels.counts(), (count, 0, 1), "a flush makes no other step");
-        let owed = debt(&levels.state(), 0, 1000);
+        let owed = Debt::of(&levels.state(), 0, 1000).felt();
         assert_eq!(owed == 0.0, count <= YOUNG_MERGE_COUNT, "{count} young segments: {owed}");
         assert!(owed > least || owed == 0.0, "{count} young segments: {owed} after {least}");
         assert_eq!(owed >= 1.0, count >= YOUNG_SLOW_COUNT, "{count} young segments: {owed}");
         least = owed;
     }
     levels.run();
-    let of_memory = |bytes| debt(&levels.state(), bytes, 1000);
+    let of_memory = |bytes| Debt::of(&levels.state(), bytes, 1000).felt();
     assert_eq!(of_memory(1000), 0.0, "one memtable may fill");
     assert!(of_memory(1200) > 0.0 && of_memory(1600) > of_memory(1200));
     assert!(of_memory(2000) >= 1.0, "and one more while it is flushed");

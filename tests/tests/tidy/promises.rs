@@ -84,7 +84,8 @@ fn is_test_name(word: &str) -> bool {
         && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
-fn full(path: &str) -> String {
+/// A path as the pages shorten it, from the root of the repository.
+pub fn full(path: &str) -> String {
     for (short, long) in SHORT {
         if let Some(rest) = path.strip_prefix(short) {
             return format!("{long}{rest}");

@@ -1,6 +1,7 @@
 //! One life of a database, beside the model.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use sapwood::storage::SimulatedStorage;
@@ -9,6 +10,7 @@ use sapwood::{Database, Durability, Error, Keyspace, Snapshot};
 
 use super::Totals;
 use super::disk::{Crashing, Left};
+use super::meanwhile::{Hooked, Meanwhile};
 use crate::access;
 use crate::model::{Change, Ending, Knowledge, Model, State};
 use crate::setup::Setup;
@@ -48,6 +50,7 @@ pub(crate) struct Driver<'a> {
     verifications: u64,
     clock: Clock,
     hand: FakeClock,
+    meanwhile: Option<Rc<Meanwhile>>,
 }
 
 impl<'a> Driver<'a> {
@@ -64,7 +67,13 @@ impl<'a> Driver<'a> {
             verifications: 0,
             clock,
             hand,
+            meanwhile: None,
         }
+    }
+
+    /// Has steps of the background come between what the workload's steps do.
+    pub(crate) fn preempt(&mut self, seed: u64, one_in: u64) {
+        self.meanwhile = Some(Meanwhile::new(seed, one_in));
     }
 
     /// How often everything was checked.
@@ -138,6 +147,8 @@ impl<'a> Driver<'a> {
         self.verifications += 1;
         match self.check("verify", finding)? {
             None => Ok(()),
+            // A step in between may have been the operation that ended the life.
+            Some(_) if self.crashing.is_over() => Err(Stop::Ended),
             Some(finding) => Err(Stop::Found(format!("verify {when}: {finding}"))),
         }
     }
@@ -206,7 +217,13 @@ impl<'a> Driver<'a> {
         random: &mut Random,
     ) -> Outcome {
         let shown = step.clone();
+        // A close begins when all other steps have ended, and an open before the first.
+        let hooked = match (&self.meanwhile, &self.database, &step) {
+            (_, _, Step::Reopen) | (None, ..) | (_, None, _) => None,
+            (Some(meanwhile), Some(database), _) => Some(Hooked::new(meanwhile, database)),
+        };
         let applied = self.apply(step, model, totals, random);
+        drop(hooked);
         let outcome = match applied {
             Err(Stop::Ended) if self.is_stopped && !self.crashing.is_over() => {
                 totals.failed_writes += 1;
@@ -303,6 +320,7 @@ impl<'a> Driver<'a> {
         self.let_go();
         drop(self.database.take());
         totals.verifications += self.verifications;
+        totals.steps_between += self.meanwhile.as_ref().map_or(0, |meanwhile| meanwhile.made());
         match (left.ending, left.cut) {
             (Some(Ending::PowerCut), Some(cut)) => totals.add_cut(cut),
             (Some(_), _) => totals.kills += 1,

@@ -49,6 +49,8 @@ pub struct Totals {
     pub false_conflicts: u64,
     /// Lives in which a write or sync failed.
     pub failed_writes: u64,
+    /// Steps of the background that came in the middle of something else.
+    pub steps_between: u64,
 }
 
 impl Totals {
@@ -88,7 +90,7 @@ impl Totals {
 
     /// Every count with its name; indented ones are a part of what stands above.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 19] {
+    pub fn counts(&self) -> [(&'static str, u64); 20] {
         let mut copy = *self;
         let names = [
             "runs",
@@ -110,12 +112,13 @@ impl Totals {
             "clean closes",
             "false conflicts",
             "lives with failed writes",
+            "steps in the middle of others",
         ];
         let mut counts = copy.counts_mut().into_iter();
         names.map(|name| (name, counts.next().map_or(0, |count| *count)))
     }
 
-    fn counts_mut(&mut self) -> [&mut u64; 19] {
+    fn counts_mut(&mut self) -> [&mut u64; 20] {
         [
             &mut self.runs,
             &mut self.steps,
@@ -136,6 +139,7 @@ impl Totals {
             &mut self.closes,
             &mut self.false_conflicts,
             &mut self.failed_writes,
+            &mut self.steps_between,
         ]
     }
 }

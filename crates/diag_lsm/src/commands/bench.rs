@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use sapwood::{Database, Durability, Keyspace, WrittenStats};
+use sapwood::{Compression, Database, Durability, Keyspace, KeyspaceOptions, WrittenStats};
 use serde::Serialize;
 
 use crate::Outcome;
@@ -165,8 +165,13 @@ pub fn run(arguments: &BenchArguments, json: bool) -> Outcome {
     let database = Database::builder()
         .memory_budget(arguments.budget << 20)
         .page_size(arguments.page_size)
+        .memory_map(arguments.memory_map)
         .open(path)?;
-    let keyspace = database.keyspace("default")?;
+    let mut options = KeyspaceOptions::default();
+    if arguments.plain {
+        options = options.compression(Compression::None).value_compression(Compression::None);
+    }
+    let keyspace = database.keyspace_with("default", options)?;
     let mut results = load(arguments, &database, &keyspace)?;
     results.phases.push(read(arguments, &keyspace)?);
     results.phases.push(scan(arguments, &keyspace)?);

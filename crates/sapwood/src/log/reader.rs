@@ -76,6 +76,28 @@ pub fn replay(
     start: &ReplayStart,
     visitor: &mut dyn FnMut(&Record<'_>) -> Result<Visit>,
 ) -> Result<ReplayEnd> {
+    run(stream, start, visitor, true)
+}
+
+/// The same for who will never write: the stretch that may not be on disk is not kept, and
+/// [`ReplayEnd::tail`] is empty.
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_to_read(
+    stream: &BlockStream,
+    start: &ReplayStart,
+    visitor: &mut dyn FnMut(&Record<'_>) -> Result<Visit>,
+) -> Result<ReplayEnd> {
+    run(stream, start, visitor, false)
+}
+
+fn run(
+    stream: &BlockStream,
+    start: &ReplayStart,
+    visitor: &mut dyn FnMut(&Record<'_>) -> Result<Visit>,
+    keeps_tail: bool,
+) -> Result<ReplayEnd> {
     let ring = Ring::new(&start.list, stream.usable_bytes())?;
     let aligned = start.cut.0.is_multiple_of(ALIGNMENT as u64);
     if !aligned || start.cut < ring.start_position() || start.cut > ring.end_position() {
@@ -93,6 +115,7 @@ pub fn replay(
             start: start.cut.0,
             durable: start.durable.0.max(start.cut.0),
             bytes: Vec::new(),
+            is_kept: keeps_tail,
         },
         last_state_durable: None,
     };
@@ -139,7 +162,9 @@ impl Replay<'_> {
         if record.kind.is_commit() {
             self.sequence = record.sequence;
         }
-        self.tail.bytes.extend_from_slice(bytes);
+        if self.tail.is_kept {
+            self.tail.bytes.extend_from_slice(bytes);
+        }
         self.tail.known_durable(record.durable.0);
         self.position = record.end.0;
         self.chain = record.crc;
@@ -204,8 +229,9 @@ impl Replay<'_> {
 struct Tail {
     start: u64,
     durable: u64,
-    /// From `start` to the end of the last good record.
+    /// From `start` to the end of the last good record, unless nobody will write it.
     bytes: Vec<u8>,
+    is_kept: bool,
 }
 
 impl Tail {

@@ -28,7 +28,7 @@ use std::collections::VecDeque;
 
 use crate::error::{Error, Result};
 use crate::page::Block;
-use crate::sync::{Arc, Condvar, LockRank, OrderedGuard, OrderedMutex};
+use crate::sync::{Arc, Condvar, LockRank, OrderedGuard, OrderedMutex, preempt};
 use crate::types::{Epoch, LogPosition, SequenceNumber};
 
 use super::buffer::RESERVE_BYTES;
@@ -75,6 +75,12 @@ impl LogStart {
             stale: end.stale,
             state_is_recorded: end.state_is_recorded,
         }
+    }
+
+    /// The same where nothing will be written: then nothing waits to be, either.
+    pub fn to_read(end: ReplayEnd) -> LogStart {
+        let (durable, tail, stale) = (end.position, Vec::new(), Vec::new());
+        LogStart { durable, tail, stale, ..LogStart::after_replay(end) }
     }
 
     /// Begins a log that has no records.
@@ -158,6 +164,7 @@ impl LogWriter {
     /// power cut could tear it. Nor does any record say that it is there, until [`Self::passed`].
     /// An open calls it, and takes what was replayed out of the log before the first commit.
     pub fn make_tail_durable(&self) -> Result<()> {
+        let _exclusive = preempt::exclusive();
         let mut inner = self.inner.lock();
         while inner.writing {
             inner.wait(&self.changed);
@@ -202,6 +209,7 @@ impl LogWriter {
 
     /// Hands everything up to `end` to the operating system: it survives the process's death.
     pub fn write_to(&self, end: LogPosition) -> Result<()> {
+        let _exclusive = preempt::exclusive();
         let mut inner = self.inner.lock();
         loop {
             inner.check()?;
@@ -220,6 +228,7 @@ impl LogWriter {
 
     /// Makes everything up to `end` durable, together with whoever else waits for that.
     pub fn sync_to(&self, end: LogPosition) -> Result<()> {
+        let _exclusive = preempt::exclusive();
         let mut inner = self.inner.lock();
         loop {
             inner.check()?;

@@ -34,6 +34,8 @@ impl Job for AdoptJob {
         let adopted = core.pending.of(commit.blocks);
         let flushed = Some((self.slot.clone(), *cut));
         install(core, Change { adopted, flushed, ..Change::default() })?;
+        let number = commit.number;
+        tracing::debug!(target: "sapwood::flush", %number, "a large transaction was adopted");
         core.counters.flushes.fetch_add(1, Ordering::Relaxed);
         Ok(true)
     }

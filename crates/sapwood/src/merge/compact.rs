@@ -211,10 +211,8 @@ impl Pass<'_> {
     /// while others write.
     fn settle(&mut self) -> Result<()> {
         let commits = self.core.counters.commits.load(Ordering::Relaxed);
-        self.core.background.drain.fetch_add(1, Ordering::AcqRel);
-        let result = self.settle_until(commits);
-        self.core.background.drain.fetch_sub(1, Ordering::AcqRel);
-        result
+        let _draining = self.core.background.begin_draining();
+        self.settle_until(commits)
     }
 
     fn settle_until(&mut self, commits: u64) -> Result<()> {

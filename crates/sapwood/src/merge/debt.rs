@@ -64,11 +64,29 @@ pub fn goes_to_last(contents: &Contents, keyspace: KeyspaceNumber, merged_pages:
     levels.last().is_none_or(|last| last.pages() <= merged_pages.saturating_mul(DIRECT_RATIO))
 }
 
-/// The debt that writers feel: 0 when merging keeps up, 1 when it is as far behind as it may be.
-pub fn debt(contents: &Contents, memtable_bytes: usize, memtable_bytes_max: usize) -> f64 {
-    let young = contents.young.len().saturating_sub(YOUNG_MERGE_COUNT) as f64
-        / (YOUNG_SLOW_COUNT - YOUNG_MERGE_COUNT) as f64;
-    // One memtable may always fill, and a second one while it is flushed.
-    let memory = (memtable_bytes as f64 / memtable_bytes_max.max(1) as f64 - 1.0).max(0.0);
-    young.max(memory)
+/// How far merging is behind what it may be: 0 when it keeps up, 1 when it is as far behind as it
+/// may be.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Debt {
+    /// Memtables that wait for their flush.
+    pub memory: f64,
+    /// Young segments that wait to be merged.
+    pub young: f64,
+}
+
+impl Debt {
+    /// The debt of a state and of memtables that take so many bytes, of which one alone may take
+    /// `memtable_bytes_max`.
+    pub fn of(contents: &Contents, memtable_bytes: usize, memtable_bytes_max: usize) -> Debt {
+        let young = contents.young.len().saturating_sub(YOUNG_MERGE_COUNT) as f64
+            / (YOUNG_SLOW_COUNT - YOUNG_MERGE_COUNT) as f64;
+        // One memtable may always fill, and a second one while it is flushed.
+        let memory = (memtable_bytes as f64 / memtable_bytes_max.max(1) as f64 - 1.0).max(0.0);
+        Debt { memory, young }
+    }
+
+    /// What writers feel of it.
+    pub fn felt(self) -> f64 {
+        self.memory.max(self.young)
+    }
 }

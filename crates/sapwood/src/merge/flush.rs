@@ -6,11 +6,13 @@
 //! *Threads*: one flush at a time; it takes no lock that commits wait for, but the view's at its
 //! install.
 
+use std::borrow::Cow;
+
 use crate::error::{Error, Result, Structure};
 use crate::memtable::{MemtableCursor, Operation};
-use crate::page::{Block, Codec, NodeKind, NodeSpec, NodeWriter};
+use crate::page::{Block, Codec, NodeWriter};
 use crate::segment::descriptor::{Bounds, KeyspaceShare, Segment, composite_key, composite_range};
-use crate::segment::filter::{key_hash, lines_for};
+use crate::segment::filter::{self, key_hash, lines_for};
 use crate::segment::key_range::KeyRange;
 use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
 use crate::segment::overflow::{OverflowReader, blocks_of, wants_overflow, write_value};
@@ -61,17 +63,61 @@ pub struct FlushJob {
     finished_runs: Vec<Run>,
     /// Of all runs.
     run_nodes: Option<NodeWriter>,
-    bounds: Option<Bounds>,
+    /// The first key of the young segment, composite.
+    least: Option<Vec<u8>>,
+    /// The last key of the young segment so far, composite.
     composite: Vec<u8>,
-    last_hash: Option<u64>,
+    current: Current,
 }
 
-/// The versions of one key, as the flush keeps them.
-#[derive(Debug)]
+/// One key with the versions that the flush keeps, newest first. Its buffers serve key after key,
+/// so that an entry costs no allocation.
+#[derive(Debug, Default)]
+struct Current {
+    keyspace: KeyspaceNumber,
+    key: Vec<u8>,
+    versions: Vec<KeptVersion>,
+    /// The values of all versions, one behind the other.
+    values: Vec<u8>,
+}
+
+/// One version of a key.
+#[derive(Clone, Copy, Debug)]
 struct KeptVersion {
     number: SequenceNumber,
     kind: EntryKind,
-    value: Vec<u8>,
+    /// Where its value ends in `Current::values`; it begins where the one before ends.
+    value_end: usize,
+}
+
+impl Current {
+    fn begin(&mut self, cursor: &MemtableCursor) {
+        self.keyspace = cursor.keyspace();
+        self.key.clear();
+        self.key.extend_from_slice(cursor.key());
+        self.versions.clear();
+        self.values.clear();
+    }
+
+    fn is_at(&self, cursor: &MemtableCursor) -> bool {
+        cursor.valid() && cursor.keyspace() == self.keyspace && cursor.key() == self.key
+    }
+
+    fn keep(&mut self, number: SequenceNumber, kind: EntryKind, value: &[u8]) {
+        self.values.extend_from_slice(value);
+        self.versions.push(KeptVersion { number, kind, value_end: self.values.len() });
+    }
+
+    /// The versions with their values, newest first.
+    fn versions(&self) -> impl Iterator<Item = (&KeptVersion, &[u8])> {
+        let mut rest = self.values.as_slice();
+        let mut begin = 0;
+        self.versions.iter().map(move |version| {
+            let (value, behind) = rest.split_at(version.value_end - begin);
+            (rest, begin) = (behind, version.value_end);
+            (version, value)
+        })
+    }
 }
 
 /// Begins the flush of the oldest sealed memtable, if its last commit is visible (C3).
@@ -116,9 +162,9 @@ pub fn begin(core: &Core) -> Option<FlushJob> {
         run: None,
         finished_runs: Vec::new(),
         run_nodes: Some(NodeWriter::new(core.pages.clone(), 64)),
-        bounds: None,
+        least: None,
         composite: Vec::new(),
-        last_hash: None,
+        current: Current::default(),
         slot,
     })
 }
@@ -167,9 +213,14 @@ impl FlushJob {
 
     /// Takes all versions of the key where the cursor stands.
     fn flush_key(&mut self, core: &Arc<Core>) -> Result<()> {
-        let keyspace = self.cursor.keyspace();
-        let key = self.cursor.key().to_vec();
-        let kept = self.take_versions(keyspace, &key)?;
+        let mut current = std::mem::take(&mut self.current);
+        let result = self.take_versions(&mut current).and_then(|()| self.place_key(core, &current));
+        self.current = current;
+        result
+    }
+
+    fn place_key(&mut self, core: &Arc<Core>, current: &Current) -> Result<()> {
+        let (keyspace, key) = (current.keyspace, current.key.as_slice());
         if self.gaps_of != Some(keyspace) {
             self.end_run()?;
             self.gaps_of = Some(keyspace);
@@ -178,23 +229,23 @@ impl FlushJob {
             let no_runs = dropped || core.reserve.is_short();
             self.gaps = if no_runs { Gaps::none_before(None) } else { Gaps::unknown() };
         }
-        let Some(version) = kept.first() else { return Ok(()) };
-        if !self.gaps.is_known(&key) {
-            self.find_gaps(core, keyspace, &key)?;
+        let Some((version, value)) = current.versions().next() else { return Ok(()) };
+        if !self.gaps.is_known(key) {
+            self.find_gaps(core, keyspace, key)?;
         }
         let is_delete = version.kind == EntryKind::Delete;
-        let eligible = self.finder.eligible();
-        let in_run = kept.len() == 1
-            && self.gaps.takes(&key)
-            && eligible.takes(keyspace, &key, version.number, is_delete);
+        let in_run = current.versions.len() == 1
+            && self.gaps.takes(key)
+            && self.finder.eligible().takes(keyspace, key, version.number, is_delete);
         match (&mut self.run, &mut self.run_nodes) {
             (Some(run), Some(nodes)) if in_run => {
-                let hash = key_hash(core.pages.layout().filter_seed(), keyspace, &key);
-                let (kind, value, overflow) = place(core, keyspace, version, &mut self.change)?;
-                let entry = NewEntry { kind, key: &key, number: 0, value: &value, hash };
-                run.push(nodes, &entry, overflow)
+                let hash = key_hash(core.pages.layout().filter_seed(), keyspace, key);
+                let placed = place(core, keyspace, version.kind, value, &mut self.change)?;
+                let (kind, value) = (placed.kind, &placed.value);
+                let entry = NewEntry { kind, key, number: 0, value, hash };
+                run.push(nodes, &entry, placed.overflow)
             }
-            _ => self.push_young(core, keyspace, &key, &kept),
+            _ => self.push_young(core, current),
         }
     }
 
@@ -217,32 +268,31 @@ impl FlushJob {
     }
 
     /// The versions to keep, newest first; the overflow values of the others die.
-    fn take_versions(&mut self, keyspace: KeyspaceNumber, key: &[u8]) -> Result<Vec<KeptVersion>> {
+    fn take_versions(&mut self, current: &mut Current) -> Result<()> {
         let table = &self.slot.table;
-        let mut kept: Vec<KeptVersion> = Vec::new();
+        current.begin(&self.cursor);
         let mut newer = None;
-        while self.cursor.valid() && self.cursor.keyspace() == keyspace && self.cursor.key() == key
-        {
+        while current.is_at(&self.cursor) {
             let number = self.cursor.sequence();
             let operation = self.cursor.operation();
             // Who sees this version: the newest reader, or one registered below the next newer
             // version.
             let limit = newer.unwrap_or(SequenceNumber::MAX);
-            let seen_by = |at: SequenceNumber| {
-                let cover = table.covering_range_delete(keyspace, key, at);
-                at >= number && at < limit && cover.is_none_or(|cover| cover <= number)
+            let is_hidden = |at: SequenceNumber| {
+                let cover = table.covering_range_delete(current.keyspace, &current.key, at);
+                cover.is_some_and(|cover| cover > number)
             };
-            let newest_seen = newer.is_none() && {
-                let cover = table.covering_range_delete(keyspace, key, SequenceNumber::MAX);
-                cover.is_none_or(|cover| cover <= number)
-            };
-            if newest_seen || self.registered.iter().any(|at| seen_by(*at)) {
-                let (kind, value) = match operation {
-                    Operation::Put(value) => (EntryKind::Put, value.to_vec()),
-                    Operation::PutOverflow(value) => (EntryKind::PutOverflow, value.to_vec()),
-                    Operation::Delete => (EntryKind::Delete, Vec::new()),
-                };
-                kept.push(KeptVersion { number, kind, value });
+            let is_between = |at: SequenceNumber| at >= number && at < limit;
+            let is_seen = newer.is_none() && !is_hidden(SequenceNumber::MAX)
+                || self.registered.iter().any(|at| is_between(*at) && !is_hidden(*at));
+            if is_seen {
+                match operation {
+                    Operation::Put(value) => current.keep(number, EntryKind::Put, value),
+                    Operation::PutOverflow(value) => {
+                        current.keep(number, EntryKind::PutOverflow, value);
+                    }
+                    Operation::Delete => current.keep(number, EntryKind::Delete, b""),
+                }
             } else if let Operation::PutOverflow(reference) = operation {
                 let reference = decode_reference(reference)?;
                 let died = blocks_of(&reference).map(|block| Dead { block, birth: Epoch(0) });
@@ -251,45 +301,34 @@ impl FlushJob {
             newer = Some(number);
             self.cursor.next();
         }
-        Ok(kept)
-    }
-
-    fn push_young(
-        &mut self,
-        core: &Core,
-        keyspace: KeyspaceNumber,
-        key: &[u8],
-        kept: &[KeptVersion],
-    ) -> Result<()> {
-        let hash = key_hash(core.pages.layout().filter_seed(), keyspace, key);
-        composite_key(keyspace, key, &mut self.composite);
-        if self.last_hash != Some(hash) {
-            self.hashes.push(hash);
-            self.last_hash = Some(hash);
-        }
-        for version in kept {
-            let (kind, value, overflow) = place(core, keyspace, version, &mut self.change)?;
-            let number = version.number.0;
-            self.share(keyspace, (key.len() + value.len()) as u64);
-            let entry = NewEntry { kind, key: &self.composite, number, value: &value, hash };
-            if let (Some(writer), Some(nodes)) = (&mut self.writer, &mut self.nodes) {
-                writer.push(nodes, &entry, overflow)?;
-            }
-        }
-        let bounds = Bounds {
-            least: self.composite.clone(),
-            greatest: self.composite.clone(),
-            open_end: false,
-        };
-        self.widen(bounds);
         Ok(())
     }
 
-    fn widen(&mut self, bounds: Bounds) {
-        self.bounds = Some(match &self.bounds {
-            Some(old) => old.union(&bounds),
-            None => bounds,
-        });
+    fn push_young(&mut self, core: &Core, current: &Current) -> Result<()> {
+        let (keyspace, key) = (current.keyspace, current.key.as_slice());
+        let hash = key_hash(core.pages.layout().filter_seed(), keyspace, key);
+        composite_key(keyspace, key, &mut self.composite);
+        if self.least.is_none() {
+            self.least = Some(self.composite.clone());
+        }
+        if self.hashes.last() != Some(&hash) {
+            self.hashes.push(hash);
+        }
+        for (version, value) in current.versions() {
+            let placed = place(core, keyspace, version.kind, value, &mut self.change)?;
+            self.share(keyspace, (key.len() + placed.value.len()) as u64);
+            let entry = NewEntry {
+                kind: placed.kind,
+                key: &self.composite,
+                number: version.number.0,
+                value: &placed.value,
+                hash,
+            };
+            if let (Some(writer), Some(nodes)) = (&mut self.writer, &mut self.nodes) {
+                writer.push(nodes, &entry, placed.overflow)?;
+            }
+        }
+        Ok(())
     }
 
     fn share(&mut self, keyspace: KeyspaceNumber, bytes: u64) {
@@ -326,9 +365,18 @@ impl FlushJob {
             run.add_to(&mut self.change);
         }
         let change = std::mem::take(&mut self.change);
+        let pages: u64 = change.written.iter().map(|block| u64::from(block.pages)).sum();
         install(core, change)?;
+        let (runs_count, up_to) = (runs.len(), self.slot.last_sequence().unwrap_or_default());
         // Their ranges were reserved until now.
         drop(runs);
+        tracing::debug!(
+            target: "sapwood::flush",
+            %up_to,
+            pages,
+            runs = runs_count,
+            "a memtable was flushed"
+        );
         core.counters.flushes.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -353,7 +401,7 @@ impl FlushJob {
         nodes: &mut NodeWriter,
         writer: SegmentWriter,
     ) -> Result<Option<Segment>> {
-        let fragments = self.fragments();
+        let (fragments, bounds) = self.fragments();
         let entries = writer.written().entries;
         if entries == 0 && fragments.is_empty() {
             return Ok(None);
@@ -374,13 +422,13 @@ impl FlushJob {
                 self.built(TreeEdit::new(&core.pages, many, epoch).build(lowest)?)
             }
         };
-        let filter = self.write_filter(core, nodes)?;
+        let filter = self.write_filter(nodes)?;
         Ok(Some(Segment {
             number: core.new_segment_number(),
             points,
             ranges,
             filter,
-            bounds: self.bounds.take(),
+            bounds,
             sequences: Some((first, cut.sequence)),
             promoted: Arc::default(),
             keyspaces: Arc::new(std::mem::take(&mut self.shares)),
@@ -395,47 +443,39 @@ impl FlushJob {
         change.root
     }
 
-    /// The memtable's range tombstones with composite keys, and what they add to shares and bounds.
-    fn fragments(&mut self) -> Vec<Fragment> {
-        let deletes = self.slot.table.range_deletes();
+    /// The memtable's range tombstones with composite keys, which count for their keyspaces'
+    /// shares; and the bounds of all that the young segment holds.
+    fn fragments(&mut self) -> (Vec<Fragment>, Option<Bounds>) {
+        let greatest = self.composite.clone();
+        let mut bounds = self.least.take().map(|least| Bounds { least, greatest, open_end: false });
+        let slot = self.slot.clone();
         let mut fragments = Vec::new();
-        for fragment in deletes.iter() {
+        for fragment in slot.table.range_deletes().iter() {
             let keyspace = fragment.keyspace();
             let range = KeyRange::new(fragment.start(), fragment.end().map(<[u8]>::to_vec));
             let composite = composite_range(keyspace, &range);
             self.share(keyspace, (range.start.len() + 16) as u64);
             let end = composite.end.clone().unwrap_or_default();
-            self.widen(Bounds { least: composite.start.clone(), greatest: end, open_end: false });
+            let own = Bounds { least: composite.start.clone(), greatest: end, open_end: false };
+            bounds = Some(bounds.map_or_else(|| own.clone(), |bounds| bounds.union(&own)));
             fragments.push(Fragment {
                 start: composite.start,
                 end: composite.end,
                 numbers: fragment.sequences().iter().map(|number| number.0).collect(),
             });
         }
-        fragments
+        (fragments, bounds)
     }
 
-    fn write_filter(&mut self, core: &Core, nodes: &mut NodeWriter) -> Result<SegmentFilter> {
-        let mut written = Vec::new();
+    fn write_filter(&mut self, nodes: &mut NodeWriter) -> Result<SegmentFilter> {
         if self.hashes.is_empty() {
-            return Ok(SegmentFilter::new(self.filter_seed, written));
+            return Ok(SegmentFilter::new(self.filter_seed, Vec::new()));
         }
         let line_count = lines_for(self.hashes.len() as u64, YOUNG_FILTER_BITS);
         let mut lines = Vec::new();
-        crate::segment::filter::build(&self.hashes, self.filter_seed, line_count, &mut lines)
+        filter::build(&self.hashes, self.filter_seed, line_count, &mut lines)
             .map_err(|problem| problem.corruption(Structure::Filter))?;
-        let spec = NodeSpec {
-            kind: NodeKind::YoungFilter,
-            height: 0,
-            flags: 0,
-            keyspace: KeyspaceNumber::MANY,
-            codec: Codec::Plain,
-        };
-        for piece in lines.chunks(128 * 1024) {
-            written.push(nodes.append(&spec, piece, false)?);
-        }
-        let budget = core.pages.budget();
-        Ok(SegmentFilter::with_lines(self.filter_seed, written, lines, budget))
+        SegmentFilter::write(nodes, self.filter_seed, lines)
     }
 }
 
@@ -444,17 +484,25 @@ fn decode_reference(bytes: &[u8]) -> Result<OverflowReference> {
         .map_err(|problem| Error::from(problem.corruption(Structure::Overflow)))
 }
 
-/// What a version becomes in a leaf: values that are too large go to blocks of their own.
-fn place(
+/// What a version becomes in a leaf.
+struct PlacedValue<'a> {
+    kind: EntryKind,
+    value: Cow<'a, [u8]>,
+    overflow: Option<LeafOverflow>,
+}
+
+/// Places a value: one that is too large for a leaf goes to blocks of its own.
+fn place<'a>(
     core: &Core,
     keyspace: KeyspaceNumber,
-    version: &KeptVersion,
+    kind: EntryKind,
+    value: &'a [u8],
     change: &mut Change,
-) -> Result<(EntryKind, Vec<u8>, Option<LeafOverflow>)> {
+) -> Result<PlacedValue<'a>> {
     let usable = core.pages.layout().usable_bytes();
-    let reference = match version.kind {
+    let reference = match kind {
         EntryKind::PutOverflow => {
-            let reference = decode_reference(&version.value)?;
+            let reference = decode_reference(value)?;
             let is_uncertain = |block| core.log_named.is_uncertain(block);
             let must_move = blocks_of(&reference).any(is_uncertain);
             if must_move {
@@ -464,18 +512,19 @@ fn place(
                 reference
             }
         }
-        EntryKind::Put if wants_overflow(version.value.len(), usable) => {
+        EntryKind::Put if wants_overflow(value.len(), usable) => {
             let codec = core.catalogue.load().settings(keyspace).value_codec;
-            let reference = write_value(&core.pages, keyspace, codec, &version.value)?;
+            let reference = write_value(&core.pages, keyspace, codec, value)?;
             change.written.extend(blocks_of(&reference));
             reference
         }
-        kind => return Ok((kind, version.value.clone(), None)),
+        kind => return Ok(PlacedValue { kind, value: Cow::Borrowed(value), overflow: None }),
     };
     let mut value = Vec::new();
     reference.encode(&mut value);
     let overflow = LeafOverflow { birth: reference.birth, blocks: reference.blocks };
-    Ok((EntryKind::PutOverflow, value, Some(overflow)))
+    let (kind, value) = (EntryKind::PutOverflow, Cow::Owned(value));
+    Ok(PlacedValue { kind, value, overflow: Some(overflow) })
 }
 
 /// Copies a value to other blocks, piece by piece; the ones that it lay in die.

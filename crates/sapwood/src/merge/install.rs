@@ -25,6 +25,7 @@ use crate::sync::atomic::Ordering;
 use crate::types::{Epoch, KeyspaceNumber};
 
 use super::add_ranges::RangesEdit;
+use super::drop_keyspace::Leaving;
 
 /// Which segment an edit changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +93,8 @@ pub struct Change {
     pub runs: Vec<(KeyspaceNumber, KeyRange)>,
     /// A new cut: nothing but padding and records of states lies between it and the present one.
     pub cut: Option<Cut>,
-    /// A dropped keyspace whose levels leave.
-    pub dropped: Option<KeyspaceNumber>,
+    /// What leaves of a dropped keyspace.
+    pub dropped: Option<Leaving>,
     /// What the step reserved beside its plan; held until the install is done.
     pub reserved: Option<Reservation>,
 }
@@ -195,8 +196,8 @@ impl Making<'_> {
         if let Some(cut) = change.cut {
             self.contents.cut = cut;
         }
-        if let Some(keyspace) = change.dropped {
-            self.drop_levels(keyspace)?;
+        if let Some(leaving) = change.dropped.take() {
+            self.leave(leaving)?;
         }
         self.contents.levels.retain(|_, levels| !levels.is_empty());
         self.forget_dropped_keyspaces();
@@ -289,15 +290,6 @@ impl Making<'_> {
         Ok(())
     }
 
-    /// All nodes of a tree die.
-    fn die_whole(&mut self, root: &TreeRoot, keyspace: KeyspaceNumber) -> Result<()> {
-        let all: KeyRanges = [KeyRange::all()].into_iter().collect();
-        let none = KeyRanges::new();
-        let died = newly_covered(&self.core.pages, keyspace, root, &none, &all)?;
-        self.died.extend(died.iter().map(|(block, birth)| dead(*block, *birth)));
-        Ok(())
-    }
-
     /// Notes that a range has moved out of a segment; what lay in it alone dies.
     fn promote(&mut self, number: u64, range: &KeyRange) -> Result<()> {
         let young = self.contents.young.iter().position(|segment| segment.number == number);
@@ -375,29 +367,17 @@ impl Making<'_> {
         self.contents.levels.insert(keyspace, Arc::new(levels));
     }
 
-    /// The levels of a dropped keyspace leave, with all that they hold (G7).
-    fn drop_levels(&mut self, keyspace: KeyspaceNumber) -> Result<()> {
-        let Some(levels) = self.contents.levels.remove(&keyspace) else { return Ok(()) };
-        for segment in levels.iter() {
-            for root in segment.points.iter() {
-                let values = super::overflow_walk::overflow_blocks(
-                    &self.core.pages,
-                    root,
-                    keyspace,
-                    &segment.promoted,
-                )?;
-                self.died.extend(values);
-            }
-            let all: KeyRanges = [KeyRange::all()].into_iter().collect();
-            for root in segment.points.iter() {
-                let died =
-                    newly_covered(&self.core.pages, keyspace, root, &segment.promoted, &all)?;
-                self.died.extend(died.iter().map(|(block, birth)| dead(*block, *birth)));
-            }
-            if let Some(root) = &segment.ranges {
-                self.die_whole(root, keyspace)?;
-            }
-        }
+    /// A part of a segment of a dropped keyspace leaves, with what lay in it (G7, G8).
+    fn leave(&mut self, leaving: Leaving) -> Result<()> {
+        let Some(segment) = self.find(leaving.segment) else {
+            return Err(mismatch(self.contents.epoch, "a segment of a dropped keyspace is gone"));
+        };
+        let mut promoted = (*segment.promoted).clone();
+        promoted.insert(leaving.range);
+        let gone = promoted.covers(&KeyRange::all());
+        let next = Segment { promoted: Arc::new(promoted), ..(*segment).clone() };
+        self.put(leaving.segment, (!gone).then(|| Arc::new(next)));
+        self.died.extend(leaving.died);
         Ok(())
     }
 

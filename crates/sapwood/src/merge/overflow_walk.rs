@@ -15,11 +15,13 @@ use crate::types::{Epoch, KeyspaceNumber};
 struct Walk<'a> {
     pages: &'a PageManager,
     keyspace: KeyspaceNumber,
-    promoted: &'a KeyRanges,
+    before: &'a KeyRanges,
+    after: &'a KeyRanges,
     found: Vec<Dead>,
 }
 
-/// The blocks of all overflow values of a level's tree outside `promoted`, with their births.
+/// The blocks of the overflow values of a level's tree whose keys lie in `after` and not in
+/// `before`, with their births.
 ///
 /// # Errors
 /// When a node cannot be read.
@@ -27,9 +29,10 @@ pub fn overflow_blocks(
     pages: &PageManager,
     root: &TreeRoot,
     keyspace: KeyspaceNumber,
-    promoted: &KeyRanges,
+    before: &KeyRanges,
+    after: &KeyRanges,
 ) -> Result<Vec<Dead>> {
-    let mut walk = Walk { pages, keyspace, promoted, found: Vec::new() };
+    let mut walk = Walk { pages, keyspace, before, after, found: Vec::new() };
     walk.visit(&root.reference, root.height, root.birth, &KeyRange::all())?;
     Ok(walk.found)
 }
@@ -42,7 +45,7 @@ impl Walk<'_> {
         birth: Epoch,
         range: &KeyRange,
     ) -> Result<()> {
-        if self.promoted.covers(range) {
+        if self.before.covers(range) || !self.after.overlaps(range) {
             return Ok(());
         }
         if height == 0 {
@@ -68,7 +71,7 @@ impl Walk<'_> {
             }
             let child_birth = child.birth.unwrap_or(birth);
             let below = child_range(&node, index, range)?;
-            if height > 1 || self.promoted.overlaps(&below) {
+            if height > 1 || self.before.overlaps(&below) || !self.after.covers(&below) {
                 self.visit(&child.reference, height - 1, child_birth, &below)?;
                 continue;
             }
@@ -90,7 +93,7 @@ impl Walk<'_> {
                 continue;
             }
             block.copy_key(index, &mut key).map_err(|p| leaf.damage(p))?;
-            if !self.promoted.contains(&key) {
+            if self.after.contains(&key) && !self.before.contains(&key) {
                 let value = OverflowReference::decode(entry.value).map_err(|p| leaf.damage(p))?;
                 self.push(&value.blocks, value.birth, birth);
             }

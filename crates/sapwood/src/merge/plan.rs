@@ -16,6 +16,7 @@ use crate::types::KeyspaceNumber;
 use super::debt::{
     Pressure, YOUNG_MERGE_COUNT, above_are_due, above_of, goes_to_last, young_are_due,
 };
+use super::drop_keyspace::is_leaving;
 use super::install::Destination;
 use super::promote::{Plan, bare_range, young_range};
 use super::stretch::{Stretch, end_after, load_stretch};
@@ -175,6 +176,10 @@ fn plan_young(
         return Ok(None);
     }
     let dropped = is_dropped(core, keyspace);
+    if dropped && is_leaving(&core.state(), keyspace) {
+        // Its levels go first: parts of them are dead already.
+        return Ok(None);
+    }
     let target = if dropped || goes_to_last(state, keyspace, merged_pages) {
         target_last(core, state, keyspace, LEVELS_ALL)
     } else {
@@ -202,12 +207,15 @@ fn plan_above(
     open: Option<u64>,
 ) -> Result<Option<Plan>> {
     let Some(levels) = state.levels_of(keyspace) else { return Ok(None) };
+    if is_leaving(&core.state(), keyspace) {
+        return Ok(None);
+    }
     let sources: Vec<Arc<Segment>> =
         above_of(levels).filter(|segment| Some(segment.number) != open).cloned().collect();
     let Some(oldest) = sources.last() else { return Ok(None) };
     let target = target_last(core, state, keyspace, LEVEL_ABOVE | LEVEL_LAST);
     let gaps = oldest.promoted.gaps_in(&KeyRange::all());
-    plan_in_gaps(core, &sources, keyspace, &gaps, &target, is_dropped(core, keyspace))
+    plan_in_gaps(core, &sources, keyspace, &gaps, &target, false)
 }
 
 /// What a compaction wants to move.
@@ -408,6 +416,11 @@ fn confirm(
     dropped: bool,
 ) -> Option<Plan> {
     let state = core.state();
+    // It may have been dropped since, and a part of its levels may have left (G8).
+    let is_dropped = state.catalogue.get(keyspace).is_none_or(|entry| entry.dropped);
+    if is_dropped != dropped || is_leaving(&state, keyspace) {
+        return None;
+    }
     let current: Option<Vec<Arc<Segment>>> =
         sources.iter().map(|segment| Core::find_segment(&state, segment.number)).collect();
     let current = current?;

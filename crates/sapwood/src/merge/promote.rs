@@ -17,9 +17,10 @@ use crate::segment::overflow::{OverflowReader, blocks_of, write_value};
 use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::parent_writer::LeafEntry;
 use crate::segment::range_tombstone::Fragment;
-use crate::segment::segment_cursor::{SegmentSource, SortedSource};
+use crate::segment::segment_source::SegmentSource;
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
+use crate::segment::sorted_source::SortedSource;
 use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST, Reservation};
 use crate::state::dead_list::Dead;
 use crate::state::reserve::Grant;
@@ -70,10 +71,22 @@ pub struct Plan {
 pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
     let mut step = Step::new(core, &plan)?;
     let fragments = step.run()?;
+    let (entries, dropped) = (step.read.entries, step.dropped.entries);
     let change = step.into_change(fragments)?;
+    let pages: u64 = change.written.iter().map(|block| u64::from(block.pages)).sum();
     // All is read; what dies now need not wait for this step.
     drop(plan.state);
     install(core, change)?;
+    let keyspace = plan.keyspace;
+    tracing::debug!(
+        target: "sapwood::merge",
+        %keyspace,
+        sources = plan.sources.len(),
+        entries,
+        dropped,
+        pages,
+        "a range was promoted"
+    );
     core.counters.promotions.fetch_add(1, Ordering::Relaxed);
     Ok(())
 }
@@ -560,12 +573,14 @@ impl<'a> Step<'a> {
         if let Some(stretch) = &plan.stretch {
             died.extend_from_slice(&stretch.died);
         }
-        let promoted = plan.sources.iter().map(|segment| {
+        // A source from which all of the range had moved on before is not held by it: a step in
+        // another keyspace may have taken what else it had, and with it the segment.
+        let promoted = plan.sources.iter().filter_map(|segment| {
             let range = match segment.is_young() {
                 true => young_range(segment, plan.keyspace, &plan.range),
                 false => plan.range.clone(),
             };
-            (segment.number, range)
+            (!segment.promoted.covers(&range)).then_some((segment.number, range))
         });
         Ok(Change {
             written: blocks,

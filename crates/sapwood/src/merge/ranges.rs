@@ -10,9 +10,9 @@ use crate::segment::leaf_writer::{LeafOptions, NewEntry};
 use crate::segment::node::{Caching, TreeKind};
 use crate::segment::parent_writer::Lowest;
 use crate::segment::range_tombstone::{Fragment, RangeValue, clip, encode_value, union_ranges};
-use crate::segment::segment_cursor::TreeCursor;
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
+use crate::segment::tree_cursor::TreeCursor;
 use crate::sync::Arc;
 use crate::types::KeyspaceNumber;
 

@@ -33,6 +33,9 @@ use super::stretch::load_stretch;
 /// So much may lie free in a file at rest, beside a tenth of what is used.
 const SLACK_BYTES: u64 = 256 << 10;
 
+/// So many durable states are made in a row to have the log's last blocks below the ceiling.
+const LOG_MOVES_MAX: usize = 4;
+
 /// The file is cut when so much would be saved, or a twentieth of it.
 const SAVING_BYTES: u64 = 1 << 20;
 
@@ -88,6 +91,14 @@ fn settle_from(core: &Arc<Core>, stage: ShrinkStage) -> Result<(ShrinkStage, boo
     match stage {
         ShrinkStage::Log => {
             move_log(core)?;
+            if core.durable.log_moves(core) {
+                // There is no room for it below. Each further durable state would bring new blocks
+                // for it into the tail; one without a ceiling gives up those that it has too many.
+                core.pages.allocator().set_ceiling(None);
+                make_durable_now(core, Purpose::Idle)?;
+                // Nor will there be in a shorter file.
+                core.background.jobs.lock().shrink.began_pages = 0;
+            }
             Ok((ShrinkStage::Cut, true))
         }
         ShrinkStage::Cut => cut(core).map(|()| (ShrinkStage::Rest, true)),
@@ -115,11 +126,22 @@ fn is_worthwhile(core: &Core, from: u64, to: u64) -> bool {
 }
 
 fn begin(core: &Core) -> Result<(ShrinkStage, bool)> {
+    let view = core.view();
+    if !view.active.is_empty() || !view.sealed.is_empty() {
+        // Another thread flushes: before its install the log cannot be cut.
+        return Ok((ShrinkStage::Rest, false));
+    }
     let (file, used_end, given) = extent(core)?;
     let slack = SLACK_BYTES / u64::from(core.pages.layout().page_size);
     let ceiling = given + given / 10 + slack;
-    let mark = (core.state().epoch, file, given);
-    let tried = core.background.jobs.lock().shrink.tried == Some(mark);
+    let epoch = core.state().epoch;
+    let mut jobs = core.background.jobs.lock();
+    jobs.shrink.began_pages = file;
+    // A round may leave some pages more in use or fewer than the one before.
+    let tried = jobs.shrink.tried.is_some_and(|(of, length, used)| {
+        (of, length) == (epoch, file) && !is_worthwhile(core, used, given)
+    });
+    drop(jobs);
     if tried || !is_worthwhile(core, file, ceiling.min(used_end)) {
         return Ok((ShrinkStage::Rest, false));
     }
@@ -162,11 +184,14 @@ fn cut(core: &Core) -> Result<()> {
         core.pages.allocator().shrink_to_used();
         make_durable_now(core, Purpose::Idle)?;
         make_durable_now(core, Purpose::Idle)?;
-        core.pages.allocator().cut_file().map_err(|error| core.stop(&error))?;
+        core.pages.cut_file().map_err(|error| core.stop(&error))?;
     }
     let (after, _, given) = extent(core)?;
-    if !is_worthwhile(core, before, after) {
-        core.background.jobs.lock().shrink.tried = Some((core.state().epoch, after, given));
+    let epoch = core.state().epoch;
+    let mut jobs = core.background.jobs.lock();
+    // The round itself may have made the file longer for a while.
+    if !is_worthwhile(core, jobs.shrink.began_pages, after) {
+        jobs.shrink.tried = Some((epoch, after, given));
     }
     Ok(())
 }
@@ -174,12 +199,15 @@ fn cut(core: &Core) -> Result<()> {
 /// Has the log leave the tail: new blocks come behind the present ones, records that say nothing
 /// lead over to them, and a new cut lets go of those before.
 fn move_log(core: &Arc<Core>) -> Result<()> {
-    if core.durable.log_moves(core) {
-        make_durable_now(core, Purpose::Idle)?;
+    // What one state lets go of may be the room that the next one needs.
+    for _ in 0..LOG_MOVES_MAX {
         if core.durable.log_moves(core) {
-            // There was no room below.
-            return Ok(());
+            make_durable_now(core, Purpose::Idle)?;
         }
+    }
+    if core.durable.log_moves(core) {
+        // There was no room below.
+        return Ok(());
     }
     match log_must_pass(core) {
         Some(position) => advance_cut(core, position),
@@ -218,6 +246,10 @@ fn move_nodes(core: &Arc<Core>, keyspace: KeyspaceNumber, from: Vec<u8>) -> Resu
         }
         let Some(last) = levels.last() else { continue };
         let Some(root) = &last.points else { continue };
+        if !last.promoted.is_empty() {
+            // It is leaving: what has left may hold anything.
+            continue;
+        }
         let Some(range) = find_high(core, *number, root, ceiling, &from)? else { continue };
         let next = range.end.clone();
         if !move_range(core, &state, *number, last, root, &range, ceiling)? {
@@ -249,7 +281,8 @@ fn move_range(
     };
     let now = core.state();
     let same_tree = now.epoch == state.epoch
-        || Core::find_segment(&now, last.number).is_some_and(|now| now.points == last.points);
+        || Core::find_segment(&now, last.number)
+            .is_some_and(|now| now.points == last.points && now.promoted == last.promoted);
     if !same_tree {
         return Ok(false);
     }

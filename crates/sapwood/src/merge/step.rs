@@ -7,19 +7,19 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::segment::key_range::KeyRange;
 use crate::state::Core;
-use crate::state::background::{Job, LEVELS_ALL};
+use crate::state::background::Job;
 use crate::state::durable::{Purpose, claim_file, make_durable};
 use crate::state::reserve::set_short;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Arc, thread};
-use crate::types::{KeyspaceNumber, SequenceNumber};
+use crate::types::SequenceNumber;
 
 use super::adopt;
 use super::debt::Pressure;
+use super::drop_keyspace::drop_keyspace_step;
 use super::flush;
-use super::install::{Change, install};
+use super::lists::lists_step;
 use super::plan::next_plan;
 use super::promote::promote;
 use super::shrink;
@@ -46,13 +46,14 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
         };
     }
     let failures = core.background.failure_count();
-    let is_alone = core.background.running.fetch_add(1, Ordering::AcqRel) == 0;
+    let guard = PanicGuard::new(core, "a step of merging");
+    let (running, is_alone) = core.background.begin_step();
     let result = step_in_order(core).or_else(|error| free_dead(core, error));
     if let Ok(true) = result {
         // Whoever sees nobody at work sees that this was made.
         core.background.count_step();
     }
-    core.background.running.fetch_sub(1, Ordering::AcqRel);
+    drop((running, guard));
     match &result {
         Ok(true) => {
             core.background.succeed(failures);
@@ -68,7 +69,7 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
 
 /// After a step that found no space: what only the last durable state needs is free with the next
 /// (F6), and the step can be tried again. The error when that is done already.
-fn free_dead(core: &Arc<Core>, error: Error) -> Result<bool> {
+pub(super) fn free_dead(core: &Arc<Core>, error: Error) -> Result<bool> {
     if !matches!(error, Error::NoSpace { .. }) || !core.reserve.is_kept() {
         return Err(error);
     }
@@ -109,8 +110,17 @@ pub fn begin_writing(core: &Arc<Core>) -> Result<()> {
     Ok(())
 }
 
+/// A list of dead blocks that cannot be written or read hinders nothing else.
 fn step_in_order(core: &Arc<Core>) -> Result<bool> {
     core.collect_released();
+    let lists = lists_step(core);
+    match lists {
+        Ok(true) => Ok(true),
+        _ => Ok(other_step(core)? || lists?),
+    }
+}
+
+fn other_step(core: &Arc<Core>) -> Result<bool> {
     if timed_sync(core)? {
         return Ok(true);
     }
@@ -231,7 +241,8 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     let job = jobs.flush.take();
     jobs.flush_is_out = true;
     drop(jobs);
-    let mut out = FlushOut { core, kept: None };
+    let guard = PanicGuard::new(core, "a flush");
+    let mut out = FlushOut { core, kept: None, _guard: guard };
     let job = match job {
         Some(job) => Some(job),
         None => match adopt::begin(core) {
@@ -242,6 +253,8 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     let Some(mut job) = job else { return Ok(false) };
     let done = job.step(core)?;
     out.kept = (!done).then_some(job);
+    drop(out);
+    core.background.flush_steps.fetch_add(1, Ordering::AcqRel);
     Ok(true)
 }
 
@@ -249,6 +262,7 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
 struct FlushOut<'a> {
     core: &'a Core,
     kept: Option<Box<dyn Job>>,
+    _guard: PanicGuard<'a>,
 }
 
 impl Drop for FlushOut<'_> {
@@ -256,11 +270,29 @@ impl Drop for FlushOut<'_> {
         let mut jobs = self.core.background.jobs.lock();
         jobs.flush = self.kept.take();
         jobs.flush_is_out = false;
-        drop(jobs);
-        if thread::is_panicking() {
-            // What it was about would fail again, and whoever closes waits for it.
-            let (epoch, detail) = (self.core.state().epoch, "a flush has panicked".to_owned());
-            self.core.stop(&Error::MergeMismatch { epoch, detail });
+    }
+}
+
+/// Stops writing when the step that it stands for panics: the same would happen again, and whoever
+/// waits for the step would wait for ever.
+struct PanicGuard<'a> {
+    core: &'a Core,
+    step: &'static str,
+    /// The thread unwinds already: it closes the database on its way out.
+    unwinds_anyway: bool,
+}
+
+impl<'a> PanicGuard<'a> {
+    fn new(core: &'a Core, step: &'static str) -> PanicGuard<'a> {
+        PanicGuard { core, step, unwinds_anyway: thread::is_panicking() }
+    }
+}
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if thread::is_panicking() && !self.unwinds_anyway {
+            let (step, epoch) = (self.step, self.core.state().epoch);
+            self.core.stop(&Error::StepPanicked { step, epoch });
         }
     }
 }
@@ -290,32 +322,14 @@ pub(super) fn seal_when_quiet(core: &Core) -> bool {
     true
 }
 
-/// The levels of a dropped keyspace leave, in an install of their own (G7).
-fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
-    let state = core.state();
-    let dropped = |keyspace: &KeyspaceNumber| {
-        state.catalogue.get(*keyspace).is_none_or(|entry| entry.dropped)
-    };
-    let Some(keyspace) = state.levels.keys().copied().find(dropped) else { return Ok(false) };
-    let reservations = &core.background.reservations;
-    let Ok(reservation) = reservations.reserve(keyspace, LEVELS_ALL, KeyRange::all()) else {
-        return Ok(false);
-    };
-    install(core, Change { dropped: Some(keyspace), ..Change::default() })?;
-    drop(reservation);
-    Ok(true)
-}
-
 /// Waits until nothing is left to do: memtables flushed, each key range in one segment, the state
 /// durable.
 ///
 /// # Errors
 /// The error with which merging has stopped.
 pub fn wait_until_idle(core: &Arc<Core>) -> Result<()> {
-    core.background.drain.fetch_add(1, Ordering::AcqRel);
-    let result = drain(core);
-    core.background.drain.fetch_sub(1, Ordering::AcqRel);
-    result
+    let _draining = core.background.begin_draining();
+    drain(core)
 }
 
 fn drain(core: &Arc<Core>) -> Result<()> {
@@ -440,7 +454,7 @@ pub fn close(core: &Arc<Core>) -> Result<()> {
     make_durable_now(core, Purpose::Idle)?;
     core.pages.allocator().shrink_to_used();
     make_durable_now(core, Purpose::Closing)?;
-    core.pages.allocator().cut_file().map_err(|error| core.stop(&error))?;
+    core.pages.cut_file().map_err(|error| core.stop(&error))?;
     // All is on disk, but not merged as it should be.
     core.background.failure().map_or(Ok(()), Err)
 }

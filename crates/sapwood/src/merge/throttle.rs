@@ -1,6 +1,9 @@
 //! Slows writers in proportion to merge debt, and makes room where they cannot go on without.
 //!
-//! *Guarantees*: a writer waits for at most one step at a time; with room there is no wait at all.
+//! *Guarantees*: with room there is no wait at all. A writer waits for at most one step, or, when
+//! it brings more than a step takes away, for one step for each step's worth that it brings. So
+//! memtables take at most what three of them may: two, and what is brought while the flush of the
+//! older one, which then runs step by step, comes to its end.
 //! *Threads*: writers, before they take the commit lock.
 
 use std::time::Duration;
@@ -12,8 +15,11 @@ use crate::state::reserve::{Brings, Grant, has_room, make_room, names_much, prom
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
-use super::debt::debt;
-use super::step::{LOOK_AGAIN, Turn, flush, flush_sealed, run_step, seal_when_quiet, step_or_wait};
+use super::debt::Debt;
+use super::step::{
+    LOOK_AGAIN, Turn, flush, flush_sealed, flush_step, free_dead, run_step, seal_when_quiet,
+    step_or_wait,
+};
 
 /// Below this debt writers are not slowed.
 const DEBT_FREE: f64 = 0.5;
@@ -42,16 +48,26 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<(
             core.seal();
         }
     }
-    let owed = debt(&core.state(), core.memtable_bytes(), max);
-    if owed >= 1.0 {
-        return wait_for_step(core);
+    let owed = Debt::of(&core.state(), core.memtable_bytes(), max);
+    if owed.felt() >= 1.0 {
+        let begun = core.clock.now();
+        let waited = match owed.memory >= 1.0 {
+            true => wait_for_flush(core, bytes as u64),
+            false => wait_for_step(core),
+        };
+        let micros = core.clock.now().saturating_sub(begun).as_micros() as u64;
+        let owed = owed.felt();
+        tracing::info!(target: "sapwood::stall", micros, debt = owed, "a commit waited for a step");
+        return waited;
     }
-    if owed > DEBT_FREE {
-        let share = (owed - DEBT_FREE) / (1.0 - DEBT_FREE);
+    if owed.felt() > DEBT_FREE {
+        let share = (owed.felt() - DEBT_FREE) / (1.0 - DEBT_FREE);
         let slow = SLOW_PER_KIB.mul_f64(share * bytes as f64 / 1024.0).min(SLOW_MAX);
         if core.background.has_threads.load(Ordering::Acquire) {
             let micros = slow.as_micros() as u64;
             core.counters.slowed_microseconds.fetch_add(micros, Ordering::Relaxed);
+            let debt = owed.felt();
+            tracing::debug!(target: "sapwood::stall", micros, debt, "a commit is slowed");
             core.clock.sleep(slow);
         }
     }
@@ -158,33 +174,53 @@ fn done_unless_full(result: Result<()>) -> Result<bool> {
     }
 }
 
-/// Waits until a step has been made, or makes one.
+/// Waits until any step has ended, or makes one when there are no threads.
 fn wait_for_step(core: &Arc<Core>) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     if !core.background.has_threads.load(Ordering::Acquire) {
         run_step(core)?;
         return Ok(());
     }
-    let steps = core.background.steps.load(Ordering::Relaxed);
+    let steps = core.background.steps.load(Ordering::Acquire);
     let failures = core.background.failure_count();
-    let max = core.memtable_bytes_max();
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
-        let made = core.background.steps.load(Ordering::Relaxed) != steps;
-        let owed = debt(&core.state(), core.memtable_bytes(), max);
         // Without space the threads try again and again.
         if core.background.failure_count() != failures
             && let Some(error @ Error::NoSpace { .. }) = core.background.failure()
         {
             return Err(error);
         }
-        // One step at a time; but memory is a hard bound.
-        if owed < 1.0 || (made && core.memtable_bytes() < 2 * max + max / 2) {
+        if core.background.steps.load(Ordering::Acquire) != steps || !is_behind(core) {
             return Ok(());
         }
-        core.background.wait_since(mark, Duration::from_millis(20));
+        core.background.wait_since(mark, LOOK_AGAIN);
     }
+}
+
+/// Waits for steps of the flush, as many as `bytes` are worth; makes one where nobody is at it.
+fn wait_for_flush(core: &Arc<Core>, bytes: u64) -> Result<()> {
+    core.counters.stalls.fetch_add(1, Ordering::Relaxed);
+    let worth = 1 + bytes / core.options.step_bytes.max(1);
+    let flush_steps = || core.background.flush_steps.load(Ordering::Acquire);
+    let enough = flush_steps() + worth;
+    loop {
+        core.check_writable()?;
+        let mark = core.background.mark();
+        if flush_steps() >= enough || !is_behind(core) {
+            return Ok(());
+        }
+        match flush_step(core).or_else(|error| free_dead(core, error))? {
+            true => core.background.step_ended(),
+            // Another thread is at it, or its last commit is on its way to the disk.
+            false => core.background.wait_since(mark, LOOK_AGAIN),
+        }
+    }
+}
+
+fn is_behind(core: &Core) -> bool {
+    Debt::of(&core.state(), core.memtable_bytes(), core.memtable_bytes_max()).felt() >= 1.0
 }
 
 /// Makes room in the log, after a record found none.
@@ -194,6 +230,7 @@ fn wait_for_step(core: &Arc<Core>) -> Result<()> {
 /// durable.
 pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Brings) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
+    let begun = core.clock.now();
     if attempt > 0 {
         // Growing was not enough: what the log holds must go to segments.
         let order = core.commit_order.lock();
@@ -209,5 +246,12 @@ pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Bri
     }
     make_durable(core, Purpose::Running)?;
     core.background.step_ended();
+    let micros = core.clock.now().saturating_sub(begun).as_micros() as u64;
+    tracing::info!(
+        target: "sapwood::stall",
+        micros,
+        bytes = needed,
+        "a commit waited for room in the log"
+    );
     Ok(())
 }

@@ -9,7 +9,8 @@ use crate::page::PageManager;
 use crate::segment::descriptor::Segment;
 use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::segment::node::Caching;
-use crate::segment::segment_cursor::{SegmentSource, SortedSource};
+use crate::segment::segment_source::SegmentSource;
+use crate::segment::sorted_source::SortedSource;
 use crate::sync::Arc;
 use crate::types::KeyspaceNumber;
 

@@ -16,6 +16,8 @@
 mod blocks;
 #[cfg(feature = "internals")]
 mod deaths;
+#[cfg(feature = "internals")]
+mod held;
 mod leaf;
 mod problem;
 mod report;
@@ -31,6 +33,9 @@ pub use blocks::{LiveBlock, LiveBlocks, difference, live_blocks, walk_blocks};
 #[cfg(feature = "internals")]
 #[allow(unused_imports)]
 pub use deaths::{DeathCheck, DeathFindings};
+#[cfg(feature = "internals")]
+#[allow(unused_imports)]
+pub use held::{HeldCheck, HeldLook};
 #[allow(unused_imports)]
 pub use problem::{PROBLEMS_MAX, Problem};
 pub use report::VerifyReport;

@@ -65,11 +65,15 @@ impl Workers {
     /// not joined by itself.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+        if !self.core.pages.storage().is_of_this_process() {
+            // A fork has none of the threads, and would wait for them for ever.
+            return std::mem::forget(std::mem::take(&mut *self.threads.lock()));
+        }
         self.core.background.notify();
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
             if thread.thread().id() != crate::sync::thread::current_id() && thread.join().is_err() {
-                tracing::error!("a merge thread panicked");
+                tracing::error!(target: "sapwood::failure", "a merge thread panicked");
             }
         }
         self.core.background.has_threads.store(false, Ordering::Release);
@@ -89,7 +93,7 @@ fn merge_loop(core: &Arc<Core>, stop: &AtomicBool) {
             Ok(true) => {}
             Ok(false) => core.background.wait_since(mark, PAUSE),
             Err(error) => {
-                tracing::warn!(%error, "a step failed");
+                tracing::warn!(target: "sapwood::failure", %error, "a step failed");
                 let mark = core.background.mark();
                 core.background.wait_since(mark, PAUSE_AFTER_FAILURE);
             }
@@ -100,7 +104,7 @@ fn merge_loop(core: &Arc<Core>, stop: &AtomicBool) {
 fn sync_loop(core: &Arc<Core>, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         if let Err(error) = timed_sync(core) {
-            tracing::warn!(%error, "a timed sync failed");
+            tracing::warn!(target: "sapwood::failure", %error, "a timed sync failed");
         }
         let mark = core.background.mark();
         let pause = core.options.sync_interval.min(PAUSE);

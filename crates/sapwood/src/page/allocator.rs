@@ -568,14 +568,19 @@ impl Allocator {
         Some(file_pages)
     }
 
-    /// Cuts the file at its length in pages, if it is longer.
+    /// Cuts the file at its length in pages, if it is longer, and nothing is in use there.
     pub fn cut_file(&self) -> Result<()> {
         // Under the lock, so that the file does not grow between the question and the cut.
         let regions = self.regions.lock();
         let length = regions.file_pages() * u64::from(self.layout.page_size);
         let failed = |error| Error::io("cutting the file", self.storage.name(), error);
         if self.storage.length().map_err(failed)? > length {
-            self.storage.set_length(length).map_err(failed)?;
+            match self.storage.set_length(length) {
+                Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => {
+                    tracing::debug!(target: "sapwood::storage", %error, "the file is not cut now");
+                }
+                result => result.map_err(failed)?,
+            }
         }
         Ok(())
     }

@@ -13,6 +13,8 @@ pub struct PageCounters {
     pub node_bytes_written: [u64; NodeKind::ALL.len()],
     /// Nodes read from the storage, by [`NodeKind::index`].
     pub nodes_read: [u64; NodeKind::ALL.len()],
+    /// How many of all kinds were read in place.
+    pub nodes_in_place: u64,
     /// Bytes read from the storage, streams included.
     pub bytes_read: u64,
     /// Bytes written to streams: overflow values.
@@ -35,6 +37,7 @@ pub(super) struct Counters {
     nodes_written: [AtomicU64; NodeKind::ALL.len()],
     node_bytes_written: [AtomicU64; NodeKind::ALL.len()],
     nodes_read: [AtomicU64; NodeKind::ALL.len()],
+    nodes_in_place: AtomicU64,
     bytes_read: AtomicU64,
     stream_bytes_written: AtomicU64,
 }
@@ -56,6 +59,11 @@ impl Counters {
         self.stream_read(bytes);
     }
 
+    pub(super) fn node_read_in_place(&self, kind: NodeKind) {
+        add(&self.nodes_read, kind, 1);
+        self.nodes_in_place.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn stream_read(&self, bytes: usize) {
         self.bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -74,6 +82,7 @@ impl Counters {
             nodes_written: all(&self.nodes_written),
             node_bytes_written: all(&self.node_bytes_written),
             nodes_read: all(&self.nodes_read),
+            nodes_in_place: self.nodes_in_place.load(Ordering::Relaxed),
             bytes_read: self.bytes_read.load(Ordering::Relaxed),
             stream_bytes_written: self.stream_bytes_written.load(Ordering::Relaxed),
             ..PageCounters::default()

@@ -1,10 +1,40 @@
-//! A node in memory: verified, decompressed, never changed.
+//! A node in memory, or in place in a mapped file: verified, decompressed, never changed.
 
+use std::ops::Deref;
+
+use crate::storage::Mapped;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::types::PageNumber;
 
 use super::node_header::NodeHeader;
 use super::node_ref::NodeRef;
+
+/// The bytes of a node.
+#[derive(Debug)]
+pub enum NodeBytes {
+    /// Read, decompressed or just made.
+    Owned(Vec<u8>),
+    /// In a mapped file.
+    InPlace(Mapped),
+}
+
+impl Deref for NodeBytes {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            NodeBytes::Owned(bytes) => bytes,
+            NodeBytes::InPlace(mapped) => mapped,
+        }
+    }
+}
+
+impl From<Vec<u8>> for NodeBytes {
+    fn from(bytes: Vec<u8>) -> NodeBytes {
+        NodeBytes::Owned(bytes)
+    }
+}
 
 /// A verified node. Shared behind `Arc`, and immutable.
 #[derive(Debug)]
@@ -12,7 +42,7 @@ pub struct Frame {
     reference: NodeRef,
     header: NodeHeader,
     /// Holds the content from `content_start` on, `raw_bytes` of it.
-    bytes: Vec<u8>,
+    bytes: NodeBytes,
     content_start: usize,
     /// The floor above has looked through the content and found it sound.
     checked: AtomicBool,
@@ -23,9 +53,10 @@ impl Frame {
     pub(super) fn new(
         reference: NodeRef,
         header: NodeHeader,
-        bytes: Vec<u8>,
+        bytes: impl Into<NodeBytes>,
         content_start: usize,
     ) -> Frame {
+        let bytes = bytes.into();
         assert!(bytes.len() >= content_start + header.raw_bytes as usize);
         Frame { reference, header, bytes, content_start, checked: AtomicBool::new(false) }
     }
@@ -61,8 +92,18 @@ impl Frame {
         self.checked.store(true, Ordering::Relaxed);
     }
 
-    /// How much memory the frame takes.
+    /// True when the content lies in the file itself: then it must not be held longer than the
+    /// block is referenced (F1).
+    pub fn is_in_place(&self) -> bool {
+        matches!(self.bytes, NodeBytes::InPlace(_))
+    }
+
+    /// How much memory the frame takes. What lies in a mapped file is the system's.
     pub fn weight_bytes(&self) -> usize {
-        self.bytes.capacity() + size_of::<Frame>()
+        let own = match &self.bytes {
+            NodeBytes::Owned(bytes) => bytes.capacity(),
+            NodeBytes::InPlace(_) => 0,
+        };
+        own + size_of::<Frame>()
     }
 }

@@ -8,7 +8,8 @@
 //! never both; then one shard of the cache, which a charge to the budget may take under either.
 
 use crate::error::{Corruption, Error, Result};
-use crate::storage::Storage;
+use crate::storage::{PIN_BYTES, Storage};
+use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::PageNumber;
 
@@ -19,7 +20,7 @@ use super::cache::Cache;
 use super::compress::CODEC_PLAIN;
 use super::counters::{Counters, PageCounters};
 use super::file_header::StateLocation;
-use super::frame::Frame;
+use super::frame::{Frame, NodeBytes};
 use super::layout::{Layout, NODE_HEADER_BYTES};
 use super::node_header::NodeKind;
 use super::node_image::{ContentLengths, NodeSpec, append_node, choose_stored, verify_node};
@@ -74,6 +75,8 @@ pub struct PageManager {
     unwritten: Unwritten,
     write_pass: OrderedMutex<()>,
     counters: Counters,
+    /// Nodes are read in place where the storage offers that.
+    reads_in_place: AtomicBool,
 }
 
 impl PageManager {
@@ -119,7 +122,13 @@ impl PageManager {
             unwritten,
             write_pass: OrderedMutex::new(WRITE_PASS_RANK, ()),
             counters: Counters::default(),
+            reads_in_place: AtomicBool::new(false),
         }))
+    }
+
+    /// From now on nodes are read in place where the storage offers that.
+    pub fn read_in_place(&self) {
+        self.reads_in_place.store(true, Ordering::Relaxed);
     }
 
     /// The file's sizes.
@@ -213,8 +222,15 @@ impl PageManager {
         if reference.pages > self.layout.node_pages_max() {
             return Err(damaged(format!("no node has {} pages", reference.pages)).into());
         }
-        let mut bytes = vec![0; self.layout.bytes_of(reference.pages)];
+        let length = self.layout.bytes_of(reference.pages);
         let offset = self.layout.offset_of(reference.page);
+        if self.reads_in_place.load(Ordering::Relaxed)
+            && let Some(mapped) = self.storage.map(offset, length)
+        {
+            self.counters.node_read_in_place(kind);
+            return verify_node(&self.layout, reference, kind, NodeBytes::InPlace(mapped));
+        }
+        let mut bytes = vec![0; length];
         self.storage.read_at(offset, &mut bytes).map_err(|error| {
             let operation = format!("reading {} bytes at offset {offset}", bytes.len());
             Error::io(operation, self.storage.name(), error)
@@ -301,6 +317,18 @@ impl PageManager {
         }
     }
 
+    /// Cuts the file at its length in pages, if it is longer. Where nodes are read in place, and
+    /// one is in use there, the file stays as it is.
+    pub fn cut_file(&self) -> Result<()> {
+        if self.reads_in_place.load(Ordering::Relaxed) {
+            // What is cached just before the end would look as if it were in use behind it (F2).
+            let end = self.allocator.file_pages();
+            let pages = PIN_BYTES / u64::from(self.layout.page_size);
+            (end.saturating_sub(pages)..end).for_each(|page| self.cache.remove(PageNumber(page)));
+        }
+        self.allocator.cut_file()
+    }
+
     /// Writes `bytes` at `offset` of the stream over `blocks`; with `sync` they are on disk
     /// afterwards.
     pub fn write_stream(
@@ -362,7 +390,11 @@ pub(super) fn write_in_steps(storage: &dyn Storage, offset: u64, bytes: &[u8]) -
             Error::io(operation, storage.name(), error)
         })?;
         if let Err(error) = storage.write_back(at, part.len() as u64) {
-            tracing::debug!(%error, "write-back was refused; the sync will do it");
+            tracing::debug!(
+                target: "sapwood::storage",
+                %error,
+                "write-back was refused; the sync will do it"
+            );
         }
         at += part.len() as u64;
     }

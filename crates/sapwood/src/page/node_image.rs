@@ -9,7 +9,7 @@ use crate::error::{Corruption, Error, Result};
 use crate::types::KeyspaceNumber;
 
 use super::compress::{self, CODEC_PLAIN, Codec, DecompressProblem};
-use super::frame::Frame;
+use super::frame::{Frame, NodeBytes};
 use super::layout::{Layout, NODE_CONTENT_BYTES_MAX, NODE_HEADER_BYTES};
 use super::node_header::{FLAG_CODEC_MASK, FLAGS_KNOWN, NodeHeader, NodeKind};
 use super::node_ref::NodeRef;
@@ -161,13 +161,22 @@ pub fn verify_node(
     layout: &Layout,
     reference: &NodeRef,
     kind: NodeKind,
-    mut bytes: Vec<u8>,
+    bytes: impl Into<NodeBytes>,
 ) -> Result<Frame> {
+    let mut bytes = bytes.into();
     let damaged = |detail: String| -> Error {
         Corruption::new(kind.structure(), detail).at_page(reference.page).into()
     };
-    if !pages_to_stream(layout, &mut bytes) {
-        return Err(damaged("reserved bytes of a page are not zero".into()));
+    if layout.reserved_bytes > 0 {
+        // The content lies in several places.
+        let mut stream = match bytes {
+            NodeBytes::Owned(bytes) => bytes,
+            NodeBytes::InPlace(mapped) => mapped.to_vec(),
+        };
+        if !pages_to_stream(layout, &mut stream) {
+            return Err(damaged("reserved bytes of a page are not zero".into()));
+        }
+        bytes = stream.into();
     }
     let (header, checksum) = NodeHeader::decode(&bytes).map_err(|mut corruption| {
         corruption.structure = kind.structure();

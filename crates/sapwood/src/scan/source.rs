@@ -2,13 +2,10 @@
 //!
 //! *Threads*: one owner each; layers may be shared.
 
-use std::ops::Range as Indices;
-
-use crate::error::Result;
-use crate::page::{Frame, PageManager};
+use crate::page::PageManager;
 use crate::segment::node::Caching;
-use crate::segment::segment_cursor::{Cover, Run, SegmentSource, SortedSource};
-use crate::segment::sorted_block::EntryKind;
+use crate::segment::segment_source::SegmentSource;
+use crate::segment::sorted_source::sorted_source_of_variants;
 use crate::state::sources::Source;
 use crate::sync::Arc;
 use crate::transaction::PendingSource;
@@ -43,78 +40,4 @@ impl OwnLayer {
     }
 }
 
-macro_rules! each {
-    ($self:expr, $source:ident => $call:expr) => {
-        match $self {
-            ReadSource::Own($source) => $call,
-            ReadSource::Pending($source) => $call,
-            ReadSource::Committed($source) => $call,
-        }
-    };
-}
-
-impl SortedSource for ReadSource {
-    fn valid(&self) -> bool {
-        each!(self, source => source.valid())
-    }
-
-    fn key(&self) -> &[u8] {
-        each!(self, source => source.key())
-    }
-
-    fn number(&self) -> u64 {
-        each!(self, source => source.number())
-    }
-
-    fn kind(&self) -> EntryKind {
-        each!(self, source => source.kind())
-    }
-
-    fn value(&self) -> &[u8] {
-        each!(self, source => source.value())
-    }
-
-    fn value_frame(&self) -> Option<(&Arc<Frame>, Indices<usize>)> {
-        each!(self, source => source.value_frame())
-    }
-
-    fn next(&mut self) -> Result<()> {
-        each!(self, source => source.next())
-    }
-
-    fn previous(&mut self) -> Result<()> {
-        each!(self, source => source.previous())
-    }
-
-    fn seek(&mut self, key: &[u8]) -> Result<()> {
-        each!(self, source => source.seek(key))
-    }
-
-    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
-        each!(self, source => source.seek_before(key))
-    }
-
-    fn seek_last(&mut self) -> Result<()> {
-        each!(self, source => source.seek_last())
-    }
-
-    fn numbered(&self) -> bool {
-        each!(self, source => source.numbered())
-    }
-
-    fn has_ranges(&self) -> bool {
-        each!(self, source => source.has_ranges())
-    }
-
-    fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>> {
-        each!(self, source => source.cover(key, at))
-    }
-
-    fn run(&self, end: Option<&[u8]>) -> Option<Run<'_>> {
-        each!(self, source => source.run(end))
-    }
-
-    fn stand_in_run(&mut self, index: usize) -> Result<()> {
-        each!(self, source => source.stand_in_run(index))
-    }
-}
+sorted_source_of_variants!(ReadSource { Own, Pending, Committed });

@@ -124,56 +124,6 @@ impl FilterLines {
     }
 }
 
-/// Collects the hashes of a filter's keys.
-#[derive(Debug, Default)]
-pub struct FilterBuilder {
-    hashes: Vec<u64>,
-}
-
-impl FilterBuilder {
-    /// A builder without keys.
-    pub fn new() -> FilterBuilder {
-        FilterBuilder::default()
-    }
-
-    /// Adds a key by its hash. Versions of one key that follow one another count once.
-    pub fn push(&mut self, hash: u64) {
-        if self.hashes.last() != Some(&hash) {
-            self.hashes.push(hash);
-        }
-    }
-
-    /// The number of keys.
-    pub fn len(&self) -> usize {
-        self.hashes.len()
-    }
-
-    /// True when there are no keys.
-    pub fn is_empty(&self) -> bool {
-        self.hashes.is_empty()
-    }
-
-    /// Drops all keys, keeping the buffer.
-    pub fn clear(&mut self) {
-        self.hashes.clear();
-    }
-
-    /// Appends the filter of all keys to `out`; returns its number of lines. The keys stay.
-    ///
-    /// # Errors
-    /// When the filter that was built denies one of its keys.
-    pub fn build(
-        &self,
-        segment_seed: u64,
-        bits_per_key: u8,
-        out: &mut Vec<u8>,
-    ) -> Result<u32, BlockProblem> {
-        let line_count = lines_for(self.hashes.len() as u64, bits_per_key);
-        build(&self.hashes, segment_seed, line_count, out)?;
-        Ok(line_count)
-    }
-}
-
 /// Appends a filter of `line_count` lines with the keys of those hashes to `out`.
 ///
 /// # Errors
@@ -216,10 +166,10 @@ mod tests {
             keyspace: u32, bits_per_key in 0_u8..20,
         ) {
             let hash = |key: &Vec<u8>| key_hash(file_seed, KeyspaceNumber(keyspace), key);
-            let mut builder = FilterBuilder::new();
-            keys.iter().for_each(|key| builder.push(hash(key)));
+            let hashes: Vec<u64> = keys.iter().map(hash).collect();
             let mut lines = b"before".to_vec();
-            let line_count = builder.build(segment_seed, bits_per_key, &mut lines).unwrap();
+            let line_count = lines_for(hashes.len() as u64, bits_per_key);
+            build(&hashes, segment_seed, line_count, &mut lines).unwrap();
             prop_assert_eq!(lines.len() - 6, line_count as usize * LINE_BYTES);
             for key in &keys {
                 prop_assert!(may_contain(&lines[6..], segment_seed, hash(key)));
@@ -283,12 +233,5 @@ mod tests {
         assert_ne!(hash, key_hash(1, KeyspaceNumber(2), b"key"));
         assert_ne!(hash, key_hash(2, KeyspaceNumber(1), b"key"));
         assert_ne!(Probe::new(1, hash).bits, Probe::new(2, hash).bits);
-    }
-
-    #[test]
-    fn versions_of_a_key_that_follow_one_another_count_once() {
-        let mut builder = FilterBuilder::new();
-        [7, 7, 8, 8, 8, 7].iter().for_each(|hash| builder.push(*hash));
-        assert_eq!(builder.len(), 3);
     }
 }

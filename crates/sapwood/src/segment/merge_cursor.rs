@@ -11,8 +11,8 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use super::segment_cursor::{Cover, Run, SortedSource};
 use super::sorted_block::EntryKind;
+use super::sorted_source::{Cover, Run, SortedSource};
 use crate::error::Result;
 use crate::page::Frame;
 use crate::sync::Arc;

@@ -19,12 +19,14 @@ pub mod overflow_writer;
 pub mod parent;
 pub mod parent_writer;
 pub mod range_tombstone;
-pub mod segment_cursor;
 pub mod segment_filter;
+pub mod segment_source;
 pub mod segment_writer;
 pub mod separator;
 pub mod sorted_block;
 pub mod sorted_block_builder;
+pub mod sorted_source;
+pub mod tree_cursor;
 pub mod tree_edit;
 pub mod young_blocks;
 

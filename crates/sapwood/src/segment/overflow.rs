@@ -281,6 +281,8 @@ pub struct OverflowReader<P> {
     length: u64,
     stamp: u32,
     chunks: Vec<ChunkPlace>,
+    /// Where header, table and chunks end in the stream.
+    content_end: u64,
 }
 
 fn damage_in(blocks: &[Block], keyspace: KeyspaceNumber, detail: impl Into<String>) -> Error {
@@ -329,9 +331,11 @@ impl<P: Deref<Target = PageManager>> OverflowReader<P> {
             0 => (head_bytes as u64, capacity),
             offset => (0, offset),
         };
-        let chunks = place_chunks(reference.length, table, start, end).map_err(damaged)?;
+        let (chunks, chunks_end) =
+            place_chunks(reference.length, table, start, end).map_err(damaged)?;
+        let content_end = chunks_end.max(head_end.unwrap_or_default());
         let (length, stamp) = (reference.length, reference.stamp);
-        Ok(OverflowReader { pages, keyspace, blocks, length, stamp, chunks })
+        Ok(OverflowReader { pages, keyspace, blocks, length, stamp, chunks, content_end })
     }
 
     /// The value's length, in bytes.
@@ -373,6 +377,26 @@ impl<P: Deref<Target = PageManager>> OverflowReader<P> {
             DecompressProblem::UnknownCodec(id) => damaged(format!("unknown codec {id}")),
             DecompressProblem::NotBuilt => DecompressProblem::not_built(),
         })
+    }
+
+    /// Checks that its last page ends in zeros, and is its last.
+    fn check_end(&self) -> Result<()> {
+        let layout = self.pages.layout();
+        let behind = stream_capacity(layout, &self.blocks).saturating_sub(self.content_end);
+        let behind = usize::try_from(behind).unwrap_or(usize::MAX);
+        if behind >= layout.usable_bytes() {
+            let detail = format!("{behind} bytes lie behind its content, a page or more");
+            return Err(damage_in(&self.blocks, self.keyspace, detail));
+        }
+        let mut end = vec![0; behind];
+        self.pages.read_stream(&self.blocks, self.content_end, &mut end)?;
+        match end.iter().all(|byte| *byte == 0) {
+            true => Ok(()),
+            false => {
+                let detail = "its last page does not end in zeros";
+                Err(damage_in(&self.blocks, self.keyspace, detail))
+            }
+        }
     }
 
     /// Reads and checks the whole value.
@@ -442,13 +466,13 @@ fn check_head<'a>(
     Ok(table)
 }
 
-/// Where the chunks lie from `start` to at most `end` of the stream.
+/// Where the chunks lie from `start` to at most `end` of the stream, and where they end.
 fn place_chunks(
     length: u64,
     table: &[u8],
     start: u64,
     end: u64,
-) -> std::result::Result<Vec<ChunkPlace>, String> {
+) -> std::result::Result<(Vec<ChunkPlace>, u64), String> {
     let mut table = Reader::new(table);
     let mut chunks = Vec::with_capacity(table.remaining().div_ceil(TABLE_ENTRY_BYTES as usize));
     let (mut offset, mut left) = (start, length);
@@ -474,12 +498,12 @@ fn place_chunks(
         left = left.saturating_sub(raw_bytes as u64);
     }
     match offset <= end && table.is_empty() {
-        true => Ok(chunks),
+        true => Ok((chunks, offset)),
         false => Err(format!("its chunks reach to {offset}, beyond {end}")),
     }
 }
 
-/// Reads every chunk of a value and checks it.
+/// Reads every chunk of a value and checks it, and what lies behind them in the last page.
 ///
 /// # Errors
 /// When something cannot be read or is damaged.
@@ -489,5 +513,6 @@ pub fn verify_value(
     reference: &OverflowReference,
 ) -> Result<()> {
     let reader = OverflowReader::open(pages, keyspace, reference)?;
-    (0..reader.chunk_count()).try_for_each(|index| reader.read_chunk(index).map(drop))
+    (0..reader.chunk_count()).try_for_each(|index| reader.read_chunk(index).map(drop))?;
+    reader.check_end()
 }

@@ -7,12 +7,17 @@
 
 use super::filter::{LINE_BYTES, may_contain};
 use crate::error::{Corruption, Error, Result, Structure};
-use crate::page::{Charge, MemoryBudget, MemoryPart, NodeKind, NodeRef, PageManager};
+use crate::page::{
+    Charge, Codec, MemoryBudget, MemoryPart, NodeKind, NodeRef, NodeSpec, NodeWriter, PageManager,
+};
 use crate::sync::{Arc, OnceLock};
 use crate::types::KeyspaceNumber;
 
 /// Filters take at most this part of the budget together.
 const BUDGET_PART: u64 = 8;
+
+/// So much of a filter goes into one node, in bytes.
+const NODE_BYTES: usize = 128 << 10;
 
 /// What is known of a filter's content.
 #[derive(Debug)]
@@ -40,19 +45,26 @@ impl SegmentFilter {
         SegmentFilter { seed, nodes, known: Arc::default() }
     }
 
-    /// A filter that was just written to these nodes: its lines stay in memory when there is room.
-    pub fn with_lines(
-        seed: u64,
-        nodes: Vec<NodeRef>,
-        lines: Vec<u8>,
-        budget: &Arc<MemoryBudget>,
-    ) -> SegmentFilter {
-        let filter = SegmentFilter::new(seed, nodes);
-        if let Some(charge) = room(budget, lines.len() as u64) {
+    /// Writes a filter; its lines stay in memory when there is room.
+    ///
+    /// # Errors
+    /// When a node cannot be written.
+    pub fn write(nodes: &mut NodeWriter, seed: u64, lines: Vec<u8>) -> Result<SegmentFilter> {
+        let spec = NodeSpec {
+            kind: NodeKind::YoungFilter,
+            height: 0,
+            flags: 0,
+            keyspace: KeyspaceNumber::MANY,
+            codec: Codec::Plain,
+        };
+        let pieces = lines.chunks(NODE_BYTES);
+        let written = pieces.map(|piece| nodes.append(&spec, piece, false));
+        let filter = SegmentFilter::new(seed, written.collect::<Result<_>>()?);
+        if let Some(charge) = room(nodes.manager().budget(), lines.len() as u64) {
             // Set once: the cell is new.
             let _ = filter.known.set(Known::Lines(lines, charge));
         }
-        filter
+        Ok(filter)
     }
 
     /// True when the key of this hash is certainly not in the segment's tree of points. Reads the
@@ -92,11 +104,19 @@ impl SegmentFilter {
                 self.known.set(Known::Lines(lines, charge))
             }
             Err(Error::Corruption(corruption)) => {
-                tracing::warn!(%corruption, "a damaged filter: its segment is searched");
+                tracing::warn!(
+                    target: "sapwood::filter",
+                    %corruption,
+                    "a damaged filter: its segment is searched"
+                );
                 self.known.set(Known::Damaged)
             }
             Err(error) => {
-                tracing::debug!(%error, "a filter was not read: its segment is searched");
+                tracing::debug!(
+                    target: "sapwood::filter",
+                    %error,
+                    "a filter was not read: its segment is searched"
+                );
                 Ok(())
             }
         };

@@ -149,6 +149,8 @@ pub struct Shrink {
     /// A round that began here did not help: the epoch, the file's length and its used pages at its
     /// end.
     pub tried: Option<(Epoch, u64, u64)>,
+    /// The file's length when the round began.
+    pub began_pages: u64,
 }
 
 /// The stages of a round.
@@ -203,6 +205,8 @@ pub struct Background {
     pub running: AtomicU64,
     /// Steps that were run.
     pub steps: AtomicU64,
+    /// Those of them that were a flush's.
+    pub flush_steps: AtomicU64,
     /// Somebody waits for quiet: merges go on until each range lies in one segment.
     pub drain: AtomicU64,
     /// When the last commit was made, in microseconds of the clock.
@@ -225,6 +229,7 @@ impl Default for Background {
             has_threads: AtomicBool::new(false),
             running: AtomicU64::new(0),
             steps: AtomicU64::new(0),
+            flush_steps: AtomicU64::new(0),
             drain: AtomicU64::new(0),
             last_commit: AtomicU64::new(0),
             unsynced_since: AtomicU64::new(0),
@@ -246,11 +251,33 @@ impl Drop for Running<'_> {
     }
 }
 
+/// Somebody waits until all is merged, for as long as this lives; so also when what it waits in
+/// panics.
+#[derive(Debug)]
+pub struct Draining<'a>(&'a Background);
+
+impl Drop for Draining<'_> {
+    fn drop(&mut self) {
+        self.0.drain.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Background {
+    /// Merges go on as if nobody wrote, until the answer is dropped.
+    pub fn begin_draining(&self) -> Draining<'_> {
+        self.drain.fetch_add(1, Ordering::AcqRel);
+        Draining(self)
+    }
+
     /// Something runs that takes blocks, until the answer is dropped.
     pub fn begin_running(&self) -> Running<'_> {
-        self.running.fetch_add(1, Ordering::AcqRel);
-        Running(self)
+        self.begin_step().0
+    }
+
+    /// The same, and whether nothing else runs.
+    pub fn begin_step(&self) -> (Running<'_>, bool) {
+        let is_alone = self.running.fetch_add(1, Ordering::AcqRel) == 0;
+        (Running(self), is_alone)
     }
 
     /// Something changed that others may wait for: a commit, a step's end, a stop.

@@ -8,6 +8,7 @@ use super::background::Background;
 use super::catalogue::Catalogue;
 use super::dead_list::{Dead, HeldStates};
 use super::durable::{Durable, log_block_pages};
+use super::held_snapshots::HeldSnapshots;
 use super::log_named::LogNamed;
 use super::open_transactions::OpenTransactions;
 use super::pending_blocks::PendingBlocks;
@@ -88,6 +89,8 @@ pub struct Core {
     pub publisher: Publisher,
     /// Dead blocks.
     pub held: HeldStates,
+    /// Snapshots.
+    pub snapshots: Arc<HeldSnapshots>,
     /// Blocks that the log names.
     pub log_named: LogNamed,
     /// Blocks of pending transactions.
@@ -168,6 +171,7 @@ impl Core {
             next_segment: AtomicU64::new(parts.next_segment),
             publisher: Publisher::new(parts.visible),
             held: parts.held,
+            snapshots: Arc::default(),
             log_named: parts.log_named,
             pending: parts.pending,
             transactions: OpenTransactions::default(),
@@ -288,10 +292,18 @@ impl Core {
     /// Stops all writing for good. The first cause is kept.
     pub fn stop(&self, cause: &Error) -> Error {
         let mut stopped = self.stopped.lock();
+        let is_first = stopped.is_none();
+        let cause = match cause {
+            // What stopped a part says the same of itself.
+            Error::Stopped(cause) => (**cause).clone(),
+            cause => cause.clone(),
+        };
         let first = stopped.get_or_insert_with(|| Arc::new(cause.clone())).clone();
         self.is_stopped.store(true, Ordering::Release);
         drop(stopped);
-        tracing::error!(%cause, "writing stopped");
+        if is_first {
+            tracing::error!(target: "sapwood::failure", %cause, "writing stopped");
+        }
         self.publisher.stop(first.clone());
         self.background.notify();
         self.log.stop(first.clone());

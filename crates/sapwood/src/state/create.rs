@@ -5,7 +5,7 @@
 
 use super::catalogue::Catalogue;
 use super::core::{CommitNumbers, Core, CoreParts};
-use super::dead_list::HeldStates;
+use super::dead_list::{HeldStates, ListLimits};
 use super::durable::{
     Durable, DurableInner, KEYSPACE_LIMIT_AHEAD, LIMIT_AHEAD, Limits, STAMP_LIMIT_AHEAD,
     log_block_pages,
@@ -51,6 +51,9 @@ pub(crate) fn create(
         max_file_bytes: options.max_file_bytes,
     };
     let pages = PageManager::create(page_options, STAMP_LIMIT_AHEAD)?;
+    if options.memory_map {
+        pages.read_in_place();
+    }
     let stream = BlockStream::new(storage.clone(), layout.page_size, layout.usable_bytes() as u32);
     let blocks = allocate_log(&pages, options.log_bytes_min)?;
     prepare_blocks(&stream, &blocks)?;
@@ -59,7 +62,8 @@ pub(crate) fn create(
     let log = LogWriter::open(stream, ring, layout.seed(), LogStart::empty(LogPosition(0)));
 
     let contents = Contents { epoch: Epoch(1), ..Contents::default() };
-    let held = HeldStates::new(&budget);
+    let limits = ListLimits::new(&budget, options.dead_list_bytes);
+    let held = HeldStates::new(&budget, limits);
     let state = State::new(contents.clone(), held.releases());
     let limits = Limits {
         sequence: LIMIT_AHEAD,

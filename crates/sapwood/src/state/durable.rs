@@ -155,6 +155,11 @@ impl Durable {
         inner.own_blocks.iter().copied().chain(log).collect()
     }
 
+    /// The last durable state.
+    pub fn state(&self) -> Option<Arc<State>> {
+        self.inner.lock().state.clone()
+    }
+
     /// The generation of the last durable state.
     pub fn generation(&self) -> u64 {
         self.inner.lock().generation
@@ -275,7 +280,7 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
     inner.settled_at = (purpose != Purpose::Running).then(|| core.log.positions().end);
     core.counters.durable_states.fetch_add(1, Ordering::Relaxed);
     let epoch = inner.state.as_ref().map_or(Epoch(0), |state| state.epoch);
-    tracing::debug!(generation, %epoch, "state is durable");
+    tracing::debug!(target: "sapwood::durable", generation, %epoch, "state is durable");
     Ok(())
 }
 
@@ -346,7 +351,8 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
             total.min(log_max - total).max(block_bytes)
         }
         Purpose::Idle if log_moves(core, inner) => {
-            (log_blocks_least(core) as u64).saturating_mul(block_bytes)
+            let lacking = log_shift(core, inner).map_or(0, |shift| shift.lacking as u64);
+            lacking.saturating_mul(block_bytes)
         }
         // Room for the records of this state and the next one.
         _ if core.log.available() < 4 * STATE_DURABLE_BYTES => block_bytes,
@@ -359,8 +365,13 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
         _ => (room + block_bytes).saturating_sub(core.log.available()),
     };
     let mut blocks = Vec::new();
-    // One durable state brings at most a step's worth, so that zeros are not written for long.
-    let brought = wanted.min(core.options.step_bytes.max(block_bytes)).max(lacking);
+    // One durable state brings at most a step's worth, so that zeros are not written for long, but
+    // the smallest log at once: it could not leave the tail by parts.
+    let at_once_max = match purpose {
+        Purpose::Idle => wanted,
+        _ => core.options.step_bytes.max(block_bytes),
+    };
+    let brought = wanted.min(at_once_max).max(lacking);
     let mut got = 0;
     while got < brought {
         // Growth that can wait leaves the reserve alone.
@@ -414,9 +425,9 @@ fn log_blocks_to_drop(core: &Core, inner: &DurableInner, state: &State, purpose:
     }
     if let Some(ceiling) = core.pages.allocator().ceiling().filter(|_| purpose == Purpose::Idle) {
         let is_high = |block: &Block| block.end() > ceiling;
-        if log_moves(core, inner) {
-            // All that can go: new blocks below the ceiling come in their place.
-            return inner.log_blocks.len();
+        if let Some(shift) = log_shift(core, inner) {
+            // What is low stays: there need not be room below the ceiling for two logs.
+            return shift.high_behind;
         }
         // After that the high ones are those in front, which go once the cut has passed them.
         let placed = core.log.placed_blocks();
@@ -435,12 +446,29 @@ fn log_blocks_least(core: &Core) -> usize {
     pages.div_ceil(u64::from(log_block_pages(layout))).max(2) as usize
 }
 
+/// How the log leaves the part of the file that is to go: its last blocks are to lie below.
+struct LogShift {
+    /// Blocks in the tail that come last in the log: nothing is in them yet.
+    high_behind: usize,
+    /// So many new ones must come.
+    lacking: usize,
+}
+
+/// `None` when as many of the log's last blocks as it needs lie below the ceiling.
+fn log_shift(core: &Core, inner: &DurableInner) -> Option<LogShift> {
+    let ceiling = core.pages.allocator().ceiling()?;
+    let is_low = |block: &&Block| block.end() <= ceiling;
+    let high_behind = inner.log_blocks.iter().rev().take_while(|block| !is_low(block)).count();
+    let low = inner.log_blocks.iter().rev().skip(high_behind).take_while(is_low).count();
+    let lacking = log_blocks_least(core).saturating_sub(low);
+    let is_all_low = low == inner.log_blocks.len();
+    (!is_all_low && (lacking > 0 || high_behind > 0)).then_some(LogShift { high_behind, lacking })
+}
+
 /// True when blocks of the log lie in the part of the file that is to go, and new ones must come in
-/// their place.
+/// their place, or nothing need come.
 fn log_moves(core: &Core, inner: &DurableInner) -> bool {
-    let Some(ceiling) = core.pages.allocator().ceiling() else { return false };
-    let low = inner.log_blocks.iter().rev().take_while(|block| block.end() <= ceiling).count();
-    low < inner.log_blocks.len() && low < log_blocks_least(core)
+    log_shift(core, inner).is_some()
 }
 
 /// The position behind the last block of the log that lies above the allocator's ceiling, when the

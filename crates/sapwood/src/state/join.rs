@@ -3,7 +3,7 @@
 //! *Assumes*: the scan read the committed entries at its number, and nothing of a transaction's
 //! own. *Guarantees*: J1 (see the memtable): a joined range has the scan's own number, and goes
 //! only into the memtable to which that belongs, while that one takes writes. Nobody waits.
-//! *Threads*: any.
+//! In a database that is only read nothing is joined. *Threads*: any.
 
 use super::core::Core;
 use super::snapshot::ReadPoint;
@@ -18,6 +18,10 @@ pub fn join_tombstones(
     keyspace: KeyspaceNumber,
     borders: &[Vec<u8>],
 ) {
+    // O4: nothing would ever take it out of the memtable.
+    if core.options.read_only {
+        return;
+    }
     let Some(slot) = point.memtables.first().filter(|slot| slot.reaches(point.at)) else {
         return;
     };

@@ -14,8 +14,9 @@ use crate::segment::descriptor::{Segment, TreeRoot, composite_key};
 use crate::segment::filter::{LINE_BYTES, Probe, key_hash};
 use crate::segment::node::{Caching, LeafNode, ParentNode, TreeKind, read_leaf, read_parent};
 use crate::segment::overflow_reference::OverflowReference;
-use crate::segment::segment_cursor::{SegmentSource, SortedSource};
+use crate::segment::segment_source::SegmentSource;
 use crate::segment::sorted_block::EntryKind;
+use crate::segment::sorted_source::SortedSource;
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
 

@@ -11,6 +11,7 @@ pub mod core;
 pub mod create;
 pub mod dead_list;
 pub mod durable;
+pub mod held_snapshots;
 #[cfg(feature = "internals")]
 pub mod install_check;
 pub mod join;

@@ -188,7 +188,12 @@ impl OpenTransactions {
             let Some(oldest) = open.oldest() else { break };
             oldest.standing = Standing::GivenUp;
             let number = oldest.began;
-            tracing::warn!(%number, pages, "too much is kept for a transaction: it is given up");
+            tracing::warn!(
+                target: "sapwood::transaction",
+                %number,
+                pages,
+                "too much is kept for a transaction: it is given up"
+            );
             released.extend(open.release());
         }
         released

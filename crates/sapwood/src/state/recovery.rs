@@ -10,7 +10,7 @@ use super::apply;
 use super::by_reference;
 use super::catalogue::Catalogue;
 use super::core::{CommitNumbers, Core, CoreParts};
-use super::dead_list::HeldStates;
+use super::dead_list::{HeldStates, ListLimits};
 use super::durable::{Durable, DurableInner, Limits, OpenedSlot, STAMP_LIMIT_AHEAD};
 use super::log_named::LogNamed;
 use super::manifest::{self, Manifest};
@@ -19,7 +19,7 @@ use super::state::{Cut, State};
 use super::view::{ByReference, MemtableSlot, View};
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::log::operation::operations;
-use crate::log::reader::{ReplayEnd, ReplayStart, Visit, replay};
+use crate::log::reader::{ReplayEnd, ReplayStart, Visit, replay, replay_to_read};
 use crate::log::record::{Record, RecordKind};
 use crate::log::ring::{Ring, RingList};
 use crate::log::stream::BlockStream;
@@ -59,7 +59,7 @@ pub fn read_newest_state(storage: &dyn Storage, read_only: bool) -> Result<ReadS
         match read_slot_state(storage, slot, read_only) {
             Ok(found) => return Ok(found),
             Err(error @ Error::Corruption(_)) => {
-                tracing::warn!(%error, "a durable state cannot be read");
+                tracing::warn!(target: "sapwood::open", %error, "a durable state cannot be read");
                 first_error.get_or_insert(error);
             }
             Err(error) => return Err(error),
@@ -103,10 +103,14 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
         BlockStream::new(storage.clone(), read.layout.page_size, read.layout.usable_bytes() as u32);
     let pool = Arc::new(ChunkPool::new((options.memory_budget / 8) as usize));
     let cut = read.manifest.contents.cut;
+    let memory = ReplayMemory::new(&options);
+    // What is never flushed lies in one memtable best: each further one costs chunks of its own.
+    let bytes_max = if options.read_only { memory.bytes_max } else { options.memory_budget / 4 };
     let mut replayed = Replayed {
         pages: &pages,
         pool: &pool,
-        bytes_max: (options.memory_budget / 4) as usize,
+        bytes_max: bytes_max as usize,
+        memory,
         catalogue: (*read.manifest.contents.catalogue).clone(),
         slots: vec![MemtableSlot::new(Memtable::new(pool.clone()), cut)],
         log_named: LogNamed::default(),
@@ -125,8 +129,20 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
         sequence: cut.sequence,
         seed: read.layout.seed(),
     };
-    let end = replay(&stream, &start, &mut |record| replayed.visit(record))?;
+    let end = match options.read_only {
+        true => replay_to_read(&stream, &start, &mut |record| replayed.visit(record))?,
+        false => replay(&stream, &start, &mut |record| replayed.visit(record))?,
+    };
+    replayed.check_memory(&*storage)?;
     let Replayed { catalogue, slots, log_named, pending, last, keyspace_most, .. } = replayed;
+    tracing::info!(
+        target: "sapwood::open",
+        file = %storage.name(),
+        generation = read.slot.generation,
+        replayed_commits = last.sequence.0.saturating_sub(cut.sequence.0),
+        replayed_bytes = end.position.0.saturating_sub(cut.position.0),
+        "database opened"
+    );
     assemble(Assembly {
         read,
         pages: pages.clone(),
@@ -171,7 +187,11 @@ fn open_pages(
         next_stamp,
         stamp_limit: next_stamp.saturating_add(STAMP_LIMIT_AHEAD),
     };
-    PageManager::open(page_options, &opened)
+    let pages = PageManager::open(page_options, &opened)?;
+    if options.memory_map {
+        pages.read_in_place();
+    }
+    Ok(pages)
 }
 
 fn own_blocks(slot: &HeaderSlot) -> Vec<Block> {
@@ -185,12 +205,43 @@ fn ring_list(manifest: &Manifest) -> RingList {
     RingList { start: manifest.log.first_position, blocks: manifest.log.blocks.clone() }
 }
 
+/// The parts of the memory budget that replay may take when nothing can be flushed (O3).
+const REPLAY_BUDGET_PARTS: (u64, u64) = (3, 4);
+
+/// What replay has taken of the memory budget.
+struct ReplayMemory {
+    /// What memtables may take together; no limit where they can be flushed.
+    bytes_max: u64,
+    /// What those before the active one take.
+    sealed_bytes: u64,
+    /// More is needed: replay goes on only to learn how much.
+    only_counts: bool,
+}
+
+impl ReplayMemory {
+    fn new(options: &Options) -> ReplayMemory {
+        let (some, all) = REPLAY_BUDGET_PARTS;
+        let bytes_max = match options.read_only {
+            true => options.memory_budget / all * some,
+            false => u64::MAX,
+        };
+        ReplayMemory { bytes_max, sealed_bytes: 0, only_counts: false }
+    }
+
+    /// The budget of which `bytes` are what replay may take, in whole MiB.
+    fn budget_for(bytes: u64) -> u64 {
+        let (some, all) = REPLAY_BUDGET_PARTS;
+        (bytes.div_ceil(some).saturating_mul(all)).next_multiple_of(1 << 20)
+    }
+}
+
 /// What replay has built so far.
 struct Replayed<'a> {
     pages: &'a Arc<PageManager>,
     pool: &'a Arc<ChunkPool>,
     /// A memtable is sealed when it has grown to this.
     bytes_max: usize,
+    memory: ReplayMemory,
     catalogue: Catalogue,
     /// Oldest first; the last one is active.
     slots: Vec<Arc<MemtableSlot>>,
@@ -248,7 +299,27 @@ impl Replayed<'_> {
         let operations = operations(record.payload)?;
         apply::insert(&slot, &mut self.catalogue, record.sequence, operations, &applied.changes)?;
         self.last = Cut { sequence: record.sequence, position: record.end, chain: record.crc };
+        if self.memory.sealed_bytes + slot.table.bytes() as u64 > self.memory.bytes_max {
+            self.memory.only_counts = true;
+        }
         Ok(Visit::Continue)
+    }
+
+    /// # Errors
+    /// When what was replayed takes more memory than it may.
+    fn check_memory(&self, storage: &dyn Storage) -> Result<()> {
+        if !self.memory.only_counts {
+            return Ok(());
+        }
+        let active = self.slots.last().map_or(0, |slot| slot.table.bytes() as u64);
+        let bytes = self.memory.sealed_bytes + active;
+        let detail = format!(
+            "the log of {} takes {bytes} bytes of memory when it is replayed, and a read-only open \
+             keeps all of them there; set it to {} at least, or open the file once for writing",
+            storage.name(),
+            ReplayMemory::budget_for(bytes)
+        );
+        Err(Error::InvalidOption { option: "memory_budget", detail })
     }
 
     /// Adopts what a transaction wrote beforehand, in its place between the memtables (P9).
@@ -258,7 +329,11 @@ impl Replayed<'_> {
         let blocks = self.pending.add(by_reference::claim(self.pages, &segments)?, Vec::new());
         match self.slots.last() {
             Some(last) if last.is_empty() => drop(self.slots.pop()),
-            Some(last) => drop(last.cut.set(self.last)),
+            Some(last) => {
+                // Never set before, as in `seal`.
+                let _ = last.cut.set(self.last);
+                self.memory.sealed_bytes += last.table.bytes() as u64;
+            }
             None => {}
         }
         self.last = Cut { sequence: record.sequence, position: record.end, chain: record.crc };
@@ -274,6 +349,10 @@ impl Replayed<'_> {
         if let Some(full) = self.slots.last() {
             // Never set before: only here, once for each.
             let _ = full.cut.set(self.last);
+            self.memory.sealed_bytes += full.table.bytes() as u64;
+        }
+        if self.memory.only_counts {
+            self.slots.clear();
         }
         let slot = MemtableSlot::new(Memtable::new(self.pool.clone()), self.last);
         self.slots.push(slot.clone());
@@ -305,15 +384,19 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
     let Assembly { read, pages, end, mut slots, last, .. } = assembly;
     let counters = read.manifest.counters;
     let clean = counters.clean;
-    let held = HeldStates::new(&assembly.budget);
+    let limits = ListLimits::new(&assembly.budget, assembly.options.dead_list_bytes);
+    let held = HeldStates::new(&assembly.budget, limits);
     let epoch = read.manifest.contents.epoch;
     let state = State::new(read.manifest.contents, held.releases());
     let ring = Ring::new(&assembly.list, assembly.stream.usable_bytes())?;
     let state_is_recorded = end.state_is_recorded;
     let is_unsynced = end.durable < last.position;
     assembly.log_named.known_durable(end.durable);
-    let log =
-        LogWriter::open(assembly.stream, ring, read.layout.seed(), LogStart::after_replay(end));
+    let start = match assembly.options.read_only {
+        true => LogStart::to_read(end),
+        false => LogStart::after_replay(end),
+    };
+    let log = LogWriter::open(assembly.stream, ring, read.layout.seed(), start);
     // D8: at the limit, or exactly on after a clean close, and behind everything replayed.
     let next_sequence = clean
         .map_or(counters.sequence_limit, |clean| clean.last_sequence.saturating_add(1))
@@ -363,7 +446,8 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         durable: Durable::new(durable),
         pool: assembly.pool,
     });
-    if is_unsynced {
+    core.charge_memtables();
+    if is_unsynced && !core.options.read_only {
         // The process that was to sync it is gone.
         core.background.note_commit(core.clock.now(), true);
     }

@@ -5,6 +5,7 @@
 //! *Threads*: any.
 
 use super::core::Core;
+use super::held_snapshots::{Listing, WeakPlace};
 use super::state::State;
 use super::view::{Home, MemtableSlot, View};
 use crate::sync::Arc;
@@ -21,28 +22,20 @@ pub struct ReadPoint {
     pub at: SequenceNumber,
 }
 
-/// A snapshot. Cloning and dropping are cheap.
+/// A snapshot. Dropping is cheap.
 #[derive(Debug)]
 pub struct SnapshotHold {
     number: SequenceNumber,
     place: Place,
+    _listing: Listing,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Place {
     /// It belongs to a memtable that was not flushed when it was taken.
     Home(Arc<Home>),
     /// Everything it sees was in this state when it was taken.
     State(Arc<State>),
-}
-
-impl Clone for SnapshotHold {
-    fn clone(&self) -> SnapshotHold {
-        if let Place::Home(home) = &self.place {
-            home.register_again(self.number);
-        }
-        SnapshotHold { number: self.number, place: self.place.clone() }
-    }
 }
 
 impl Drop for SnapshotHold {
@@ -69,13 +62,22 @@ impl SnapshotHold {
                 continue;
             }
             let Some(slot) = view.memtables().find(|slot| slot.reaches(number)) else {
-                return SnapshotHold { number, place: Place::State(view.state.clone()) };
+                return SnapshotHold::at(core, number, Place::State(view.state.clone()));
             };
             let last = slot.last_sequence().unwrap_or(number);
             if slot.home.register(number, last) {
-                return SnapshotHold { number, place: Place::Home(slot.home.clone()) };
+                return SnapshotHold::at(core, number, Place::Home(slot.home.clone()));
             }
         }
+    }
+
+    fn at(core: &Core, number: SequenceNumber, place: Place) -> SnapshotHold {
+        let weak = match &place {
+            Place::Home(home) => WeakPlace::Home(Arc::downgrade(home)),
+            Place::State(state) => WeakPlace::State(Arc::downgrade(state)),
+        };
+        let listing = core.snapshots.list(number, core.clock.now(), weak);
+        SnapshotHold { number, place, _listing: listing }
     }
 
     /// What to read for this snapshot right now.

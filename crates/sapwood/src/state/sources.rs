@@ -11,8 +11,9 @@ use crate::memtable::{Joined, Memtable, MemtableCursor, Operation};
 use crate::page::{Frame, PageManager};
 use crate::segment::key_range::KeyRange;
 use crate::segment::node::Caching;
-use crate::segment::segment_cursor::{Cover, Run, SegmentSource, SortedSource};
+use crate::segment::segment_source::SegmentSource;
 use crate::segment::sorted_block::EntryKind;
+use crate::segment::sorted_source::{Cover, SortedSource, sorted_source_of_variants};
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
 
@@ -218,78 +219,4 @@ pub fn sources(
     sources
 }
 
-macro_rules! each {
-    ($self:expr, $source:ident => $call:expr) => {
-        match $self {
-            Source::Joined($source) => $call,
-            Source::Memtable($source) => $call,
-            Source::Segment($source) => $call,
-        }
-    };
-}
-
-impl SortedSource for Source {
-    fn valid(&self) -> bool {
-        each!(self, source => source.valid())
-    }
-
-    fn key(&self) -> &[u8] {
-        each!(self, source => source.key())
-    }
-
-    fn number(&self) -> u64 {
-        each!(self, source => source.number())
-    }
-
-    fn kind(&self) -> EntryKind {
-        each!(self, source => source.kind())
-    }
-
-    fn value(&self) -> &[u8] {
-        each!(self, source => source.value())
-    }
-
-    fn value_frame(&self) -> Option<(&Arc<Frame>, Range<usize>)> {
-        each!(self, source => source.value_frame())
-    }
-
-    fn next(&mut self) -> Result<()> {
-        each!(self, source => source.next())
-    }
-
-    fn previous(&mut self) -> Result<()> {
-        each!(self, source => source.previous())
-    }
-
-    fn seek(&mut self, key: &[u8]) -> Result<()> {
-        each!(self, source => source.seek(key))
-    }
-
-    fn seek_before(&mut self, key: &[u8]) -> Result<()> {
-        each!(self, source => source.seek_before(key))
-    }
-
-    fn seek_last(&mut self) -> Result<()> {
-        each!(self, source => source.seek_last())
-    }
-
-    fn numbered(&self) -> bool {
-        each!(self, source => source.numbered())
-    }
-
-    fn has_ranges(&self) -> bool {
-        each!(self, source => source.has_ranges())
-    }
-
-    fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>> {
-        each!(self, source => source.cover(key, at))
-    }
-
-    fn run(&self, end: Option<&[u8]>) -> Option<Run<'_>> {
-        each!(self, source => source.run(end))
-    }
-
-    fn stand_in_run(&mut self, index: usize) -> Result<()> {
-        each!(self, source => source.stand_in_run(index))
-    }
-}
+sorted_source_of_variants!(Source { Joined, Memtable, Segment });

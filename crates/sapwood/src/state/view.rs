@@ -158,11 +158,6 @@ impl Home {
         true
     }
 
-    /// Registers one more snapshot of a number that is registered.
-    pub fn register_again(&self, number: SequenceNumber) {
-        *self.registered.lock().numbers.entry(number).or_insert(0) += 1;
-    }
-
     /// Ends a registration.
     pub fn unregister(&self, number: SequenceNumber) {
         let mut registered = self.registered.lock();

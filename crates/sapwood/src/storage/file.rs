@@ -3,7 +3,9 @@
 //! *Assumes*: the file system keeps advisory locks, and syncs when it is asked to
 //! (docs/durability.md says what each system is asked).
 //! *Guarantees*: at most one handle has the file open for writing, over all processes and within
-//! one; read-only handles share it among themselves. What is opened is a regular file.
+//! one; read-only handles share it among themselves. What is opened is a regular file. When it was
+//! deleted, replaced or cut by somebody else, or this process was forked, the next sync or change
+//! of its length fails and says so.
 //! *Threads*: any; there is no lock inside.
 
 use std::ffi::OsStr;
@@ -12,7 +14,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::map::{FileMap, Mapped};
 use super::platform::{self, DataSyncedWrite};
+use super::watch::Watch;
 use super::{Advice, Storage, end_of};
 use crate::error::{Error, Result};
 use crate::sync::Clock;
@@ -39,6 +43,8 @@ pub struct FileStorage {
     directory: PathBuf,
     writable: bool,
     data_synced_write: DataSyncedWrite,
+    watch: Watch,
+    map: FileMap,
 }
 
 impl FileStorage {
@@ -72,13 +78,21 @@ impl FileStorage {
                 Err(TryLockError::WouldBlock) if attempt < LOCK_ATTEMPTS => {
                     clock.sleep(LOCK_PAUSE);
                 }
-                Err(TryLockError::WouldBlock) => return Err(Error::Locked(self.path.clone())),
+                Err(TryLockError::WouldBlock) => return Err(self.in_use(shared)),
                 Err(TryLockError::Error(error)) => {
                     return Err(Error::io("locking the file", self.name(), error));
                 }
             }
         }
         Ok(())
+    }
+
+    /// The error when the lock was refused. Whoever wanted it for itself and can have it shared was
+    /// kept out by readers; what it takes here goes with this handle.
+    fn in_use(&self, shared: bool) -> Error {
+        let beside_readers = !shared && self.file.try_lock_shared().is_ok();
+        let open_for = if beside_readers { "read-only" } else { "for writing" };
+        Error::Locked { file: self.path.clone(), open_for }
     }
 
     /// Opens the file for reading without any lock, so also while a database has it open. What is
@@ -105,7 +119,10 @@ impl FileStorage {
         let mut open = OpenOptions::new();
         open.read(true).write(!options.read_only).create(create).truncate(false);
         platform::never_wait(&mut open);
-        let file = open.open(path).map_err(|error| open_error(path, create, error))?;
+        let file = open.open(path).map_err(|error| {
+            let error = if options.read_only { error } else { explain_refusal(error) };
+            open_error(path, create, error)
+        })?;
         let metadata = file.metadata().map_err(|error| open_error(path, false, error))?;
         if !metadata.is_file() {
             return Err(not_a_file(path, platform::kind_of(&metadata)));
@@ -116,20 +133,39 @@ impl FileStorage {
             directory: directory_of(path),
             writable: !options.read_only,
             data_synced_write: DataSyncedWrite::default(),
+            watch: Watch::new(metadata.len()),
+            map: FileMap::default(),
         })
     }
 
     fn assert_writable(&self) -> io::Result<()> {
         if self.writable {
-            return Ok(());
+            return self.watch.check_process();
         }
         Err(io::Error::new(io::ErrorKind::PermissionDenied, "the file was opened read-only"))
+    }
+
+    /// The same, and the file is still what it was: for calls that cost more than the question.
+    fn assert_unchanged(&self) -> io::Result<()> {
+        self.assert_writable()?;
+        self.watch.check_file(&self.file.metadata()?)
     }
 }
 
 fn not_a_file(path: &Path, what: &str) -> Error {
     let detail = format!("this is {what}, not a regular file; give the path of the file itself");
     Error::NotAFile { path: path.to_owned(), detail }
+}
+
+/// Says of a file that must not be written what can be done with it.
+fn explain_refusal(error: io::Error) -> io::Error {
+    match error.kind() {
+        kind @ (io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+            let detail = format!("{error}; with read_only(true) it may be readable");
+            io::Error::new(kind, detail)
+        }
+        _ => error,
+    }
 }
 
 /// What a failed open means. `create` says that the file was to be made.
@@ -158,22 +194,36 @@ pub(super) fn directory_of(path: &Path) -> PathBuf {
 impl Storage for FileStorage {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         end_of(offset, buffer.len() as u64)?;
-        platform::read_exact_at(&self.file, offset, buffer)
+        let result = platform::read_exact_at(&self.file, offset, buffer);
+        result.map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                let length = self.length().unwrap_or_default();
+                io::Error::new(error.kind(), format!("the file has only {length} bytes"))
+            }
+            _ => error,
+        })
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.assert_writable()?;
-        end_of(offset, bytes.len() as u64)?;
-        platform::write_all_at(&self.file, offset, bytes)
+        let end = end_of(offset, bytes.len() as u64)?;
+        platform::write_all_at(&self.file, offset, bytes)?;
+        self.watch.reaches(end);
+        Ok(())
     }
 
     fn write_sync_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.assert_writable()?;
-        end_of(offset, bytes.len() as u64)?;
-        self.data_synced_write.write(&self.file, offset, bytes)
+        self.assert_unchanged()?;
+        let end = end_of(offset, bytes.len() as u64)?;
+        self.data_synced_write.write(&self.file, offset, bytes)?;
+        self.watch.reaches(end);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        if self.writable {
+            self.assert_unchanged()?;
+        }
         // fdatasync, F_FULLFSYNC or FlushFileBuffers: std chooses the strongest of each system.
         self.file.sync_data()
     }
@@ -183,19 +233,31 @@ impl Storage for FileStorage {
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
-        self.assert_writable()?;
+        self.assert_unchanged()?;
         end_of(length, 0)?;
-        self.file.set_len(length)
+        if length < self.length()? {
+            return self.map.cut(length, || {
+                self.watch.has_length(length);
+                self.file.set_len(length)
+            });
+        }
+        self.file.set_len(length)?;
+        self.watch.reaches(length);
+        Ok(())
     }
 
     fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
-        self.assert_writable()?;
+        self.assert_unchanged()?;
         let end = end_of(offset, length)?;
-        if length == 0 || platform::allocate(&self.file, offset, length)? {
+        if length == 0 {
             return Ok(());
         }
-        // No reservation here: at least the length stands, and writes find out about the space.
-        if self.length()? < end { self.file.set_len(end) } else { Ok(()) }
+        // Without reservation at least the length stands, and writes find out about the space.
+        if !platform::allocate(&self.file, offset, length)? && self.length()? < end {
+            self.file.set_len(end)?;
+        }
+        self.watch.reaches(end);
+        Ok(())
     }
 
     fn write_back(&self, _offset: u64, _length: u64) -> io::Result<()> {
@@ -220,8 +282,16 @@ impl Storage for FileStorage {
         platform::sync_directory(&self.directory)
     }
 
+    fn map(&self, offset: u64, length: usize) -> Option<Mapped> {
+        self.map.get(&self.file, offset, length)
+    }
+
     fn name(&self) -> String {
         self.path.display().to_string()
+    }
+
+    fn is_of_this_process(&self) -> bool {
+        self.watch.is_of_this_process()
     }
 }
 

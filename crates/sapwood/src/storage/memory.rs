@@ -148,6 +148,9 @@ impl Storage for MemoryStorage {
         Ok(())
     }
 
+    // No map: its bytes are in memory already, and to keep some of them as they were would take a
+    // copy of a whole chunk at the next write, outside of any budget.
+
     fn name(&self) -> String {
         "memory".to_owned()
     }

@@ -8,16 +8,19 @@
 #![allow(unused_imports)]
 
 mod file;
+mod map;
 mod memory;
 mod new_file;
 mod platform;
 mod simulated;
 mod sparse;
+mod watch;
 
 use std::fmt::Debug;
 use std::io;
 
 pub use file::{FileOpenOptions, FileStorage};
+pub use map::{Mapped, PIN_BYTES};
 pub use memory::{Counters, MemoryStorage};
 pub use new_file::NewFile;
 pub use simulated::{CrashPlan, FaultKind, Operation, OperationKind, SimulatedStorage, TraceEntry};
@@ -47,7 +50,9 @@ pub enum Advice {
     DontNeed,
 }
 
-/// One file. Every call may come from any thread at any time.
+/// One file. Every call may come from any thread at any time, merge threads included, with locks of
+/// the database held: an implementation neither uses the database that stands on it nor drops
+/// handles of it.
 pub trait Storage: Debug + Send + Sync + 'static {
     /// Fills `buffer` from `offset`; `UnexpectedEof` when the file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
@@ -72,6 +77,17 @@ pub trait Storage: Debug + Send + Sync + 'static {
     fn punch(&self, offset: u64, length: u64) -> io::Result<()>;
     /// Makes the file's own directory entry durable.
     fn sync_directory(&self) -> io::Result<()>;
+    /// Bytes in place, for as long as what is returned is held; `None` when they have to be read.
+    /// Whoever asks sees to it that nobody writes there meanwhile. While it is held, `set_length`
+    /// does not cut it off: it fails with `ResourceBusy`.
+    fn map(&self, _offset: u64, _length: usize) -> Option<Mapped> {
+        None
+    }
     /// The file's name, for messages.
     fn name(&self) -> String;
+    /// False in a process that was forked from the one that opened the file. There nothing is
+    /// written, and closing only lets go: the file and its lock are the other's.
+    fn is_of_this_process(&self) -> bool {
+        true
+    }
 }

@@ -69,7 +69,12 @@ impl Drop for NewFile {
         }
         if let Err(error) = std::fs::remove_file(&self.temporary) {
             let file = self.temporary.display();
-            tracing::warn!(%error, %file, "an incomplete file could not be removed");
+            tracing::warn!(
+                target: "sapwood::storage",
+                %error,
+                %file,
+                "an incomplete file could not be removed"
+            );
         }
     }
 }

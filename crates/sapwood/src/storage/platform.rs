@@ -18,9 +18,13 @@ pub(super) use linux::{DataSyncedWrite, advise, allocate, punch, rename_new};
 #[cfg(not(target_os = "linux"))]
 pub(super) use other::{DataSyncedWrite, advise, allocate, punch, rename_new};
 #[cfg(unix)]
-pub(super) use unix::{kind_of, never_wait, read_exact_at, sync_directory, write_all_at};
+pub(super) use unix::{
+    is_nameless, kind_of, never_wait, read_exact_at, sync_directory, write_all_at,
+};
 #[cfg(windows)]
-pub(super) use windows::{kind_of, never_wait, read_exact_at, sync_directory, write_all_at};
+pub(super) use windows::{
+    is_nameless, kind_of, never_wait, read_exact_at, sync_directory, write_all_at,
+};
 
 /// Gives a file another name unless something has it: what comes between is replaced.
 #[allow(clippy::disallowed_methods)] // files are named here
@@ -33,7 +37,7 @@ fn rename_absent(from: &Path, to: &Path) -> io::Result<()> {
 
 #[cfg(unix)]
 mod unix {
-    use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+    use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 
     use super::*;
 
@@ -70,6 +74,11 @@ mod unix {
             }
             result => result,
         }
+    }
+
+    /// Whether no directory has the file any more.
+    pub(in super::super) fn is_nameless(metadata: &Metadata) -> bool {
+        metadata.nlink() == 0
     }
 
     /// What is there instead of a regular file.
@@ -141,6 +150,11 @@ mod windows {
     #[allow(clippy::unnecessary_wraps)] // the other systems can fail
     pub(in super::super) fn sync_directory(_directory: &Path) -> io::Result<()> {
         Ok(())
+    }
+
+    /// A file that is open keeps its name here.
+    pub(in super::super) fn is_nameless(_metadata: &Metadata) -> bool {
+        false
     }
 
     /// What is there instead of a regular file.

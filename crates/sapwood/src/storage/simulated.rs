@@ -14,13 +14,15 @@
 
 mod disk;
 mod faults;
+mod in_place;
 
 use std::fmt;
 use std::io;
 
 use self::disk::Disk;
 use self::faults::{Faults, Verdict};
-use super::{Advice, Storage, end_of};
+use self::in_place::InPlace;
+use super::{Advice, Mapped, Storage, end_of};
 use crate::sync::{Arc, Mutex, Random};
 
 /// No simulated file grows beyond it, whatever its capacity: a test that asks for more is in error.
@@ -111,6 +113,7 @@ type Callback = Arc<dyn Fn(&Operation) + Send + Sync>;
 #[derive(Clone)]
 pub struct SimulatedStorage {
     shared: Arc<Mutex<Shared>>,
+    in_place: Arc<InPlace>,
 }
 
 struct Shared {
@@ -149,7 +152,8 @@ impl SimulatedStorage {
             trace: None,
             callback: None,
         };
-        SimulatedStorage { shared: Arc::new(Mutex::new(shared)) }
+        let in_place = Arc::new(InPlace::default());
+        SimulatedStorage { shared: Arc::new(Mutex::new(shared)), in_place }
     }
 
     /// Sets what the random part of failing writes follows from.
@@ -366,6 +370,7 @@ impl Storage for SimulatedStorage {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let length = bytes.len() as u64;
         self.operate(OperationKind::Write, offset, length, |shared, verdict| {
+            self.in_place.assert_unused(offset, length);
             shared.begin_write(offset, bytes, &verdict)?;
             shared.disk.write(offset, bytes);
             Ok(())
@@ -375,6 +380,7 @@ impl Storage for SimulatedStorage {
     fn write_sync_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let length = bytes.len() as u64;
         self.operate(OperationKind::WriteSync, offset, length, |shared, verdict| {
+            self.in_place.assert_unused(offset, length);
             shared.begin_write(offset, bytes, &verdict)?;
             if let Verdict::DropCache = verdict {
                 shared.disk.write_and_lose(offset, bytes);
@@ -406,6 +412,7 @@ impl Storage for SimulatedStorage {
         self.operate(OperationKind::SetLength, 0, length, |shared, verdict| {
             verdict.into_result()?;
             end_of(length, 0)?;
+            self.in_place.check_cut(length)?;
             shared.grow(length)
         })
     }
@@ -430,6 +437,7 @@ impl Storage for SimulatedStorage {
         self.operate(OperationKind::Punch, offset, length, |shared, verdict| {
             verdict.into_result()?;
             end_of(offset, length)?;
+            self.in_place.assert_unused(offset, length);
             shared.disk.zero(offset, length);
             Ok(())
         })
@@ -437,6 +445,17 @@ impl Storage for SimulatedStorage {
 
     fn sync_directory(&self) -> io::Result<()> {
         self.operate(OperationKind::SyncDirectory, 0, 0, |_, verdict| verdict.into_result())
+    }
+
+    /// A copy, and a watch over what it was made of. It counts as no operation and never fails, as
+    /// a look into a map.
+    fn map(&self, offset: u64, length: usize) -> Option<Mapped> {
+        // Before the copy is made, so that no write comes between.
+        let held = self.in_place.hold(offset, length as u64);
+        let mut bytes = vec![0; length];
+        let shared = self.shared.lock();
+        shared.assert_there().and_then(|()| shared.disk.read(offset, &mut bytes)).ok()?;
+        Some(Mapped::watched(bytes, Box::new(held)))
     }
 
     fn name(&self) -> String {

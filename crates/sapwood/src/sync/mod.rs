@@ -12,6 +12,7 @@
 
 mod clock;
 mod ordered;
+pub mod preempt;
 mod random;
 pub mod thread;
 

@@ -51,18 +51,18 @@ impl fmt::Display for LockRank {
 /// A mutex that knows its place in the lock order.
 pub struct OrderedMutex<T> {
     inner: Mutex<T>,
-    #[cfg(debug_assertions)]
+    #[cfg(any(debug_assertions, feature = "preempt"))]
     rank: LockRank,
 }
 
 impl<T> OrderedMutex<T> {
     /// A mutex of the given rank around `value`.
     pub const fn new(rank: LockRank, value: T) -> OrderedMutex<T> {
-        #[cfg(not(debug_assertions))]
+        #[cfg(not(any(debug_assertions, feature = "preempt")))]
         let _ = rank;
         OrderedMutex {
             inner: Mutex::new(value),
-            #[cfg(debug_assertions)]
+            #[cfg(any(debug_assertions, feature = "preempt"))]
             rank,
         }
     }
@@ -70,8 +70,13 @@ impl<T> OrderedMutex<T> {
     /// Waits for the lock. With debug assertions it panics if the thread holds one of this rank or
     /// a higher one.
     pub fn lock(&self) -> OrderedGuard<'_, T> {
-        #[cfg(debug_assertions)]
-        held::assert_may_block_on(self.rank);
+        #[cfg(any(debug_assertions, feature = "preempt"))]
+        {
+            if held::highest().is_none() {
+                super::preempt::point();
+            }
+            held::assert_may_block_on(self.rank);
+        }
         self.guard(self.inner.lock())
     }
 
@@ -91,11 +96,11 @@ impl<T> OrderedMutex<T> {
         self.inner.into_inner()
     }
 
-    #[cfg_attr(not(debug_assertions), allow(clippy::unused_self))]
+    #[cfg_attr(not(any(debug_assertions, feature = "preempt")), allow(clippy::unused_self))]
     fn guard<'a>(&'a self, inner: MutexGuard<'a, T>) -> OrderedGuard<'a, T> {
         OrderedGuard {
             inner,
-            #[cfg(debug_assertions)]
+            #[cfg(any(debug_assertions, feature = "preempt"))]
             entry: held::Entry::new(self.rank),
         }
     }
@@ -111,7 +116,7 @@ impl<T: fmt::Debug> fmt::Debug for OrderedMutex<T> {
 pub struct OrderedGuard<'a, T> {
     inner: MutexGuard<'a, T>,
     // Dropped after `inner`: for an instant the list names a lock that is free, never the reverse.
-    #[cfg(debug_assertions)]
+    #[cfg(any(debug_assertions, feature = "preempt"))]
     entry: held::Entry,
 }
 
@@ -119,14 +124,14 @@ impl<T> OrderedGuard<'_, T> {
     /// Lets the lock go, waits to be notified, and takes it again. With debug assertions it panics
     /// if the thread holds a lock of higher rank, under which it could not take this one again.
     pub fn wait(&mut self, condvar: &Condvar) {
-        #[cfg(debug_assertions)]
+        #[cfg(any(debug_assertions, feature = "preempt"))]
         self.entry.assert_may_wait();
         condvar.wait(&mut self.inner);
     }
 
     /// The same, for at most `timeout`; true when that ran out.
     pub fn wait_for(&mut self, condvar: &Condvar, timeout: Duration) -> bool {
-        #[cfg(debug_assertions)]
+        #[cfg(any(debug_assertions, feature = "preempt"))]
         self.entry.assert_may_wait();
         condvar.wait_for(&mut self.inner, timeout).timed_out()
     }
@@ -153,7 +158,7 @@ impl<T: fmt::Debug> fmt::Debug for OrderedGuard<'_, T> {
 }
 
 /// The ranks that each thread holds.
-#[cfg(debug_assertions)]
+#[cfg(any(debug_assertions, feature = "preempt"))]
 mod held {
     use std::cell::RefCell;
 
@@ -172,7 +177,7 @@ mod held {
         }
     }
 
-    fn highest() -> Option<LockRank> {
+    pub(super) fn highest() -> Option<LockRank> {
         // The list is gone only while its thread ends; nothing is checked then.
         HELD.try_with(|held| held.borrow().iter().max().copied()).ok().flatten()
     }
@@ -233,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(debug_assertions)]
+    #[cfg(any(debug_assertions, feature = "preempt"))]
     #[should_panic(expected = "lock order: install (20) asked for while cache (70) is held")]
     fn falling_order_panics_and_names_both_locks() {
         let (low, high) = pair();
@@ -242,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(debug_assertions)]
+    #[cfg(any(debug_assertions, feature = "preempt"))]
     #[should_panic(expected = "lock order: cache (70) asked for while cache (70) is held")]
     fn two_locks_of_one_rank_are_refused() {
         let (first, second) = (pair().1, pair().1);
@@ -251,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(debug_assertions)]
+    #[cfg(any(debug_assertions, feature = "preempt"))]
     fn panicking_thread_leaves_an_empty_list() {
         let (low, high) = pair();
         let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -272,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(debug_assertions)]
+    #[cfg(any(debug_assertions, feature = "preempt"))]
     #[should_panic(expected = "lock order: view swap (40) asked for while cache (70) is held")]
     fn lock_taken_by_try_lock_counts_for_the_next_lock() {
         let (low, high) = pair();
@@ -283,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    #[cfg(debug_assertions)]
+    #[cfg(any(debug_assertions, feature = "preempt"))]
     #[should_panic(expected = "lock order: waiting with install (20) while cache (70) is held")]
     fn waiting_under_a_higher_lock_is_refused() {
         let (low, high) = pair();

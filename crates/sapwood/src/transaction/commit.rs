@@ -253,16 +253,28 @@ fn brings(has_data: bool) -> Brings {
     if has_data { Brings::Data } else { Brings::Deletions }
 }
 
+/// The longest name of a keyspace that is taken, in bytes: every name is in memory, and in every
+/// durable state. A file may hold longer ones.
+const NAME_BYTES_MAX: usize = 1024;
+
+/// # Errors
+/// `NameTooLong`.
+fn check_name(name: &str) -> Result<()> {
+    let (length, limit) = (name.len(), NAME_BYTES_MAX);
+    if length > limit { Err(Error::NameTooLong { length, limit }) } else { Ok(()) }
+}
+
 /// Makes a keyspace of that name.
 ///
 /// # Errors
-/// `KeyspaceExists`; or as [`commit`].
+/// `KeyspaceExists`, `NameTooLong`; or as [`commit`].
 pub fn create_keyspace(
     core: &Arc<Core>,
     name: &str,
     settings: KeyspaceSettings,
     durability: Durability,
 ) -> Result<KeyspaceNumber> {
+    check_name(name)?;
     let mut given = KeyspaceNumber(0);
     change_catalogue(core, durability, Brings::Data, &mut |catalogue| {
         if catalogue.find(name).is_some() {
@@ -294,13 +306,14 @@ pub fn drop_keyspace(
 /// Gives a keyspace another name.
 ///
 /// # Errors
-/// `KeyspaceExists`, `KeyspaceDropped`; or as [`commit`].
+/// `KeyspaceExists`, `KeyspaceDropped`, `NameTooLong`; or as [`commit`].
 pub fn rename_keyspace(
     core: &Arc<Core>,
     number: KeyspaceNumber,
     name: &str,
     durability: Durability,
 ) -> Result<()> {
+    check_name(name)?;
     change_catalogue(core, durability, Brings::Deletions, &mut |catalogue| {
         match catalogue.get(number) {
             Some(entry) if !entry.dropped => {}

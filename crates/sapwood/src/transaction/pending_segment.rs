@@ -10,7 +10,7 @@ use super::pending::PendingWrites;
 use super::value_writer::ValueWriter;
 use crate::error::Result;
 use crate::merge::throttle::admit_ahead;
-use crate::page::{Block, Charge, Codec, MemoryPart, NodeKind, NodeSpec, NodeWriter};
+use crate::page::{Block, Charge, Codec, MemoryPart, NodeWriter};
 use crate::segment::descriptor::{
     Bounds, KeyspaceShare, Segment, TreeRoot, composite_key, composite_range,
 };
@@ -321,24 +321,12 @@ impl<'a> PendingWriter<'a> {
     }
 
     fn write_filter(&mut self, nodes: &mut NodeWriter, any: bool) -> Result<SegmentFilter> {
-        let (seed, mut written) = (self.filter_seed, Vec::new());
         let Some((built, charge)) = self.filter.take().filter(|_| any) else {
-            return Ok(SegmentFilter::new(seed, written));
+            return Ok(SegmentFilter::new(self.filter_seed, Vec::new()));
         };
-        let spec = NodeSpec {
-            kind: NodeKind::YoungFilter,
-            height: 0,
-            flags: 0,
-            keyspace: KeyspaceNumber::MANY,
-            codec: Codec::Plain,
-        };
-        let built = built.into_lines();
-        for piece in built.chunks(128 * 1024) {
-            written.push(nodes.append(&spec, piece, false)?);
-        }
         // It is counted anew, if there is room for it among those that stay.
         drop(charge);
-        Ok(SegmentFilter::with_lines(seed, written, built, self.core.pages.budget()))
+        SegmentFilter::write(nodes, self.filter_seed, built.into_lines())
     }
 }
 

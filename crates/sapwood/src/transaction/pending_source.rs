@@ -13,8 +13,8 @@ use super::pending::{KeyspaceWrites, PendingWrite};
 use crate::error::Result;
 use crate::page::Frame;
 use crate::segment::key_range::KeyRange;
-use crate::segment::segment_cursor::{Cover, SortedSource};
 use crate::segment::sorted_block::EntryKind;
+use crate::segment::sorted_source::{Cover, SortedSource};
 use crate::sync::Arc;
 
 /// See the module.

@@ -216,7 +216,7 @@ fn nothing_leaks(core: &Arc<Core>, seed: u64) {
     for block in core.durable.own_blocks() {
         rest.remove_any(block);
     }
-    for block in core.held.blocks().into_iter().chain(core.log_named.blocks()) {
+    for block in core.held.blocks().blocks.into_iter().chain(core.log_named.blocks()) {
         rest.remove_any(block);
     }
     assert!(rest.is_empty(), "seed {seed}: leaked {rest:?}");

@@ -185,6 +185,9 @@ impl Transaction {
             })?;
         }
         self.shared.read(|core| {
+            if core.options.read_only {
+                return Err(Error::ReadOnly);
+            }
             let number = keyspace.live_in(&self.shared, core)?;
             *wrote = true;
             operation(writes.top(), number);
@@ -616,11 +619,11 @@ impl Transaction {
     /// # }
     /// ```
     pub fn commit_with(mut self, durability: Durability) -> Result<()> {
-        let (writes, wrote) = (&mut self.writes, self.wrote);
+        let writes = &mut self.writes;
+        if !self.wrote {
+            return self.shared.read(|_| Ok(()));
+        }
         self.shared.change(|core| {
-            if !wrote {
-                return Ok(());
-            }
             if !core.transactions.begin_commit(self.name) {
                 return Err(Error::Conflict);
             }
@@ -664,7 +667,7 @@ impl Transaction {
     ///
     /// # Errors
     /// [`Error::InvalidSavepoint`](crate::Error::InvalidSavepoint) for one of another transaction,
-    /// or one that is void.
+    /// or one that is void; [`Error::Closed`](crate::Error::Closed).
     ///
     /// # Examples
     /// ```
@@ -682,12 +685,11 @@ impl Transaction {
     /// ```
     pub fn rollback_to(&mut self, savepoint: &Savepoint) -> Result<()> {
         let writes = &mut self.writes;
-        writes.rollback_to(savepoint)?;
-        let _ = self.shared.read(|core| {
+        self.shared.read(|core| {
+            writes.rollback_to(savepoint)?;
             core.collect_released();
             Ok(())
-        });
-        Ok(())
+        })
     }
 
     /// Forgets its writes. Dropping it does the same.

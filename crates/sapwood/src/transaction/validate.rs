@@ -17,7 +17,7 @@ use crate::segment::filter::key_hash;
 use crate::segment::key_range::KeyRange;
 use crate::segment::node::{Caching, TreeKind};
 use crate::segment::range_tombstone::RangeValue;
-use crate::segment::segment_cursor::TreeCursor;
+use crate::segment::tree_cursor::TreeCursor;
 use crate::state::Core;
 use crate::state::open_transactions::FlushRecord;
 use crate::state::view::{MemtableSlot, View};

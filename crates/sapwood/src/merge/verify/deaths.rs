@@ -142,7 +142,8 @@ impl InstallCheck for DeathCheck {
             let less = self.others.difference(&others);
             problems.push(format!("the map and the state disagree: {more:?} more, {less:?} less"));
         }
-        let held = core.held.blocks();
+        // What has just died is in no piece yet.
+        let held = core.held.blocks().blocks;
         let kept = core.transactions.held_blocks();
         let held: BTreeSet<(PageNumber, u32)> = held
             .iter()

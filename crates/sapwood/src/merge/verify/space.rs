@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::Activity;
 use super::problem::{Problem, Problems};
-use crate::error::Structure;
+use crate::error::{Error, Structure};
+use crate::merge::lists::read_dead_blocks;
 use crate::page::{Block, BlockList};
 use crate::state::{Core, State};
 use crate::sync::Arc;
@@ -116,6 +117,8 @@ struct Look {
     /// Owned twice.
     double: BlockList,
     held_pages: u64,
+    /// Why a list of dead blocks could not be read.
+    unreadable: Option<Error>,
 }
 
 impl Look {
@@ -133,6 +136,11 @@ impl Look {
         drop(install);
         let mut look = Look::default();
         let mut owned = referenced.clone();
+        // What is written of them is read outside the lock, and stays there until it is.
+        let held = read_dead_blocks(&core.pages, &held).unwrap_or_else(|error| {
+            look.unreadable = Some(error);
+            held.blocks.clone()
+        });
         let own = own.iter().filter(|block| !referenced.contains(**block));
         let dead = of_transactions.iter().map(|dead| &dead.block);
         for block in held.iter().chain(dead).chain(&named_dead).chain(&pending).chain(own) {
@@ -160,6 +168,7 @@ impl Look {
             unowned: intersection(&self.unowned, &other.unowned),
             double: intersection(&self.double, &other.double),
             held_pages: other.held_pages,
+            unreadable: other.unreadable.clone(),
         }
     }
 }
@@ -198,6 +207,10 @@ pub fn check_owners(
     quiet &= is_quiet(core);
     report(problems, &look.missing, "needed, but it may be given out again");
     report(problems, &look.double, "it has two owners");
+    if let Some(error) = &look.unreadable {
+        let (structure, text) = (Some(Structure::State), format!("a list of dead blocks: {error}"));
+        problems.push(Problem { structure, page: None, keyspace: None, text });
+    }
     *unowned_pages = look.unowned.page_count();
     if activity == Activity::Quiet || activity == Activity::Unknown && quiet {
         report(problems, &look.unowned, "leaked: given out, but owned by nothing");

@@ -81,14 +81,14 @@ fn noise(length: usize) -> Vec<u8> {
     (0..length).map(|_| step()).collect()
 }
 
-fn damage(result: Result<Vec<u8>>) -> Corruption {
+fn damage<T>(result: Result<T>) -> Corruption {
     match result {
         Err(Error::Corruption(corruption)) => {
             assert_eq!(corruption.structure, Structure::Overflow);
             assert_eq!(corruption.keyspace, Some(KEYSPACE));
             *corruption
         }
-        other => panic!("expected damage, found {:?}", other.map(|value| value.len())),
+        other => panic!("expected damage, found {:?}", other.map(drop)),
     }
 }
 
@@ -238,8 +238,28 @@ fn every_flipped_bit_of_header_table_and_chunks_is_seen() {
                 file.flip(place, bit);
             }
         }
+        // No reader meets what lies behind the chunks; a check does.
+        let capacity = stream_capacity(file.pages.layout(), &reference.blocks);
+        assert!(capacity > 40 + stored as u64);
+        for offset in 40 + stored as u64..capacity {
+            let place = file.place(&reference, offset);
+            file.flip(place, offset as u32 % 8);
+            let found = damage(verify_value(&file.pages, KEYSPACE, &reference));
+            assert!(found.detail.contains("does not end in zeros"), "{found}");
+            file.flip(place, offset as u32 % 8);
+        }
         assert_eq!(file.read(&reference).unwrap(), value);
+        verify_value(&file.pages, KEYSPACE, &reference).unwrap();
     }
+}
+
+#[test]
+fn a_page_too_many_is_found_by_a_check() {
+    let file = tiny_file();
+    let mut reference = file.write(Codec::Plain, &noise(1500));
+    reference.blocks.last_mut().unwrap().pages += 1;
+    let found = damage(verify_value(&file.pages, KEYSPACE, &reference));
+    assert!(found.detail.contains("a page or more"), "{found}");
 }
 
 #[test]

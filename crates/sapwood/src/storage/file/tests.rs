@@ -219,14 +219,20 @@ fn missing_permission_is_an_error_with_the_cause() {
     assert!(error.to_string().starts_with(&start), "{error}");
 }
 
+fn assert_in_use(error: &Error, path: &Path, by: &str) {
+    let Error::Locked { file, open_for } = error else { panic!("{error}") };
+    assert_eq!((file.as_path(), *open_for), (path, by));
+    let advice =
+        format!("is in use by another process or handle, which has it open {by}; close that first");
+    assert_eq!(error.to_string(), format!("{} {advice}", path.display()));
+}
+
 #[test]
 fn second_handle_is_refused_within_one_process() {
     let (_directory, path, storage) = new_file();
     for options in [CREATE, EXISTING, READ_ONLY] {
         let error = FileStorage::open(&path, &options).unwrap_err();
-        assert!(matches!(&error, Error::Locked(named) if *named == path), "{error}");
-        let advice = "is in use by another process or handle; close that first";
-        assert_eq!(error.to_string(), format!("{} {advice}", path.display()));
+        assert_in_use(&error, &path, "for writing");
     }
     drop(storage);
     FileStorage::open(&path, &EXISTING).unwrap();
@@ -240,9 +246,9 @@ fn readers_share_the_file_and_keep_writers_out() {
     let (first, _) = FileStorage::open(&path, &READ_ONLY).unwrap();
     let (second, _) = FileStorage::open(&path, &READ_ONLY).unwrap();
     assert_eq!(read(&first, 0, 4), read(&second, 0, 4));
-    assert!(matches!(FileStorage::open(&path, &EXISTING), Err(Error::Locked(_))));
+    assert_in_use(&FileStorage::open(&path, &EXISTING).unwrap_err(), &path, "read-only");
     drop(first);
-    assert!(matches!(FileStorage::open(&path, &EXISTING), Err(Error::Locked(_))));
+    assert_in_use(&FileStorage::open(&path, &EXISTING).unwrap_err(), &path, "read-only");
     drop(second);
     FileStorage::open(&path, &EXISTING).unwrap();
 }
@@ -285,7 +291,7 @@ fn link_is_followed_to_the_file_and_its_directory() {
     std::os::unix::fs::symlink(&path, &link).unwrap();
     let (storage, _) = FileStorage::open(&link, &EXISTING).unwrap();
     assert_eq!(storage.directory, directory.path().canonicalize().unwrap());
-    assert!(matches!(FileStorage::open(&path, &EXISTING), Err(Error::Locked(_))));
+    assert!(matches!(FileStorage::open(&path, &EXISTING), Err(Error::Locked { .. })));
     assert_eq!(directory_of(Path::new("no-such-file")), PathBuf::from("."));
 }
 
@@ -320,4 +326,73 @@ fn open_as_a_second_process() {
         Ok(_) => println!("opened in the child"),
         Err(error) => println!("{error}"),
     }
+}
+
+/// Every call that changes the file, or promises something of it.
+fn changes(storage: &FileStorage) -> Vec<io::Result<()>> {
+    vec![
+        storage.write_sync_at(0, b"x"),
+        storage.sync_data(),
+        storage.set_length(1 << 20),
+        storage.allocate(0, 1 << 20),
+    ]
+}
+
+fn assert_all_say(results: Vec<io::Result<()>>, words: &str) {
+    for result in results {
+        let text = result.unwrap_err().to_string();
+        assert!(text.contains(words), "{text:?} does not say {words:?}");
+    }
+}
+
+#[test]
+fn a_process_that_was_forked_may_read_and_change_nothing() {
+    let (_directory, path, mut storage) = new_file();
+    storage.write_at(0, b"kept").unwrap();
+    assert!(storage.is_of_this_process());
+    // As the copy in a forked process: what was remembered at the open is another's number.
+    storage.watch.process = std::process::id() + 1;
+    assert!(!storage.is_of_this_process());
+    let mut results = changes(&storage);
+    results.extend([storage.write_at(0, b"x"), storage.punch(0, 4)]);
+    assert_all_say(results, "this one was forked from it, so it may not write");
+    assert_eq!(read(&storage, 0, 4), b"kept");
+    assert_eq!(fs::read(&path).unwrap(), b"kept");
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_that_was_deleted_or_replaced_takes_no_changes() {
+    let (directory, path, storage) = new_file();
+    storage.write_at(0, b"kept").unwrap();
+    fs::hard_link(&path, directory.path().join("second name")).unwrap();
+    fs::rename(&path, directory.path().join("moved")).unwrap();
+    storage.sync_data().unwrap();
+    fs::remove_file(directory.path().join("second name")).unwrap();
+    storage.sync_data().unwrap();
+    fs::write(&path, b"other").unwrap();
+    fs::rename(&path, directory.path().join("moved")).unwrap();
+    assert_all_say(changes(&storage), "deleted or replaced while it was open");
+    assert_eq!(read(&storage, 0, 4), b"kept");
+}
+
+#[test]
+#[allow(clippy::disallowed_methods)] // somebody else is no storage
+fn a_file_that_somebody_else_cut_takes_no_changes() {
+    let (_directory, path, storage) = new_file();
+    storage.allocate(0, 10_000).unwrap();
+    storage.write_at(9_000, &[7; 2000]).unwrap();
+    storage.set_length(8_000).unwrap();
+    storage.write_sync_at(7_999, b"xyz").unwrap();
+    let outside = OpenOptions::new().write(true).open(&path).unwrap();
+    outside.set_len(8_001).unwrap();
+    let words = "somebody else cut the file while it was open: it has 8001 bytes and had 8002;";
+    assert_all_say(changes(&storage), words);
+    assert_eq!(outside.metadata().unwrap().len(), 8_001);
+    let error = storage.read_at(8_000, &mut [0; 2]).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(error.to_string(), "the file has only 8001 bytes");
+    // Longer is no harm.
+    outside.set_len(9_000).unwrap();
+    storage.sync_data().unwrap();
 }

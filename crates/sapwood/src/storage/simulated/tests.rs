@@ -525,3 +525,25 @@ fn threads_share_one_disk() {
     assert_eq!(storage.image(), [0, 1, 2, 3].repeat(100));
     assert_eq!((storage.operations(), calls.load(Ordering::Relaxed)), (400, 400));
 }
+
+#[test]
+fn what_is_read_in_place_is_not_cut_off() {
+    let storage = SimulatedStorage::from_image(vec![7; 100]);
+    let mapped = storage.map(40, 20).unwrap();
+    assert_eq!(&*mapped, &[7; 20]);
+    assert!(storage.map(90, 11).is_none());
+    storage.write_at(60, b"beside").unwrap();
+    storage.write_at(30, b"beside it.").unwrap();
+    assert_eq!(storage.set_length(59).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+    storage.set_length(60).unwrap();
+    drop(mapped);
+    storage.set_length(10).unwrap();
+}
+
+#[test]
+#[should_panic(expected = "are written while somebody reads them in place")]
+fn a_write_to_what_is_read_in_place_panics() {
+    let storage = SimulatedStorage::from_image(vec![7; 100]);
+    let _mapped = storage.map(40, 20).unwrap();
+    storage.write_at(59, b"xy").unwrap();
+}

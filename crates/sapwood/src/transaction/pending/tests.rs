@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::segment::merge_cursor::MergeCursor;
-use crate::segment::segment_cursor::SortedSource;
 use crate::segment::sorted_block::EntryKind;
+use crate::segment::sorted_source::SortedSource;
 use proptest::prelude::*;
 
 const KEYSPACES: u32 = 2;

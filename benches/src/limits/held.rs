@@ -1,0 +1,171 @@
+//! Space that snapshots hold, at its limits: what must be held comes from walks of all states.
+
+use std::time::Instant;
+
+use sapwood::merge::verify::{HeldCheck, HeldLook};
+use sapwood::{Database, Durability, Keyspace};
+
+use super::{Run, mib, micros, ordered, resident_mib};
+use crate::Outcome;
+use crate::pairs::Random;
+
+/// Bytes of a value.
+const VALUE_BYTES: usize = 16;
+/// Puts of one batch.
+const BATCH: u64 = 1000;
+
+fn put(
+    database: &Database,
+    keyspace: &Keyspace,
+    random: &mut Random,
+    numbers: impl Iterator<Item = u64>,
+) -> Outcome<()> {
+    let mut numbers = numbers.peekable();
+    while numbers.peek().is_some() {
+        let mut batch = database.batch();
+        for number in numbers.by_ref().take(BATCH as usize) {
+            let mut value = [b'v'; VALUE_BYTES];
+            value[..8].copy_from_slice(&random.next().to_le_bytes());
+            batch.put(keyspace, ordered(number), value)?;
+        }
+        batch.commit_with(Durability::Buffered)?;
+    }
+    Ok(())
+}
+
+/// Compares what is held with the trees; the memory that the engine counts is noted in `memory`.
+fn look(database: &Database, check: &mut HeldCheck, memory: &mut u64) -> Outcome<HeldLook> {
+    let core = database.core()?;
+    let look = check.look(&core)?;
+    if let Some(problem) = look.problems.first() {
+        return Err(problem.clone().into());
+    }
+    *memory = (*memory).max(core.pages.budget().used());
+    Ok(look)
+}
+
+impl Run {
+    fn file_mib(&self, name: &str) -> Outcome<f64> {
+        Ok(mib(std::fs::metadata(self.dir.path().join(name))?.len()))
+    }
+
+    pub(super) fn snapshots(&mut self) -> Outcome<()> {
+        const CASE: &str = "snapshots";
+        let (keys, writes) = (1_000_000 / self.divisor, 100_000 / self.divisor);
+        let budget = 64 << 20;
+        let builder = Database::builder().memory_budget(budget).merge_threads(0);
+        let (database, keyspace, _) = self.open(CASE, builder)?;
+        let mut random = Random::new(5);
+        put(&database, &keyspace, &mut random, 0..keys)?;
+        database.wait_until_idle()?;
+        let before = self.file_mib(CASE)?;
+        let (mut check, mut memory, mut snapshots) = (HeldCheck::default(), 0, Vec::new());
+        let begin = Instant::now();
+        for _ in 0..100 {
+            let numbers: Vec<u64> = (0..writes).map(|_| random.next() % keys).collect();
+            put(&database, &keyspace, &mut random, numbers.into_iter())?;
+            snapshots.push(database.snapshot()?);
+            database.flush()?;
+            while database.run_step()? {}
+            database.flush()?;
+            memory = memory.max(database.core()?.pages.budget().used());
+        }
+        let full = look(&database, &mut check, &mut memory)?;
+        let held_mib = |pages: u64| pages as f64 / 256.0;
+        self.note(CASE, "100 snapshots, writes and merges", begin.elapsed().as_secs_f64(), "s");
+        self.note(CASE, "the file before", before, "MiB");
+        self.note(CASE, "the file with all of them", self.file_mib(CASE)?, "MiB");
+        self.note(CASE, "in use by the current state", held_mib(full.live_pages), "MiB");
+        self.note(
+            CASE,
+            "held by snapshots alone, as the trees say",
+            held_mib(full.held_pages),
+            "MiB",
+        );
+        self.note_lists(CASE, &database, "with all of them")?;
+        let (mut last, mut drops) = (full.held_pages, Vec::new());
+        while !snapshots.is_empty() {
+            let index = (random.next() % snapshots.len() as u64) as usize;
+            let alone = look(&database, &mut check, &mut memory)?.alone_pages;
+            let begin = Instant::now();
+            drop(snapshots.remove(index));
+            drops.push(micros(begin.elapsed()));
+            let held = loop {
+                let held = look(&database, &mut check, &mut memory)?.held_pages;
+                if alone.get(index).is_some_and(|alone| held == last - alone) {
+                    break held;
+                }
+                if !database.run_step()? {
+                    return Err(format!("{held} pages are held, of {last} {alone:?} go").into());
+                }
+            };
+            last = held;
+            if snapshots.len().is_multiple_of(25) {
+                self.note(
+                    CASE,
+                    format!("held with {} of them", snapshots.len()),
+                    held_mib(last),
+                    "MiB",
+                );
+                self.note_lists(CASE, &database, "then")?;
+            }
+        }
+        database.wait_until_idle()?;
+        drops.sort_by(f64::total_cmp);
+        self.note(CASE, "the drop of one, median", drops[drops.len() / 2], "us");
+        self.note(CASE, "the file at rest without them", self.file_mib(CASE)?, "MiB");
+        self.note(CASE, "memory that the engine counts, of 64 MiB", mib(memory), "MiB");
+        if memory * 5 > budget * 6 {
+            return Err("memory is above the budget".into());
+        }
+        Ok(database.close()?)
+    }
+
+    fn note_lists(&mut self, case: &str, database: &Database, when: &str) -> Outcome<()> {
+        let bytes = database.stats()?.memory.dead_lists;
+        self.note(case, format!("dead lists in memory, {when}"), mib(bytes), "MiB");
+        Ok(())
+    }
+
+    pub(super) fn overwrites(&mut self) -> Outcome<()> {
+        const CASE: &str = "overwrites";
+        let (keys, rounds) = (1000, 100_000 / self.divisor);
+        let (database, keyspace, _) = self.open(CASE, Database::builder())?;
+        let mut random = Random::new(6);
+        put(&database, &keyspace, &mut random, 0..keys)?;
+        database.wait_until_idle()?;
+        let before = self.file_mib(CASE)?;
+        let snapshot = database.snapshot()?;
+        let (begin, mut longest, mut memory) = (Instant::now(), 0.0f64, 0);
+        for round in 0..rounds {
+            put(&database, &keyspace, &mut random, 0..keys)?;
+            if round % (rounds / 20).max(1) == 0 {
+                longest = longest.max(self.file_mib(CASE)?);
+                memory = memory.max(database.core()?.pages.budget().used());
+            }
+        }
+        let seconds = begin.elapsed().as_secs_f64();
+        database.wait_until_idle()?;
+        database.flush()?;
+        let look = look(&database, &mut HeldCheck::default(), &mut memory)?;
+        self.note(CASE, format!("{rounds} overwrites of each of {keys} keys"), seconds, "s");
+        self.note(CASE, "the file before", before, "MiB");
+        self.note(CASE, "the longest file meanwhile", longest, "MiB");
+        self.note(CASE, "the file at rest under the snapshot", self.file_mib(CASE)?, "MiB");
+        self.note(CASE, "pages that the snapshot holds", look.held_pages as f64, "pages");
+        drop(snapshot);
+        database.wait_until_idle()?;
+        let after = self.file_mib(CASE)?;
+        self.note(CASE, "the file at rest without it", after, "MiB");
+        self.note(CASE, "memory that the engine counts, of 256 MiB", mib(memory), "MiB");
+        if memory * 5 > (256 << 20) * 6 {
+            return Err("memory is above the budget".into());
+        }
+        self.note(CASE, "peak memory of the process", resident_mib().0, "MiB");
+        // A file at rest may be longer than what it holds by a tenth and a quarter of a MiB.
+        if after > before * 1.1 + 0.25 {
+            return Err(format!("{before} MiB before, {after} MiB after").into());
+        }
+        Ok(database.close()?)
+    }
+}

@@ -1,0 +1,95 @@
+//! A dropped keyspace leaves in bounded steps: range by range, out of one segment after the other.
+//!
+//! *Guarantees*: G7, G8: a step reads the parents of a bounded part of a segment, outside the
+//! install lock; what has left counts as promoted, so that a crash goes on where it was, and
+//! nobody frees it twice. *Threads*: any; one at a time for each keyspace, which is reserved whole.
+
+use crate::error::Result;
+use crate::segment::coverage::newly_covered;
+use crate::segment::descriptor::Segment;
+use crate::segment::key_range::{KeyRange, KeyRanges};
+use crate::state::background::LEVELS_ALL;
+use crate::state::dead_list::Dead;
+use crate::state::{Core, State};
+use crate::sync::Arc;
+use crate::types::KeyspaceNumber;
+
+use super::install::{Change, install};
+use super::overflow_walk::overflow_blocks;
+use super::stretch::end_after;
+
+/// A step takes so many times the pages that a promotion writes, since it reads parents alone.
+const STEPS_AT_ONCE: u64 = 8;
+
+/// A range of a segment of a dropped keyspace that leaves, with what dies in it.
+#[derive(Debug)]
+pub struct Leaving {
+    /// The segment's number.
+    pub segment: u64,
+    /// Nothing of it was promoted before.
+    pub range: KeyRange,
+    /// All that lay in it alone.
+    pub died: Vec<Dead>,
+}
+
+fn is_dropped(state: &State, keyspace: KeyspaceNumber) -> bool {
+    state.catalogue.get(keyspace).is_none_or(|entry| entry.dropped)
+}
+
+/// True when a keyspace has been dropped, and its levels are still leaving: no promotion may come
+/// into them.
+pub fn is_leaving(state: &State, keyspace: KeyspaceNumber) -> bool {
+    is_dropped(state, keyspace) && state.levels_of(keyspace).is_some()
+}
+
+/// One step; false when no keyspace leaves, or somebody works in it.
+///
+/// # Errors
+/// When a node cannot be read. The step can be made again.
+pub fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
+    let state = core.state();
+    let leaving = state.levels.keys().copied().find(|keyspace| is_dropped(&state, *keyspace));
+    let Some(keyspace) = leaving else { return Ok(false) };
+    let reservations = &core.background.reservations;
+    let Ok(reservation) = reservations.reserve(keyspace, LEVELS_ALL, KeyRange::all()) else {
+        return Ok(false);
+    };
+    // From here on nobody else changes its levels.
+    let state = core.state();
+    let first = state.levels_of(keyspace).and_then(|levels| levels.iter().next());
+    let Some(segment) = first else { return Ok(true) };
+    let leaving = next_range(core, keyspace, segment)?;
+    drop(state);
+    install(core, Change { dropped: Some(leaving), ..Change::default() })?;
+    drop(reservation);
+    Ok(true)
+}
+
+/// The next range of a segment to leave.
+fn next_range(core: &Core, keyspace: KeyspaceNumber, segment: &Segment) -> Result<Leaving> {
+    let (pages, before) = (&core.pages, &*segment.promoted);
+    let gap = before.gaps_in(&KeyRange::all()).into_iter().next().unwrap_or_else(KeyRange::all);
+    let page_size = u64::from(pages.layout().page_size);
+    let pages_max = (core.options.step_bytes / page_size).max(8) * STEPS_AT_ONCE;
+    let end = match &segment.points {
+        Some(root) => end_after(pages, keyspace, root, before, &gap, pages_max)?,
+        None => None,
+    };
+    let range = KeyRange { start: gap.start, end: end.or(gap.end) };
+    let mut after = before.clone();
+    after.insert(range.clone());
+    let mut died = Vec::new();
+    if let Some(root) = &segment.points {
+        died.extend(overflow_blocks(pages, root, keyspace, before, &after)?);
+        let nodes = newly_covered(pages, keyspace, root, before, &after)?;
+        died.extend(nodes.into_iter().map(|(block, birth)| Dead { block, birth }));
+    }
+    if after.covers(&KeyRange::all())
+        && let Some(root) = &segment.ranges
+    {
+        // Range tombstones reach over the borders of leaves, so their tree goes as one.
+        let nodes = newly_covered(pages, keyspace, root, &KeyRanges::new(), &after)?;
+        died.extend(nodes.into_iter().map(|(block, birth)| Dead { block, birth }));
+    }
+    Ok(Leaving { segment: segment.number, range, died })
+}

@@ -1,0 +1,84 @@
+//! Long dead lists go to the file, and come back when their holds have ended: one piece a step.
+//!
+//! *Guarantees*: E7, E8 of docs/architecture.md. After an error the lists are as before, and the
+//! step can be made again. *Threads*: any number beside one another.
+
+use crate::error::{Corruption, Error, Result, Structure};
+use crate::page::{Block, Codec, NodeKind, NodeRef, NodeSpec, NodeWriter, PageManager};
+use crate::state::Core;
+use crate::state::dead_list::{DeadBlocks, PieceContent, decode_piece, encode_piece};
+use crate::types::KeyspaceNumber;
+
+const SPEC: NodeSpec = NodeSpec {
+    kind: NodeKind::SpilledList,
+    height: 0,
+    flags: 0,
+    keyspace: KeyspaceNumber::MANY,
+    codec: Codec::Plain,
+};
+
+/// Writes or reads back one piece of a list, if one is due.
+///
+/// # Errors
+/// When it cannot be written or read. It is tried again at another step, unless it is damaged: then
+/// what it names is free again at the next open.
+pub fn lists_step(core: &Core) -> Result<bool> {
+    if let Some(piece) = core.held.begin_writing() {
+        let PieceContent::Memory(blocks) = &piece.content else { return Ok(false) };
+        let written = write_piece(core, blocks);
+        match written {
+            Ok(node) => core.held.written(piece.name, node),
+            Err(_) => core.held.not_done(piece.name),
+        }
+        return written.map(|_| true);
+    }
+    let Some(piece) = core.held.begin_reading() else { return Ok(false) };
+    let (blocks, node) = match &piece.content {
+        PieceContent::Memory(blocks) => (Ok(blocks.to_vec()), None),
+        PieceContent::Written(node) => (read_piece(&core.pages, node), Some(node.block())),
+    };
+    let blocks = blocks.inspect_err(|error| match error {
+        // Its pages are lost to this process: the piece stays, so that a check names it.
+        Error::Corruption(_) => core.held.set_aside(piece.name, error),
+        _ => core.held.not_done(piece.name),
+    })?;
+    if !core.held.given_back(piece.name) {
+        return Ok(false);
+    }
+    blocks.into_iter().chain(node).for_each(|block| core.free(block));
+    Ok(true)
+}
+
+fn write_piece(core: &Core, blocks: &[Block]) -> Result<NodeRef> {
+    let content = encode_piece(blocks);
+    let pages = core.pages.layout().node_pages(content.len());
+    let mut writer = NodeWriter::new(core.pages.clone(), u64::from(pages));
+    let node = writer.append(&SPEC, &content, false)?;
+    // No state references it: a crash frees it, with what it names (E7).
+    writer.finish()?;
+    Ok(node)
+}
+
+fn read_piece(pages: &PageManager, node: &NodeRef) -> Result<Vec<Block>> {
+    let frame = pages.read_node_uncached(node, NodeKind::SpilledList)?;
+    let damaged =
+        |detail: String| Error::from(Corruption::new(Structure::State, detail).at_page(node.page));
+    let blocks = decode_piece(frame.content()).map_err(|p| damaged(p.text().to_owned()))?;
+    for block in &blocks {
+        pages.check_block(*block).map_err(damaged)?;
+    }
+    Ok(blocks)
+}
+
+/// Every dead block that is not free yet, with the nodes of lists, as of the moment at which `dead`
+/// was taken.
+///
+/// # Errors
+/// When a list cannot be read.
+pub fn read_dead_blocks(pages: &PageManager, dead: &DeadBlocks) -> Result<Vec<Block>> {
+    let mut blocks = dead.blocks.clone();
+    for node in &dead.written {
+        blocks.extend(read_piece(pages, node)?);
+    }
+    Ok(blocks)
+}

@@ -1,0 +1,280 @@
+//! What the engine tells `tracing`: each event is in the table of `docs/options.md`, and comes when
+//! that says.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
+
+#[path = "events/collector.rs"]
+mod collector;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use collector::{Collector, Event};
+use crash_lsm::fixtures::run_all_steps;
+use crash_lsm::setup::Setup;
+use sapwood::storage::{CrashPlan, FaultKind, SimulatedStorage};
+use sapwood::sync::{Arc, Random};
+use sapwood::{Builder, Database, Durability, Isolation};
+
+fn root(path: &str) -> String {
+    format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn builder() -> Builder {
+    Setup::tiny().builder()
+}
+
+/// Runs something, and returns what this thread was told.
+fn events_of(run: impl FnOnce()) -> Vec<Event> {
+    let collector = Collector::default();
+    let events = collector.events.clone();
+    tracing::subscriber::with_default(collector, run);
+    let events = events.lock();
+    events.clone()
+}
+
+/// The one event with this message.
+fn only<'a>(events: &'a [Event], message: &str) -> &'a Event {
+    let found: Vec<_> = events.iter().filter(|event| event.message == message).collect();
+    assert_eq!(found.len(), 1, "{message}: {events:#?}");
+    found[0]
+}
+
+fn assert_is(event: &Event, target: &str, level: tracing::Level) {
+    assert_eq!((event.target.as_str(), event.level), (target, level), "{event:?}");
+}
+
+#[test]
+fn creation_open_recovery_and_close_are_told_with_the_file_and_what_was_replayed() {
+    let storage = SimulatedStorage::new();
+    let created = events_of(|| {
+        let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+        database.keyspace("a").unwrap().put("k", "v").unwrap();
+        database.close().unwrap();
+    });
+    assert_is(only(&created, "database created"), "sapwood::open", tracing::Level::INFO);
+    assert!(created[0].fields.contains_key("file"), "{created:?}");
+    let closed = only(&created, "database closed");
+    assert_is(closed, "sapwood::open", tracing::Level::INFO);
+    assert_eq!(created.last().unwrap().message, closed.message);
+
+    let reopened = events_of(|| {
+        let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+        let keyspace = database.keyspace("a").unwrap();
+        for number in 0..5 {
+            keyspace.put(format!("{number}"), "v").unwrap();
+        }
+        database.sync().unwrap();
+    });
+    let opened = only(&reopened, "database opened");
+    assert_is(opened, "sapwood::open", tracing::Level::INFO);
+    assert_eq!(opened.number("replayed_commits"), 0, "after a clean close: {opened:?}");
+}
+
+#[test]
+fn an_open_after_a_crash_tells_how_many_commits_it_replayed() {
+    let storage = SimulatedStorage::new();
+    let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    database.flush().unwrap();
+    for number in 0..5 {
+        keyspace.put(format!("{number}"), "v").unwrap();
+    }
+    database.sync().unwrap();
+    let crashed = Arc::new(storage.crash_copy(CrashPlan::KeepNone));
+    let events = events_of(|| drop(builder().open_on(crashed).unwrap()));
+    let opened = only(&events, "database opened");
+    assert_eq!(opened.number("replayed_commits"), 5);
+    assert!(opened.number("replayed_bytes") > 0);
+}
+
+#[test]
+fn a_flush_a_merge_and_a_durable_state_are_told_once_each() {
+    let database = builder().open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    for number in 0..300 {
+        keyspace.put(format!("{number:03}"), vec![b'v'; 50]).unwrap();
+    }
+    let events = events_of(|| database.flush().unwrap());
+    let flushed = only(&events, "a memtable was flushed");
+    assert_is(flushed, "sapwood::flush", tracing::Level::DEBUG);
+    assert_eq!(flushed.number("up_to"), 301, "the last commit in it");
+    assert!(flushed.number("pages") > 0);
+    let durable = only(&events, "state is durable");
+    assert_is(durable, "sapwood::durable", tracing::Level::DEBUG);
+    assert!(durable.number("generation") > 0);
+
+    for number in (0..300).step_by(50) {
+        keyspace.put(format!("{number:03}"), "changed").unwrap();
+    }
+    database.flush().unwrap();
+    let events = events_of(|| database.compact().unwrap());
+    let promoted = only(&events, "a range was promoted");
+    assert_is(promoted, "sapwood::merge", tracing::Level::DEBUG);
+    assert!(promoted.number("entries") > promoted.number("dropped"), "{promoted:?}");
+    assert!(promoted.number("pages") > 0 && promoted.number("sources") > 0, "{promoted:?}");
+
+    let events = events_of(|| {
+        let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+        transaction.put_stream(&keyspace, "large", &[7; 300_000][..]).unwrap();
+        transaction.commit().unwrap();
+        database.flush().unwrap();
+    });
+    let adopted = only(&events, "a large transaction was adopted");
+    assert_is(adopted, "sapwood::flush", tracing::Level::DEBUG);
+    assert_eq!(adopted.number("number"), database.snapshot().unwrap().sequence().0);
+}
+
+/// Without merge threads, and without steps of its own, an application runs into its debt.
+#[test]
+fn a_commit_that_waits_for_merging_tells_how_long() {
+    let database = builder().open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let stalls = || database.stats().unwrap().stalls;
+    let mut events = Vec::new();
+    for number in 0..40_000_u32 {
+        events = events_of(|| keyspace.put(number.to_le_bytes(), vec![b'v'; 1000]).unwrap());
+        if events.iter().any(|event| event.message == "a commit waited for a step") {
+            break;
+        }
+    }
+    assert!(stalls() > 0);
+    let waited = only(&events, "a commit waited for a step");
+    assert_is(waited, "sapwood::stall", tracing::Level::INFO);
+    assert!(waited.fields.contains_key("micros"), "{waited:?}");
+    let debt: f64 = waited.fields["debt"].parse().unwrap();
+    assert!(debt >= 1.0, "{waited:?}");
+}
+
+#[test]
+fn a_commit_that_waits_for_room_in_the_log_says_so() {
+    let database = builder().log_bytes_min(256 << 10).open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut events = Vec::new();
+    for number in 0..10_000_u32 {
+        events = events_of(|| keyspace.put(number.to_le_bytes(), vec![b'v'; 1000]).unwrap());
+        if events.iter().any(|event| event.message == "a commit waited for room in the log") {
+            break;
+        }
+    }
+    let waited = only(&events, "a commit waited for room in the log");
+    assert_is(waited, "sapwood::stall", tracing::Level::INFO);
+    assert!(waited.number("bytes") >= 1000, "{waited:?}");
+}
+
+#[test]
+fn the_end_of_writing_is_told_once_with_its_cause() {
+    let storage = SimulatedStorage::new();
+    let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    keyspace.put("k", "v").unwrap();
+    let events = events_of(|| {
+        storage.fail_at(FaultKind::Sync, 1, true, std::io::ErrorKind::Other);
+        let mut batch = database.batch();
+        batch.put(&keyspace, "k", "w").unwrap();
+        batch.commit_with(Durability::Sync).unwrap_err();
+        keyspace.put("k", "w").unwrap_err();
+        database.flush().unwrap_err();
+    });
+    let stopped = only(&events, "writing stopped");
+    assert_is(stopped, "sapwood::failure", tracing::Level::ERROR);
+    assert!(stopped.fields["cause"].contains("failed on"), "{stopped:?}");
+    let events = events_of(|| drop(database));
+    let failed = only(&events, "closing a dropped database failed");
+    assert_is(failed, "sapwood::failure", tracing::Level::ERROR);
+}
+
+#[test]
+fn a_transaction_that_is_given_up_is_told() {
+    let database = builder().max_transaction_history_bytes(0).open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let transaction = database.begin(Isolation::Serializable).unwrap();
+    let events = events_of(|| {
+        for round in 0..3 {
+            for number in 0..300 {
+                keyspace.put(format!("{number:03}"), vec![round; 50]).unwrap();
+            }
+            database.flush().unwrap();
+            database.compact().unwrap();
+        }
+        run_all_steps(&database).unwrap();
+    });
+    let message = "too much is kept for a transaction: it is given up";
+    assert_is(only(&events, message), "sapwood::transaction", tracing::Level::WARN);
+    drop(transaction);
+}
+
+/// What merge threads tell goes to the subscriber of the process: the only test here that has one.
+#[test]
+fn a_step_that_fails_in_a_merge_thread_and_a_slowed_commit_are_told() {
+    let collector = Collector::default();
+    let events = collector.events.clone();
+    tracing::subscriber::set_global_default(collector).unwrap();
+    let storage = SimulatedStorage::new();
+    let builder = Database::builder().memory_budget(4 << 20).merge_threads(1);
+    let builder = builder.durability(Durability::Buffered).sync_interval(Duration::from_millis(5));
+    let database = builder.open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let has = |message: &str| events.lock().iter().any(|event| event.message == message);
+    // Until merging falls behind.
+    let mut random = Random::from_seed(1);
+    let mut puts = 0;
+    while !has("a commit is slowed") {
+        puts += 1;
+        assert!(puts < 200_000, "no commit is ever slowed");
+        keyspace.put(random.next_u64().to_be_bytes(), vec![b'v'; 3000]).unwrap();
+    }
+    while !has("a step failed") && !has("a timed sync failed") {
+        storage.fail_at(FaultKind::Sync, 1, true, std::io::ErrorKind::Other);
+        let _ = keyspace.put("k", "v");
+        std::thread::yield_now();
+    }
+    let events = events.lock();
+    let find = |message: &str| events.iter().find(|event| event.message == message);
+    let slowed = find("a commit is slowed").unwrap();
+    assert_is(slowed, "sapwood::stall", tracing::Level::DEBUG);
+    assert!(slowed.fields.contains_key("micros"), "{slowed:?}");
+    let failed = find("a step failed").or(find("a timed sync failed")).unwrap();
+    assert_is(failed, "sapwood::failure", tracing::Level::WARN);
+}
+
+/// Level, target and message of each event in the sources.
+fn events_in(folder: &Path, found: &mut BTreeSet<(String, String, String)>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            events_in(&path, found);
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        for piece in text.split("tracing::").skip(1) {
+            let (level, rest) = piece.split_once("!(").expect("an event");
+            let end = rest.find(");").or(rest.find("),")).unwrap();
+            let quoted: Vec<&str> = rest[..end].split('"').skip(1).step_by(2).collect();
+            let &[target, .., message] = quoted.as_slice() else {
+                panic!("{}: an event without target or message: {rest}", path.display())
+            };
+            found.insert((target.to_owned(), level.to_owned(), message.to_owned()));
+        }
+    }
+}
+
+#[test]
+fn the_document_lists_every_event_and_no_other() {
+    let mut found = BTreeSet::new();
+    events_in(Path::new(&root("crates/sapwood/src")), &mut found);
+    let page = std::fs::read_to_string(root("docs/options.md")).unwrap();
+    let section = page.split("## Events").nth(1).unwrap();
+    let listed: BTreeSet<_> = section
+        .lines()
+        .filter(|line| line.starts_with("| `sapwood::"))
+        .map(|line| {
+            let mut cells = line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned());
+            cells.next();
+            (cells.next().unwrap(), cells.next().unwrap(), cells.next().unwrap())
+        })
+        .collect();
+    assert!(found.len() > 15, "{found:?}");
+    assert_eq!(listed, found);
+}

@@ -1,0 +1,201 @@
+//! Many keyspaces in one file: written at random, reopened, half of them dropped under a snapshot.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+
+use crash_lsm::access;
+use crash_lsm::counting::CountingStorage;
+use crash_lsm::fixtures::run_all_steps;
+use crash_lsm::setup::Setup;
+use sapwood::storage::{CrashPlan, MemoryStorage, SimulatedStorage, Storage};
+use sapwood::sync::{Arc, Random};
+use sapwood::{Database, Durability, Keyspace, Result};
+
+const COUNT: usize = 300;
+const COMMITS: usize = 1500;
+
+/// See `opening.rs`.
+const LOG_BLOCK_BYTES: u64 = 256 << 10;
+
+type Contents = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
+
+fn setup() -> Setup {
+    Setup { page_bytes: 1 << 12, region_bytes: 1 << 20, ..Setup::tiny() }
+}
+
+fn name(number: usize) -> String {
+    format!("keyspace {number:03}")
+}
+
+/// Makes the keyspaces of these numbers and writes to them at random, several in each commit; a
+/// flush now and then, so that segments hold many of them.
+fn write(database: &Database, numbers: &[usize], commits: usize) -> Contents {
+    let mut random = Random::from_seed(7);
+    let keyspaces: Vec<Keyspace> =
+        numbers.iter().map(|number| database.keyspace(&name(*number)).unwrap()).collect();
+    let mut contents: Contents =
+        numbers.iter().map(|number| (name(*number), BTreeMap::new())).collect();
+    for commit in 0..commits {
+        let mut batch = database.batch();
+        for _ in 0..10 {
+            let keyspace = &keyspaces[random.below(keyspaces.len() as u64) as usize];
+            let key = format!("{:02}", random.below(40)).into_bytes();
+            let mut value = vec![0; 100];
+            random.fill(&mut value);
+            let map = contents.get_mut(&keyspace.name()).unwrap();
+            if random.one_in(8) {
+                batch.delete(keyspace, &key).unwrap();
+                map.remove(&key);
+            } else {
+                batch.put(keyspace, &key, &value).unwrap();
+                map.insert(key, value);
+            }
+        }
+        batch.commit().unwrap();
+        if commit % 400 == 399 {
+            database.flush().unwrap();
+        }
+    }
+    contents
+}
+
+fn read(iterator: sapwood::Range) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let own = |pair: Result<(sapwood::Key, sapwood::Value)>| {
+        let (key, value) = pair.unwrap();
+        (key.to_vec(), value.to_vec())
+    };
+    iterator.map(own).collect()
+}
+
+fn check(database: &Database, expected: &Contents) {
+    let mut names = database.keyspaces().unwrap();
+    names.sort();
+    assert!(names.iter().eq(expected.keys()), "{names:?}");
+    for (name, map) in expected {
+        let keyspace = database.existing_keyspace(name).unwrap();
+        assert!(read(keyspace.iter().unwrap()) == *map, "{name}");
+    }
+    assert_eq!(access::verify(database).unwrap(), None);
+}
+
+fn used_bytes(database: &Database) -> u64 {
+    for _ in 0..3 {
+        database.flush().unwrap();
+        run_all_steps(database).unwrap();
+        database.wait_until_idle().unwrap();
+    }
+    let stats = database.stats().unwrap();
+    stats.file_bytes - stats.free_bytes
+}
+
+fn assert_within_budget(database: &Database) {
+    let stats = database.stats().unwrap();
+    let memory = &stats.memory;
+    let sum = memory.memtables + memory.cache + memory.filters + memory.merge_buffers;
+    let sum = sum + memory.free_maps + memory.read_sets + memory.dead_lists + memory.other;
+    assert!(sum <= stats.memory_budget_bytes, "{sum} bytes: {stats}");
+}
+
+#[test]
+fn half_of_many_keyspaces_dropped_under_a_snapshot_give_their_space_back_when_it_goes() {
+    let all: Vec<usize> = (0..COUNT).collect();
+    let storage = SimulatedStorage::new();
+    let open = |storage: &SimulatedStorage| setup().open_on(Arc::new(storage.clone())).unwrap();
+    let database = open(&storage);
+    let mut contents = write(&database, &all, COMMITS);
+    assert_within_budget(&database);
+    check(&database, &contents);
+    database.close().unwrap();
+    let database = open(&storage);
+    check(&database, &contents);
+    let full = used_bytes(&database);
+
+    let snapshot = database.snapshot().unwrap();
+    let dropped: Vec<(Keyspace, _)> = all
+        .iter()
+        .filter(|number| *number % 2 == 0)
+        .map(|number| {
+            let keyspace = database.existing_keyspace(&name(*number)).unwrap();
+            database.drop_keyspace(&name(*number)).unwrap();
+            (keyspace, contents.remove(&name(*number)).unwrap())
+        })
+        .collect();
+    let held = used_bytes(&database);
+    assert!(held > full * 9 / 10, "{full} bytes, {held} under the snapshot");
+    for (keyspace, map) in &dropped {
+        assert!(read(snapshot.iter(keyspace).unwrap()) == *map, "{keyspace:?}");
+        assert!(keyspace.get("00").is_err());
+    }
+    check(&database, &contents);
+    // A crash now takes the snapshot with it, and leaves nothing of what it held.
+    database.sync().unwrap();
+    let crashed = open(&storage.crash_copy(CrashPlan::KeepNone));
+    check(&crashed, &contents);
+    let after_crash = used_bytes(&crashed);
+    drop(snapshot);
+    let after = used_bytes(&database);
+    check(&database, &contents);
+    assert_within_budget(&database);
+
+    // What only ever held the other half.
+    let fresh = setup().open_on(Arc::new(MemoryStorage::new())).unwrap();
+    for (name, map) in &contents {
+        let keyspace = fresh.keyspace(name).unwrap();
+        map.iter().for_each(|(key, value)| keyspace.put(key, value).unwrap());
+    }
+    let alone = used_bytes(&fresh);
+    // What the snapshot held lay before the log: there may be no room for that in front.
+    let length = |database: &Database| database.stats().unwrap().file_bytes;
+    for (database, used) in [(&database, after), (&crashed, after_crash)] {
+        assert!(used <= alone * 5 / 4, "{alone} bytes alone, {used} after the drops");
+        let (long, short) = (length(database), length(&fresh));
+        assert!(long <= short * 4 / 3, "{short} bytes of file alone, {long} after the drops");
+    }
+    database.close().unwrap();
+    check(&open(&storage), &contents);
+}
+
+/// The catalogue is read, and no entry.
+#[test]
+fn an_open_of_many_keyspaces_reads_little_more_than_one_of_few() {
+    let bytes = |count: usize| {
+        let storage = Arc::new(MemoryStorage::new());
+        let database = setup().open_on(storage.clone()).unwrap();
+        let numbers: Vec<usize> = (0..count).collect();
+        write(&database, &numbers, 800);
+        used_bytes(&database);
+        database.close().unwrap();
+        let counting = Arc::new(CountingStorage::new(storage.clone()));
+        let database = setup().open_on(counting.clone()).unwrap();
+        let calls = counting.calls();
+        assert_eq!(database.keyspaces().unwrap().len(), count);
+        assert_eq!((calls.writes, calls.syncs), (0, 0));
+        (calls.read_bytes, storage.length().unwrap())
+    };
+    let ((few, few_file), (many, many_file)) = (bytes(3), bytes(COUNT));
+    assert!(many_file > few_file, "{few_file} and {many_file} bytes of file");
+    // For each its name, options, level and segment with bounds; and the log is given back in
+    // blocks.
+    let more = COUNT as u64 * 256 + LOG_BLOCK_BYTES;
+    assert!(many <= few + more, "{few} bytes for 3 keyspaces, {many} for {COUNT}");
+}
+
+/// A commit that makes, fills or drops one is no larger for all the others.
+#[test]
+fn the_log_takes_the_same_for_one_keyspace_of_many_as_for_one_of_few() {
+    let log_bytes = |count: usize| {
+        let builder = setup().builder().durability(Durability::Memory);
+        let database = builder.open_in_memory().unwrap();
+        for number in 0..count {
+            database.keyspace(&name(number)).unwrap();
+        }
+        database.flush().unwrap();
+        let before = database.stats().unwrap().log.unflushed_bytes;
+        let keyspace = database.keyspace("one more").unwrap();
+        keyspace.put("key", "value").unwrap();
+        database.drop_keyspace("one more").unwrap();
+        database.stats().unwrap().log.unflushed_bytes - before
+    };
+    assert!(log_bytes(COUNT) <= log_bytes(3) + 8);
+}

@@ -1,0 +1,88 @@
+//! A step that panics stops writing; what was committed is there at the next open, and nobody
+//! waits for a step that will not come.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::lab::{Lab, builder, key, value};
+use sapwood::storage::{Operation, OperationKind, SimulatedStorage};
+use sapwood::sync::{Arc, Clock, Random, thread};
+use sapwood::{Database, Durability, Error};
+
+/// Merge threads panic in operations of this kind while the application writes.
+fn panic_in(kind: OperationKind) {
+    let storage = SimulatedStorage::new();
+    let builder = builder().0.durability(Durability::Buffered).clock(Clock::real());
+    let database = builder.merge_threads(2).open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("k").unwrap();
+    let mut random = Random::from_seed(1);
+    for number in 0..3000 {
+        keyspace.put(key(number), value(&mut random, 100)).unwrap();
+    }
+    database.wait_until_idle().unwrap();
+    let application = thread::current_id();
+    storage.on_operation(Box::new(move |operation: &Operation| {
+        if operation.kind == kind && thread::current_id() != application {
+            panic!("asked for by the test");
+        }
+    }));
+    let mut acknowledged = Vec::new();
+    let error = loop {
+        let number = random.below(10_000);
+        let bytes = value(&mut random, 100);
+        match keyspace.put(key(number), &bytes) {
+            Ok(_) => acknowledged.push((number, bytes)),
+            Err(error) => break error,
+        }
+        assert!(acknowledged.len() < 1_000_000, "nothing panicked");
+    };
+    let says = error.to_string();
+    assert!(matches!(error, Error::Stopped(_)) && says.contains("panicked at state"), "{says}");
+    assert!(keyspace.put("k", "v").is_err());
+    let newest: std::collections::BTreeMap<_, _> = acknowledged.iter().cloned().collect();
+    let holds_all = |keyspace: &sapwood::Keyspace| {
+        for (number, bytes) in &newest {
+            assert_eq!(keyspace.get(key(*number)).unwrap().unwrap(), bytes[..], "{number}");
+        }
+    };
+    holds_all(&keyspace);
+    drop(keyspace);
+    let error = database.wait_until_idle().unwrap_err();
+    assert!(error.to_string().contains("panicked at state"), "{error}");
+    let error = database.close().unwrap_err();
+    assert!(error.to_string().contains("panicked at state"), "{error}");
+    storage.clear_on_operation();
+    let lab = Lab::open_on(Arc::new(storage.kill()));
+    holds_all(&lab.database.existing_keyspace("k").unwrap());
+    lab.database.wait_until_idle().unwrap();
+    lab.check_at_rest();
+}
+
+#[test]
+fn a_merge_thread_that_panics_while_it_writes_stops_writing_and_loses_nothing() {
+    panic_in(OperationKind::Write);
+}
+
+#[test]
+fn a_merge_thread_that_panics_while_it_reads_stops_writing_and_loses_nothing() {
+    panic_in(OperationKind::Read);
+}
+
+/// The thread unwinds while the database is closed, and the flush of the close is no panic.
+#[test]
+fn a_database_that_is_dropped_by_a_panic_is_closed_as_ever() {
+    let storage = SimulatedStorage::new();
+    let opened = catch_unwind(AssertUnwindSafe(|| {
+        let database: Database = builder().0.open_on(Arc::new(storage.clone())).unwrap();
+        let keyspace = database.keyspace("k").unwrap();
+        for number in 0..2000 {
+            keyspace.put(key(number), "v").unwrap();
+        }
+        panic!("asked for by the test");
+    }));
+    assert!(opened.is_err());
+    // Commits of `Memory` survive a clean close only.
+    let lab = Lab::open_on(Arc::new(storage.kill()));
+    let keyspace = lab.database.existing_keyspace("k").unwrap();
+    assert_eq!(keyspace.iter().unwrap().count(), 2000);
+    lab.check_at_rest();
+}
