@@ -11,7 +11,9 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::state::Core;
 use crate::state::durable::{Purpose, make_durable};
-use crate::state::reserve::{Brings, Grant, has_room, make_room, names_much, promise, set_short};
+use crate::state::reserve::{
+    Brings, Grant, has_room, is_hopeless, make_room, names_much, note_hopeless, promise, set_short,
+};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
@@ -83,7 +85,13 @@ pub fn admit(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<()> {
     if names_much(core) && core.reserve.is_kept() && !has_room(core, brings, bytes) {
         done_unless_full(flush(core))?;
     }
-    if make_room_unless_full(core, brings, bytes)?.is_none() {
+    let refusal = make_room_unless_full(core, brings, bytes)?;
+    if let Some(refusal) = refusal {
+        // A snapshot may hold all: then thousands of deletions are refused, one after the other.
+        if is_hopeless(core) {
+            return Err(refusal);
+        }
+    } else {
         // Not at the first hole: what is short now would be short again with the next commit.
         let ahead = bytes.saturating_add(PLENTY_BYTES);
         let was_short = brings == Brings::Data && core.reserve.is_short();
@@ -104,6 +112,7 @@ pub fn admit(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<()> {
             return Ok(());
         }
     }
+    note_hopeless(core);
     make_room_unless_full(core, brings, bytes)?.map_or(Ok(()), Err)
 }
 

@@ -71,6 +71,13 @@ pub(crate) struct DurableInner {
     pub settled_at: Option<LogPosition>,
 }
 
+/// A durable state, and whether the log was short then: differs after each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DurableMark {
+    generation: u64,
+    settled_at: Option<LogPosition>,
+}
+
 /// What an open found.
 #[derive(Debug)]
 pub(crate) struct OpenedSlot {
@@ -141,6 +148,12 @@ impl Durable {
     pub fn holds_current(&self, state: &Arc<State>) -> bool {
         let inner = self.inner.lock();
         inner.state.as_ref().is_some_and(|durable| durable.epoch == state.epoch)
+    }
+
+    /// Which durable state is in force.
+    pub fn mark(&self) -> DurableMark {
+        let inner = self.inner.lock();
+        DurableMark { generation: inner.generation, settled_at: inner.settled_at }
     }
 
     /// Pages of the encoded state.

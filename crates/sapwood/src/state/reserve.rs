@@ -4,12 +4,23 @@
 //! are not). *Guarantees*: docs/architecture.md, section 6, rules F1 to F7. *Threads*: any; where
 //! there is room, commits take no lock for it.
 
+use std::time::Duration;
+
 use super::core::Core;
+use super::dead_list::HeldStats;
+use super::durable::DurableMark;
 use super::state::State;
 use crate::error::{Error, Result};
 use crate::options::Options;
-use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Arc, LockRank, OrderedMutex};
+use crate::types::{Epoch, LogPosition};
+
+/// The rank of the lock over the verdict.
+const VERDICT: LockRank = LockRank::new(82, "verdict on the reserve");
+
+/// How long a verdict counts at most: what others leave free on the device shows nowhere else.
+const VERDICT_LASTS: Duration = Duration::from_secs(1);
 
 /// What a flush takes of leaves that are not full, and for parents and filters.
 const FLUSH_LEAVES: u64 = 4;
@@ -103,12 +114,13 @@ impl Sizes {
         let states = self.log_block_bytes + 2 * state_bytes + STATE_REST_BYTES;
         let merges = states + self.least_step_bytes(tree_bytes);
         let deletions = DELETIONS_BYTES.min(DELETIONS_LEAST_BYTES + tree_bytes / 4);
-        let all = self.asked_bytes.unwrap_or(merges + self.flush_rest_bytes() + deletions);
+        let flush = self.flush_rest_bytes() + deletions;
+        let all = self.asked_bytes.unwrap_or(merges + flush);
         let all = all.min(self.max_file_bytes / 2);
         Parts {
             all: self.pages(all),
             // Where there is less than they need, all parts are smaller.
-            for_merges: self.pages(merges.min(all / 4 * 3)),
+            for_merges: self.pages(merges.min(all - flush.min(all / 4))),
             for_states: self.pages(states.min(all / 4)),
         }
     }
@@ -126,6 +138,48 @@ pub struct Reserve {
     granted: Arc<AtomicU64>,
     /// A commit, or a step, found no room, and none has found any since.
     is_short: AtomicBool,
+    /// How things stood when nothing could be done for more room, and when that was.
+    verdict: OrderedMutex<Option<(Standing, Duration)>>,
+}
+
+/// All that decides whether more room can be made: while it is as it was, the answer is, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Standing {
+    epoch: Epoch,
+    durable: DurableMark,
+    log_end: LogPosition,
+    held: HeldStats,
+    file_pages: u64,
+    room_pages: u64,
+}
+
+impl Standing {
+    /// `None` while steps are under way.
+    fn of(core: &Core) -> Option<Standing> {
+        core.collect_released();
+        let is_rest = core.background.running.load(Ordering::Acquire) == 0;
+        let allocator = core.pages.allocator();
+        (is_rest && !core.reserve.has_grants()).then(|| Standing {
+            epoch: core.state().epoch,
+            durable: core.durable.mark(),
+            log_end: core.log.positions().end,
+            held: core.held.stats(),
+            file_pages: allocator.file_pages(),
+            room_pages: allocator.room_pages(),
+        })
+    }
+}
+
+/// Nothing could be done for more room, and nothing has changed since (F5).
+pub fn is_hopeless(core: &Core) -> bool {
+    let Some((then, at)) = *core.reserve.verdict.lock() else { return false };
+    core.clock.now().saturating_sub(at) < VERDICT_LASTS && Standing::of(core) == Some(then)
+}
+
+/// Nothing can be done for more room.
+pub fn note_hopeless(core: &Core) {
+    let standing = Standing::of(core).map(|standing| (standing, core.clock.now()));
+    *core.reserve.verdict.lock() = standing;
 }
 
 impl Reserve {
@@ -136,6 +190,7 @@ impl Reserve {
             state_pages: AtomicU64::new(0),
             granted: Arc::default(),
             is_short: AtomicBool::new(false),
+            verdict: OrderedMutex::new(VERDICT, None),
         }
     }
 
@@ -388,7 +443,7 @@ mod tests {
         let mut before = 0;
         for tree_bytes in (0..40).map(|power| 1 << power) {
             assert!(all(tree_bytes) >= before);
-            assert!(all(tree_bytes) <= all(0) + tree_bytes * 3 / 2 + 8192, "{tree_bytes}");
+            assert!(all(tree_bytes) <= all(0) + tree_bytes * 7 / 4 + 8192, "{tree_bytes}");
             before = all(tree_bytes);
         }
         assert_eq!(before, options.least_reserve_bytes());
