@@ -13,8 +13,8 @@ use sapwood::{Builder, Database, Durability, Keyspace};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// Header, maps, the smallest log, and the reserve.
-const CONSTANT_BYTES: u64 = 4 << 20;
+/// Header, maps, and the smallest log.
+const CONSTANT_BYTES: u64 = 2 << 20;
 
 fn builder(budget_bytes: u64) -> Builder {
     Database::builder()

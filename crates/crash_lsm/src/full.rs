@@ -89,6 +89,8 @@ struct Writer<'a> {
     /// Says each acknowledged change: `p KEY LENGTH VERSION`, `d FIRST END`.
     say: &'a mut dyn FnMut(String) -> Result<(), String>,
     snapshots: Vec<Snapshot>,
+    /// Why the first deletion was refused, and how things stood.
+    refusal: Option<String>,
 }
 
 impl Writer<'_> {
@@ -167,17 +169,23 @@ impl Writer<'_> {
     /// Deletes three of four keys; how many, and how many deletions were refused.
     fn delete_most(&mut self) -> Result<(u64, u64), String> {
         let (mut deleted, mut refused) = (0, 0);
+        self.refusal = None;
         for key in self.model.keys().copied().collect::<Vec<_>>() {
             if self.random.one_in(4) {
                 continue;
             }
-            match unless_full(self.keyspace.delete(key.to_be_bytes()))? {
-                Some(()) => {
+            match self.keyspace.delete(key.to_be_bytes()) {
+                Ok(()) => {
                     self.model.remove(&key);
                     (self.say)(format!("d {key} {}", key + 1))?;
                     deleted += 1;
                 }
-                None => refused += 1,
+                Err(error @ Error::NoSpace { .. }) => {
+                    refused += 1;
+                    let stats = self.database.stats().map_err(text)?;
+                    self.refusal.get_or_insert_with(|| format!("{error}\n{stats}"));
+                }
+                Err(error) => return Err(text(error)),
             }
         }
         Ok((deleted, refused))
@@ -240,8 +248,15 @@ pub fn fill_and_park(file: &Path, round: u64, seed: u64) -> Result<(), String> {
     let snapshots = Vec::new();
     let keys = keyspace.clone();
     let model = &mut model;
-    let mut writer =
-        Writer { database: &database, keyspace, model, random, say: &mut say, snapshots };
+    let mut writer = Writer {
+        database: &database,
+        keyspace,
+        model,
+        random,
+        say: &mut say,
+        snapshots,
+        refusal: None,
+    };
     let moment = round as usize % MOMENTS.len();
     while writer.write(moment)? {
         if moment == 4 && writer.random.one_in(200) {
@@ -332,8 +347,15 @@ fn one_round(plan: &Plan, round: u64, model: &mut Model) -> Result<FullRound, St
     let mut say = |_| Ok(());
     let random = Random::from_seed(plan.seed ^ round);
     let (keys, snapshots) = (keyspace.clone(), Vec::new());
-    let mut writer =
-        Writer { database: &database, keyspace, model, random, say: &mut say, snapshots };
+    let mut writer = Writer {
+        database: &database,
+        keyspace,
+        model,
+        random,
+        say: &mut say,
+        snapshots,
+        refusal: None,
+    };
     let clock = Clock::real();
     if round % 4 == 3 {
         let snapshot = database.snapshot().map_err(text)?;
@@ -343,7 +365,8 @@ fn one_round(plan: &Plan, round: u64, model: &mut Model) -> Result<FullRound, St
     let (deleted, refused) = writer.delete_most()?;
     shown.deleted += deleted;
     if refused > 0 {
-        return Err(format!("{refused} deletions were refused, {deleted} were not"));
+        let refusal = writer.refusal.unwrap_or_default();
+        return Err(format!("{refused} deletions were refused, {deleted} were not: {refusal}"));
     }
     database.wait_until_idle().map_err(|error| format!("merging after deletions: {error}"))?;
     shown.milliseconds = clock.now().as_millis() as u64;
@@ -370,12 +393,20 @@ fn one_round(plan: &Plan, round: u64, model: &mut Model) -> Result<FullRound, St
     let mut say = |_| Ok(());
     let random = Random::from_seed(plan.seed ^ !round);
     let snapshots = Vec::new();
-    let mut writer =
-        Writer { database: &database, keyspace, model, random, say: &mut say, snapshots };
+    let mut writer = Writer {
+        database: &database,
+        keyspace,
+        model,
+        random,
+        say: &mut say,
+        snapshots,
+        refusal: None,
+    };
     match writer.delete_most()? {
         (_, 0) => {}
         (_, refused) => {
-            return Err(format!("{refused} deletions were refused after a reopen"));
+            let refusal = writer.refusal.unwrap_or_default();
+            return Err(format!("{refused} deletions were refused after a reopen: {refusal}"));
         }
     }
     database.wait_until_idle().map_err(text)?;

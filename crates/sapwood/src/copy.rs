@@ -54,11 +54,6 @@ pub(crate) fn copy_to(
         copy.keyspace(number, new)?;
     }
     let Copy { target, progress, total, .. } = copy;
-    // It has its reserve, as a database that is closed has (F3).
-    match target.pages.allocator().ensure_free(target.reserve.at_rest()) {
-        Ok(()) | Err(Error::NoSpace { .. }) => {}
-        Err(error) => return Err(error),
-    }
     step::close(&target)?;
     drop(target);
     if !progress.report(total, total) {

@@ -22,6 +22,7 @@ pub fn builder() -> (Builder, FakeClock) {
         .region_bytes(1 << 20)
         .leaf_bytes(1 << 10)
         .memory_budget(4 << 20)
+        // What is asked here is asked of a file with no free page, or with a known number.
         .reserve_bytes(0)
         .step_bytes(64 << 10)
         .log_bytes_min(64 << 10)

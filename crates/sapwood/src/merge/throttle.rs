@@ -175,33 +175,28 @@ fn flush_waits(core: &Core) -> bool {
 }
 
 /// False when it found no space.
-fn done_unless_full(result: Result<()>) -> Result<bool> {
+fn done_unless_full<T>(result: Result<T>) -> Result<bool> {
     match result {
-        Ok(()) => Ok(true),
+        Ok(_) => Ok(true),
         Err(Error::NoSpace { .. }) => Ok(false),
         Err(error) => Err(error),
     }
 }
 
-/// Waits until any step has ended, or makes one when there are no threads.
+/// Waits until any step has ended, or makes one when there are no threads. What has been admitted
+/// is not refused because a step found no space (F5), and does not wait for the next try.
 fn wait_for_step(core: &Arc<Core>) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     if !core.background.has_threads.load(Ordering::Acquire) {
-        run_step(core)?;
-        return Ok(());
+        return done_unless_full(run_step(core)).map(|_| ());
     }
     let steps = core.background.steps.load(Ordering::Acquire);
-    let failures = core.background.failure_count();
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
-        // Without space the threads try again and again.
-        if core.background.failure_count() != failures
-            && let Some(error @ Error::NoSpace { .. }) = core.background.failure()
-        {
-            return Err(error);
-        }
-        if core.background.steps.load(Ordering::Acquire) != steps || !is_behind(core) {
+        let has_stepped = core.background.steps.load(Ordering::Acquire) != steps;
+        let is_full = matches!(core.background.failure(), Some(Error::NoSpace { .. }));
+        if has_stepped || is_full || !is_behind(core) {
             return Ok(());
         }
         core.background.wait_since(mark, LOOK_AGAIN);

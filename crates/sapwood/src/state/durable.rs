@@ -7,7 +7,7 @@
 
 use super::core::Core;
 use super::manifest::{self, Counters, ExactCounters, LogSection, Manifest};
-use super::reserve::{Brings, make_room};
+use super::reserve::{Brings, has_room, make_room};
 use super::state::State;
 use crate::error::{Error, Result};
 use crate::log::record::STATE_DURABLE_BYTES;
@@ -389,7 +389,7 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
     while got < brought {
         // Growth that can wait leaves the reserve alone.
         let can_wait = lacking == 0 && core.log.available() >= 4 * STATE_DURABLE_BYTES;
-        if can_wait && make_room(core, Brings::Data, block_bytes as usize).is_err() {
+        if can_wait && !leaves_the_reserve(core, purpose, block_bytes as usize) {
             break;
         }
         match take_log_block(core) {
@@ -409,6 +409,15 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
         return Err(error);
     }
     Ok(blocks)
+}
+
+/// Whether a block of the log may come that nothing needs yet. One that comes for another when the
+/// file is to be cut must not make it longer.
+fn leaves_the_reserve(core: &Core, purpose: Purpose, bytes: usize) -> bool {
+    match purpose {
+        Purpose::Running => make_room(core, Brings::Data, bytes).is_ok(),
+        _ => !core.reserve.is_short() || has_room(core, Brings::Data, bytes),
+    }
 }
 
 /// A block for the log; a shorter one where a full file has no run of that length.

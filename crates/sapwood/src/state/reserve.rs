@@ -39,6 +39,10 @@ const STEP_LEAVES: u64 = 96;
 const STEP_REST_BYTES: u64 = 512 << 10;
 const STEP_LEAST_REST_BYTES: u64 = 256 << 10;
 
+/// The file at rest keeps one free page for so many of segments: half of the quarter by which it
+/// may be longer than a copy.
+const AT_REST_SHARE: u64 = 8;
+
 /// See [`names_much`].
 const NAMED_BYTES: u64 = 4 << 20;
 
@@ -220,9 +224,12 @@ impl Reserve {
         self.sizes.parts(bytes(tree_pages), bytes(state_pages))
     }
 
-    /// What the file at rest has free: the whole reserve, and what a flush takes besides (F3).
+    /// What the file at rest has free (F3): the whole reserve, but unless the options ask for it no
+    /// more than the file may be longer than a copy.
     pub(crate) fn at_rest(&self) -> u64 {
-        self.parts(0).all
+        let all = self.parts(0).all;
+        let share = self.tree_pages.load(Ordering::Relaxed) / AT_REST_SHARE;
+        if self.sizes.asked_bytes.is_some() { all } else { all.min(share) }
     }
 
     /// A state became current.
@@ -407,6 +414,8 @@ pub fn grant(core: &Core, read_pages: u64) -> Result<Option<Grant>> {
         Err(error @ Error::NoSpace { .. }) => Some(error),
         Err(error) => return Err(error),
     };
+    // Looked at first: whoever ends between the two looks would leave room that was not seen.
+    let had_grants = core.reserve.has_grants();
     // No commit is between the question whether there is room and its place in the memtable.
     let order = core.commit_order.lock();
     if room_for_steps(core) >= pages {
@@ -421,7 +430,7 @@ pub fn grant(core: &Core, read_pages: u64) -> Result<Option<Grant>> {
     }
     drop(order);
     match refused {
-        Some(error) if !core.reserve.has_grants() => Err(error),
+        Some(error) if !had_grants => Err(error),
         _ => Ok(None),
     }
 }
@@ -446,7 +455,9 @@ mod tests {
             assert!(all(tree_bytes) <= all(0) + tree_bytes * 7 / 4 + 8192, "{tree_bytes}");
             before = all(tree_bytes);
         }
-        assert_eq!(before, options.least_reserve_bytes());
+        // The rest beside a step of short leaves is a little less than beside one of long leaves.
+        let least = options.least_reserve_bytes();
+        assert!(before <= least && least - before <= 64 << 10, "{before} and {least}");
     }
 
     /// What a step is granted for all that there is, is what deletions leave for it.
