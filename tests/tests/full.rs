@@ -241,3 +241,40 @@ fn writers_beside_merge_threads_get_the_error_and_go_on() {
     let keyspace = database.keyspace("a").unwrap();
     be_full_and_go_on(&database, &keyspace, &mut Pairs::new(), 5);
 }
+
+/// F5: with so many young segments a commit waits for a step; it has its place in the log, whether
+/// the step finds space or not.
+#[test]
+fn a_commit_is_not_refused_because_the_step_that_it_waits_for_finds_no_space() {
+    let storage = SimulatedStorage::new();
+    let database = builder().reserve_bytes(0).open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut random = Random::from_seed(3);
+    let mut pairs = Pairs::new();
+    for n in 0..20_u64 {
+        for key in 0..50_u64 {
+            let key = (key * 100 + n).to_be_bytes();
+            let value = random_value(&mut random, 1000);
+            keyspace.put(key, &value).unwrap();
+            pairs.insert(key.to_vec(), value);
+        }
+        database.flush().unwrap();
+    }
+    assert_eq!(database.stats().unwrap().young_segments, 20);
+    storage.set_capacity(storage.length().unwrap());
+    let core = database.core().unwrap();
+    let allocator = core.pages.allocator();
+    let taken: Vec<_> = std::iter::from_fn(|| allocator.allocate(1, 0).ok()).collect();
+    assert!(matches!(database.run_step(), Err(Error::NoSpace { .. })));
+    for n in 0..10_u64 {
+        let key = (n * 100).to_be_bytes();
+        keyspace.delete(key).unwrap();
+        pairs.remove(&key[..]);
+    }
+    check(&keyspace, &pairs, "beside a step that found no space");
+    taken.into_iter().for_each(|block| core.pages.free(block));
+    storage.set_capacity(u64::MAX);
+    database.wait_until_idle().unwrap();
+    check(&keyspace, &pairs, "merged");
+    assert_eq!(access::verify(&database).unwrap(), None);
+}
