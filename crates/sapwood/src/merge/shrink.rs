@@ -94,8 +94,13 @@ fn settle_from(core: &Arc<Core>, stage: ShrinkStage) -> Result<(ShrinkStage, boo
             if core.durable.log_moves(core) {
                 // There is no room for it below. Each further durable state would bring new blocks
                 // for it into the tail; one without a ceiling gives up those that it has too many.
+                let before = core.pages.allocator().ceiling();
                 core.pages.allocator().set_ceiling(None);
                 make_durable_now(core, Purpose::Idle)?;
+                if let Some(ceiling) = higher_ceiling(core, before)? {
+                    core.pages.allocator().set_ceiling(Some(ceiling));
+                    return Ok((ShrinkStage::Log, true));
+                }
                 // Nor will there be in a shorter file.
                 core.background.jobs.lock().shrink.began_pages = 0;
             }
@@ -165,6 +170,16 @@ fn raise_ceiling(core: &Core) -> Result<(ShrinkStage, bool)> {
     }
     allocator.set_ceiling(Some(PageNumber(ceiling)));
     Ok((ShrinkStage::Nodes(KeyspaceNumber(0), Vec::new()), true))
+}
+
+/// The same for the log. Each is higher than the one before by half of what is still worth while.
+fn higher_ceiling(core: &Core, before: Option<PageNumber>) -> Result<Option<PageNumber>> {
+    let began_pages = core.background.jobs.lock().shrink.began_pages;
+    let end = extent(core)?.1.min(began_pages);
+    let before = before.map_or(end, |page| page.0);
+    let ceiling = u64::midpoint(before, end);
+    let is_higher = ceiling > before && is_worthwhile(core, end, ceiling);
+    Ok(is_higher.then_some(PageNumber(ceiling)))
 }
 
 /// How far a step of moving nodes came.
