@@ -251,7 +251,8 @@ fn a_commit_is_not_refused_because_the_step_that_it_waits_for_finds_no_space() {
     let keyspace = database.keyspace("a").unwrap();
     let mut random = Random::from_seed(3);
     let mut pairs = Pairs::new();
-    for n in 0..20_u64 {
+    // The first flush finds nothing below, and is no young segment.
+    for n in 0..21_u64 {
         for key in 0..50_u64 {
             let key = (key * 100 + n).to_be_bytes();
             let value = random_value(&mut random, 1000);
