@@ -7,7 +7,7 @@ use crash_lsm::fixtures::run_all_steps;
 use sapwood::merge::lists::lists_step;
 use sapwood::merge::verify::{Activity, HeldCheck, HeldLook, verify_with};
 use sapwood::state::Core;
-use sapwood::state::dead_list::HeldStats;
+use sapwood::state::dead_list::{HeldStats, ListLimits};
 use sapwood::storage::{FaultKind, MemoryStorage, SimulatedStorage, Storage};
 use sapwood::sync::{Arc, Clock, FakeClock, Random, thread};
 use sapwood::{
@@ -251,7 +251,8 @@ fn long_lists(seed: u64) -> (Lab, SimulatedStorage, Snapshot) {
     lab.database.flush().unwrap();
     assert!(lab.database.stats().unwrap().held_bytes > 500 << 10);
     assert_eq!(lab.database.stats().unwrap().held_list_bytes, 0);
-    lab.core.held.set_bytes_max(4000);
+    let limits = ListLimits::new(lab.core.pages.budget(), Some(4000));
+    lab.core.held.set_limits(limits);
     lab.list_bytes = Some(4000);
     (lab, storage, snapshot)
 }
