@@ -319,6 +319,35 @@ fn a_list_that_cannot_be_written_hinders_no_other_step() {
 }
 
 #[test]
+fn what_a_list_in_the_file_names_is_free_though_another_list_finds_no_room() {
+    let (mut lab, storage, first) = long_lists(9);
+    while lists_step(&lab.core).unwrap() {}
+    assert!(lab.core.held.stats().list_pages > 0);
+    let budget = lab.core.pages.budget().clone();
+    lab.core.held.set_limits(ListLimits::new(&budget, None));
+    let second = lab.database.snapshot().unwrap();
+    (0..5000).for_each(|number| lab.put(number, 100));
+    lab.database.flush().unwrap();
+    lab.database.compact().unwrap();
+    lab.database.flush().unwrap();
+    // The device is full: the second list has to stay in memory.
+    lab.core.held.set_limits(ListLimits::new(&budget, Some(4000)));
+    storage.fail_at(FaultKind::Write, 1, false, std::io::ErrorKind::StorageFull);
+    assert!(matches!(lists_step(&lab.core), Err(Error::NoSpace { .. })));
+    drop(first);
+    for _ in 0..100 {
+        let _ = lab.database.run_step();
+    }
+    assert_eq!(lab.core.held.stats().list_pages, 0, "the first list is read back");
+    storage.clear_faults();
+    lab.look();
+    lab.check_owners();
+    drop(second);
+    lab.flush(Merging::All);
+    assert_eq!(lab.look().held_pages, 0);
+}
+
+#[test]
 fn a_crash_with_written_lists_leaks_nothing() {
     for (seed, ends) in [(7, false), (8, true)] {
         let (mut lab, storage, snapshot) = long_lists(seed);

@@ -62,7 +62,8 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize) -> Result<()> {
     Ok(())
 }
 
-/// Waits until any step has ended, or makes one when there are no threads.
+/// Waits until any step has ended, or makes one when there are no threads. When one fails instead,
+/// so does the commit: none might succeed for as long as it waits.
 fn wait_for_step(core: &Arc<Core>) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     if !core.background.has_threads.load(Ordering::Acquire) {
@@ -70,11 +71,17 @@ fn wait_for_step(core: &Arc<Core>) -> Result<()> {
         return Ok(());
     }
     let steps = core.background.steps.load(Ordering::Acquire);
+    let failures = core.background.failure_count();
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
         if core.background.steps.load(Ordering::Acquire) != steps || !is_behind(core) {
             return Ok(());
+        }
+        if core.background.failure_count() != failures
+            && let Some(error) = core.background.failure()
+        {
+            return Err(error);
         }
         core.background.wait_since(mark, LOOK_AGAIN);
     }
