@@ -319,6 +319,21 @@ fn a_list_that_cannot_be_written_hinders_no_other_step() {
 }
 
 #[test]
+fn the_timed_sync_waits_for_no_list() {
+    let (lab, _storage, _snapshot) = long_lists(10);
+    let mut batch = lab.database.batch();
+    batch.put(&lab.keyspace, "last", "value").unwrap();
+    batch.commit_with(Durability::Buffered).unwrap();
+    lab.hand.advance(Duration::from_secs(2));
+    assert!(lab.database.run_step().unwrap());
+    let positions = lab.core.log.positions();
+    assert_eq!(positions.durable, positions.end);
+    assert_eq!(lab.core.held.stats().list_pages, 0);
+    assert!(lab.database.run_step().unwrap());
+    assert!(lab.core.held.stats().list_pages > 0, "it was due, too");
+}
+
+#[test]
 fn what_a_list_in_the_file_names_is_free_though_another_list_finds_no_room() {
     let (mut lab, storage, first) = long_lists(9);
     while lists_step(&lab.core).unwrap() {}

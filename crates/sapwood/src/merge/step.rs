@@ -97,6 +97,10 @@ pub fn begin_writing(core: &Arc<Core>) -> Result<()> {
 /// A list of dead blocks that cannot be written or read hinders nothing else.
 fn step_in_order(core: &Arc<Core>) -> Result<bool> {
     core.collect_released();
+    // It has a time at which it is due, and lists may be long.
+    if timed_sync(core)? {
+        return Ok(true);
+    }
     let lists = lists_step(core);
     match lists {
         Ok(true) => Ok(true),
@@ -105,9 +109,6 @@ fn step_in_order(core: &Arc<Core>) -> Result<bool> {
 }
 
 fn other_step(core: &Arc<Core>) -> Result<bool> {
-    if timed_sync(core)? {
-        return Ok(true);
-    }
     if !core.view().sealed.is_empty() {
         begin_writing(core)?;
         if flush_step(core)? {
