@@ -15,7 +15,7 @@ use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
 use super::debt::Debt;
-use super::step::{LOOK_AGAIN, flush_sealed, flush_step, run_step};
+use super::step::{LOOK_AGAIN, flush_all_so_far, flush_step, run_step};
 
 /// Below this debt writers are not slowed.
 const DEBT_FREE: f64 = 0.5;
@@ -120,13 +120,7 @@ pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64) -> Result<(
     let begun = core.clock.now();
     if attempt > 0 {
         // Growing was not enough: what the log holds must go to segments.
-        let order = core.commit_order.lock();
-        core.seal();
-        drop(order);
-        let positions = core.log.positions();
-        core.log.write_to(positions.end).map_err(|error| core.stop(&error))?;
-        core.publisher.publish(core.log.positions());
-        flush_sealed(core)?;
+        flush_all_so_far(core, &mut || Ok(()))?;
         core.durable.want_room(needed);
     }
     make_durable(core, Purpose::Running)?;
