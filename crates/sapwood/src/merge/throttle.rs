@@ -15,7 +15,7 @@ use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
 use super::debt::Debt;
-use super::step::{LOOK_AGAIN, flush_sealed, flush_step, run_step};
+use super::step::{LOOK_AGAIN, flush_all_so_far, flush_step, run_step};
 
 /// Below this debt writers are not slowed.
 const DEBT_FREE: f64 = 0.5;
@@ -62,7 +62,8 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize) -> Result<()> {
     Ok(())
 }
 
-/// Waits until any step has ended, or makes one when there are no threads.
+/// Waits until any step has ended, or makes one when there are no threads. When one fails instead,
+/// so does the commit: none might succeed for as long as it waits.
 fn wait_for_step(core: &Arc<Core>) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     if !core.background.has_threads.load(Ordering::Acquire) {
@@ -70,11 +71,17 @@ fn wait_for_step(core: &Arc<Core>) -> Result<()> {
         return Ok(());
     }
     let steps = core.background.steps.load(Ordering::Acquire);
+    let failures = core.background.failure_count();
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
         if core.background.steps.load(Ordering::Acquire) != steps || !is_behind(core) {
             return Ok(());
+        }
+        if core.background.failure_count() != failures
+            && let Some(error) = core.background.failure()
+        {
+            return Err(error);
         }
         core.background.wait_since(mark, LOOK_AGAIN);
     }
@@ -113,13 +120,7 @@ pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64) -> Result<(
     let begun = core.clock.now();
     if attempt > 0 {
         // Growing was not enough: what the log holds must go to segments.
-        let order = core.commit_order.lock();
-        core.seal();
-        drop(order);
-        let positions = core.log.positions();
-        core.log.write_to(positions.end).map_err(|error| core.stop(&error))?;
-        core.publisher.publish(core.log.positions());
-        flush_sealed(core)?;
+        flush_all_so_far(core, &mut || Ok(()))?;
         core.durable.want_room(needed);
     }
     make_durable(core, Purpose::Running)?;
