@@ -188,8 +188,8 @@ fn no_commit_waits_for_more_than_one_step() {
     lab.check_at_rest();
 }
 
-/// Counted in steps of the flush that end while a commit is under way. Now and then more of them may
-/// end, since threads go on while the writer does not; but not for each commit that waits.
+/// Counted in steps of the flush that end while a commit is under way. Now and then more of them
+/// may end, since threads go on while the writer does not; but not for each commit that waits.
 #[test]
 fn beside_merge_threads_a_commit_waits_for_one_step_of_the_flush_only() {
     let clock = Clock::real();
