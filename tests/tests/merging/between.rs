@@ -216,6 +216,30 @@ fn a_commit_that_finds_merge_threads_behind_makes_one_step_of_the_flush() {
     database.close().unwrap();
 }
 
+/// A commit worth many steps of the flush waits while memtables are behind, and no longer, though
+/// the flush leaves as many young segments as there may be.
+#[test]
+fn a_large_commit_waits_for_no_flush_that_does_not_come() {
+    let (done, is_done) = channel::unbounded::<()>();
+    let writing = thread::spawn("large commits", move || {
+        let database = builder().0.open_in_memory().unwrap();
+        let keyspace = database.keyspace("k").unwrap();
+        let mut random = Random::from_seed(11);
+        for _ in 0..80 {
+            let mut batch = database.batch();
+            for _ in 0..800 {
+                let bytes = value(&mut random, 1000);
+                batch.put(&keyspace, key(random.below(1_000_000)), bytes).unwrap();
+            }
+            batch.commit().unwrap();
+        }
+        database.wait_until_idle().unwrap();
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(Duration::from_secs(120)).expect("a commit waits for ever");
+    writing.unwrap().join().unwrap();
+}
+
 #[test]
 fn inside_any_operation_of_a_merge_reads_commits_snapshots_and_cursors_go_on() {
     stand_still(Durability::Memory, |_| true);

@@ -29,14 +29,8 @@ const SLOW_MAX: Duration = Duration::from_millis(20);
 /// # Errors
 /// When a step that it had to wait for failed.
 pub fn before_commit(core: &Arc<Core>, bytes: usize) -> Result<()> {
-    let max = core.memtable_bytes_max();
-    if core.view().active.table.bytes() >= max {
-        let _order = core.commit_order.lock();
-        if core.view().active.table.bytes() >= max {
-            core.seal();
-        }
-    }
-    let owed = Debt::of(&core.state(), core.memtable_bytes(), max);
+    seal_when_full(core);
+    let owed = debt_of(core);
     if owed.felt() >= 1.0 {
         let begun = core.clock.now();
         let waited = match owed.memory >= 1.0 {
@@ -75,7 +69,7 @@ fn wait_for_step(core: &Arc<Core>) -> Result<()> {
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
-        if core.background.steps.load(Ordering::Acquire) != steps || !is_behind(core) {
+        if core.background.steps.load(Ordering::Acquire) != steps || debt_of(core).felt() < 1.0 {
             return Ok(());
         }
         if core.background.failure_count() != failures
@@ -96,9 +90,12 @@ fn wait_for_flush(core: &Arc<Core>, bytes: u64) -> Result<()> {
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
-        if flush_steps() >= enough || !is_behind(core) {
+        // What merging owes besides is not what it waits for: no flush would pay that.
+        if flush_steps() >= enough || debt_of(core).memory < 1.0 {
             return Ok(());
         }
+        // Several who came at once may have filled it again.
+        seal_when_full(core);
         match flush_step(core)? {
             true => core.background.step_ended(),
             // Another thread is at it, or its last commit is on its way to the disk.
@@ -107,8 +104,18 @@ fn wait_for_flush(core: &Arc<Core>, bytes: u64) -> Result<()> {
     }
 }
 
-fn is_behind(core: &Core) -> bool {
-    Debt::of(&core.state(), core.memtable_bytes(), core.memtable_bytes_max()).felt() >= 1.0
+fn debt_of(core: &Core) -> Debt {
+    Debt::of(&core.state(), core.memtable_bytes(), core.memtable_bytes_max())
+}
+
+fn seal_when_full(core: &Core) {
+    let is_full = || core.view().active.table.bytes() >= core.memtable_bytes_max();
+    if is_full() {
+        let _order = core.commit_order.lock();
+        if is_full() {
+            core.seal();
+        }
+    }
 }
 
 /// Makes room in the log, after a record found none.
