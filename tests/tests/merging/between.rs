@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::lab::{Lab, builder, key, value};
+use sapwood::merge::debt::YOUNG_SLOW_COUNT;
 use sapwood::storage::{Operation, OperationKind, SimulatedStorage};
 use sapwood::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use sapwood::sync::{Arc, Clock, Mutex, Random, channel, thread};
@@ -214,30 +215,6 @@ fn a_commit_that_finds_merge_threads_behind_makes_one_step_of_the_flush() {
     database.wait_until_idle().unwrap();
     drop((keyspace, core));
     database.close().unwrap();
-}
-
-/// A commit worth many steps of the flush waits while memtables are behind, and no longer, though
-/// the flush leaves as many young segments as there may be.
-#[test]
-fn a_large_commit_waits_for_no_flush_that_does_not_come() {
-    let (done, is_done) = channel::unbounded::<()>();
-    let writing = thread::spawn("large commits", move || {
-        let database = builder().0.open_in_memory().unwrap();
-        let keyspace = database.keyspace("k").unwrap();
-        let mut random = Random::from_seed(11);
-        for _ in 0..80 {
-            let mut batch = database.batch();
-            for _ in 0..800 {
-                let bytes = value(&mut random, 1000);
-                batch.put(&keyspace, key(random.below(1_000_000)), bytes).unwrap();
-            }
-            batch.commit().unwrap();
-        }
-        database.wait_until_idle().unwrap();
-        done.send(()).unwrap();
-    });
-    is_done.recv_timeout(Duration::from_secs(120)).expect("a commit waits for ever");
-    writing.unwrap().join().unwrap();
 }
 
 #[test]
