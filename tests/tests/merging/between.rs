@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::lab::{Lab, builder, key, value};
-use sapwood::merge::debt::YOUNG_SLOW_COUNT;
 use sapwood::storage::{Operation, OperationKind, SimulatedStorage};
 use sapwood::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use sapwood::sync::{Arc, Clock, Mutex, Random, channel, thread};
