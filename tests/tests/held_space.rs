@@ -7,7 +7,7 @@ use crash_lsm::fixtures::run_all_steps;
 use sapwood::merge::lists::lists_step;
 use sapwood::merge::verify::{Activity, HeldCheck, HeldLook, verify_with};
 use sapwood::state::Core;
-use sapwood::state::dead_list::HeldStats;
+use sapwood::state::dead_list::{HeldStats, ListLimits};
 use sapwood::storage::{FaultKind, MemoryStorage, SimulatedStorage, Storage};
 use sapwood::sync::{Arc, Clock, FakeClock, Random, thread};
 use sapwood::{
@@ -251,7 +251,8 @@ fn long_lists(seed: u64) -> (Lab, SimulatedStorage, Snapshot) {
     lab.database.flush().unwrap();
     assert!(lab.database.stats().unwrap().held_bytes > 500 << 10);
     assert_eq!(lab.database.stats().unwrap().held_list_bytes, 0);
-    lab.core.held.set_bytes_max(4000);
+    let limits = ListLimits::new(lab.core.pages.budget(), Some(4000));
+    lab.core.held.set_limits(limits);
     lab.list_bytes = Some(4000);
     (lab, storage, snapshot)
 }
@@ -315,6 +316,50 @@ fn a_list_that_cannot_be_written_hinders_no_other_step() {
     lab.flush(Merging::All);
     assert_eq!(lab.look().held_pages, 0);
     lab.check_owners();
+}
+
+#[test]
+fn the_timed_sync_waits_for_no_list() {
+    let (lab, _storage, _snapshot) = long_lists(10);
+    let mut batch = lab.database.batch();
+    batch.put(&lab.keyspace, "last", "value").unwrap();
+    batch.commit_with(Durability::Buffered).unwrap();
+    lab.hand.advance(Duration::from_secs(2));
+    assert!(lab.database.run_step().unwrap());
+    let positions = lab.core.log.positions();
+    assert_eq!(positions.durable, positions.end);
+    assert_eq!(lab.core.held.stats().list_pages, 0);
+    assert!(lab.database.run_step().unwrap());
+    assert!(lab.core.held.stats().list_pages > 0, "it was due, too");
+}
+
+#[test]
+fn what_a_list_in_the_file_names_is_free_though_another_list_finds_no_room() {
+    let (mut lab, storage, first) = long_lists(9);
+    while lists_step(&lab.core).unwrap() {}
+    assert!(lab.core.held.stats().list_pages > 0);
+    let budget = lab.core.pages.budget().clone();
+    lab.core.held.set_limits(ListLimits::new(&budget, None));
+    let second = lab.database.snapshot().unwrap();
+    (0..5000).for_each(|number| lab.put(number, 100));
+    lab.database.flush().unwrap();
+    lab.database.compact().unwrap();
+    lab.database.flush().unwrap();
+    // The device is full: the second list has to stay in memory.
+    lab.core.held.set_limits(ListLimits::new(&budget, Some(4000)));
+    storage.fail_at(FaultKind::Write, 1, false, std::io::ErrorKind::StorageFull);
+    assert!(matches!(lists_step(&lab.core), Err(Error::NoSpace { .. })));
+    drop(first);
+    for _ in 0..100 {
+        let _ = lab.database.run_step();
+    }
+    assert_eq!(lab.core.held.stats().list_pages, 0, "the first list is read back");
+    storage.clear_faults();
+    lab.look();
+    lab.check_owners();
+    drop(second);
+    lab.flush(Merging::All);
+    assert_eq!(lab.look().held_pages, 0);
 }
 
 #[test]

@@ -7,16 +7,21 @@ use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, OperationKind, SimulatedStorage};
+use sapwood::sync::atomic::{AtomicU64, Ordering};
 use sapwood::sync::{Arc, Clock, FakeClock, Mutex, Random};
 use sapwood::{Database, Durability, Error, Isolation, Keyspace};
 
 /// A database whose clock stands still, so that nothing is due because writes pause.
 fn still(storage: &SimulatedStorage) -> (Database, FakeClock) {
+    try_still(storage).unwrap()
+}
+
+fn try_still(storage: &SimulatedStorage) -> sapwood::Result<(Database, FakeClock)> {
     let (clock, hand) = Clock::fake();
     let setup = Setup { region_bytes: 1 << 20, ..Setup::tiny() };
     // Whoever validates finds everything, however little the file holds.
     let builder = setup.builder().clock(clock).max_transaction_history_bytes(1 << 30);
-    (builder.open_on(Arc::new(storage.clone())).unwrap(), hand)
+    Ok((builder.open_on(Arc::new(storage.clone()))?, hand))
 }
 
 fn new() -> (SimulatedStorage, Database, Keyspace) {
@@ -53,8 +58,20 @@ fn cut_before_each_operation(
     act: impl FnOnce(),
     check: impl Fn(&SimulatedStorage, &str),
 ) {
+    let done = Arc::default();
+    cut_knowing(storage, step, &done, act, |copy, what, _| check(copy, what));
+}
+
+/// The same; `check` gets what `done` was at that point.
+fn cut_knowing(
+    storage: &SimulatedStorage,
+    step: u64,
+    done: &Arc<AtomicU64>,
+    act: impl FnOnce(),
+    check: impl Fn(&SimulatedStorage, &str, u64),
+) {
     let copies = Arc::new(Mutex::new(Vec::new()));
-    let (into, of) = (Arc::clone(&copies), storage.clone());
+    let (into, of, done) = (Arc::clone(&copies), storage.clone(), Arc::clone(done));
     let first = storage.operations();
     storage.on_operation(Box::new(move |operation| {
         let slot_or_sync =
@@ -65,15 +82,16 @@ fn cut_before_each_operation(
         }
         for plan in [CrashPlan::KeepNone, CrashPlan::KeepAll, CrashPlan::Random(operation.index)] {
             let copy = of.crash_copy(plan);
-            into.lock().push((format!("{} {operation:?} {plan:?}", copy.operations()), copy));
+            let what = format!("{} {operation:?} {plan:?}", copy.operations());
+            into.lock().push((what, copy, done.load(Ordering::SeqCst)));
         }
     }));
     act();
     storage.clear_on_operation();
     let copies = std::mem::take(&mut *copies.lock());
     assert!(!copies.is_empty());
-    for (what, copy) in copies {
-        check(&copy, &what);
+    for (what, copy, done) in copies {
+        check(&copy, &what, done);
     }
 }
 
@@ -316,42 +334,83 @@ fn a_deleted_range_hides_what_a_snapshot_keeps_in_its_segment() {
     check("merged");
 }
 
-/// Writes, flushes, merges and durable states, with the power cut all along.
+/// Six rounds of writes, flushes, merges and durable states; each ends its commits with one on
+/// disk, and counts itself done.
+fn six_rounds(database: &Database, keyspace: &Keyspace, done: &AtomicU64) {
+    for round in 1..7u8 {
+        fill(keyspace, (0..300).step_by(usize::from(round)), round);
+        put_with(keyspace, database, "round", &[round], Durability::Sync);
+        done.store(u64::from(round), Ordering::SeqCst);
+        database.flush().unwrap();
+        if round % 2 == 0 {
+            database.compact().unwrap();
+        }
+    }
+}
+
+/// What was done is there, and nothing half.
+fn check_rounds(database: &Database, what: &str, done: u64) -> u8 {
+    assert_eq!(access::verify(database).unwrap(), None, "{what}");
+    let keyspace = database.keyspace("a").unwrap();
+    let round = keyspace.get("round").unwrap().map_or(0, |value| value[0]);
+    assert!(u64::from(round) >= done, "{what}: round {round} of {done} is there");
+    for n in 0..300u32 {
+        let last = (1..=round).rev().find(|r| n.is_multiple_of(u32::from(*r))).unwrap_or(0);
+        let found = keyspace.get(numbered(n)).unwrap().unwrap()[0];
+        let next = round + 1;
+        let may_be_next = n.is_multiple_of(u32::from(next)) && found == next;
+        assert!(found == last || may_be_next, "{what}: {n} is {found}, not {last}");
+    }
+    round
+}
+
 #[test]
 fn a_power_cut_at_any_point_of_flushes_and_merges_loses_nothing() {
     let (storage, database, keyspace) = new();
     fill(&keyspace, 0..300, 0);
     database.flush().unwrap();
-    let done = Arc::new(Mutex::new(0u8));
-    let act = || {
-        for round in 1..7u8 {
-            fill(&keyspace, (0..300).step_by(usize::from(round)), round);
-            put_with(&keyspace, &database, "round", &[round], Durability::Sync);
-            *done.lock() = round;
-            database.flush().unwrap();
-            if round % 2 == 0 {
-                database.compact().unwrap();
-            }
-        }
-    };
-    cut_before_each_operation(&storage, 40, act, |copy, what| {
+    let done = Arc::new(AtomicU64::new(0));
+    let act = || six_rounds(&database, &keyspace, &done);
+    cut_knowing(&storage, 40, &done, act, |copy, what, done| {
         let (database, _) = still(copy);
-        assert_eq!(access::verify(&database).unwrap(), None, "{what}");
-        let keyspace = database.keyspace("a").unwrap();
-        let round = keyspace.get("round").unwrap().map_or(0, |value| value[0]);
-        for n in 0..300u32 {
-            let last = (1..=round).rev().find(|r| n.is_multiple_of(u32::from(*r))).unwrap_or(0);
-            let found = keyspace.get(numbered(n)).unwrap().unwrap()[0];
-            let next = round + 1;
-            let may_be_next = n.is_multiple_of(u32::from(next)) && found == next;
-            assert!(found == last || may_be_next, "{what}: {n} is {found}, not {last}");
-        }
+        let round = check_rounds(&database, what, done);
         // Going on from there is possible.
+        let keyspace = database.keyspace("a").unwrap();
         put_with(&keyspace, &database, "round", &[round], Durability::Sync);
         database.flush().unwrap();
         assert_eq!(access::verify(&database).unwrap(), None, "{what}");
     });
-    assert_eq!(*done.lock(), 6);
+    assert_eq!(done.load(Ordering::SeqCst), 6);
+}
+
+/// Beside the power cut one of the slots cannot be read: the other state has all that was
+/// committed, or the log says that there is a newer one.
+#[test]
+fn a_power_cut_and_an_unreadable_slot_lose_nothing_unsaid() {
+    let (storage, database, keyspace) = new();
+    fill(&keyspace, 0..300, 0);
+    database.flush().unwrap();
+    let done = Arc::new(AtomicU64::new(0));
+    let act = || six_rounds(&database, &keyspace, &done);
+    let (opened, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+    cut_knowing(&storage, 40, &done, act, |copy, what, done| {
+        for slot in 0..2u64 {
+            let damaged = copy.crash_copy(CrashPlan::KeepAll);
+            damaged.overwrite(slot * 4096, &[0xff; 4096]);
+            match try_still(&damaged) {
+                Ok((database, _)) => {
+                    check_rounds(&database, &format!("{what}, without slot {slot}"), done);
+                    opened.fetch_add(1, Ordering::SeqCst);
+                }
+                Err(Error::Corruption(_)) => {
+                    refused.fetch_add(1, Ordering::SeqCst);
+                }
+                Err(error) => panic!("{what}, without slot {slot}: {error}"),
+            }
+        }
+    });
+    let (opened, refused) = (opened.into_inner(), refused.into_inner());
+    assert!(opened > refused && refused > 0, "{opened} opened, {refused} refused");
 }
 
 #[test]

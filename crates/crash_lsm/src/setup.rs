@@ -32,6 +32,9 @@ pub struct Setup {
     /// Whether nodes are read in place; the simulated disk then sees to it that nobody writes
     /// there.
     pub memory_map: bool,
+    /// What lists of dead blocks may take of memory, before they go to the file in short pieces;
+    /// `None`: what the engine gives them.
+    pub dead_list_bytes: Option<u64>,
 }
 
 impl Setup {
@@ -48,6 +51,7 @@ impl Setup {
             durability: Durability::Buffered,
             join_keys_min: 2,
             memory_map: false,
+            dead_list_bytes: None,
         }
     }
 
@@ -73,9 +77,10 @@ impl Setup {
         let leaf_bytes = leaf_bytes.min(1 << 16);
         let join_keys_min = 1 << random.below(7);
         let redrawn = Setup { leaf_bytes, budget_bytes, transaction_bytes, durability, ..self };
-        // Three of seven, without a draw of its own.
+        // Three of seven each, without a draw of their own.
         let memory_map = [1, 8, 64].contains(&join_keys_min);
-        Setup { join_keys_min, memory_map, ..redrawn }
+        let dead_list_bytes = [2, 8, 32].contains(&join_keys_min).then_some(64);
+        Setup { join_keys_min, memory_map, dead_list_bytes, ..redrawn }
     }
 
     /// A builder with these options, without merge threads.

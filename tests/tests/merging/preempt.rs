@@ -7,6 +7,7 @@ use std::rc::Rc;
 use crate::failures::Prepared;
 use crate::lab::{Lab, key, value};
 use sapwood::storage::SimulatedStorage;
+use sapwood::sync::atomic::Ordering;
 use sapwood::sync::preempt::set_hook;
 use sapwood::sync::{Arc, Random};
 use sapwood::{Database, Keyspace};
@@ -288,4 +289,36 @@ fn a_flush_of_a_run_in_the_middle_of_a_compaction() {
 #[test]
 fn all_steps_in_the_middle_of_a_scan() {
     interrupt_at_many(scan, all_steps, 80);
+}
+
+#[test]
+fn a_flush_ends_though_others_fill_one_memtable_after_the_other() {
+    let database = Database::builder().merge_threads(0).open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    keyspace.put("k", "before").unwrap();
+    let (sealed, inside) = (Rc::new(Cell::new(0)), Cell::new(false));
+    let (counted, of_hook, other) = (sealed.clone(), database.clone(), keyspace.clone());
+    let last_step = Cell::new(u64::MAX);
+    let before = set_hook(Some(Rc::new(move || {
+        if inside.replace(true) {
+            return;
+        }
+        let core = of_hook.core().unwrap();
+        // One is sealed for each that is flushed.
+        let step = core.background.flush_steps.load(Ordering::Relaxed);
+        let is_flushing = core.background.jobs.lock().flush_is_out;
+        if is_flushing && counted.get() < 100 && last_step.replace(step) != step {
+            other.put("other", "value").unwrap();
+            let order = core.commit_order.lock();
+            core.seal();
+            drop(order);
+            counted.set(counted.get() + 1);
+        }
+        inside.set(false);
+    })));
+    assert!(before.is_none());
+    database.flush().unwrap();
+    set_hook(None);
+    assert!((1..100).contains(&sealed.get()), "{} memtables later", sealed.get());
+    database.wait_until_idle().unwrap();
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use sapwood::state::dead_list::ListLimits;
 use sapwood::storage::SimulatedStorage;
 use sapwood::sync::{Arc, Clock, FakeClock, Random};
 use sapwood::{Database, Durability, Error, Keyspace, Snapshot};
@@ -51,6 +52,7 @@ pub(crate) struct Driver<'a> {
     clock: Clock,
     hand: FakeClock,
     meanwhile: Option<Rc<Meanwhile>>,
+    lists_were_written: bool,
 }
 
 impl<'a> Driver<'a> {
@@ -68,6 +70,7 @@ impl<'a> Driver<'a> {
             clock,
             hand,
             meanwhile: None,
+            lists_were_written: false,
         }
     }
 
@@ -127,7 +130,14 @@ impl<'a> Driver<'a> {
     pub(crate) fn open(&mut self) -> Outcome {
         let storage = Arc::new(self.crashing.storage.clone());
         let opened = self.setup.builder().clock(self.clock.clone()).open_on(storage);
-        self.database = Some(self.check("open", opened)?);
+        let database = self.check("open", opened)?;
+        if let Some(bytes_max) = self.setup.dead_list_bytes {
+            let core = database.core();
+            // Little is dead in a run, so that pieces are short.
+            let limits = ListLimits { bytes_max, piece_blocks: 1..=8 };
+            self.check("open", core)?.held.set_limits(limits);
+        }
+        self.database = Some(database);
         Ok(())
     }
 
@@ -224,6 +234,12 @@ impl<'a> Driver<'a> {
         };
         let applied = self.apply(step, model, totals, random);
         drop(hooked);
+        let finding = self.meanwhile.as_ref().and_then(|meanwhile| meanwhile.take_finding());
+        let applied = match finding {
+            Some(finding) => Err(Stop::Found(finding)),
+            None => applied,
+        };
+        self.note_lists();
         let outcome = match applied {
             Err(Stop::Ended) if self.is_stopped && !self.crashing.is_over() => {
                 totals.failed_writes += 1;
@@ -309,9 +325,19 @@ impl<'a> Driver<'a> {
         }
     }
 
+    fn note_lists(&mut self) {
+        let core = self.database.as_ref().map(Database::core);
+        if let Some(Ok(core)) = core {
+            self.lists_were_written |= core.held.stats().list_pages > 0;
+        }
+    }
+
     pub(crate) fn let_go(&mut self) {
         self.kept.clear();
         self.handles.clear();
+        if let Some(meanwhile) = &self.meanwhile {
+            meanwhile.let_go();
+        }
     }
 
     /// Ends the life.
@@ -320,7 +346,10 @@ impl<'a> Driver<'a> {
         self.let_go();
         drop(self.database.take());
         totals.verifications += self.verifications;
-        totals.steps_between += self.meanwhile.as_ref().map_or(0, |meanwhile| meanwhile.made());
+        totals.lives_with_written_lists += u64::from(self.lists_were_written);
+        if let Some(meanwhile) = &self.meanwhile {
+            totals.add(&meanwhile.made());
+        }
         match (left.ending, left.cut) {
             (Some(Ending::PowerCut), Some(cut)) => totals.add_cut(cut),
             (Some(_), _) => totals.kills += 1,

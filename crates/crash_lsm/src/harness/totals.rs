@@ -51,6 +51,12 @@ pub struct Totals {
     pub failed_writes: u64,
     /// Steps of the background that came in the middle of something else.
     pub steps_between: u64,
+    /// Snapshots that were taken there.
+    pub snapshots_between: u64,
+    /// Compactions that were begun there.
+    pub compactions_between: u64,
+    /// Lives in which dead lists went to the file.
+    pub lives_with_written_lists: u64,
 }
 
 impl Totals {
@@ -90,7 +96,7 @@ impl Totals {
 
     /// Every count with its name; indented ones are a part of what stands above.
     #[must_use]
-    pub fn counts(&self) -> [(&'static str, u64); 20] {
+    pub fn counts(&self) -> [(&'static str, u64); 23] {
         let mut copy = *self;
         let names = [
             "runs",
@@ -113,12 +119,15 @@ impl Totals {
             "false conflicts",
             "lives with failed writes",
             "steps in the middle of others",
+            "snapshots in the middle of others",
+            "compactions in the middle of others",
+            "lives with written dead lists",
         ];
         let mut counts = copy.counts_mut().into_iter();
         names.map(|name| (name, counts.next().map_or(0, |count| *count)))
     }
 
-    fn counts_mut(&mut self) -> [&mut u64; 20] {
+    fn counts_mut(&mut self) -> [&mut u64; 23] {
         [
             &mut self.runs,
             &mut self.steps,
@@ -140,6 +149,9 @@ impl Totals {
             &mut self.false_conflicts,
             &mut self.failed_writes,
             &mut self.steps_between,
+            &mut self.snapshots_between,
+            &mut self.compactions_between,
+            &mut self.lives_with_written_lists,
         ]
     }
 }

@@ -23,9 +23,7 @@ use crate::types::KeyspaceNumber;
 use super::debt::above_of;
 use super::plan::{Wanted, plan_whole};
 use super::promote::{bare_range, promote};
-use super::step::{
-    LOOK_AGAIN, begin_writing, flush_step, make_durable_now, run_step, seal_and_write,
-};
+use super::step::{LOOK_AGAIN, begin_writing, flush_all_so_far, make_durable_now, run_step};
 use super::stretch::pages_in;
 
 /// Is told bytes done and in all; false ends the pass.
@@ -138,18 +136,8 @@ impl Pass<'_> {
 
     /// Brings what is in memory now into segments.
     fn flush(&mut self) -> Result<()> {
-        let last = seal_and_write(self.core)?;
-        while self.core.state().cut.sequence < last && !self.core.view().sealed.is_empty() {
-            self.core.check_writable()?;
-            let mark = self.core.background.mark();
-            if flush_step(self.core)? {
-                self.core.background.step_ended();
-            } else {
-                self.core.background.wait_since(mark, LOOK_AGAIN);
-            }
-            self.check_goes_on()?;
-        }
-        Ok(())
+        let core = self.core;
+        flush_all_so_far(core, &mut || self.check_goes_on())
     }
 
     fn keyspace(

@@ -23,15 +23,26 @@ const SPEC: NodeSpec = NodeSpec {
 /// When it cannot be written or read. It is tried again at another step, unless it is damaged: then
 /// what it names is free again at the next open.
 pub fn lists_step(core: &Core) -> Result<bool> {
-    if let Some(piece) = core.held.begin_writing() {
-        let PieceContent::Memory(blocks) = &piece.content else { return Ok(false) };
-        let written = write_piece(core, blocks);
-        match written {
-            Ok(node) => core.held.written(piece.name, node),
-            Err(_) => core.held.not_done(piece.name),
-        }
-        return written.map(|_| true);
+    // What comes back makes room, perhaps for what is to be written. Neither hinders the other.
+    let read = read_back(core);
+    match read {
+        Ok(true) => Ok(true),
+        _ => Ok(write_out(core)? || read?),
     }
+}
+
+fn write_out(core: &Core) -> Result<bool> {
+    let Some(piece) = core.held.begin_writing() else { return Ok(false) };
+    let PieceContent::Memory(blocks) = &piece.content else { return Ok(false) };
+    let written = write_piece(core, blocks);
+    match written {
+        Ok(node) => core.held.written(piece.name, node),
+        Err(_) => core.held.not_done(piece.name),
+    }
+    written.map(|_| true)
+}
+
+fn read_back(core: &Core) -> Result<bool> {
     let Some(piece) = core.held.begin_reading() else { return Ok(false) };
     let (blocks, node) = match &piece.content {
         PieceContent::Memory(blocks) => (Ok(blocks.to_vec()), None),

@@ -113,6 +113,10 @@ pub fn begin_writing(core: &Arc<Core>) -> Result<()> {
 /// A list of dead blocks that cannot be written or read hinders nothing else.
 fn step_in_order(core: &Arc<Core>) -> Result<bool> {
     core.collect_released();
+    // It has a time at which it is due, and lists may be long.
+    if timed_sync(core)? {
+        return Ok(true);
+    }
     let lists = lists_step(core);
     match lists {
         Ok(true) => Ok(true),
@@ -121,9 +125,6 @@ fn step_in_order(core: &Arc<Core>) -> Result<bool> {
 }
 
 fn other_step(core: &Arc<Core>) -> Result<bool> {
-    if timed_sync(core)? {
-        return Ok(true);
-    }
     if !core.view().sealed.is_empty() {
         begin_writing(core)?;
         if flush_step(core)? {
@@ -385,13 +386,19 @@ pub(super) fn step_or_wait(core: &Arc<Core>) -> Result<Turn> {
 pub fn flush(core: &Arc<Core>) -> Result<()> {
     core.check_writable()?;
     begin_writing(core)?;
-    seal_and_write(core)?;
-    flush_sealed(core)?;
+    flush_all_so_far(core, &mut || Ok(()))?;
     make_durable_now(core, Purpose::Running)
 }
 
-/// Seals the memtable, and has its commits become visible as soon as they may; the last of them.
-pub(super) fn seal_and_write(core: &Core) -> Result<SequenceNumber> {
+/// Brings every commit made so far into segments, and no later one that others make meanwhile.
+/// `goes_on` is asked between steps.
+///
+/// # Errors
+/// What a step failed with, or what `goes_on` says.
+pub(super) fn flush_all_so_far(
+    core: &Arc<Core>,
+    goes_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
     let order = core.commit_order.lock();
     core.seal();
     let last = SequenceNumber(core.commit_numbers().0.0 - 1);
@@ -401,15 +408,15 @@ pub(super) fn seal_and_write(core: &Core) -> Result<SequenceNumber> {
     let positions = core.log.positions();
     core.log.write_to(positions.end).map_err(|error| core.stop(&error))?;
     core.publisher.publish(core.log.positions());
-    Ok(last)
+    flush_up_to(core, last, goes_on)
 }
 
-/// Flushes the memtables that are sealed now.
-///
-/// # Errors
-/// What a step failed with.
-pub fn flush_sealed(core: &Arc<Core>) -> Result<()> {
-    while !core.view().sealed.is_empty() {
+fn flush_up_to(
+    core: &Arc<Core>,
+    last: SequenceNumber,
+    goes_on: &mut dyn FnMut() -> Result<()>,
+) -> Result<()> {
+    while core.state().cut.sequence < last && !core.view().sealed.is_empty() {
         core.check_writable()?;
         let mark = core.background.mark();
         if flush_step(core)? {
@@ -417,8 +424,17 @@ pub fn flush_sealed(core: &Arc<Core>) -> Result<()> {
         } else {
             core.background.wait_since(mark, LOOK_AGAIN);
         }
+        goes_on()?;
     }
     Ok(())
+}
+
+/// Flushes every sealed memtable, while nobody else commits.
+///
+/// # Errors
+/// What a step failed with.
+pub fn flush_sealed(core: &Arc<Core>) -> Result<()> {
+    flush_up_to(core, SequenceNumber::MAX, &mut || Ok(()))
 }
 
 /// Flushes, and leaves the file as a clean close does. Steps of other threads have ended.

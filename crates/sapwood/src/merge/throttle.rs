@@ -19,7 +19,7 @@ use crate::sync::atomic::Ordering;
 
 use super::debt::Debt;
 use super::step::{
-    LOOK_AGAIN, Turn, flush, flush_sealed, flush_step, free_dead, run_step, seal_when_quiet,
+    LOOK_AGAIN, Turn, flush, flush_all_so_far, flush_step, free_dead, run_step, seal_when_quiet,
     step_or_wait,
 };
 
@@ -43,14 +43,8 @@ const PLENTY_BYTES: usize = 2 << 20;
 /// failed.
 pub fn before_commit(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<()> {
     admit(core, brings, bytes)?;
-    let max = core.memtable_bytes_max();
-    if core.view().active.table.bytes() >= max {
-        let _order = core.commit_order.lock();
-        if core.view().active.table.bytes() >= max {
-            core.seal();
-        }
-    }
-    let owed = Debt::of(&core.state(), core.memtable_bytes(), max);
+    seal_when_full(core);
+    let owed = debt_of(core);
     if owed.felt() >= 1.0 {
         let begun = core.clock.now();
         let waited = match owed.memory >= 1.0 {
@@ -183,21 +177,27 @@ fn done_unless_full<T>(result: Result<T>) -> Result<bool> {
     }
 }
 
-/// Waits until any step has ended, or makes one when there are no threads. What has been admitted
-/// is not refused because a step found no space (F5), and does not wait for the next try.
+/// Waits until any step has ended, or makes one when there are no threads. When one fails instead,
+/// so does the commit: none might succeed for as long as it waits. But what has been admitted is
+/// not refused because a step found no space (F5), and does not wait for the next try.
 fn wait_for_step(core: &Arc<Core>) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     if !core.background.has_threads.load(Ordering::Acquire) {
         return done_unless_full(run_step(core)).map(|_| ());
     }
     let steps = core.background.steps.load(Ordering::Acquire);
+    let failures = core.background.failure_count();
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
         let has_stepped = core.background.steps.load(Ordering::Acquire) != steps;
-        let is_full = matches!(core.background.failure(), Some(Error::NoSpace { .. }));
-        if has_stepped || is_full || !is_behind(core) {
+        if has_stepped || debt_of(core).felt() < 1.0 {
             return Ok(());
+        }
+        match core.background.failure() {
+            Some(Error::NoSpace { .. }) => return Ok(()),
+            Some(error) if core.background.failure_count() != failures => return Err(error),
+            _ => {}
         }
         core.background.wait_since(mark, LOOK_AGAIN);
     }
@@ -212,9 +212,12 @@ fn wait_for_flush(core: &Arc<Core>, bytes: u64) -> Result<()> {
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
-        if flush_steps() >= enough || !is_behind(core) {
+        // What merging owes besides is not what it waits for: no flush would pay that.
+        if flush_steps() >= enough || debt_of(core).memory < 1.0 {
             return Ok(());
         }
+        // Several who came at once may have filled it again.
+        seal_when_full(core);
         match flush_step(core).or_else(|error| free_dead(core, error))? {
             true => core.background.step_ended(),
             // Another thread is at it, or its last commit is on its way to the disk.
@@ -223,8 +226,18 @@ fn wait_for_flush(core: &Arc<Core>, bytes: u64) -> Result<()> {
     }
 }
 
-fn is_behind(core: &Core) -> bool {
-    Debt::of(&core.state(), core.memtable_bytes(), core.memtable_bytes_max()).felt() >= 1.0
+fn debt_of(core: &Core) -> Debt {
+    Debt::of(&core.state(), core.memtable_bytes(), core.memtable_bytes_max())
+}
+
+fn seal_when_full(core: &Core) {
+    let is_full = || core.view().active.table.bytes() >= core.memtable_bytes_max();
+    if is_full() {
+        let _order = core.commit_order.lock();
+        if is_full() {
+            core.seal();
+        }
+    }
 }
 
 /// Makes room in the log, after a record found none.
@@ -237,13 +250,7 @@ pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Bri
     let begun = core.clock.now();
     if attempt > 0 {
         // Growing was not enough: what the log holds must go to segments.
-        let order = core.commit_order.lock();
-        core.seal();
-        drop(order);
-        let positions = core.log.positions();
-        core.log.write_to(positions.end).map_err(|error| core.stop(&error))?;
-        core.publisher.publish(core.log.positions());
-        flush_sealed(core)?;
+        flush_all_so_far(core, &mut || Ok(()))?;
         // The record's place in the log and, later, what it brings.
         admit(core, brings, usize::try_from(needed.saturating_mul(2)).unwrap_or(usize::MAX))?;
         core.durable.want_room(needed);

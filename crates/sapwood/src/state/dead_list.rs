@@ -281,10 +281,10 @@ impl HeldStates {
         HeldStates { held: OrderedMutex::new(DEAD_LISTS, held), released, releases }
     }
 
-    /// Changes how much memory blocks of the lists may take.
+    /// Changes when lists go to the file.
     #[cfg(feature = "internals")]
-    pub fn set_bytes_max(&self, bytes_max: u64) {
-        self.held.lock().limits.bytes_max = bytes_max;
+    pub fn set_limits(&self, limits: ListLimits) {
+        self.held.lock().limits = limits;
     }
 
     /// Where states tell that their last reference is gone.
