@@ -13,6 +13,7 @@ use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use sapwood::sync::{Clock, Random};
 use sapwood::{Database, Durability, Error, Isolation, Keyspace, Snapshot};
@@ -65,7 +66,14 @@ pub struct FullRound {
     pub again_bytes: u64,
     /// How long the deletions and the merges behind them took.
     pub milliseconds: u64,
+    /// The longest that one deletion took, in milliseconds.
+    pub slowest_deletion: u64,
+    /// Deletions that took more than five seconds.
+    pub stalled: u64,
 }
+
+/// A deletion that takes longer is counted as stalled.
+const STALL: Duration = Duration::from_secs(5);
 
 fn builder(round: u64, threads: usize) -> sapwood::Builder {
     // A memtable of a twelfth of the device, and one that holds more than all of it.
@@ -93,7 +101,25 @@ struct Writer<'a> {
     refusal: Option<String>,
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn new(
+        database: &'a Database,
+        keyspace: Keyspace,
+        model: &'a mut Model,
+        seed: u64,
+        say: &'a mut dyn FnMut(String) -> Result<(), String>,
+    ) -> Writer<'a> {
+        Writer {
+            database,
+            keyspace,
+            model,
+            random: Random::from_seed(seed),
+            say,
+            snapshots: Vec::new(),
+            refusal: None,
+        }
+    }
+
     fn draw(&mut self, length_max: u64) -> (u64, u64, u64) {
         let key = self.random.below(1 << 40);
         (key, self.random.below(length_max), self.random.below(1 << 30))
@@ -166,19 +192,24 @@ impl Writer<'_> {
         (self.say)(format!("d {first} {end}")).map(|()| true)
     }
 
-    /// Deletes three of four keys; how many, and how many deletions were refused.
-    fn delete_most(&mut self) -> Result<(u64, u64), String> {
-        let (mut deleted, mut refused) = (0, 0);
+    /// Deletes three of four keys; how many deletions were refused.
+    fn delete_most(&mut self, shown: &mut FullRound) -> Result<u64, String> {
+        let (mut refused, clock) = (0, Clock::real());
         self.refusal = None;
         for key in self.model.keys().copied().collect::<Vec<_>>() {
             if self.random.one_in(4) {
                 continue;
             }
-            match self.keyspace.delete(key.to_be_bytes()) {
+            let begun = clock.now();
+            let outcome = self.keyspace.delete(key.to_be_bytes());
+            let took = clock.now().saturating_sub(begun);
+            shown.slowest_deletion = shown.slowest_deletion.max(took.as_millis() as u64);
+            shown.stalled += u64::from(took > STALL);
+            match outcome {
                 Ok(()) => {
                     self.model.remove(&key);
                     (self.say)(format!("d {key} {}", key + 1))?;
-                    deleted += 1;
+                    shown.deleted += 1;
                 }
                 Err(error @ Error::NoSpace { .. }) => {
                     refused += 1;
@@ -188,7 +219,18 @@ impl Writer<'_> {
                 Err(error) => return Err(text(error)),
             }
         }
-        Ok((deleted, refused))
+        Ok(refused)
+    }
+
+    /// The same, when none may be refused.
+    fn delete_most_of_all(&mut self, shown: &mut FullRound) -> Result<(), String> {
+        match self.delete_most(shown)? {
+            0 => Ok(()),
+            refused => {
+                let (deleted, refusal) = (shown.deleted, self.refusal.take().unwrap_or_default());
+                Err(format!("{refused} deletions were refused, {deleted} were not: {refusal}"))
+            }
+        }
     }
 }
 
@@ -244,19 +286,9 @@ pub fn fill_and_park(file: &Path, round: u64, seed: u64) -> Result<(), String> {
     let mut out = std::io::stdout().lock();
     let mut say = |line: String| writeln!(out, "{line}").map_err(text);
     let mut model = Model::new();
-    let random = Random::from_seed(seed ^ (round << 32));
-    let snapshots = Vec::new();
     let keys = keyspace.clone();
-    let model = &mut model;
-    let mut writer = Writer {
-        database: &database,
-        keyspace,
-        model,
-        random,
-        say: &mut say,
-        snapshots,
-        refusal: None,
-    };
+    let seed = seed ^ (round << 32);
+    let mut writer = Writer::new(&database, keyspace, &mut model, seed, &mut say);
     let moment = round as usize % MOMENTS.len();
     while writer.write(moment)? {
         if moment == 4 && writer.random.one_in(200) {
@@ -275,7 +307,7 @@ pub fn fill_and_park(file: &Path, round: u64, seed: u64) -> Result<(), String> {
     (writer.say)("full".to_owned())?;
     out.flush().map_err(text)?;
     loop {
-        Clock::real().sleep(std::time::Duration::from_secs(1));
+        Clock::real().sleep(Duration::from_secs(1));
     }
 }
 
@@ -345,29 +377,16 @@ fn one_round(plan: &Plan, round: u64, model: &mut Model) -> Result<FullRound, St
     let keyspace = database.existing_keyspace(KEYSPACE_NAME).map_err(text)?;
     compare(&keyspace, model, "opened after a kill when it was full")?;
     let mut say = |_| Ok(());
-    let random = Random::from_seed(plan.seed ^ round);
-    let (keys, snapshots) = (keyspace.clone(), Vec::new());
-    let mut writer = Writer {
-        database: &database,
-        keyspace,
-        model,
-        random,
-        say: &mut say,
-        snapshots,
-        refusal: None,
-    };
+    let keys = keyspace.clone();
+    let seed = plan.seed ^ round;
+    let mut writer = Writer::new(&database, keyspace, model, seed, &mut say);
     let clock = Clock::real();
     if round % 4 == 3 {
         let snapshot = database.snapshot().map_err(text)?;
-        (shown.deleted, shown.held) = writer.delete_most()?;
+        shown.held = writer.delete_most(&mut shown)?;
         drop(snapshot);
     }
-    let (deleted, refused) = writer.delete_most()?;
-    shown.deleted += deleted;
-    if refused > 0 {
-        let refusal = writer.refusal.unwrap_or_default();
-        return Err(format!("{refused} deletions were refused, {deleted} were not: {refusal}"));
-    }
+    writer.delete_most_of_all(&mut shown)?;
     database.wait_until_idle().map_err(|error| format!("merging after deletions: {error}"))?;
     shown.milliseconds = clock.now().as_millis() as u64;
     compare(&keys, writer.model, "after deletions")?;
@@ -391,24 +410,9 @@ fn one_round(plan: &Plan, round: u64, model: &mut Model) -> Result<FullRound, St
     check(&database, "opened again when it was full")?;
     // The next round begins with a quarter.
     let mut say = |_| Ok(());
-    let random = Random::from_seed(plan.seed ^ !round);
-    let snapshots = Vec::new();
-    let mut writer = Writer {
-        database: &database,
-        keyspace,
-        model,
-        random,
-        say: &mut say,
-        snapshots,
-        refusal: None,
-    };
-    match writer.delete_most()? {
-        (_, 0) => {}
-        (_, refused) => {
-            let refusal = writer.refusal.unwrap_or_default();
-            return Err(format!("{refused} deletions were refused after a reopen: {refusal}"));
-        }
-    }
+    let seed = plan.seed ^ !round;
+    let mut writer = Writer::new(&database, keyspace, model, seed, &mut say);
+    writer.delete_most_of_all(&mut shown).map_err(|error| format!("after a reopen: {error}"))?;
     database.wait_until_idle().map_err(text)?;
     database.close().map_err(text)?;
     Ok(shown)

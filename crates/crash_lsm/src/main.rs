@@ -283,21 +283,22 @@ fn run_full(arguments: &Full) -> Result<bool, String> {
     if !arguments.json {
         println!(
             "round  moment                file MiB  data MiB   pairs  deleted  held  again MiB  \
-                ms"
+                ms  slowest  stalled"
         );
     }
-    let outcome = full::run(&plan, &mut |round: &FullRound| {
-        rounds.push(round.clone());
+    let outcome = full::run(&plan, &mut |shown: &FullRound| {
+        rounds.push(shown.clone());
         if !arguments.json {
             let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-            let (file, data) = (mib(round.file_bytes), mib(round.data_bytes));
-            let again = mib(round.again_bytes);
-            let FullRound { round, moment, pairs, deleted, held, milliseconds, .. } = round;
+            let (file, data) = (mib(shown.file_bytes), mib(shown.data_bytes));
+            let again = mib(shown.again_bytes);
+            let FullRound { round, moment, pairs, deleted, held, milliseconds, .. } = shown;
+            let FullRound { slowest_deletion: slowest, stalled, .. } = shown;
             let mut out = io::stdout().lock();
             writeln!(
                 out,
                 "{round:>5}  {moment:<20}  {file:>8.1}  {data:>8.1}  {pairs:>6}  {deleted:>7}  \
-                 {held:>4}  {again:>9.1}  {milliseconds:>5}"
+                 {held:>4}  {again:>9.1}  {milliseconds:>5}  {slowest:>7}  {stalled:>7}"
             )
             .map_err(text)?;
         }

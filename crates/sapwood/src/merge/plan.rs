@@ -295,7 +295,7 @@ struct Found {
 }
 
 /// Bounds a step at the start of `wanted`, and reserves it; or says what is in the way. A step for
-/// which there is no room is bounded again, by the room that there is (F4).
+/// which there is no room is bounded again, by the room that there is, down to one page (F4).
 fn try_range(
     core: &Arc<Core>,
     sources: &[Arc<Segment>],
@@ -303,13 +303,15 @@ fn try_range(
     wanted: &KeyRange,
     target: &Target,
 ) -> Result<std::result::Result<Found, KeyRange>> {
-    let most = step_pages(core);
-    match try_range_within(core, sources, keyspace, wanted, target, most) {
-        Err(Error::NoSpace { .. }) if step_pages_with_room(core) < most => {
-            let most = step_pages_with_room(core);
-            try_range_within(core, sources, keyspace, wanted, target, most)
+    let mut most = step_pages(core);
+    loop {
+        match try_range_within(core, sources, keyspace, wanted, target, most) {
+            // One lowest parent of the destination may be most of what it takes.
+            Err(Error::NoSpace { .. }) if most > 1 => {
+                most = (most / 2).min(step_pages_with_room(core)).max(1);
+            }
+            result => return result,
         }
-        result => result,
     }
 }
 
@@ -358,7 +360,8 @@ fn try_range_within(
         Ok(reservation) => reservation,
         Err(in_the_way) => return Ok(Err(in_the_way)),
     };
-    let read = step_pages.min(sources.iter().map(|source| source.pages()).sum());
+    let read = each.saturating_mul(sources.len() as u64);
+    let read = read.min(sources.iter().map(|source| source.pages()).sum());
     let replaced = stretch.as_ref().map_or(0, Stretch::pages);
     Ok(match grant(core, read.saturating_add(replaced))? {
         Some(grant) => Ok(Found { range, stretch, reservation, grant }),

@@ -252,6 +252,8 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
         },
     };
     let Some(mut job) = job else { return Ok(false) };
+    // Whoever waits for others counts those who flush for themselves, too.
+    let _running = core.background.begin_running();
     let done = job.step(core)?;
     out.kept = (!done).then_some(job);
     drop(out);
@@ -367,7 +369,7 @@ pub(super) fn step_or_wait(core: &Arc<Core>) -> Result<Turn> {
         Err(error @ Error::NoSpace { .. }) => Some(error),
         Err(error) => return Err(error),
     };
-    if core.background.running.load(Ordering::Acquire) > 0 {
+    if core.background.running.load(Ordering::Acquire) > 0 || core.reserve.has_grants() {
         core.background.wait_since(mark, LOOK_AGAIN);
         return Ok(Turn::Waited);
     }

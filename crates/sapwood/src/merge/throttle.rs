@@ -12,7 +12,8 @@ use crate::error::{Error, Result};
 use crate::state::Core;
 use crate::state::durable::{Purpose, make_durable};
 use crate::state::reserve::{
-    Brings, Grant, has_room, is_hopeless, make_room, names_much, note_hopeless, promise, set_short,
+    Brings, Grant, Standing, has_room, is_hopeless, make_room, names_much, note_hopeless, promise,
+    set_short,
 };
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -35,6 +36,10 @@ const RELIEF_BYTES_MIN: usize = 256 << 10;
 
 /// Space is short until there is room for so much.
 const PLENTY_BYTES: usize = 2 << 20;
+
+/// So often at most it is looked again when nothing could be done for room and others had come in
+/// between.
+const LOOKS_MAX: u32 = 16;
 
 /// Called before a commit of `bytes`.
 ///
@@ -101,9 +106,18 @@ pub fn admit(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<()> {
         Brings::Data => bytes,
         Brings::Deletions => bytes.saturating_add(RELIEF_BYTES_MIN),
     };
-    while relieve(core)? {
-        if has_room(core, brings, ahead) {
-            return Ok(());
+    let mut looks = 0;
+    while looks < LOOKS_MAX {
+        let before = Standing::of(core);
+        if relieve(core)? {
+            if has_room(core, brings, ahead) {
+                return Ok(());
+            }
+        } else if before.is_some() && Standing::of(core) == before {
+            break;
+        } else {
+            // Others were at work, or something has come back since it was looked at.
+            looks += 1;
         }
     }
     note_hopeless(core);

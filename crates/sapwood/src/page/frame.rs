@@ -93,7 +93,7 @@ impl Frame {
     }
 
     /// True when the content lies in the file itself: then it must not be held longer than the
-    /// block is referenced (F1).
+    /// block is referenced (M1).
     pub fn is_in_place(&self) -> bool {
         matches!(self.bytes, NodeBytes::InPlace(_))
     }

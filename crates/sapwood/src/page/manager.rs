@@ -321,7 +321,7 @@ impl PageManager {
     /// one is in use there, the file stays as it is.
     pub fn cut_file(&self) -> Result<()> {
         if self.reads_in_place.load(Ordering::Relaxed) {
-            // What is cached just before the end would look as if it were in use behind it (F2).
+            // What is cached just before the end would look as if it were in use behind it (M2).
             let end = self.allocator.file_pages();
             let pages = PIN_BYTES / u64::from(self.layout.page_size);
             (end.saturating_sub(pages)..end).for_each(|page| self.cache.remove(PageNumber(page)));

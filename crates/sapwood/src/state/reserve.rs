@@ -104,6 +104,14 @@ impl Sizes {
         read_bytes + read_bytes / 8 + Sizes::step_rest_bytes(read_bytes)
     }
 
+    /// The most that a step may read that takes so many bytes.
+    fn read_bytes_within(step_bytes: u64) -> u64 {
+        let long = step_bytes.saturating_sub(STEP_REST_BYTES) / 9 * 8;
+        let short = step_bytes.saturating_sub(STEP_LEAST_REST_BYTES) / 11 * 8;
+        // The rest of a step is the lesser of the two, and so it reads the more.
+        long.max(short)
+    }
+
     fn step_rest_bytes(read_bytes: u64) -> u64 {
         (STEP_LEAST_REST_BYTES + read_bytes / 4).min(STEP_REST_BYTES)
     }
@@ -148,7 +156,7 @@ pub struct Reserve {
 
 /// All that decides whether more room can be made: while it is as it was, the answer is, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Standing {
+pub struct Standing {
     epoch: Epoch,
     durable: DurableMark,
     log_end: LogPosition,
@@ -159,7 +167,7 @@ struct Standing {
 
 impl Standing {
     /// `None` while steps are under way.
-    fn of(core: &Core) -> Option<Standing> {
+    pub fn of(core: &Core) -> Option<Standing> {
         core.collect_released();
         let is_rest = core.background.running.load(Ordering::Acquire) == 0;
         let allocator = core.pages.allocator();
@@ -385,11 +393,12 @@ pub fn step_pages(core: &Core) -> u64 {
     (core.options.step_bytes / u64::from(core.pages.layout().page_size)).max(8)
 }
 
-/// The same, as there is room for it.
+/// The same, as there is room for it: a third of what such a step may read, since the stretch of
+/// the destination comes besides.
 pub fn step_pages_with_room(core: &Core) -> u64 {
-    let rest = pages_of(core, STEP_REST_BYTES);
-    let room = room_for_steps(core).saturating_sub(rest);
-    (room / 9 * 8 / 3).clamp(1, step_pages(core))
+    let page_bytes = u64::from(core.pages.layout().page_size);
+    let read_bytes = Sizes::read_bytes_within(room_for_steps(core).saturating_mul(page_bytes));
+    (read_bytes / page_bytes / 3).clamp(1, step_pages(core))
 }
 
 /// Pages for a step that reads at most so many (F4); `None` when others hold what it would need.
@@ -452,12 +461,26 @@ mod tests {
         let mut before = 0;
         for tree_bytes in (0..40).map(|power| 1 << power) {
             assert!(all(tree_bytes) >= before);
-            assert!(all(tree_bytes) <= all(0) + tree_bytes * 7 / 4 + 8192, "{tree_bytes}");
+            assert!(
+                all(tree_bytes) <= all(0) + tree_bytes * 13 / 8 + sizes.page_bytes,
+                "{tree_bytes}"
+            );
             before = all(tree_bytes);
         }
         // The rest beside a step of short leaves is a little less than beside one of long leaves.
         let least = options.least_reserve_bytes();
         assert!(before <= least && least - before <= 64 << 10, "{before} and {least}");
+    }
+
+    #[test]
+    fn what_a_step_may_read_is_the_most_that_its_room_allows() {
+        for step_bytes in (0..4000).map(|n| n * 1237) {
+            let read_bytes = Sizes::read_bytes_within(step_bytes);
+            if read_bytes > 0 {
+                assert!(Sizes::step_bytes(read_bytes) <= step_bytes, "{step_bytes}");
+            }
+            assert!(Sizes::step_bytes(read_bytes + 64) > step_bytes, "{step_bytes}");
+        }
     }
 
     /// What a step is granted for all that there is, is what deletions leave for it.

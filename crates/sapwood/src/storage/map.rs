@@ -1,7 +1,7 @@
 //! Bytes of a file in place: what a storage hands out, and how the real file keeps them there.
 //!
-//! *Assumes*: nobody writes to bytes that are handed out (F1), and nobody else cuts the file.
-//! *Guarantees*: F2, F3: what is handed out lies before the end of the file, which is not cut there
+//! *Assumes*: nobody writes to bytes that are handed out (M1), and nobody else cuts the file.
+//! *Guarantees*: M2, M3: what is handed out lies before the end of the file, which is not cut there
 //! while it is held; everything else is not handed out, and read with a positioned read.
 //! *Threads*: any. One lock orders changes of the length and of the map; whoever finds its piece
 //! mapped takes none but a shared one.

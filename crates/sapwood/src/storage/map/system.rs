@@ -33,7 +33,7 @@ mod offered {
             match start.checked_add(length) {
                 // SAFETY: the range lies in the map, which lives as long as `self`. Its pages are
                 // in the file, since the caller holds a pin and looked at the limit behind it: the
-                // engine does not cut the file there (F2). Nor does it write there (F1): the block
+                // engine does not cut the file there (M2). Nor does it write there (M1): the block
                 // is referenced by a state that is held. Other processes are kept out by the lock;
                 // who ignores it is what the application has accepted with `memory_map(true)`.
                 Some(end) if end <= self.len() => unsafe {

@@ -1,7 +1,7 @@
 //! Who is reading what in place, so that no write changes it unseen.
 //!
 //! *Assumes*: whoever reads in place was given a copy, so a mistake harms nobody but is found here.
-//! *Guarantees*: F1 and F2 hold, or the operation that breaks them panics or is refused.
+//! *Guarantees*: M1 and M2 hold, or the operation that breaks them panics or is refused.
 //! *Threads*: any; a short lock, and nothing is done under it.
 
 use std::collections::BTreeMap;
