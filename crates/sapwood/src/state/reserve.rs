@@ -36,8 +36,8 @@ const STATE_REST_BYTES: u64 = 64 << 10;
 /// The least merge step takes one lowest parent's leaves, 64, and half as many of its sources.
 const STEP_LEAVES: u64 = 96;
 /// And so much for parents, filters and the path above.
-const STEP_REST_BYTES: u64 = 512 << 10;
-const STEP_LEAST_REST_BYTES: u64 = 256 << 10;
+const STEP_REST_BYTES: u64 = 256 << 10;
+const STEP_LEAST_REST_BYTES: u64 = 128 << 10;
 
 /// The file at rest keeps one free page for so many of segments: half of the quarter by which it
 /// may be longer than a copy.
@@ -107,18 +107,21 @@ impl Sizes {
     /// The most that a step may read that takes so many bytes.
     fn read_bytes_within(step_bytes: u64) -> u64 {
         let long = step_bytes.saturating_sub(STEP_REST_BYTES) / 9 * 8;
-        let short = step_bytes.saturating_sub(STEP_LEAST_REST_BYTES) / 11 * 8;
+        let short = step_bytes.saturating_sub(STEP_LEAST_REST_BYTES) / 10 * 8;
         // The rest of a step is the lesser of the two, and so it reads the more.
         long.max(short)
     }
 
     fn step_rest_bytes(read_bytes: u64) -> u64 {
-        (STEP_LEAST_REST_BYTES + read_bytes / 4).min(STEP_REST_BYTES)
+        (STEP_LEAST_REST_BYTES + read_bytes / 8).min(STEP_REST_BYTES)
     }
 
-    /// The least step is one lowest parent and a part of its sources, or all that there is.
+    /// The least step is one lowest parent and a part of its sources, or all that there is. As much
+    /// again as its rest is for what several steps leave behind before the first source is gone:
+    /// leaves of which a part has moved on, and what is made for the part that has.
     fn least_step_bytes(&self, tree_bytes: u64) -> u64 {
-        Sizes::step_bytes(tree_bytes.min(STEP_LEAVES * self.leaf_bytes))
+        let read_bytes = tree_bytes.min(STEP_LEAVES * self.leaf_bytes);
+        Sizes::step_bytes(read_bytes) + Sizes::step_rest_bytes(read_bytes)
     }
 
     /// The reserve beside trees of so many bytes, when the last durable state took so many.
