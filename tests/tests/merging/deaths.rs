@@ -154,7 +154,7 @@ impl History {
 fn what_installs_hand_over_is_the_difference_of_the_walks_in_random_histories() {
     let mut died = [0; NodeKind::ALL.len()];
     let (mut unborn, mut promotions, mut installs) = (0, 0, 0);
-    for seed in 0..12 {
+    for seed in 0..16 {
         let mut history = History::new(seed);
         for round in 0..220 {
             history.go_on(round);

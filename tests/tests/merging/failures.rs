@@ -1,7 +1,7 @@
 //! Every read, write and growth of a merge or flush fails once: all is given back, and the same is
 //! done again.
 
-use crate::lab::{Lab, Map, key, value};
+use crate::lab::{Lab, Map, builder, key, value};
 use sapwood::Error;
 use sapwood::merge::verify::DeathCheck;
 use sapwood::storage::{FaultKind, OperationKind, SimulatedStorage};
@@ -13,6 +13,8 @@ use sapwood::sync::{Arc, Random};
 pub struct Prepared {
     pub image: Vec<u8>,
     pub maps: Vec<(String, Map)>,
+    /// Without it nothing but what is done makes the file grow.
+    pub has_reserve: bool,
 }
 
 fn prepare() -> Prepared {
@@ -49,13 +51,15 @@ fn prepare() -> Prepared {
     let Lab { database, core, .. } = lab;
     drop(core);
     database.close().unwrap();
-    Prepared { image: storage.image(), maps }
+    Prepared { image: storage.image(), maps, has_reserve: true }
 }
 
 impl Prepared {
     /// Opened, and written to: what an open does before its first write is over.
     pub fn open(&self, storage: &SimulatedStorage) -> Lab {
-        let mut lab = Lab::open_on(Arc::new(storage.clone()));
+        let (builder, hand) = builder();
+        let builder = if self.has_reserve { builder } else { builder.reserve_bytes(0) };
+        let mut lab = Lab::open_with((builder, hand), Arc::new(storage.clone()));
         for (name, map) in &self.maps {
             let keyspace = lab.database.existing_keyspace(name).unwrap();
             lab.keyspaces.push((keyspace, map.clone()));
@@ -215,7 +219,7 @@ fn fill_memory_and_file(lab: &mut Lab) {
 
 #[test]
 fn a_flush_and_a_merge_that_cannot_grow_the_file_leak_nothing_and_are_made_again() {
-    let prepared = prepare();
+    let prepared = Prepared { has_reserve: false, ..prepare() };
     for work in [flush as Work, merge] {
         let total = count(&prepared, fill_memory_and_file, work, OperationKind::Allocate);
         assert!(total > 0);

@@ -22,8 +22,6 @@ pub fn builder() -> (Builder, FakeClock) {
         .region_bytes(1 << 20)
         .leaf_bytes(1 << 10)
         .memory_budget(4 << 20)
-        // What is asked here is asked of a file with no free page, or with a known number.
-        .reserve_bytes(0)
         .step_bytes(64 << 10)
         .log_bytes_min(64 << 10)
         .durability(Durability::Memory)
@@ -50,9 +48,18 @@ impl Lab {
         Lab::of(builder.open_in_memory().unwrap(), hand)
     }
 
+    /// The file need not grow for a reserve.
+    pub fn without_reserve() -> Lab {
+        let (builder, hand) = builder();
+        Lab::of(builder.reserve_bytes(0).open_in_memory().unwrap(), hand)
+    }
+
     /// What was committed survives the end of the process.
     pub fn open_on(storage: Arc<dyn Storage>) -> Lab {
-        let (builder, hand) = builder();
+        Lab::open_with(builder(), storage)
+    }
+
+    pub fn open_with((builder, hand): (Builder, FakeClock), storage: Arc<dyn Storage>) -> Lab {
         let builder = builder.durability(Durability::Buffered);
         Lab::of(builder.open_on(storage).unwrap(), hand)
     }

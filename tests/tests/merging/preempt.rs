@@ -123,7 +123,7 @@ fn prepare() -> Prepared {
     let Lab { database, core, .. } = lab;
     drop(core);
     database.close().unwrap();
-    Prepared { image: storage.image(), maps }
+    Prepared { image: storage.image(), maps, has_reserve: true }
 }
 
 /// Does `work` with `meanwhile` at the `nth` place; false when there are not so many.

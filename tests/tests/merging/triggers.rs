@@ -16,7 +16,10 @@ struct Levels {
 impl Levels {
     /// One keyspace whose last level is large beside what comes.
     fn new() -> Levels {
-        let mut lab = Lab::in_memory();
+        Levels::of(Lab::in_memory())
+    }
+
+    fn of(mut lab: Lab) -> Levels {
         lab.create();
         let mut levels = Levels { lab, random: Random::from_seed(6) };
         levels.put(0..6000, 100);
@@ -173,7 +176,7 @@ fn tombstones_are_kept_above_and_dropped_at_the_bottom() {
 
 #[test]
 fn after_merges_new_nodes_go_into_freed_blocks_before_the_file_grows() {
-    let mut levels = Levels::new();
+    let mut levels = Levels::of(Lab::without_reserve());
     for _ in 0..3 {
         levels.put(0..6000, 100);
         levels.lab.database.wait_until_idle().unwrap();
