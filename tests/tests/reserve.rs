@@ -265,9 +265,12 @@ fn merges_leave_room_for_the_flush_of_what_was_taken() {
     full.delete(full.keys.len() / 3);
     full.database.flush().unwrap();
     let snapshot = full.database.snapshot().unwrap();
-    full.delete(full.keys.len() / 2);
+    for n in 0..2500_u64 {
+        let key = [n.to_be_bytes().as_slice(), &[9; 200]].concat();
+        full.keyspace.delete(key).unwrap();
+    }
     let waiting = full.core.memtable_bytes();
-    assert!(waiting > 100_000, "{waiting} bytes wait for the flush");
+    assert!(waiting > 500_000, "{waiting} bytes wait for the flush");
     full.run_steps();
     full.run_steps();
     assert_eq!(full.core.memtable_bytes(), waiting, "nothing of it was flushed");
@@ -322,24 +325,26 @@ fn a_step_without_room_has_a_state_made_durable_and_goes_on() {
 #[test]
 fn a_step_in_the_reserve_takes_no_more_than_it_must() {
     let mut full = Full::new(9);
+    full.storage.set_capacity(u64::MAX);
     let value = full.value(80);
-    let mut count = 0_u64;
-    while full.keyspace.put((count * 2).to_be_bytes(), &value).is_ok() {
-        full.keys.push((count * 2).to_be_bytes().to_vec());
-        count += 1;
+    let count = 30_000_u64;
+    for n in 0..count {
+        full.keyspace.put((n * 2).to_be_bytes(), &value).unwrap();
+        full.keys.push((n * 2).to_be_bytes().to_vec());
     }
     full.database.wait_until_idle().unwrap();
-    let pages_before = full.tree_pages();
-    // As many as may come, one for each leaf.
-    for n in (0..count).step_by(10) {
+    let before = full.tree_pages();
+    assert!(before > 2 * RESERVE_PAGES - 400, "{before} pages are not much beside the reserve");
+    // One for each leaf.
+    for n in (0..count).step_by(9) {
         let key = (n * 2 + 1).to_be_bytes();
-        if full.keyspace.put(key, [1; 20]).is_ok() {
-            full.keys.push(key.to_vec());
-        }
+        full.keyspace.put(key, [1; 20]).unwrap();
+        full.keys.push(key.to_vec());
     }
+    full.storage.set_capacity(full.storage.length().unwrap());
     full.database.wait_until_idle().unwrap();
     let pages = full.tree_pages();
-    assert!(pages < pages_before * 5 / 4, "{pages} pages, {pages_before} before");
+    assert!(pages < before * 5 / 4, "{pages} pages, {before} before");
     full.check();
 }
 
