@@ -377,3 +377,25 @@ fn deletions_beside_a_snapshot_that_holds_all_go_through_and_their_space_comes_b
     full.check();
     assert!(full.storage.length().unwrap() <= FILE_BYTES);
 }
+
+/// The reserve follows from what lies in the file: with default options, too, little is little.
+#[test]
+fn a_small_database_is_a_small_file() {
+    let storage = SimulatedStorage::new();
+    let database = Database::builder().open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let below = |most: u64, when| {
+        let length = storage.length().unwrap();
+        assert!(length < most, "{length} bytes, {when}");
+    };
+    below(3 << 20, "empty");
+    for n in 0..1000_u64 {
+        keyspace.put(n.to_be_bytes(), [7; 100]).unwrap();
+    }
+    // The memtable, its flush, and what merging that would take.
+    below(4 << 20, "written");
+    database.wait_until_idle().unwrap();
+    below(2 << 20, "idle");
+    database.close().unwrap();
+    below(3 << 19, "closed");
+}

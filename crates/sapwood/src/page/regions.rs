@@ -17,6 +17,8 @@ use super::region_entry::RegionEntry;
 const GROWTH_BYTES_MIN: u64 = 256 << 10;
 /// The largest step.
 const GROWTH_BYTES_MAX: u64 = 32 << 20;
+/// For free pages the file grows by one of so many of its pages at most, or by what is missing.
+const LONGER_SHARE: u64 = 8;
 
 /// One region.
 #[derive(Debug)]
@@ -381,9 +383,13 @@ impl Regions {
         if least_end <= first {
             return None;
         }
-        let step_pages = (self.growth_bytes / u64::from(self.layout.page_size)).max(1);
-        self.growth_bytes = (self.growth_bytes * 2).min(GROWTH_BYTES_MAX);
-        let wanted_end = (self.file_pages + step_pages).min(border).min(self.max_pages);
+        // What is kept free is no reason for a file that is long beside what it holds.
+        let share = self.file_pages / LONGER_SHARE;
+        let step_pages = self.growth_bytes / u64::from(self.layout.page_size);
+        if step_pages <= share {
+            self.growth_bytes = (self.growth_bytes * 2).min(GROWTH_BYTES_MAX);
+        }
+        let wanted_end = (self.file_pages + step_pages.min(share)).min(border).min(self.max_pages);
         Some(Growth { wanted_end: wanted_end.max(least_end), least_end })
     }
 

@@ -319,7 +319,9 @@ pub fn names_much(core: &Core) -> bool {
 /// The free pages with which a commit of so many bytes may go on, beside `owed`.
 fn wanted_beside(core: &Core, owed: u64, brings: Brings, bytes: usize) -> u64 {
     let own = data_pages(core, bytes);
-    let parts = core.reserve.parts(owed + own);
+    // What the flush takes besides is no data that merges read.
+    let rest = pages_of(core, core.reserve.sizes.flush_rest_bytes());
+    let parts = core.reserve.parts(owed.saturating_sub(rest) + own);
     let kept = match brings {
         Brings::Data => parts.all,
         Brings::Deletions => parts.for_merges,
