@@ -49,7 +49,7 @@ pub(crate) struct Walker {
     pub exhausted: bool,
     /// Whether runs are kept as they are, in place of batches, for [`Walker::pop`].
     by_runs: bool,
-    /// What comes before the batch, which is empty then or was fetched from it.
+    /// What comes first; beside it the batch is empty.
     run: Option<LeafRun>,
     /// Stands on the last entry of the batch as it was fetched, or in the run. It holds no
     /// memtable.
@@ -90,9 +90,9 @@ impl Walker {
     pub fn pop(&mut self) -> Option<Result<Entry>> {
         if let Some(run) = &mut self.run {
             let keys_only = self.scan.keys_only;
-            let entry = run.next_live().and_then(|live| {
-                live.map(|live| Entry::from_run(&live, keys_only)).transpose()
-            });
+            let entry = run
+                .next_live()
+                .and_then(|live| live.map(|live| Entry::from_run(&live, keys_only)).transpose());
             match entry.transpose() {
                 None => {}
                 Some(Err(error)) => {
@@ -123,14 +123,16 @@ impl Walker {
     /// As [`Walker::pop`].
     pub fn batches_from_now_on(&mut self) -> Result<()> {
         self.by_runs = false;
+        // Beside a run the batch is empty.
         let mut left = VecDeque::new();
         while self.run.is_some()
             && let Some(entry) = self.pop()
         {
             left.push_back(entry?);
         }
-        self.batch = left;
-        self.leave_run()
+        self.leave_run()?;
+        self.batch.extend(left);
+        Ok(())
     }
 
     /// Lets the run go; the cursor stands on the entry of it that was handed out last.
