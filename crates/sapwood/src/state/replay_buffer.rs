@@ -133,7 +133,10 @@ mod tests {
         Arc::new(Memtable::new(Arc::new(ChunkPool::new(0))))
     }
 
-    fn content(table: &Arc<Memtable>) -> Vec<(u32, Vec<u8>, u64, Option<Vec<u8>>)> {
+    /// Keyspace, key, number and value.
+    type Versions = Vec<(u32, Vec<u8>, u64, Option<Vec<u8>>)>;
+
+    fn content(table: &Arc<Memtable>) -> Versions {
         let mut cursor = table.cursor();
         cursor.first();
         let mut content = Vec::new();
