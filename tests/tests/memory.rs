@@ -6,6 +6,7 @@
 mod young_filters;
 
 use crash_lsm::setup::{BUDGET_BYTES_MIN, Setup};
+use sapwood::page::NodeKind;
 use sapwood::sync::Random;
 use sapwood::{Database, Durability, Isolation, Keyspace};
 
@@ -168,4 +169,36 @@ fn one_walk_over_everything_takes_little_of_the_cache_and_a_second_keeps_what_it
         assert_eq!(keyspace.range(number.to_be_bytes()..).unwrap().take(3).count(), 3);
     }
     assert!(cached_bytes() > 500_000, "{} bytes are cached", cached_bytes());
+}
+
+/// What leads to leaves stays, however many leaves are read between two uses of it.
+#[test]
+fn a_lookup_reads_its_leaf_alone_while_parents_take_less_than_half_of_the_cache() {
+    let (database, keyspace) = open();
+    let mut random = Random::from_seed(6);
+    for number in 0..40_000_u32 {
+        let mut value = vec![0; 200];
+        random.fill(&mut value);
+        keyspace.put(number.to_be_bytes(), value).unwrap();
+    }
+    database.compact().unwrap();
+    let pages = database.core().unwrap().pages.clone();
+    let read = || {
+        let of = |kind: NodeKind| pages.counters().nodes_read[kind.index()];
+        (of(NodeKind::Leaf), of(NodeKind::Parent) + of(NodeKind::FilterPiece))
+    };
+    // In the order of keys: all leaves lie between two uses of a lowest parent.
+    let look_at_all = || {
+        for number in (0..40_000_u32).step_by(4) {
+            assert!(keyspace.get(number.to_be_bytes()).unwrap().is_some());
+        }
+    };
+    look_at_all();
+    let before = read();
+    look_at_all();
+    let (leaves, others) = (read().0 - before.0, read().1 - before.1);
+    assert!(leaves > 5_000, "the leaves do not fit: {leaves}");
+    assert_eq!(others, 0);
+    let memory = database.stats().unwrap().memory;
+    assert!(memory.pinned_parents > 0 && memory.pinned_parents < memory.cache / 2, "{memory:?}");
 }
