@@ -192,8 +192,8 @@ impl PageManager {
     }
 
     /// The same for long walks: a node that is not in memory takes a place in the cache when it is
-    /// met for the second time only. One walk over everything leaves the cache to what is read again
-    /// and again, and uses the same memory for one node after the other.
+    /// met for the second time only. One walk over everything leaves the cache to what is read
+    /// again and again, and uses the same memory for one node after the other.
     pub fn read_node_in_passing(&self, reference: &NodeRef, kind: NodeKind) -> Result<Arc<Frame>> {
         if let Some((frame, _)) = self.find_in_memory(reference, kind)? {
             return Ok(frame);

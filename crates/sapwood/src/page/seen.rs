@@ -10,8 +10,8 @@ use super::node_ref::NodeRef;
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Arc, OnceLock};
 
-/// A mark for so many bytes of the budget. Leaves have about four times as much in memory: of as many
-/// as could be cached, four in five have a mark for themselves.
+/// A mark for so many bytes of the budget. Leaves have about four times as much in memory: of as
+/// many as could be cached, four in five have a mark for themselves.
 const BUDGET_BYTES_A_MARK: u64 = 8 << 10;
 const MARKS_MIN: u64 = 64;
 const MARKS_MAX: u64 = 1 << 16;
