@@ -56,7 +56,15 @@ impl Lab {
     }
 
     fn on(storage: Arc<dyn Storage>, seed: u64, list_bytes: Option<u64>) -> Lab {
-        let (mut builder, hand) = builder();
+        Lab::with(builder(), storage, seed, list_bytes)
+    }
+
+    fn with(
+        (mut builder, hand): (Builder, FakeClock),
+        storage: Arc<dyn Storage>,
+        seed: u64,
+        list_bytes: Option<u64>,
+    ) -> Lab {
         if let Some(bytes) = list_bytes {
             builder = builder.dead_list_bytes(bytes);
         }
@@ -239,8 +247,12 @@ fn held_snapshots_are_listed_by_age_with_their_threads_and_what_each_alone_keeps
 
 /// Lists that are long and still in memory, under a snapshot, on a disk that can fail.
 fn long_lists(seed: u64) -> (Lab, SimulatedStorage, Snapshot) {
+    long_lists_with(builder(), seed)
+}
+
+fn long_lists_with(builder: (Builder, FakeClock), seed: u64) -> (Lab, SimulatedStorage, Snapshot) {
     let storage = SimulatedStorage::new();
-    let mut lab = Lab::on(Arc::new(storage.clone()), seed, None);
+    let mut lab = Lab::with(builder, Arc::new(storage.clone()), seed, None);
     (0..5000).for_each(|number| lab.put(number, 100));
     lab.flush(Merging::All);
     let snapshot = lab.database.snapshot().unwrap();
@@ -301,7 +313,9 @@ fn every_write_and_read_of_a_list_may_fail_and_is_made_again() {
 
 #[test]
 fn a_list_that_cannot_be_written_hinders_no_other_step() {
-    let (mut lab, storage, snapshot) = long_lists(6);
+    // Commits are taken on the full device, which the reserve would refuse.
+    let (builder, hand) = builder();
+    let (mut lab, storage, snapshot) = long_lists_with((builder.reserve_bytes(0), hand), 6);
     storage.fail_at(FaultKind::Write, 1, true, std::io::ErrorKind::Other);
     assert!(lab.database.run_step().is_err(), "nothing else is due");
     storage.clear_faults();

@@ -6,6 +6,7 @@
 mod young_filters;
 
 use crash_lsm::setup::{BUDGET_BYTES_MIN, Setup};
+use sapwood::page::NodeKind;
 use sapwood::sync::Random;
 use sapwood::{Database, Durability, Isolation, Keyspace};
 
@@ -133,4 +134,71 @@ fn a_transaction_larger_than_a_memtable_is_committed_or_refused_with_its_limit()
             keyspace.put("small", "v").unwrap();
         }
     }
+}
+
+/// Walks once over everything must not drive out what is read again and again.
+#[test]
+fn one_walk_over_everything_takes_little_of_the_cache_and_a_second_keeps_what_it_meets() {
+    let builder = Database::builder().merge_threads(0).memory_budget(BUDGET_BYTES_MIN);
+    let database = builder.open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut random = Random::from_seed(5);
+    for number in 0..8_000_u32 {
+        let mut value = vec![0; 100];
+        random.fill(&mut value);
+        keyspace.put(number.to_be_bytes(), value).unwrap();
+    }
+    database.compact().unwrap();
+    let cached_bytes = || database.stats().unwrap().memory.cache;
+    let cache = |walk: &dyn Fn() -> usize| {
+        database.core().unwrap().pages.cache().clear();
+        let first = (walk(), cached_bytes());
+        (first, (walk(), cached_bytes()))
+    };
+    let forward = || keyspace.iter().unwrap().map(Result::unwrap).count();
+    let backward = || keyspace.iter().unwrap().rev().map(Result::unwrap).count();
+    let count = || usize::try_from(keyspace.count::<&[u8]>(..).unwrap()).unwrap();
+    for walk in [&forward as &dyn Fn() -> usize, &backward, &count] {
+        let ((first, little), (second, much)) = cache(walk);
+        assert_eq!((first, second), (8_000, 8_000));
+        assert!(little < 200_000 && much > 500_000, "{little} and {much} bytes are cached");
+    }
+    // Short walks keep what they read, as gets do.
+    database.core().unwrap().pages.cache().clear();
+    for number in (0..8_000_u32).step_by(50) {
+        assert_eq!(keyspace.range(number.to_be_bytes()..).unwrap().take(3).count(), 3);
+    }
+    assert!(cached_bytes() > 500_000, "{} bytes are cached", cached_bytes());
+}
+
+/// What leads to leaves stays, however many leaves are read between two uses of it.
+#[test]
+fn a_lookup_reads_its_leaf_alone_while_parents_take_less_than_half_of_the_cache() {
+    let (database, keyspace) = open();
+    let mut random = Random::from_seed(6);
+    for number in 0..40_000_u32 {
+        let mut value = vec![0; 200];
+        random.fill(&mut value);
+        keyspace.put(number.to_be_bytes(), value).unwrap();
+    }
+    database.compact().unwrap();
+    let pages = database.core().unwrap().pages.clone();
+    let read = || {
+        let of = |kind: NodeKind| pages.counters().nodes_read[kind.index()];
+        (of(NodeKind::Leaf), of(NodeKind::Parent) + of(NodeKind::FilterPiece))
+    };
+    // In the order of keys: all leaves lie between two uses of a lowest parent.
+    let look_at_all = || {
+        for number in (0..40_000_u32).step_by(4) {
+            assert!(keyspace.get(number.to_be_bytes()).unwrap().is_some());
+        }
+    };
+    look_at_all();
+    let before = read();
+    look_at_all();
+    let (leaves, others) = (read().0 - before.0, read().1 - before.1);
+    assert!(leaves > 5_000, "the leaves do not fit: {leaves}");
+    assert_eq!(others, 0);
+    let memory = database.stats().unwrap().memory;
+    assert!(memory.pinned_parents > 0 && memory.pinned_parents < memory.cache / 2, "{memory:?}");
 }

@@ -106,16 +106,13 @@ struct Walk<'a> {
 impl<'a> Walk<'a> {
     fn begin(scan: &Scan, range: &'a KeyRange) -> Result<Walk<'a>> {
         let limits = Limits { start: &range.start, end: range.end.as_deref() };
-        let mut walker = Walker::new(scan.clone());
+        let mut walker = Walker::new(scan.clone()).by_runs();
         walker.begin(From::At(&range.start), SCAN_ENTRIES, limits)?;
         Ok(Walk { walker, limits })
     }
 
     fn next(&mut self) -> Result<Option<Entry>> {
-        if self.walker.batch.is_empty() {
-            self.walker.go_on(self.limits)?;
-        }
-        Ok(self.walker.batch.pop_front())
+        self.walker.next(self.limits)
     }
 }
 

@@ -161,10 +161,10 @@ impl Copy<'_> {
         let (shared, hold) = (self.shared.clone(), self.hold.clone());
         let (own, reads, keys_only) = (Vec::new(), None, false);
         let scan = Scan { shared, keyspace: number, hold, own, reads, keys_only };
-        let mut walker = Walker::new(scan);
+        let mut walker = Walker::new(scan).by_runs();
         walker.begin(From::At(&[]), BATCH_ENTRIES, Limits::NONE)?;
         loop {
-            while let Some(Entry { key, value }) = walker.batch.pop_front() {
+            while let Some(Entry { key, value }) = walker.pop().transpose()? {
                 match value {
                     Ahead::Value(value) => builder.push(&key, &value)?,
                     Ahead::Overflow(reference) => {

@@ -64,7 +64,7 @@ impl fmt::Debug for Range {
 impl Open {
     /// The next entry of one end, when it was read ahead and the other end was never used.
     #[inline]
-    fn ahead(&mut self, direction: Direction) -> Option<Entry> {
+    fn ahead(&mut self, direction: Direction) -> Option<Result<Entry>> {
         let (end, other) = match direction {
             Direction::Forward => (&mut self.front, &self.back),
             Direction::Backward => (&mut self.back, &self.front),
@@ -72,24 +72,25 @@ impl Open {
         if self.scan.reads.is_some() || other.walker.is_some() || !self.scan.shared.is_open() {
             return None;
         }
-        end.walker.as_mut()?.batch.pop_front()
+        end.walker.as_mut()?.pop()
     }
 
     /// Brings `left` up to what the other end has handed out; false when that was the last entry.
     /// A serializable transaction's ends keep it themselves: it needs to know exactly how far they
     /// have come, even where nothing lies.
-    fn leave_out_other(&mut self, direction: Direction) -> bool {
+    fn leave_out_other(&mut self, direction: Direction) -> Result<bool> {
         let other = match direction {
-            Direction::Forward => &self.back,
-            Direction::Backward => &self.front,
+            Direction::Forward => &mut self.back,
+            Direction::Backward => &mut self.front,
         };
-        let Some(walker) = other.walker.as_ref().filter(|_| self.scan.reads.is_none()) else {
-            return true;
+        let Some(walker) = other.walker.as_mut().filter(|_| self.scan.reads.is_none()) else {
+            return Ok(true);
         };
+        walker.batches_from_now_on()?;
         // Nothing lies between the entry handed out last and the next one.
         let (key, is_left) = match walker.batch.front() {
             Some(next) => (next.key.as_slice(), true),
-            None if walker.exhausted => return false,
+            None if walker.exhausted => return Ok(false),
             None => (walker.last(), false),
         };
         let bound = match direction {
@@ -101,30 +102,30 @@ impl Open {
         if is_left == (direction == Direction::Forward) {
             bound.push(0);
         }
-        true
+        Ok(true)
     }
 
     fn next_front(&mut self, entries: usize) -> Result<Option<Entry>> {
         self.scan.shared.check_open()?;
-        if !self.leave_out_other(Direction::Forward) {
+        if !self.leave_out_other(Direction::Forward)? {
             return Ok(None);
         }
+        // The other end needs to know what lies ahead of this one, and reads are noted one by one.
+        let by_runs = self.back.walker.is_none() && self.scan.reads.is_none();
         let Open { scan, front: End { walker, walk }, left, .. } = self;
         let limits = Limits { start: &left.start, end: left.end.as_deref() };
         let walker = match walker {
             Some(walker) => walker,
             None => {
                 *walk = scan.begin_walk(&left.start);
-                let new = walker.insert(Walker::new(scan.clone()));
+                let new = Walker::new(scan.clone());
+                let new = walker.insert(if by_runs { new.by_runs() } else { new });
                 new.begin(From::At(&left.start), entries, limits)?;
                 new
             }
         };
-        if walker.batch.is_empty() {
-            walker.go_on(limits)?;
-        }
         // What lies behind the limit was fetched before the back end handed it out.
-        let entry = walker.batch.pop_front();
+        let entry = walker.next(limits)?;
         let entry = entry.filter(|entry| is_before_end(&entry.key, left.end.as_deref()));
         match (&entry, walk) {
             (Some(entry), Some(walk)) => walk.reach(&entry.key),
@@ -143,7 +144,7 @@ impl Open {
 
     fn next_back(&mut self, entries: usize) -> Result<Option<Entry>> {
         self.scan.shared.check_open()?;
-        if !self.leave_out_other(Direction::Backward) {
+        if !self.leave_out_other(Direction::Backward)? {
             return Ok(None);
         }
         let Open { scan, back: End { walker, walk }, left, .. } = self;
@@ -157,10 +158,7 @@ impl Open {
                 new
             }
         };
-        if walker.batch.is_empty() {
-            walker.go_on(limits)?;
-        }
-        let entry = walker.batch.pop_front();
+        let entry = walker.next(limits)?;
         let entry = entry.filter(|entry| entry.key.as_slice() >= left.start.as_slice());
         let reached = entry.as_ref().map_or(left.start.as_slice(), |entry| &entry.key);
         if walk.is_none() {
@@ -223,7 +221,8 @@ impl Range {
     fn entry(&mut self, direction: Direction, entries: usize) -> Option<Result<Entry>> {
         let open = self.open.as_mut()?;
         let entry = match (open.ahead(direction), direction) {
-            (Some(entry), _) => return Some(Ok(entry)),
+            (Some(Ok(entry)), _) => return Some(Ok(entry)),
+            (Some(error), _) => error.map(Some),
             (None, Direction::Forward) => open.next_front(entries),
             (None, Direction::Backward) => open.next_back(entries),
         };

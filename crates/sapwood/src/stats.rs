@@ -315,6 +315,9 @@ pub struct MemoryStats {
     pub memtables: u64,
     /// Cached nodes.
     pub cache: u64,
+    /// Of those the parents, and the filters beside them: they are pinned, as long as they take no
+    /// more than half of what the cache may have.
+    pub pinned_parents: u64,
     /// Filters that stay in memory.
     pub filters: u64,
     /// Buffers of merges.
@@ -457,6 +460,7 @@ impl Stats {
         self.memory = MemoryStats {
             memtables: (core.memtable_bytes() + core.pool.bytes()) as u64,
             cache: part(MemoryPart::Cache),
+            pinned_parents: core.pages.cache().pinned(),
             filters: part(MemoryPart::Filters),
             merge_buffers: part(MemoryPart::MergeBuffers),
             free_maps: part(MemoryPart::FreeMaps),
@@ -466,7 +470,7 @@ impl Stats {
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 42] {
+    fn rows(&self) -> [(&'static str, u64); 43] {
         let memory = &self.memory;
         // What the oldest one needs is all that is kept.
         let kept_bytes = self.transactions.iter().map(|transaction| transaction.kept_bytes);
@@ -491,6 +495,7 @@ impl Stats {
             ("memory budget, bytes", self.memory_budget_bytes),
             ("  memtables", memory.memtables),
             ("  cache", memory.cache),
+            ("    pinned parents", memory.pinned_parents),
             ("  filters", memory.filters),
             ("  merge buffers", memory.merge_buffers),
             ("  free maps", memory.free_maps),

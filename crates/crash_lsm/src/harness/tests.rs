@@ -22,7 +22,7 @@ fn a_seed_does_the_same_again() {
 #[test]
 fn of_the_cuts_a_third_come_after_a_kill_a_reopen_and_one_synced_commit() {
     let mut totals = Totals::default();
-    for seed in 0..25 {
+    for seed in 0..60 {
         match run(Plan::of_cuts(seed)) {
             Ok(run) => totals.add(&run),
             Err(failure) => panic!("{failure}"),

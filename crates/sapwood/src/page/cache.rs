@@ -4,9 +4,11 @@
 //! within the capacity. A frame that is larger than a shard's part of it is not kept.
 //! *Threads*: any. A hit costs one short lock of one shard and one clone of an `Arc`.
 //!
-//! Each shard is a queue that is walked as a clock: a frame enters unused, a hit marks it (up to
-//! `USES_MAX` times), and the hand gives a marked frame another round for each mark. A scan's
-//! frames are never marked and go first.
+//! Each shard has two queues that are walked as clocks: a frame enters unused, a hit marks it (up
+//! to `USES_MAX` times), and the hand gives a marked frame another round for each mark. A scan's
+//! frames are never marked and go first. Nodes that lead to others (parents, and the filters beside
+//! them) have a queue of their own and are pinned: none of them goes while they take at most
+//! `PINNED_PART` of the capacity, so that a lookup whose leaf is not here reads that leaf alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
@@ -17,12 +19,15 @@ use crate::types::PageNumber;
 
 use super::budget::{MemoryBudget, MemoryPart};
 use super::frame::Frame;
+use super::node_header::NodeKind;
 use super::node_ref::NodeRef;
 
 const SHARDS_MAX: u64 = 32;
 /// A shard for so much of the budget, so that the smallest caches hold large nodes too.
 const SHARD_BUDGET_BYTES: u64 = 1 << 20;
 const USES_MAX: u8 = 3;
+/// The part of the capacity, as a divisor, that pinned frames may take before they give way.
+const PINNED_PART: u64 = 2;
 /// What a cached frame takes beside itself: map entry, queue entry, shared counts.
 const ENTRY_BYTES: u64 = 96;
 
@@ -52,26 +57,51 @@ struct Entry {
     frame: Arc<Frame>,
     weight: u64,
     uses: u8,
-    /// Which of the queue's entries for this page is the living one.
+    /// Which of its queue's entries for this page is the living one.
     ticket: u64,
+    pinned: bool,
+}
+
+/// Frames in the order in which the hand comes to them.
+#[derive(Debug, Default)]
+struct Clock {
+    /// Pages and tickets; those whose entry is gone or has another ticket count for nothing.
+    queue: VecDeque<(u64, u64)>,
+    frame_count: usize,
+    used_bytes: u64,
 }
 
 #[derive(Debug, Default)]
 struct Shard {
     entries: HashMap<u64, Entry, BuildHasherDefault<PageHasher>>,
-    queue: VecDeque<(u64, u64)>,
-    used_bytes: u64,
+    pinned: Clock,
+    others: Clock,
     next_ticket: u64,
 }
 
+/// True for what leads to other nodes.
+fn is_pinned(kind: NodeKind) -> bool {
+    matches!(kind, NodeKind::Parent | NodeKind::FilterPiece)
+}
+
 impl Shard {
+    fn used_bytes(&self) -> u64 {
+        self.pinned.used_bytes + self.others.used_bytes
+    }
+
+    fn clock(&mut self, pinned: bool) -> &mut Clock {
+        if pinned { &mut self.pinned } else { &mut self.others }
+    }
+
     fn take(&mut self, page: u64) -> Option<Arc<Frame>> {
         let entry = self.entries.remove(&page)?;
-        self.used_bytes -= entry.weight;
+        let Shard { entries, pinned, others, .. } = self;
+        let clock = if entry.pinned { pinned } else { others };
+        clock.used_bytes -= entry.weight;
+        clock.frame_count -= 1;
         // Entries of the queue whose frame is gone are dropped when they would outnumber the rest.
-        if self.queue.len() > 2 * self.entries.len() + 64 {
-            let entries = &self.entries;
-            self.queue.retain(|(page, ticket)| {
+        if clock.queue.len() > 2 * clock.frame_count + 64 {
+            clock.queue.retain(|(page, ticket)| {
                 entries.get(page).is_some_and(|entry| entry.ticket == *ticket)
             });
         }
@@ -83,16 +113,22 @@ impl Shard {
         let replaced = self.take(page);
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        self.entries.insert(page, Entry { frame, weight, uses: 0, ticket });
-        self.queue.push_back((page, ticket));
-        self.used_bytes += weight;
+        let pinned = is_pinned(frame.header().kind);
+        self.entries.insert(page, Entry { frame, weight, uses: 0, ticket, pinned });
+        let clock = self.clock(pinned);
+        clock.queue.push_back((page, ticket));
+        clock.frame_count += 1;
+        clock.used_bytes += weight;
         replaced
     }
 
-    /// Takes frames out until `capacity` is met; they are dropped by the caller, outside the lock.
-    fn shrink(&mut self, capacity: u64, gone: &mut Vec<Arc<Frame>>) {
-        while self.used_bytes > capacity {
-            let Some((page, ticket)) = self.queue.pop_front() else {
+    /// Takes frames out until no more than `capacity` is used; they are dropped by the caller,
+    /// outside the lock. `whole` is what the shard may use when nothing is to come.
+    fn shrink(&mut self, capacity: u64, whole: u64, gone: &mut Vec<Arc<Frame>>) {
+        while self.used_bytes() > capacity {
+            let over = self.pinned.used_bytes > whole / PINNED_PART;
+            let from_pinned = over || self.others.frame_count == 0;
+            let Some((page, ticket)) = self.clock(from_pinned).queue.pop_front() else {
                 return;
             };
             let Some(entry) = self.entries.get_mut(&page) else {
@@ -103,7 +139,7 @@ impl Shard {
             }
             if entry.uses > 0 {
                 entry.uses -= 1;
-                self.queue.push_back((page, ticket));
+                self.clock(from_pinned).queue.push_back((page, ticket));
             } else {
                 gone.extend(self.take(page));
             }
@@ -162,11 +198,11 @@ impl Cache {
         let mut gone = Vec::new();
         let Some(shard) = self.shard(frame.page().0) else { return };
         let mut shard = shard.lock();
-        let before = shard.used_bytes;
+        let before = shard.used_bytes();
         // Room is made first, so that a new frame is not the first to go.
-        shard.shrink(capacity.saturating_sub(weight), &mut gone);
+        shard.shrink(capacity.saturating_sub(weight), capacity, &mut gone);
         gone.extend(shard.put(frame, weight));
-        let after = shard.used_bytes;
+        let after = shard.used_bytes();
         // Under the lock, so that no other thread takes off what was not yet added.
         self.account(before, after);
         drop(shard);
@@ -176,9 +212,9 @@ impl Cache {
     pub fn remove(&self, page: PageNumber) {
         let Some(shard) = self.shard(page.0) else { return };
         let mut shard = shard.lock();
-        let before = shard.used_bytes;
+        let before = shard.used_bytes();
         let gone = shard.take(page.0);
-        let after = shard.used_bytes;
+        let after = shard.used_bytes();
         self.account(before, after);
         drop(shard);
         drop(gone);
@@ -204,7 +240,12 @@ impl Cache {
 
     /// What the frames take, in bytes.
     pub fn used(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.lock().used_bytes).sum()
+        self.shards.iter().map(|shard| shard.lock().used_bytes()).sum()
+    }
+
+    /// What pinned frames take of that, in bytes.
+    pub fn pinned(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().pinned.used_bytes).sum()
     }
 
     /// How often a node was found.
@@ -221,9 +262,9 @@ impl Cache {
         for shard in self.shards.iter() {
             let mut gone = Vec::new();
             let mut shard = shard.lock();
-            let before = shard.used_bytes;
-            shard.shrink(shard_capacity, &mut gone);
-            let after = shard.used_bytes;
+            let before = shard.used_bytes();
+            shard.shrink(shard_capacity, shard_capacity, &mut gone);
+            let after = shard.used_bytes();
             self.account(before, after);
             drop(shard);
         }

@@ -26,6 +26,7 @@ use super::node_header::NodeKind;
 use super::node_image::{ContentLengths, NodeSpec, append_node, choose_stored, verify_node};
 use super::node_ref::NodeRef;
 use super::region_entry::RegionEntry;
+use super::seen::SeenNodes;
 use super::stamps::StampCounter;
 use super::state_node;
 use super::stream::{read_stream, write_stream};
@@ -72,6 +73,7 @@ pub struct PageManager {
     stamps: Arc<StampCounter>,
     allocator: Allocator,
     cache: Arc<Cache>,
+    seen: SeenNodes,
     unwritten: Unwritten,
     write_pass: OrderedMutex<()>,
     counters: Counters,
@@ -105,6 +107,7 @@ impl PageManager {
         };
         let allocator = Allocator::open(parts, state.file_pages, &state.regions)?;
         let cache = Arc::new(Cache::new(Arc::clone(&budget)));
+        let seen = SeenNodes::new(Arc::clone(&budget));
         let told = Arc::downgrade(&cache);
         budget.set_listener(Box::new(move |capacity| {
             if let Some(cache) = told.upgrade() {
@@ -119,6 +122,7 @@ impl PageManager {
             stamps,
             allocator,
             cache,
+            seen,
             unwritten,
             write_pass: OrderedMutex::new(WRITE_PASS_RANK, ()),
             counters: Counters::default(),
@@ -184,6 +188,21 @@ impl PageManager {
             None => Arc::new(self.read_from_file(reference, kind)?),
         };
         self.cache.insert(Arc::clone(&frame));
+        Ok(frame)
+    }
+
+    /// The same for long walks: a node that is not in memory takes a place in the cache when it is
+    /// met for the second time only. One walk over everything leaves the cache to what is read
+    /// again and again, and uses the same memory for one node after the other.
+    pub fn read_node_in_passing(&self, reference: &NodeRef, kind: NodeKind) -> Result<Arc<Frame>> {
+        if let Some((frame, _)) = self.find_in_memory(reference, kind)? {
+            return Ok(frame);
+        }
+        let frame = Arc::new(self.read_from_file(reference, kind)?);
+        // What lies in the file takes next to nothing, and is not checked again while it is kept.
+        if frame.is_in_place() || self.seen.meet(reference) {
+            self.cache.insert(Arc::clone(&frame));
+        }
         Ok(frame)
     }
 

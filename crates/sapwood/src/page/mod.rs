@@ -31,6 +31,7 @@ pub mod node_ref;
 pub mod node_writer;
 pub mod region_entry;
 mod regions;
+mod seen;
 pub mod stamps;
 pub mod state_node;
 pub mod stream;

@@ -11,8 +11,9 @@
 use std::cmp::Ordering;
 use std::ops::Range;
 
+use super::leaf_run::LeafRun;
 use super::sorted_block::EntryKind;
-use super::sorted_source::{Cover, Run, SortedSource};
+use super::sorted_source::{Cover, SortedSource};
 use crate::error::Result;
 use crate::page::Frame;
 use crate::sync::Arc;
@@ -239,7 +240,7 @@ impl<S: SortedSource> MergeCursor<S> {
 
     /// The entries from where the cursor stands, going forward, that lie before `end`, as far as
     /// one source alone decides over them and has them at hand. `None` says nothing of what comes.
-    pub fn run(&self, end: Option<&[u8]>) -> Option<Run<'_>> {
+    pub fn run(&self, end: Option<&[u8]>) -> Option<LeafRun> {
         let index = self.alone.filter(|index| {
             self.direction == Direction::Forward && self.current == Current::Source(*index)
         })?;

@@ -10,6 +10,7 @@ pub mod coverage;
 pub mod descriptor;
 pub mod filter;
 pub mod key_range;
+pub mod leaf_run;
 pub mod leaf_writer;
 pub mod merge_cursor;
 pub mod node;

@@ -17,6 +17,8 @@ use crate::types::KeyspaceNumber;
 pub enum Caching {
     /// What is read is kept.
     Keep,
+    /// What is read is kept when it is met again: for long walks.
+    InPassing,
     /// A hit is used, but what is read is not kept: for merges.
     Pass,
 }
@@ -70,6 +72,7 @@ fn read(
 ) -> Result<Arc<Frame>> {
     match how {
         Caching::Keep => pages.read_node(reference, kind),
+        Caching::InPassing => pages.read_node_in_passing(reference, kind),
         Caching::Pass => pages.read_node_uncached(reference, kind),
     }
 }

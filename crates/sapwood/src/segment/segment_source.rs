@@ -10,10 +10,11 @@ use std::ops::Range;
 
 use super::descriptor::{Segment, TreeRoot, composite_key};
 use super::key_range::{KeyRange, is_before_end};
+use super::leaf_run::LeafRun;
 use super::node::{Caching, TreeKind};
 use super::range_tombstone::RangeValue;
 use super::sorted_block::EntryKind;
-use super::sorted_source::{Cover, Run, SortedSource};
+use super::sorted_source::{Cover, SortedSource};
 use super::tree_cursor::TreeCursor;
 use crate::error::{Result, Structure};
 use crate::page::{Frame, PageManager};
@@ -274,7 +275,7 @@ impl SortedSource for SegmentSource {
         Ok(found?.map(|cover| Cover { range: self.bare_range(cover.range), ..cover }))
     }
 
-    fn run(&self, end: Option<&[u8]>) -> Option<Run<'_>> {
+    fn run(&self, end: Option<&[u8]>) -> Option<LeafRun> {
         let points = self.points.as_ref().filter(|_| self.in_keyspace())?;
         let (leaf, index) = points.leaf()?;
         let block = leaf.view();
@@ -293,8 +294,7 @@ impl SortedSource for SegmentSource {
                 end_before(&range.start);
             }
         }
-        let lead_bytes = self.lead_bytes();
-        Some(Run { leaf, block, indices, lead_bytes, at: u64::MAX, decided: None })
+        Some(LeafRun::new(leaf, indices, self.lead_bytes()))
     }
 
     fn stand_in_run(&mut self, index: usize) -> Result<()> {

@@ -6,8 +6,9 @@
 use std::ops::Range;
 
 use super::key_range::KeyRange;
+use super::leaf_run::LeafRun;
 use super::node::LeafNode;
-use super::sorted_block::{Entry, EntryKind, SortedBlock};
+use super::sorted_block::EntryKind;
 use crate::error::Result;
 use crate::page::Frame;
 use crate::sync::Arc;
@@ -44,68 +45,12 @@ pub trait SortedSource {
     fn cover(&mut self, key: &[u8], at: u64) -> Result<Option<Cover>>;
     /// The entries from where the source stands that lie before `end`, as far as they lie at hand
     /// in one leaf; `None` when the source has no leaves.
-    fn run(&self, _end: Option<&[u8]>) -> Option<Run<'_>> {
+    fn run(&self, _end: Option<&[u8]>) -> Option<LeafRun> {
         None
     }
     /// Stands on an entry of the run that was handed out last.
     fn stand_in_run(&mut self, _index: usize) -> Result<()> {
         Ok(())
-    }
-}
-
-/// Entries that follow each other in one leaf, in ascending order.
-#[derive(Debug)]
-pub struct Run<'a> {
-    pub(super) leaf: &'a LeafNode,
-    pub(super) block: SortedBlock<'a>,
-    pub(super) indices: Range<usize>,
-    /// Bytes that lead each key in the tree alone.
-    pub(super) lead_bytes: usize,
-    /// Versions above it do not exist for the reader.
-    pub(super) at: u64,
-    /// The version that decided over its key: those that follow of the same key are hidden.
-    pub(super) decided: Option<Entry<'a>>,
-}
-
-impl<'a> Run<'a> {
-    /// The same for a reader that sees no versions above `at`.
-    #[must_use]
-    pub fn at(mut self, at: u64) -> Run<'a> {
-        self.at = at;
-        self
-    }
-
-    /// The next live entry, and its index in the leaf.
-    ///
-    /// # Errors
-    /// When the leaf is damaged.
-    #[inline]
-    pub fn next_live(&mut self) -> Result<Option<(usize, Entry<'a>)>> {
-        for index in self.indices.by_ref() {
-            let entry = self.block.entry(index).map_err(|p| self.leaf.damage(p))?;
-            if self.block.is_numbered() {
-                let hidden = |newer: &Entry<'_>| SortedBlock::same_key(newer, &entry);
-                if entry.number > self.at || self.decided.as_ref().is_some_and(hidden) {
-                    continue;
-                }
-                self.decided = Some(entry);
-            }
-            if entry.kind != EntryKind::Delete {
-                return Ok(Some((index, entry)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The pieces of the bare key of one of its entries.
-    #[inline]
-    pub fn with_key_pieces<T>(&self, entry: &Entry<'_>, join: impl FnOnce([&[u8]; 3]) -> T) -> T {
-        self.block.with_key_pieces(entry, self.lead_bytes, join)
-    }
-
-    /// The frame that holds the entry's value, and where.
-    pub fn value_frame(&self, entry: &Entry<'_>) -> (&'a Arc<Frame>, Range<usize>) {
-        (self.leaf.frame(), range_in(self.leaf, entry.value))
     }
 }
 
@@ -193,7 +138,7 @@ macro_rules! sorted_source_of_variants {
                 match self { $($name::$variant(source) => source.cover(key, at),)+ }
             }
 
-            fn run(&self, end: Option<&[u8]>) -> Option<$crate::segment::sorted_source::Run<'_>> {
+            fn run(&self, end: Option<&[u8]>) -> Option<$crate::segment::leaf_run::LeafRun> {
                 match self { $($name::$variant(source) => source.run(end),)+ }
             }
 

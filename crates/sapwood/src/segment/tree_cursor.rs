@@ -18,6 +18,9 @@ use crate::page::{Frame, PageManager};
 use crate::sync::Arc;
 use crate::types::{Epoch, KeyspaceNumber};
 
+/// A walk is a long one from so many leaves on.
+const LEAVES_OF_A_LONG_WALK: u32 = 4;
+
 /// Walks all entries of one tree.
 #[derive(Debug)]
 pub struct TreeCursor {
@@ -31,6 +34,8 @@ pub struct TreeCursor {
     /// From the root down: each parent with the index of the child that is open.
     path: Vec<(ParentNode, usize)>,
     leaf: Option<LeafNode>,
+    /// Leaves opened one after the other since the last seek.
+    leaves_walked: u32,
     index: usize,
     entry: Option<Position>,
     key: Vec<u8>,
@@ -63,6 +68,7 @@ impl TreeCursor {
             masked: Arc::default(),
             path: Vec::new(),
             leaf: None,
+            leaves_walked: 0,
             index: 0,
             entry: None,
             key: Vec::new(),
@@ -131,6 +137,7 @@ impl TreeCursor {
     pub(super) fn invalidate(&mut self) {
         self.entry = None;
         self.leaf = None;
+        self.leaves_walked = 0;
         self.path.clear();
         self.key.clear();
     }
@@ -149,8 +156,11 @@ impl TreeCursor {
             self.path.push((parent, index));
             height -= 1;
         }
-        let leaf = read_leaf(&self.pages, &reference, self.keyspace, self.kind, self.caching)?;
-        self.leaf = Some(leaf);
+        let caching = match self.caching {
+            Caching::Keep if self.leaves_walked >= LEAVES_OF_A_LONG_WALK => Caching::InPassing,
+            caching => caching,
+        };
+        self.leaf = Some(read_leaf(&self.pages, &reference, self.keyspace, self.kind, caching)?);
         Ok(())
     }
 
@@ -184,6 +194,7 @@ impl TreeCursor {
                 }
             }
             *index += 1;
+            self.leaves_walked = self.leaves_walked.saturating_add(1);
             self.descend(|_| Ok(0))?;
             self.index = 0;
             return Ok(true);
@@ -208,6 +219,7 @@ impl TreeCursor {
             if let Some((_, index)) = self.path.last_mut() {
                 *index -= 1;
             }
+            self.leaves_walked = self.leaves_walked.saturating_add(1);
             self.descend(|parent| Ok(parent.view().len().saturating_sub(1)))?;
             self.index = self.leaf_len();
             return Ok(true);
@@ -229,6 +241,7 @@ impl TreeCursor {
         }
         self.path.clear();
         self.leaf = None;
+        self.leaves_walked = 0;
         self.descend(|parent| Ok(parent.view().child_for(key)))?;
         self.index = self.leaf.as_ref().map_or(0, |leaf| leaf.view().lower_bound(key).0);
         Ok(())
@@ -249,6 +262,7 @@ impl TreeCursor {
         }
         self.path.clear();
         self.leaf = None;
+        self.leaves_walked = 0;
         self.descend(|parent| {
             let index = parent.view().child_for(key);
             let order = parent.view().compare_separator(index, key);

@@ -9,7 +9,7 @@ use super::manifest::decode_settings;
 use super::view::MemtableSlot;
 use crate::error::{Result, Structure};
 use crate::log::operation::{LogOperation, Operations};
-use crate::memtable::Operation;
+use crate::memtable::{Memtable, Operation};
 use crate::page::Block;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::types::{KeyspaceNumber, SequenceNumber};
@@ -62,28 +62,27 @@ pub fn inspect(operations: Operations<'_>) -> Result<Applied> {
     Ok(applied)
 }
 
-/// Inserts operations into a memtable under one number, and notes their changes of the catalogue.
+/// Inserts operations into a memtable under one number: range tombstones at once, versions of keys
+/// through `insert`, which may have them wait.
 ///
 /// # Errors
 /// `Corruption` when they cannot be decoded; what [`inspect`] has seen can.
 pub fn insert(
-    slot: &MemtableSlot,
-    catalogue: &mut Catalogue,
+    table: &Memtable,
     number: SequenceNumber,
     operations: Operations<'_>,
-    changes: &[CatalogueChange],
+    insert: &mut impl FnMut(KeyspaceNumber, &[u8], Operation<'_>),
 ) -> Result<()> {
-    let table = &slot.table;
     for operation in operations {
         match operation? {
             LogOperation::Put { keyspace, key, value } => {
-                table.insert(keyspace, key, number, Operation::Put(value));
+                insert(keyspace, key, Operation::Put(value));
             }
             LogOperation::Delete { keyspace, key } => {
-                table.insert(keyspace, key, number, Operation::Delete);
+                insert(keyspace, key, Operation::Delete);
             }
             LogOperation::PutOverflow { keyspace, key, reference } => {
-                table.insert(keyspace, key, number, Operation::PutOverflow(reference));
+                insert(keyspace, key, Operation::PutOverflow(reference));
             }
             LogOperation::DeleteRange { keyspace, start, end } => {
                 table.insert_range_delete(keyspace, start, end, number);
@@ -94,11 +93,16 @@ pub fn insert(
             LogOperation::CreateKeyspace { .. } | LogOperation::RenameKeyspace { .. } => {}
         }
     }
-    if !changes.is_empty() {
-        for change in changes {
-            catalogue.apply(change);
-        }
-        slot.catalogue_changes.lock().extend_from_slice(changes);
-    }
     Ok(())
+}
+
+/// Makes the changes of the catalogue, and notes them with the memtable.
+pub fn note(slot: &MemtableSlot, catalogue: &mut Catalogue, changes: &[CatalogueChange]) {
+    if changes.is_empty() {
+        return;
+    }
+    for change in changes {
+        catalogue.apply(change);
+    }
+    slot.catalogue_changes.lock().extend_from_slice(changes);
 }

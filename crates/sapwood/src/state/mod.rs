@@ -22,6 +22,8 @@ pub mod open_transactions;
 pub mod pending_blocks;
 pub mod publish;
 pub mod recovery;
+mod replay;
+mod replay_buffer;
 pub mod reserve;
 pub mod snapshot;
 pub mod sources;

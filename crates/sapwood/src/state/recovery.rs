@@ -6,8 +6,6 @@
 
 use std::path::PathBuf;
 
-use super::apply;
-use super::by_reference;
 use super::catalogue::Catalogue;
 use super::core::{CommitNumbers, Core, CoreParts};
 use super::dead_list::{HeldStates, ListLimits};
@@ -15,12 +13,11 @@ use super::durable::{Durable, DurableInner, Limits, OpenedSlot, STAMP_LIMIT_AHEA
 use super::log_named::LogNamed;
 use super::manifest::{self, Manifest};
 use super::pending_blocks::PendingBlocks;
+use super::replay::Replayed;
 use super::state::{Cut, State};
-use super::view::{ByReference, MemtableSlot, View};
+use super::view::{MemtableSlot, View};
 use crate::error::{Corruption, Error, Result, Structure};
-use crate::log::operation::operations;
-use crate::log::reader::{ReplayEnd, ReplayStart, Visit, replay, replay_to_read};
-use crate::log::record::{Record, RecordKind};
+use crate::log::reader::{ReplayEnd, ReplayStart, replay, replay_to_read};
 use crate::log::ring::{Ring, RingList};
 use crate::log::stream::BlockStream;
 use crate::log::writer::{LogStart, LogWriter};
@@ -31,11 +28,10 @@ use crate::page::state_node::read_state;
 use crate::page::{
     Block, HeaderSlot, Layout, MemoryBudget, OpenedState, PageManager, PageOptions, StateLocation,
 };
-use crate::segment::overflow::verify_value;
 use crate::storage::Storage;
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sync::{Arc, Clock};
-use crate::types::{Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
+use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
 /// A durable state as it was read.
 #[derive(Debug)]
@@ -103,22 +99,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
         BlockStream::new(storage.clone(), read.layout.page_size, read.layout.usable_bytes() as u32);
     let pool = Arc::new(ChunkPool::new((options.memory_budget / 8) as usize));
     let cut = read.manifest.contents.cut;
-    let memory = ReplayMemory::new(&options);
-    // What is never flushed lies in one memtable best: each further one costs chunks of its own.
-    let bytes_max = if options.read_only { memory.bytes_max } else { options.memory_budget / 4 };
-    let mut replayed = Replayed {
-        pages: &pages,
-        pool: &pool,
-        bytes_max: bytes_max as usize,
-        memory,
-        catalogue: (*read.manifest.contents.catalogue).clone(),
-        slots: vec![MemtableSlot::new(Memtable::new(pool.clone()), cut)],
-        log_named: LogNamed::default(),
-        pending: Arc::new(PendingBlocks::new(&budget)),
-        last: cut,
-        durable: read.manifest.log.durable,
-        keyspace_most: KeyspaceNumber(0),
-    };
+    let mut replayed = Replayed::new(&pages, &pool, &options, &read.manifest);
     let list = ring_list(&read.manifest);
     let start = ReplayStart {
         generation: read.slot.generation,
@@ -133,6 +114,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
         true => replay_to_read(&stream, &start, &mut |record| replayed.visit(record))?,
         false => replay(&stream, &start, &mut |record| replayed.visit(record))?,
     };
+    replayed.insert_buffered();
     replayed.check_memory(&*storage)?;
     let Replayed { catalogue, slots, log_named, pending, last, keyspace_most, .. } = replayed;
     tracing::info!(
@@ -203,161 +185,6 @@ fn own_blocks(slot: &HeaderSlot) -> Vec<Block> {
 
 fn ring_list(manifest: &Manifest) -> RingList {
     RingList { start: manifest.log.first_position, blocks: manifest.log.blocks.clone() }
-}
-
-/// The parts of the memory budget that replay may take when nothing can be flushed (O3).
-const REPLAY_BUDGET_PARTS: (u64, u64) = (3, 4);
-
-/// What replay has taken of the memory budget.
-struct ReplayMemory {
-    /// What memtables may take together; no limit where they can be flushed.
-    bytes_max: u64,
-    /// What those before the active one take.
-    sealed_bytes: u64,
-    /// More is needed: replay goes on only to learn how much.
-    only_counts: bool,
-}
-
-impl ReplayMemory {
-    fn new(options: &Options) -> ReplayMemory {
-        let (some, all) = REPLAY_BUDGET_PARTS;
-        let bytes_max = match options.read_only {
-            true => options.memory_budget / all * some,
-            false => u64::MAX,
-        };
-        ReplayMemory { bytes_max, sealed_bytes: 0, only_counts: false }
-    }
-
-    /// The budget of which `bytes` are what replay may take, in whole MiB.
-    fn budget_for(bytes: u64) -> u64 {
-        let (some, all) = REPLAY_BUDGET_PARTS;
-        (bytes.div_ceil(some).saturating_mul(all)).next_multiple_of(1 << 20)
-    }
-}
-
-/// What replay has built so far.
-struct Replayed<'a> {
-    pages: &'a Arc<PageManager>,
-    pool: &'a Arc<ChunkPool>,
-    /// A memtable is sealed when it has grown to this.
-    bytes_max: usize,
-    memory: ReplayMemory,
-    catalogue: Catalogue,
-    /// Oldest first; the last one is active.
-    slots: Vec<Arc<MemtableSlot>>,
-    log_named: LogNamed,
-    pending: Arc<PendingBlocks>,
-    /// Behind the last commit.
-    last: Cut,
-    /// Up to where the log is known to be on disk.
-    durable: LogPosition,
-    keyspace_most: KeyspaceNumber,
-}
-
-impl Replayed<'_> {
-    fn visit(&mut self, record: &Record<'_>) -> Result<Visit> {
-        self.durable = self.durable.max(record.durable);
-        match record.kind {
-            RecordKind::Commit => self.commit(record),
-            RecordKind::CommitByReference => self.commit_by_reference(record),
-            RecordKind::StateDurable | RecordKind::Padding | RecordKind::Opened => {
-                Ok(Visit::Continue)
-            }
-        }
-    }
-
-    fn commit(&mut self, record: &Record<'_>) -> Result<Visit> {
-        let applied = apply::inspect(operations(record.payload)?)?;
-        let named = applied.named_blocks();
-        // What was on disk before its record need not be read; the rest may have been lost with the
-        // power.
-        if !record.blocks_on_disk && record.end > self.durable {
-            for (keyspace, reference) in &applied.named {
-                // What cannot be read at all may be whole: only damage ends the log.
-                match verify_value(self.pages, *keyspace, reference) {
-                    Err(Error::Corruption(_)) => return Ok(Visit::EndsLog),
-                    checked => checked?,
-                }
-            }
-        }
-        for block in &named {
-            self.pages.allocator().claim(*block)?;
-        }
-        self.log_named.add(record.end, &named);
-        if !record.blocks_on_disk {
-            self.log_named.add_uncertain(record.end, &named);
-        }
-        for change in &applied.changes {
-            if let super::catalogue::CatalogueChange::Create(number, ..) = change {
-                self.keyspace_most = self.keyspace_most.max(*number);
-            }
-        }
-        let slot = match self.slots.last() {
-            Some(slot) if slot.table.bytes() < self.bytes_max => slot.clone(),
-            _ => self.seal(),
-        };
-        let operations = operations(record.payload)?;
-        apply::insert(&slot, &mut self.catalogue, record.sequence, operations, &applied.changes)?;
-        self.last = Cut { sequence: record.sequence, position: record.end, chain: record.crc };
-        if self.memory.sealed_bytes + slot.table.bytes() as u64 > self.memory.bytes_max {
-            self.memory.only_counts = true;
-        }
-        Ok(Visit::Continue)
-    }
-
-    /// # Errors
-    /// When what was replayed takes more memory than it may.
-    fn check_memory(&self, storage: &dyn Storage) -> Result<()> {
-        if !self.memory.only_counts {
-            return Ok(());
-        }
-        let active = self.slots.last().map_or(0, |slot| slot.table.bytes() as u64);
-        let bytes = self.memory.sealed_bytes + active;
-        let detail = format!(
-            "the log of {} takes {bytes} bytes of memory when it is replayed, and a read-only open \
-             keeps all of them there; set it to {} at least, or open the file once for writing",
-            storage.name(),
-            ReplayMemory::budget_for(bytes)
-        );
-        Err(Error::InvalidOption { option: "memory_budget", detail })
-    }
-
-    /// Adopts what a transaction wrote beforehand, in its place between the memtables (P9).
-    fn commit_by_reference(&mut self, record: &Record<'_>) -> Result<Visit> {
-        let file_pages = self.pages.allocator().file_pages();
-        let segments = by_reference::decode(record, file_pages)?;
-        let blocks = self.pending.add(by_reference::claim(self.pages, &segments)?, Vec::new());
-        match self.slots.last() {
-            Some(last) if last.is_empty() => drop(self.slots.pop()),
-            Some(last) => {
-                // Never set before, as in `seal`.
-                let _ = last.cut.set(self.last);
-                self.memory.sealed_bytes += last.table.bytes() as u64;
-            }
-            None => {}
-        }
-        self.last = Cut { sequence: record.sequence, position: record.end, chain: record.crc };
-        let segments = segments.into_iter().map(Arc::new).collect();
-        let commit = ByReference { number: record.sequence, segments, blocks };
-        let table = || Memtable::new(self.pool.clone());
-        self.slots.push(MemtableSlot::of_commit(table(), commit, self.last));
-        self.slots.push(MemtableSlot::new(table(), self.last));
-        Ok(Visit::Continue)
-    }
-
-    fn seal(&mut self) -> Arc<MemtableSlot> {
-        if let Some(full) = self.slots.last() {
-            // Never set before: only here, once for each.
-            let _ = full.cut.set(self.last);
-            self.memory.sealed_bytes += full.table.bytes() as u64;
-        }
-        if self.memory.only_counts {
-            self.slots.clear();
-        }
-        let slot = MemtableSlot::new(Memtable::new(self.pool.clone()), self.last);
-        self.slots.push(slot.clone());
-        slot
-    }
 }
 
 /// Everything that an open has gathered.

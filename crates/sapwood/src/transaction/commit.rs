@@ -490,15 +490,16 @@ fn insert(core: &Core, prepared: &mut Prepared, number: SequenceNumber) -> Resul
     let view = core.view();
     let operations = prepared.encoder.operations();
     let changes = &prepared.changes;
-    let mut catalogue = match changes.is_empty() {
-        true => Catalogue::default(),
-        false => (**core.catalogue.load()).clone(),
-    };
-    let inserted = apply::insert(&view.active, &mut catalogue, number, operations, changes);
+    let table = &view.active.table;
+    let inserted = apply::insert(table, number, operations, &mut |keyspace, key, operation| {
+        table.insert(keyspace, key, number, operation);
+    });
     // What was just encoded can be decoded; if not, memory is damaged and nothing more may be
     // written.
     inserted.map_err(|error| core.stop(&error))?;
     if !changes.is_empty() {
+        let mut catalogue = (**core.catalogue.load()).clone();
+        apply::note(&view.active, &mut catalogue, changes);
         let catalogue = Arc::new(catalogue);
         core.catalogue.store(catalogue.clone());
         prepared.made = Some(catalogue);

@@ -1,0 +1,231 @@
+//! What the records of the log behind the cut make: memtables, blocks that the log names, the
+//! catalogue.
+//!
+//! *Assumes*: records come in order, each checked against its checksum. *Guarantees*: nothing is
+//! written. *Threads*: one, before anything else runs.
+
+use super::apply;
+use super::by_reference;
+use super::catalogue::{Catalogue, CatalogueChange};
+use super::log_named::LogNamed;
+use super::manifest::Manifest;
+use super::pending_blocks::PendingBlocks;
+use super::replay_buffer::ReplayBuffer;
+use super::state::Cut;
+use super::view::{ByReference, MemtableSlot};
+use crate::error::{Error, Result};
+use crate::log::operation::operations;
+use crate::log::reader::Visit;
+use crate::log::record::{Record, RecordKind};
+use crate::memtable::{ChunkPool, Memtable, Operation};
+use crate::options::Options;
+use crate::page::PageManager;
+use crate::segment::overflow::verify_value;
+use crate::storage::Storage;
+use crate::sync::Arc;
+use crate::types::{KeyspaceNumber, LogPosition};
+
+/// The parts of the memory budget that replay may take when nothing can be flushed (O3).
+const REPLAY_BUDGET_PARTS: (u64, u64) = (3, 4);
+
+/// What replay has taken of the memory budget.
+struct ReplayMemory {
+    /// What memtables may take together; no limit where they can be flushed.
+    bytes_max: u64,
+    /// What those before the active one take.
+    sealed_bytes: u64,
+    /// More is needed: replay goes on only to learn how much.
+    only_counts: bool,
+}
+
+impl ReplayMemory {
+    fn new(options: &Options) -> ReplayMemory {
+        let (some, all) = REPLAY_BUDGET_PARTS;
+        let bytes_max = match options.read_only {
+            true => options.memory_budget / all * some,
+            false => u64::MAX,
+        };
+        ReplayMemory { bytes_max, sealed_bytes: 0, only_counts: false }
+    }
+
+    /// The budget of which `bytes` are what replay may take, in whole MiB.
+    fn budget_for(bytes: u64) -> u64 {
+        let (some, all) = REPLAY_BUDGET_PARTS;
+        (bytes.div_ceil(some).saturating_mul(all)).next_multiple_of(1 << 20)
+    }
+}
+
+/// What replay has built so far.
+pub(super) struct Replayed<'a> {
+    pages: &'a Arc<PageManager>,
+    pool: &'a Arc<ChunkPool>,
+    /// A memtable is sealed when it has grown to this.
+    bytes_max: usize,
+    memory: ReplayMemory,
+    /// What the newest memtable lacks still.
+    buffer: ReplayBuffer,
+    pub catalogue: Catalogue,
+    /// Oldest first; the last one is active.
+    pub slots: Vec<Arc<MemtableSlot>>,
+    pub log_named: LogNamed,
+    pub pending: Arc<PendingBlocks>,
+    /// Behind the last commit.
+    pub last: Cut,
+    /// Up to where the log is known to be on disk.
+    durable: LogPosition,
+    /// The highest number that a keyspace was given.
+    pub keyspace_most: KeyspaceNumber,
+}
+
+impl<'a> Replayed<'a> {
+    /// Nothing was replayed yet.
+    pub fn new(
+        pages: &'a Arc<PageManager>,
+        pool: &'a Arc<ChunkPool>,
+        options: &Options,
+        manifest: &Manifest,
+    ) -> Replayed<'a> {
+        let memory = ReplayMemory::new(options);
+        // What is never flushed lies in one memtable best: each further one costs chunks.
+        let budget = options.memory_budget;
+        let bytes_max = if options.read_only { memory.bytes_max } else { budget / 4 };
+        let cut = manifest.contents.cut;
+        Replayed {
+            pages,
+            pool,
+            bytes_max: bytes_max as usize,
+            memory,
+            buffer: ReplayBuffer::new(budget),
+            catalogue: (*manifest.contents.catalogue).clone(),
+            slots: vec![MemtableSlot::new(Memtable::new(pool.clone()), cut)],
+            log_named: LogNamed::default(),
+            pending: Arc::new(PendingBlocks::new(pages.budget())),
+            last: cut,
+            durable: manifest.log.durable,
+            keyspace_most: KeyspaceNumber(0),
+        }
+    }
+
+    /// Takes up one record.
+    ///
+    /// # Errors
+    /// When it cannot be decoded, or what it names not be read.
+    pub fn visit(&mut self, record: &Record<'_>) -> Result<Visit> {
+        self.durable = self.durable.max(record.durable);
+        match record.kind {
+            RecordKind::Commit => self.commit(record),
+            RecordKind::CommitByReference => self.commit_by_reference(record),
+            RecordKind::StateDurable | RecordKind::Padding | RecordKind::Opened => {
+                Ok(Visit::Continue)
+            }
+        }
+    }
+
+    fn commit(&mut self, record: &Record<'_>) -> Result<Visit> {
+        let applied = apply::inspect(operations(record.payload)?)?;
+        let named = applied.named_blocks();
+        // What was on disk before its record need not be read; the rest may have been lost with the
+        // power.
+        if !record.blocks_on_disk && record.end > self.durable {
+            for (keyspace, reference) in &applied.named {
+                // What cannot be read at all may be whole: only damage ends the log.
+                match verify_value(self.pages, *keyspace, reference) {
+                    Err(Error::Corruption(_)) => return Ok(Visit::EndsLog),
+                    checked => checked?,
+                }
+            }
+        }
+        for block in &named {
+            self.pages.allocator().claim(*block)?;
+        }
+        self.log_named.add(record.end, &named);
+        if !record.blocks_on_disk {
+            self.log_named.add_uncertain(record.end, &named);
+        }
+        for change in &applied.changes {
+            if let CatalogueChange::Create(number, ..) = change {
+                self.keyspace_most = self.keyspace_most.max(*number);
+            }
+        }
+        let slot = match self.slots.last() {
+            Some(slot) if slot.table.bytes() + self.buffer.bytes() < self.bytes_max => slot.clone(),
+            _ => self.seal(),
+        };
+        let buffer = &mut self.buffer;
+        let mut insert = |keyspace: KeyspaceNumber, key: &[u8], operation: Operation<'_>| {
+            buffer.add(&slot.table, keyspace, key, record.sequence, operation);
+        };
+        let operations = operations(record.payload)?;
+        apply::insert(&slot.table, record.sequence, operations, &mut insert)?;
+        apply::note(&slot, &mut self.catalogue, &applied.changes);
+        self.last = Cut { sequence: record.sequence, position: record.end, chain: record.crc };
+        let bytes = slot.table.bytes() + self.buffer.bytes();
+        if self.memory.sealed_bytes + bytes as u64 > self.memory.bytes_max {
+            self.memory.only_counts = true;
+        }
+        Ok(Visit::Continue)
+    }
+
+    /// Brings the newest memtable up to the last record: before it is sealed, and at the end.
+    pub fn insert_buffered(&mut self) {
+        if let Some(slot) = self.slots.last() {
+            self.buffer.insert_all(&slot.table);
+        }
+    }
+
+    /// # Errors
+    /// When what was replayed takes more memory than it may.
+    pub fn check_memory(&self, storage: &dyn Storage) -> Result<()> {
+        if !self.memory.only_counts {
+            return Ok(());
+        }
+        let active = self.slots.last().map_or(0, |slot| slot.table.bytes() as u64);
+        let bytes = self.memory.sealed_bytes + active;
+        let detail = format!(
+            "the log of {} takes {bytes} bytes of memory when it is replayed, and a read-only open \
+             keeps all of them there; set it to {} at least, or open the file once for writing",
+            storage.name(),
+            ReplayMemory::budget_for(bytes)
+        );
+        Err(Error::InvalidOption { option: "memory_budget", detail })
+    }
+
+    /// Adopts what a transaction wrote beforehand, in its place between the memtables (P9).
+    fn commit_by_reference(&mut self, record: &Record<'_>) -> Result<Visit> {
+        let file_pages = self.pages.allocator().file_pages();
+        let segments = by_reference::decode(record, file_pages)?;
+        let blocks = self.pending.add(by_reference::claim(self.pages, &segments)?, Vec::new());
+        self.insert_buffered();
+        match self.slots.last() {
+            Some(last) if last.is_empty() => drop(self.slots.pop()),
+            Some(last) => {
+                // Never set before, as in `seal`.
+                let _ = last.cut.set(self.last);
+                self.memory.sealed_bytes += last.table.bytes() as u64;
+            }
+            None => {}
+        }
+        self.last = Cut { sequence: record.sequence, position: record.end, chain: record.crc };
+        let segments = segments.into_iter().map(Arc::new).collect();
+        let commit = ByReference { number: record.sequence, segments, blocks };
+        let table = || Memtable::new(self.pool.clone());
+        self.slots.push(MemtableSlot::of_commit(table(), commit, self.last));
+        self.slots.push(MemtableSlot::new(table(), self.last));
+        Ok(Visit::Continue)
+    }
+
+    fn seal(&mut self) -> Arc<MemtableSlot> {
+        self.insert_buffered();
+        if let Some(full) = self.slots.last() {
+            // Never set before: only here, once for each.
+            let _ = full.cut.set(self.last);
+            self.memory.sealed_bytes += full.table.bytes() as u64;
+        }
+        if self.memory.only_counts {
+            self.slots.clear();
+        }
+        let slot = MemtableSlot::new(Memtable::new(self.pool.clone()), self.last);
+        self.slots.push(slot.clone());
+        slot
+    }
+}
