@@ -233,7 +233,9 @@ fn a_file_that_is_cut_while_it_is_open_gives_errors_with_places_and_is_not_writt
                 assert_eq!(found, value(number));
             }
         }
-        assert!(database.verify(&mut ()).map_or(true, |report| report.problem_count > 0));
+        // The last page may be one that is kept free.
+        let is_seen = database.verify(&mut ()).map_or(true, |report| report.problem_count > 0);
+        assert!(is_seen || cut == length - 4096, "cut at {cut}");
         let error = commits(&database, &keyspace).unwrap_err();
         let words = ["somebody else cut the file while it was open", "restore the file"];
         assert_says(&error, &words);
@@ -272,7 +274,9 @@ fn in_a_forked_process_a_database_writes_nothing_and_its_close_waits_for_nobody(
     for threads in [0, 2] {
         let memory = MemoryStorage::new();
         let storage = Arc::new(CountingStorage::new(Arc::new(memory.clone())));
-        let database = builder().merge_threads(threads).open_on(storage.clone()).unwrap();
+        // The file need not grow for what stays in memory.
+        let builder_of = builder().merge_threads(threads).reserve_bytes(0);
+        let database = builder_of.open_on(storage.clone()).unwrap();
         let keyspace = database.keyspace("a").unwrap();
         keyspace.put("k", "v").unwrap();
         database.flush().unwrap();

@@ -225,7 +225,8 @@ impl Builder {
     /// [`max_file_bytes`](Builder::max_file_bytes), is full: deletions, merges and durable states
     /// go on in them, so that space can be freed. Unless set: about 0.9 MiB in an empty database,
     /// more by 13/8 of what its segments take, 2.4 MiB at most (with leaves of 8 KiB). When writes
-    /// pause, at most an eighth of the segments. At most half the limit. 0: none, and a full device can stop deletions, too.
+    /// pause, at most an eighth of the segments. At most half the limit. 0: none, and a full device
+    /// can stop deletions, too.
     ///
     /// # Examples
     /// ```
