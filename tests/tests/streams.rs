@@ -236,8 +236,11 @@ fn merges_move_streamed_values_by_reference() {
         database.flush().unwrap();
         run_all_steps(&database).unwrap();
     }
-    database.compact().unwrap();
     assert_eq!(database.stats().unwrap().written.overflow, written);
+    database.compact().unwrap();
+    // When the file is made smaller, what lies in its tail moves.
+    let moved = database.stats().unwrap().written.overflow - written;
+    assert!(moved <= written / 4, "{moved} of {written} bytes were moved");
     for n in 0..20 {
         assert!(read_whole(&keyspace, &format!("large {n:02}")) == value(300_000, n));
     }
