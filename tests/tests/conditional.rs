@@ -334,12 +334,15 @@ fn run(database: &Database, keyspace: &Keyspace, step: &Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
     fn a_snapshot_has_changed_since_another_exactly_where_contents_differ(
-        steps in prop::collection::vec(step(), 1..40), range in (0u8..24, 0u8..24)
+        mut steps in prop::collection::vec(step(), 1..40), range in (0u8..24, 0u8..24),
+        range_deletes in prop::bool::weighted(0.3)
     ) {
+        // With them everything is compared; without, what was written since.
+        steps.retain(|step| range_deletes || !matches!(step, Step::DeleteRange(..)));
         let setup = Setup { transaction_bytes: Some(1), ..Setup::tiny() };
         let database = setup.builder().open_in_memory().unwrap();
         let keyspace = database.keyspace("k").unwrap();
@@ -390,4 +393,45 @@ fn what_was_put_back_has_not_changed_and_other_keyspaces_do_not_count() {
     assert!(matches!(error, Error::ForeignKeyspace(_)), "{error:?}");
     let error = after.changed_since(&before, &keyspace, "b".."a").unwrap_err();
     assert!(matches!(error, Error::InvalidRange), "{error:?}");
+}
+
+/// Everything is put back as it was, so that the whole range must be looked at to know that.
+#[test]
+fn comparing_snapshots_reads_what_was_written_since_and_not_what_both_see() {
+    let (database, keyspace) = tiny_keyspace();
+    let key = |number: u32| number.to_be_bytes();
+    let pages = database.core().unwrap().pages.clone();
+    for number in 0..20_000 {
+        keyspace.put(key(number), value(0, number as u8)).unwrap();
+    }
+    database.compact().unwrap();
+    let nodes_read = |look: &dyn Fn()| {
+        pages.cache().clear();
+        let before = pages.counters().nodes_read.iter().sum::<u64>();
+        look();
+        pages.counters().nodes_read.iter().sum::<u64>() - before
+    };
+    let all = nodes_read(&|| assert_eq!(keyspace.iter().unwrap().count(), 20_000));
+    let before = database.snapshot().unwrap();
+    let write = |numbers: &[u32], seed: u8| {
+        for number in numbers {
+            keyspace.put(key(*number), value(0, *number as u8 + seed)).unwrap();
+        }
+        database.flush().unwrap();
+    };
+    let numbers = [17, 18, 5_000, 9_000, 19_999];
+    write(&numbers, 1);
+    let between = database.snapshot().unwrap();
+    write(&numbers, 0);
+    let in_young_segments = database.snapshot().unwrap();
+    run_all_steps(&database).unwrap();
+    let merged = database.snapshot().unwrap();
+    for after in [&in_young_segments, &merged] {
+        let read = nodes_read(&|| {
+            assert!(!after.changed_since(&before, &keyspace, key(0)..).unwrap());
+        });
+        assert!(read < all / 20, "{read} nodes, when a walk over everything reads {all}");
+    }
+    assert!(merged.changed_since(&between, &keyspace, key(0)..).unwrap());
+    assert!(!merged.changed_since(&between, &keyspace, key(19)..key(5_000)).unwrap());
 }

@@ -3,6 +3,8 @@
 //! *Guarantees*: contents count, not commits: what was written and put back has not changed.
 //! *Threads*: any.
 
+mod differing;
+
 use std::ops::RangeBounds;
 
 use crate::compare::{is_overflow, is_same_overflow};
@@ -15,6 +17,8 @@ use crate::snapshot::Snapshot;
 use crate::state::Core;
 use crate::types::SequenceNumber;
 
+use differing::Differing;
+
 impl Snapshot {
     /// True when a range has other content in this snapshot than in an earlier one.
     ///
@@ -22,9 +26,10 @@ impl Snapshot {
     /// writer can prepare something from a snapshot, at any length and without a transaction, and
     /// see then whether what it has read still holds.
     ///
-    /// It costs little when all that was committed since is in memory still, and nothing of it lies
-    /// in the range; else as much as reading the range in both snapshots, up to the first
-    /// difference. The order of the two snapshots does not matter.
+    /// It costs about what was written to the range since: nodes that both snapshots see are not
+    /// read. Where range tombstones were written, or more than a few thousand keys, it costs as
+    /// much as reading the range in both snapshots, up to the first difference. The order of the
+    /// two snapshots does not matter.
     ///
     /// # Errors
     /// [`Error::InvalidRange`](crate::Error::InvalidRange) when its start lies after its end,
@@ -63,7 +68,18 @@ impl Snapshot {
         if newer.shared.read(|core| Ok(is_untouched(core, newer, older, &range)))? {
             return Ok(false);
         }
-        differ(&ours, &theirs, &range)
+        let scans = (&ours, &theirs);
+        match ours.shared.read(|core| Differing::find(core, scans, older, &range))? {
+            None => differ(&ours, &theirs, &range),
+            Some(ranges) => {
+                for range in ranges.iter() {
+                    if differ(&ours, &theirs, range)? {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+        }
     }
 }
 

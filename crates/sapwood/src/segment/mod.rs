@@ -28,6 +28,7 @@ pub mod sorted_block;
 pub mod sorted_block_builder;
 pub mod sorted_source;
 pub mod tree_cursor;
+pub mod tree_diff;
 pub mod tree_edit;
 pub mod young_blocks;
 

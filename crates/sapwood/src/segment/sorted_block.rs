@@ -19,8 +19,10 @@ mod tests;
 /// The bytes of a key that lie in its head.
 pub(super) const HEAD_BYTES: usize = 4;
 
-/// Of at most so many heads those below a target are counted, instead of searched.
-const COUNTED_HEADS_MAX: usize = 8;
+/// Of at most so many heads, two cache lines, those below a target are counted.
+const COUNTED_HEADS_MAX: usize = 32;
+/// Of more, the first of each of so many parts are looked at.
+const LOOKS: usize = 16;
 
 const OUT_OF_RANGE: BlockProblem = BlockProblem("an entry's index is beyond the count");
 
@@ -252,18 +254,26 @@ impl<'a> SortedBlock<'a> {
     }
 
     /// The first index whose head is at or above `head`.
+    ///
+    /// A node that is not in the processor's cache costs one wait for a round of looks, which do
+    /// not depend on each other, where halving would wait for each.
     #[inline]
     fn first_head_at_or_above(&self, head: u32) -> usize {
+        let is_below = |at: &[u8; HEAD_BYTES]| u32::from(u32::from_le_bytes(*at) < head);
         let mut window = self.heads;
         let mut start = 0_usize;
         while window.len() > COUNTED_HEADS_MAX {
-            let (low, high) = window.split_at(window.len() / 2);
-            let below = high.first().is_some_and(|first| u32::from_le_bytes(*first) < head);
-            start = start.saturating_add(if below { low.len() } else { 0 });
-            window = if below { high } else { low };
+            let step = window.len() / LOOKS;
+            let parts = window.chunks_exact(step).take(LOOKS);
+            let below: u32 = parts.skip(1).filter_map(<[_]>::first).map(is_below).sum();
+            let before = (below as usize).saturating_mul(step);
+            start = start.saturating_add(before);
+            let rest = window.get(before..).unwrap_or_default();
+            // What does not divide evenly lies behind the last part.
+            let is_last = below as usize == LOOKS.saturating_sub(1);
+            window = if is_last { rest } else { rest.get(..step).unwrap_or(rest) };
         }
-        // Counting takes no branches that depend on the data, and several heads at a time.
-        let count: u32 = window.iter().map(|at| u32::from(u32::from_le_bytes(*at) < head)).sum();
+        let count: u32 = window.iter().map(is_below).sum();
         start.saturating_add(count as usize)
     }
 
