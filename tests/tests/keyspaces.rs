@@ -145,12 +145,15 @@ fn half_of_many_keyspaces_dropped_under_a_snapshot_give_their_space_back_when_it
         map.iter().for_each(|(key, value)| keyspace.put(key, value).unwrap());
     }
     let alone = used_bytes(&fresh);
-    // What the snapshot held lay before the log: there may be no room for that in front.
+    // What the snapshot held lay before the log: there may be no room for that in front, and
+    // between what is left no run for one of the log's blocks.
+    let log_block_bytes = 256 << 10;
     let length = |database: &Database| database.stats().unwrap().file_bytes;
     for (database, used) in [(&database, after), (&crashed, after_crash)] {
         assert!(used <= alone * 5 / 4, "{alone} bytes alone, {used} after the drops");
         let (long, short) = (length(database), length(&fresh));
-        assert!(long <= short * 4 / 3, "{short} bytes of file alone, {long} after the drops");
+        let limit = short * 4 / 3 + log_block_bytes;
+        assert!(long <= limit, "{short} bytes of file alone, {long} after the drops");
     }
     database.close().unwrap();
     check(&open(&storage), &contents);
