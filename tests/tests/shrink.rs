@@ -113,6 +113,27 @@ fn large_values_in_the_tail_move_too() {
 }
 
 #[test]
+fn a_value_much_longer_than_a_step_moves_where_there_is_room_for_all_of_it() {
+    let storage = Arc::new(MemoryStorage::new());
+    let database = builder(16 << 20).step_bytes(256 << 10).open_on(Arc::clone(&storage) as _);
+    let database = database.unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut model = Model::new();
+    load(&keyspace, &mut model, 80_000, 4);
+    let mut value = vec![0; 2 << 20];
+    Random::from_seed(5).fill(&mut value);
+    keyspace.put_stream("long", value.as_slice()).unwrap();
+    database.wait_until_idle().unwrap();
+    keyspace.delete_range::<&[u8]>(.."long".as_bytes()).unwrap();
+    keyspace.delete_range::<&[u8]>("longer".as_bytes()..).unwrap();
+    assert_small(&database, &*storage, "the long value alone is left");
+    let mut read = Vec::new();
+    let mut stream = keyspace.get_stream("long").unwrap().unwrap();
+    std::io::Read::read_to_end(&mut stream, &mut read).unwrap();
+    assert!(read == value, "it was moved, and is another now");
+}
+
+#[test]
 fn a_file_is_cut_at_the_close() {
     let storage = Arc::new(MemoryStorage::new());
     let database = builder(16 << 20).open_on(Arc::clone(&storage) as _).unwrap();

@@ -13,8 +13,9 @@ use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
 use crate::segment::merge_cursor::key_head;
 use crate::segment::node::{Caching, LeafNode, TreeKind, read_leaf};
-use crate::segment::overflow::{OverflowReader, blocks_of, write_value};
+use crate::segment::overflow::{OverflowReader, blocks_of};
 use crate::segment::overflow_reference::OverflowReference;
+use crate::segment::overflow_writer::OverflowWriter;
 use crate::segment::parent_writer::LeafEntry;
 use crate::segment::range_tombstone::Fragment;
 use crate::segment::segment_source::SegmentSource;
@@ -324,7 +325,8 @@ impl<'a> Step<'a> {
                 || values.any(|block| is_high(*block, ceiling)))
     }
 
-    /// A copy of a value that lies where the file is to be cut, unless it is long.
+    /// A copy of a value that lies where the file is to be cut. That of a value longer than a step
+    /// is given up when somebody writes meanwhile: then the file is to grow, and the step to end.
     fn copy_value(
         &mut self,
         value: &[u8],
@@ -336,13 +338,21 @@ impl<'a> Step<'a> {
         }
         let reference = decode(value)?;
         let is_in_tail = blocks_of(&reference).any(|b| is_high(b, self.plan.evacuate_from));
-        if !is_in_tail || reference.length > self.core.options.step_bytes {
+        if !is_in_tail {
             return Ok(None);
         }
+        let is_long = reference.length > self.core.options.step_bytes;
         let (pages, keyspace) = (&self.core.pages, self.plan.keyspace);
         let reader = OverflowReader::open(&**pages, keyspace, &reference)?;
-        let bytes = reader.read_all(self.core.options.step_bytes)?;
-        let copy = write_value(pages, keyspace, self.codec, &bytes)?;
+        let writer = OverflowWriter::new(pages, keyspace, self.codec);
+        let mut writer = writer.expect_pages(reference.pages());
+        for chunk_index in 0..reader.chunk_count() {
+            if is_long && !self.core.view().active.is_empty() {
+                return Ok(None);
+            }
+            writer.push(&reader.read_chunk(chunk_index)?)?;
+        }
+        let copy = writer.finish()?;
         self.copied.blocks.extend(blocks_of(&copy));
         drop_value(value, birth, &mut self.died)?;
         copy.encode(out);
