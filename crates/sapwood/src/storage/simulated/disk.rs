@@ -115,9 +115,20 @@ impl Disk {
         self.shield(offset..offset + bytes.len() as u64);
     }
 
-    /// What a failed synced write leaves: its bytes show, and nothing will write them.
+    /// What a failed synced write leaves: its bytes show, and nothing will write them, nor what was
+    /// written to their place before.
     pub(super) fn write_and_lose(&mut self, offset: u64, bytes: &[u8]) {
         self.current.write(offset, bytes);
+        let lost = offset..offset + bytes.len() as u64;
+        let mut kept = Vec::with_capacity(self.pending.len());
+        for change in std::mem::take(&mut self.pending) {
+            match change {
+                Change::Write { offset, bytes } => push_outside(&mut kept, offset, &bytes, &lost),
+                Change::Zero(range) => push_zeros_outside(&mut kept, &range, &lost),
+                change @ Change::SetLength(_) => kept.push(change),
+            }
+        }
+        self.pending = kept;
     }
 
     /// What a failed sync leaves: everything pending shows, and nothing will write it.
