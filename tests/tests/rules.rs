@@ -3,6 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "rules/durable.rs"]
+mod durable;
+#[path = "rules/every_cut.rs"]
+mod every_cut;
+
 use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;

@@ -103,6 +103,9 @@ pub enum CrashPlan {
     KeepAll,
     /// The oldest so many, whole.
     KeepPrefix(usize),
+    /// Those whose bits are set, whole and in order; the lowest bit is for the oldest, and the
+    /// highest one for all from the 64th on.
+    KeepSome(u64),
     /// Any of them, in any order, whole or torn.
     Random(u64),
 }

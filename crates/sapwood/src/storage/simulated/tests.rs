@@ -417,6 +417,18 @@ fn synced_write_that_drops_the_cache_loses_what_was_written_there_before() {
 }
 
 #[test]
+fn a_crash_keeps_those_that_it_is_told_to_keep() {
+    let storage = SimulatedStorage::from_image(vec![0; 80]);
+    for offset in 0..80 {
+        storage.write_at(offset, &[1]).unwrap();
+    }
+    let kept = storage.crash_copy(CrashPlan::KeepSome(1 << 63 | 5)).image();
+    let expected: Vec<u8> = (0..80).map(|n| u8::from(n == 0 || n == 2 || n >= 63)).collect();
+    assert_eq!(kept, expected);
+    assert_eq!(storage.crash_copy(CrashPlan::KeepSome(u64::MAX)).image(), storage.image());
+}
+
+#[test]
 fn a_crash_in_the_middle_of_a_synced_write_may_lose_or_tear_it() {
     let storage = SimulatedStorage::from_image(vec![1; 2048]);
     let copies = Arc::new(Mutex::new(Vec::new()));

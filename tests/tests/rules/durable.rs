@@ -1,0 +1,185 @@
+//! What must be on disk before what: each rule by every power cut of a short history that breaks
+//! without it.
+
+use crash_lsm::access;
+use sapwood::storage::{CrashPlan, OperationKind, SimulatedStorage};
+use sapwood::sync::Arc;
+use sapwood::sync::atomic::{AtomicU64, Ordering};
+use sapwood::{Database, Durability, Error, Isolation};
+
+use crate::every_cut::{Left, every_cut};
+use crate::{fill, new, numbered, put_with, still, try_still};
+
+/// What there is in the keyspace, when it is there at all; and the file is sound.
+fn keys(database: &Database, what: &str) -> Vec<String> {
+    assert_eq!(access::verify(database).unwrap(), None, "{what}");
+    let keyspace = database.existing_keyspace("a").unwrap();
+    let key = |pair: sapwood::Result<(sapwood::Key, sapwood::Value)>| {
+        String::from_utf8(pair.unwrap_or_else(|error| panic!("{what}: {error}")).0.to_vec())
+    };
+    keyspace.iter().unwrap().map(|pair| key(pair).unwrap()).collect()
+}
+
+/// Opens the file and puts one key, on disk.
+fn open_and_put(storage: &SimulatedStorage, done: &AtomicU64) {
+    let (database, _) = still(storage);
+    let keyspace = database.existing_keyspace("a").unwrap();
+    put_with(&keyspace, &database, "z", b"v", Durability::Sync);
+    done.store(1, Ordering::SeqCst);
+    drop((keyspace, database));
+}
+
+/// The keys are there, and "z" when its commit has returned.
+fn check_open_and_put(left: &Left, before: &[&str]) {
+    let (database, _) = try_still(&left.storage).unwrap_or_else(|e| panic!("{}: {e}", left.what));
+    let found = keys(&database, &left.what);
+    let with_z = found.last().is_some_and(|key| key == "z");
+    assert!(with_z || left.done == 0, "{}: a synced commit is gone: {found:?}", left.what);
+    assert_eq!(found[..found.len() - usize::from(with_z)], *before, "{}", left.what);
+}
+
+/// The slot is on disk, and a record says so. Tearing it would leave the state before, of which the
+/// log says that it is not the last.
+#[test]
+fn a_slot_that_is_on_disk_is_not_torn_by_the_first_write_after_an_open() {
+    let (storage, database, keyspace) = new();
+    for key in ["1", "2", "3"] {
+        put_with(&keyspace, &database, key, b"v", Durability::Sync);
+    }
+    database.flush().unwrap();
+    database.sync().unwrap();
+    let storage = storage.crash_with(CrashPlan::KeepNone);
+    drop((keyspace, database));
+    let done = Arc::default();
+    let act = || open_and_put(&storage, &done);
+    every_cut(&storage, 16, &done, act, |left| check_open_and_put(left, &["1", "2", "3"]));
+}
+
+/// The slot of a state was written and its sync failed: the next process reads it, and it lies
+/// nowhere but in the cache. When the log says that this state is durable, it must be.
+#[test]
+fn a_slot_that_lies_in_the_cache_only_is_on_disk_before_its_record() {
+    let (storage, database, keyspace) = new();
+    put_with(&keyspace, &database, "1", b"v", Durability::Sync);
+    database.flush().unwrap();
+    put_with(&keyspace, &database, "2", b"v", Durability::Sync);
+    let of = storage.clone();
+    storage.on_operation(Box::new(move |operation| {
+        if operation.kind == OperationKind::WriteSync && operation.offset < 8192 {
+            of.fail_sync_and_drop_cache();
+        }
+    }));
+    assert!(database.flush().is_err());
+    storage.clear_on_operation();
+    let storage = storage.kill();
+    drop((keyspace, database));
+    let done = Arc::default();
+    let act = || open_and_put(&storage, &done);
+    every_cut(&storage, 4, &done, act, |left| check_open_and_put(left, &["1", "2"]));
+}
+
+/// Commits lie in the cache, and the sync that was to bring them to the disk has failed. They are
+/// replayed after the death of the process; a synced commit behind them needs them.
+#[test]
+fn a_synced_commit_does_not_follow_records_that_the_cache_alone_holds() {
+    for direct in [true, false] {
+        let (storage, database, keyspace) = new();
+        put_with(&keyspace, &database, "1", b"v", Durability::Sync);
+        for key in ["2", "3", "4"] {
+            put_with(&keyspace, &database, key, b"v", Durability::Buffered);
+        }
+        storage.fail_sync_and_drop_cache();
+        let failed = if direct { database.sync() } else { database.flush() };
+        assert!(failed.is_err());
+        let storage = storage.kill();
+        drop((keyspace, database));
+        let done = Arc::default();
+        let act = || open_and_put(&storage, &done);
+        every_cut(&storage, 4, &done, act, |left| {
+            let (database, _) = try_still(&left.storage).unwrap();
+            let found = keys(&database, &left.what);
+            let all = ["1", "2", "3", "4", "z"];
+            assert_eq!(found, all[..found.len()], "{}", left.what);
+            let least = if left.done > 0 { 5 } else { 1 };
+            assert!(found.len() >= least, "{}: {found:?} of {least}", left.what);
+        });
+    }
+}
+
+/// Beside the power cut the newest state cannot be read. When the log names it, that is damage;
+/// else the state before is whole, with its log.
+#[test]
+fn nothing_of_the_state_before_is_used_again_before_the_log_names_the_new_one() {
+    let (storage, database, keyspace) = new();
+    for value in [1, 2] {
+        fill(&keyspace, 0..60, value);
+        database.flush().unwrap();
+    }
+    let done = Arc::new(AtomicU64::new(2));
+    let (mut opened, mut refused) = (0, 0);
+    let act = || {
+        // The merge leaves all that the state before has, and the next flush is written there.
+        let keyspace = database.existing_keyspace("a").unwrap();
+        database.compact().unwrap();
+        fill(&keyspace, 0..60, 3);
+        database.flush().unwrap();
+        done.store(3, Ordering::SeqCst);
+    };
+    every_cut(&storage, 0, &done, act, |left| {
+        for slot in 0..2 {
+            let damaged = left.storage.crash_copy(CrashPlan::KeepAll);
+            damaged.overwrite(slot * 4096, &[0xff; 4096]);
+            let what = format!("{}, without slot {slot}", left.what);
+            let database = match try_still(&damaged) {
+                Ok((database, _)) => database,
+                Err(Error::Corruption(_)) => {
+                    refused += 1;
+                    continue;
+                }
+                Err(error) => panic!("{what}: {error}"),
+            };
+            opened += 1;
+            assert_eq!(access::verify(&database).unwrap(), None, "{what}");
+            let keyspace = database.existing_keyspace("a").unwrap();
+            for n in 0..60 {
+                let found = u64::from(keyspace.get(numbered(n)).unwrap().unwrap()[0]);
+                assert!((left.done..=left.done + 1).contains(&found), "{what}: {n} is {found}");
+            }
+        }
+    });
+    assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused");
+}
+
+/// At the close the end of the file is free, whole regions with their maps. No slot that a power
+/// cut may leave names anything behind the cut.
+#[test]
+fn a_close_cuts_nothing_off_that_a_slot_on_disk_names() {
+    let (storage, database, keyspace) = new();
+    put_with(&keyspace, &database, "1", b"v", Durability::Sync);
+    database.flush().unwrap();
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    let mut random = sapwood::sync::Random::from_seed(5);
+    for n in 0..150 {
+        let value: Vec<u8> = (0..30_000).map(|_| random.below(256) as u8).collect();
+        transaction.put(&keyspace, format!("spilled {n}"), value).unwrap();
+    }
+    transaction.rollback();
+    put_with(&keyspace, &database, "2", b"v", Durability::Sync);
+    // So that the durable state knows the length that the file has.
+    database.flush().unwrap();
+    let before = storage.image().len();
+    drop(keyspace);
+    let done = Arc::default();
+    every_cut(
+        &storage,
+        4,
+        &done,
+        || database.close().unwrap(),
+        |left| {
+            let opened = try_still(&left.storage).unwrap_or_else(|e| panic!("{}: {e}", left.what));
+            assert_eq!(keys(&opened.0, &left.what), ["1", "2"], "{}", left.what);
+        },
+    );
+    let after = storage.image().len();
+    assert!(after + (2 << 20) < before, "{before} bytes, and {after} after the close");
+}
