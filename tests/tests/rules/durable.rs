@@ -1,11 +1,13 @@
 //! What must be on disk before what: each rule by every power cut of a short history that breaks
 //! without it.
 
+use std::time::Duration;
+
 use crash_lsm::access;
 use sapwood::storage::{CrashPlan, OperationKind, SimulatedStorage};
-use sapwood::sync::Arc;
 use sapwood::sync::atomic::{AtomicU64, Ordering};
-use sapwood::{Database, Durability, Error, Isolation};
+use sapwood::sync::{Arc, Random};
+use sapwood::{Database, Durability, Error, Isolation, PageNumber};
 
 use crate::every_cut::{Left, every_cut};
 use crate::{fill, new, numbered, put_with, still, try_still};
@@ -106,21 +108,49 @@ fn a_synced_commit_does_not_follow_records_that_the_cache_alone_holds() {
     }
 }
 
+/// Has what is free in front of a page in use, and the lowest free pages behind it used next.
+fn take_pages_below(database: &Database, page: PageNumber) {
+    let core = database.core().unwrap();
+    let pages = core.pages.allocator();
+    pages.set_ceiling(Some(PageNumber(1 << 20)));
+    loop {
+        let block = pages.allocate(1, 0).unwrap();
+        if block.first >= page {
+            core.pages.free(block);
+            break;
+        }
+    }
+}
+
 /// Beside the power cut the newest state cannot be read. When the log names it, that is damage;
 /// else the state before is whole, with its log.
 #[test]
 fn nothing_of_the_state_before_is_used_again_before_the_log_names_the_new_one() {
-    let (storage, database, keyspace) = new();
+    let storage = SimulatedStorage::new();
+    let (database, clock) = still(&storage);
+    let keyspace = database.keyspace("a").unwrap();
     for value in [1, 2] {
         fill(&keyspace, 0..60, value);
         database.flush().unwrap();
     }
+    clock.advance(Duration::from_secs(2));
+    let core = database.core().unwrap();
+    let first = {
+        let state = core.state();
+        let roots = state.young.iter().filter_map(|young| young.points.as_ref());
+        roots.map(|root| root.reference.page).min().unwrap()
+    };
+    take_pages_below(&database, first);
     let done = Arc::new(AtomicU64::new(2));
     let (mut opened, mut refused) = (0, 0);
     let act = || {
-        // The merge leaves all that the state before has, and the next flush is written there.
-        let keyspace = database.existing_keyspace("a").unwrap();
-        database.compact().unwrap();
+        // The merge leaves all that the state before has.
+        while !core.state().young.is_empty() {
+            assert!(database.run_step().unwrap());
+        }
+        database.flush().unwrap();
+        // The next flush is written there.
+        take_pages_below(&database, first);
         fill(&keyspace, 0..60, 3);
         database.flush().unwrap();
         done.store(3, Ordering::SeqCst);
@@ -150,6 +180,56 @@ fn nothing_of_the_state_before_is_used_again_before_the_log_names_the_new_one() 
     assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused");
 }
 
+/// Seals the memtable and flushes it, without a durable state.
+fn flush_alone(database: &Database) {
+    let core = database.core().unwrap();
+    let order = core.commit_order.lock();
+    core.seal();
+    drop(order);
+    while !core.view().sealed.is_empty() {
+        assert!(database.run_step().unwrap());
+    }
+}
+
+/// A large value is flushed, written over and merged away, all since the last durable state. The
+/// log behind that one's cut names it still, and what wrote over it may not be on disk.
+#[test]
+fn a_value_that_died_since_the_durable_state_is_kept_while_the_log_names_it() {
+    let storage = SimulatedStorage::new();
+    let (database, clock) = still(&storage);
+    let keyspace = database.keyspace("a").unwrap();
+    database.flush().unwrap();
+    let core = database.core().unwrap();
+    let mut large = vec![0; 100_000];
+    Random::from_seed(1).fill(&mut large);
+    put_with(&keyspace, &database, "k", &large, Durability::Sync);
+    let (cut, named) = (core.durable.cut(), core.log_named.blocks());
+    flush_alone(&database);
+    put_with(&keyspace, &database, "k", b"small", Durability::Buffered);
+    flush_alone(&database);
+    // Writes pause, but no sync is due yet.
+    clock.advance(Duration::from_millis(600));
+    while !core.state().young.is_empty() {
+        assert!(database.run_step().unwrap());
+    }
+    core.collect_released();
+    assert_eq!((core.durable.cut(), core.log_named.blocks()), (cut, named.clone()));
+    take_pages_below(&database, named[0].first);
+    let act = || {
+        let mut batch = database.batch();
+        (0..200).for_each(|n| batch.put(&keyspace, numbered(n), [1; 100]).unwrap());
+        batch.commit().unwrap();
+        flush_alone(&database);
+    };
+    every_cut(&storage, 2, &Arc::default(), act, |left| {
+        let (database, _) = still(&left.storage);
+        let keyspace = database.existing_keyspace("a").unwrap();
+        let found = keyspace.get("k").unwrap_or_else(|e| panic!("{}: {e}", left.what)).unwrap();
+        assert!(found == large[..] || found == "small", "{}: {} bytes", left.what, found.len());
+        keys(&database, &left.what);
+    });
+}
+
 /// At the close the end of the file is free, whole regions with their maps. No slot that a power
 /// cut may leave names anything behind the cut.
 #[test]
@@ -158,7 +238,7 @@ fn a_close_cuts_nothing_off_that_a_slot_on_disk_names() {
     put_with(&keyspace, &database, "1", b"v", Durability::Sync);
     database.flush().unwrap();
     let mut transaction = database.begin(Isolation::Snapshot).unwrap();
-    let mut random = sapwood::sync::Random::from_seed(5);
+    let mut random = Random::from_seed(5);
     for n in 0..150 {
         let value: Vec<u8> = (0..30_000).map(|_| random.below(256) as u8).collect();
         transaction.put(&keyspace, format!("spilled {n}"), value).unwrap();
