@@ -122,6 +122,46 @@ fn take_pages_below(database: &Database, page: PageNumber) {
     }
 }
 
+/// A merge leaves all that the durable state has, and the next flush is written where nothing is in
+/// use.
+#[test]
+fn what_the_durable_state_needs_is_not_used_again() {
+    let storage = SimulatedStorage::new();
+    let (database, clock) = still(&storage);
+    let keyspace = database.keyspace("a").unwrap();
+    for value in [1, 2] {
+        fill(&keyspace, 0..60, value);
+        database.flush().unwrap();
+    }
+    clock.advance(Duration::from_millis(600));
+    let first = first_young_root(&database);
+    take_pages_below(&database, first);
+    let act = || {
+        while !database.core().unwrap().state().young.is_empty() {
+            assert!(database.run_step().unwrap());
+        }
+        take_pages_below(&database, first);
+        let mut batch = database.batch();
+        (0..60).for_each(|n| batch.put(&keyspace, numbered(n), [3; 100]).unwrap());
+        batch.commit().unwrap();
+        flush_alone(&database);
+    };
+    every_cut(&storage, 2, &Arc::default(), act, |left| {
+        let (database, _) = still(&left.storage);
+        assert_eq!(keys(&database, &left.what).len(), 60, "{}", left.what);
+        let keyspace = database.existing_keyspace("a").unwrap();
+        let found = keyspace.get(numbered(0)).unwrap().unwrap()[0];
+        assert!((2..=3).contains(&found), "{}: {found}", left.what);
+    });
+}
+
+/// The lowest root of the young segments.
+fn first_young_root(database: &Database) -> PageNumber {
+    let state = database.core().unwrap().state();
+    let roots = state.young.iter().filter_map(|young| young.points.as_ref());
+    roots.map(|root| root.reference.page).min().unwrap()
+}
+
 /// Beside the power cut the newest state cannot be read. When the log names it, that is damage;
 /// else the state before is whole, with its log.
 #[test]
@@ -135,11 +175,7 @@ fn nothing_of_the_state_before_is_used_again_before_the_log_names_the_new_one() 
     }
     clock.advance(Duration::from_secs(2));
     let core = database.core().unwrap();
-    let first = {
-        let state = core.state();
-        let roots = state.young.iter().filter_map(|young| young.points.as_ref());
-        roots.map(|root| root.reference.page).min().unwrap()
-    };
+    let first = first_young_root(&database);
     take_pages_below(&database, first);
     let done = Arc::new(AtomicU64::new(2));
     let (mut opened, mut refused) = (0, 0);
