@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crash_lsm::access;
+use sapwood::page::Block;
 use sapwood::storage::{CrashPlan, OperationKind, SimulatedStorage};
 use sapwood::sync::atomic::{AtomicU64, Ordering};
 use sapwood::sync::{Arc, Random};
@@ -264,6 +265,47 @@ fn a_value_that_died_since_the_durable_state_is_kept_while_the_log_names_it() {
         assert!(found == large[..] || found == "small", "{}: {} bytes", left.what, found.len());
         keys(&database, &left.what);
     });
+}
+
+/// A lookup has found a large value in the memtable; before it reads it, the value is written over
+/// and dropped by a flush, and what is free holds something else.
+#[test]
+fn a_value_that_dies_in_a_flush_is_kept_for_who_reads_the_memtable() {
+    let large = {
+        let mut large = vec![0; 100_000];
+        Random::from_seed(1).fill(&mut large);
+        large
+    };
+    for nth in 1.. {
+        let (storage, database, keyspace) = new();
+        put_with(&keyspace, &database, "k", &large, Durability::Buffered);
+        let reads = Arc::new(AtomicU64::new(0));
+        let (of_hook, counted, other) = (database.clone(), Arc::clone(&reads), keyspace.clone());
+        let disk = storage.clone();
+        storage.on_operation(Box::new(move |operation| {
+            let is_read = operation.kind == OperationKind::Read;
+            if !is_read || counted.fetch_add(1, Ordering::SeqCst) + 1 != nth {
+                return;
+            }
+            put_with(&other, &of_hook, "k", b"small", Durability::Buffered);
+            flush_alone(&of_hook);
+            let core = of_hook.core().unwrap();
+            let pages = core.pages.allocator();
+            for page in (0..pages.file_pages()).map(PageNumber) {
+                if !pages.is_given(Block::new(page, 1)) {
+                    disk.overwrite(page.0 * 1024, &[0xaa; 1024]);
+                }
+            }
+        }));
+        let found = keyspace.get("k");
+        storage.clear_on_operation();
+        let found = found.unwrap_or_else(|error| panic!("read {nth}: {error}")).unwrap();
+        assert!(found == large[..] || found == "small", "read {nth}: {} bytes", found.len());
+        if reads.load(Ordering::SeqCst) < nth {
+            assert!(nth > 1, "nothing was read");
+            break;
+        }
+    }
 }
 
 /// At the close the end of the file is free, whole regions with their maps. No slot that a power
