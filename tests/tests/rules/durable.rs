@@ -7,7 +7,7 @@ use crash_lsm::access;
 use sapwood::page::Block;
 use sapwood::storage::{CrashPlan, OperationKind, SimulatedStorage};
 use sapwood::sync::atomic::{AtomicU64, Ordering};
-use sapwood::sync::{Arc, Random};
+use sapwood::sync::{Arc, Mutex, Random};
 use sapwood::{Database, Durability, Error, Isolation, PageNumber};
 
 use crate::every_cut::{Left, every_cut};
@@ -306,6 +306,63 @@ fn a_value_that_dies_in_a_flush_is_kept_for_who_reads_the_memtable() {
             break;
         }
     }
+}
+
+/// Power failed between the slot of a state and its record. The next open takes that state, and its
+/// first write uses what the one before has left; then the slot cannot be read.
+#[test]
+fn a_state_without_a_record_is_named_before_anything_is_used_again() {
+    let storage = SimulatedStorage::new();
+    let (database, clock) = still(&storage);
+    let keyspace = database.keyspace("a").unwrap();
+    // So many that a state lies in blocks of its own, which the first write after an open makes.
+    for n in 0..40 {
+        database.keyspace(&format!("{n} {}", "name ".repeat(20))).unwrap();
+    }
+    for value in [1, 2] {
+        fill(&keyspace, 0..60, value);
+        database.flush().unwrap();
+    }
+    clock.advance(Duration::from_millis(600));
+    let first = first_young_root(&database);
+    while !database.core().unwrap().state().young.is_empty() {
+        assert!(database.run_step().unwrap());
+    }
+    let (left, of) = (Arc::new(Mutex::new(None)), storage.clone());
+    let (into, is_slot_written) = (Arc::clone(&left), AtomicU64::new(0));
+    storage.on_operation(Box::new(move |operation| {
+        if operation.kind == OperationKind::WriteSync && operation.offset < 8192 {
+            is_slot_written.store(1, Ordering::SeqCst);
+        } else if is_slot_written.swap(0, Ordering::SeqCst) == 1 {
+            *into.lock() = Some(of.crash_copy(CrashPlan::KeepAll));
+        }
+    }));
+    database.flush().unwrap();
+    storage.clear_on_operation();
+    let storage = left.lock().take().unwrap();
+    let act = || {
+        let (database, _) = still(&storage);
+        take_pages_below(&database, first);
+        let keyspace = database.existing_keyspace("a").unwrap();
+        put_with(&keyspace, &database, "z", b"v", Durability::Sync);
+    };
+    let (mut opened, mut refused) = (0, 0);
+    every_cut(&storage, 0, &Arc::default(), act, |left| {
+        for slot in 0..2 {
+            let damaged = left.storage.crash_copy(CrashPlan::KeepAll);
+            damaged.overwrite(slot * 4096, &[0xff; 4096]);
+            let what = format!("{}, without slot {slot}", left.what);
+            match try_still(&damaged) {
+                Ok((database, _)) => {
+                    opened += 1;
+                    assert!((60..62).contains(&keys(&database, &what).len()), "{what}");
+                }
+                Err(Error::Corruption(_)) => refused += 1,
+                Err(error) => panic!("{what}: {error}"),
+            }
+        }
+    });
+    assert!(opened > 0 && refused > 0, "{opened} opened, {refused} refused");
 }
 
 /// At the close the end of the file is free, whole regions with their maps. No slot that a power
