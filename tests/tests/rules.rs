@@ -3,6 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "rules/durable.rs"]
+mod durable;
+#[path = "rules/every_cut.rs"]
+mod every_cut;
+
 use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
@@ -157,6 +162,30 @@ fn a_transaction_that_used_a_dropped_keyspace_is_a_conflict() {
                 assert_eq!(other.contains("x").unwrap(), !conflict);
             }
         }
+    }
+}
+
+/// A batch is collected before a keyspace goes: small values are encoded at once, large ones and
+/// range deletes wait for the commit.
+#[test]
+fn a_batch_that_wrote_to_a_dropped_keyspace_is_refused() {
+    let write: [fn(&mut sapwood::Batch, &Keyspace); 3] = [
+        |batch, keyspace| batch.put(keyspace, "k", "v").unwrap(),
+        |batch, keyspace| batch.put(keyspace, "k", vec![7; 100_000]).unwrap(),
+        |batch, keyspace| batch.delete_range(keyspace, "a".."z").unwrap(),
+    ];
+    for write in write {
+        let (_storage, database, keyspace) = new();
+        let other = database.keyspace("b").unwrap();
+        let mut batch = database.batch();
+        batch.put(&other, "x", "y").unwrap();
+        write(&mut batch, &keyspace);
+        database.drop_keyspace("a").unwrap();
+        let result = batch.commit();
+        assert!(matches!(result, Err(Error::KeyspaceDropped(_))), "{result:?}");
+        assert!(!other.contains("x").unwrap(), "a part of the batch is there");
+        database.compact().unwrap();
+        assert_eq!(access::verify(&database).unwrap(), None);
     }
 }
 

@@ -1,6 +1,7 @@
 //! The disk of one life: it ends the life at an operation, and takes copies at others.
 //!
-//! *Guarantees*: with each ending and each copy goes what was known just before that operation.
+//! *Guarantees*: with each ending and each copy goes what was known just before that operation. At
+//! a synced write they come before it, or while its bytes are on their way.
 
 use sapwood::storage::{CrashPlan, FaultKind, OperationKind, SimulatedStorage};
 use sapwood::sync::{Arc, Mutex, Random};
@@ -68,6 +69,8 @@ struct Shared {
     left: Option<Left>,
     /// Operations do not bring the end nearer.
     end_is_held: bool,
+    /// The synced write that has begun counts when its bytes are on their way.
+    counts_in_the_middle: bool,
 }
 
 impl Crashing {
@@ -87,6 +90,7 @@ impl Crashing {
             kill_percent,
             left: None,
             end_is_held: false,
+            counts_in_the_middle: false,
         };
         let has_faults = may_fail && random.one_in(2);
         let crashing = Crashing {
@@ -132,7 +136,19 @@ impl Crashing {
                 return;
             }
             let mut shared = shared.lock();
-            if shared.left.is_none() {
+            if shared.left.is_some() {
+                return;
+            }
+            let is_synced = operation.kind == OperationKind::WriteSync;
+            shared.counts_in_the_middle = is_synced && shared.random.one_in(2);
+            if !shared.counts_in_the_middle {
+                shared.count(&storage);
+            }
+        }));
+        let (shared, storage) = (Arc::clone(&self.shared), self.storage.clone());
+        self.storage.on_synced_write(Box::new(move |_| {
+            let mut shared = shared.lock();
+            if std::mem::take(&mut shared.counts_in_the_middle) && shared.left.is_none() {
                 shared.count(&storage);
             }
         }));

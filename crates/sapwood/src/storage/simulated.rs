@@ -103,6 +103,9 @@ pub enum CrashPlan {
     KeepAll,
     /// The oldest so many, whole.
     KeepPrefix(usize),
+    /// Those whose bits are set, whole and in order; the lowest bit is for the oldest, and the
+    /// highest one for all from the 64th on.
+    KeepSome(u64),
     /// Any of them, in any order, whole or torn.
     Random(u64),
 }
@@ -126,6 +129,8 @@ struct Shared {
     operation_count: u64,
     trace: Option<Vec<TraceEntry>>,
     callback: Option<Callback>,
+    /// Called in the middle of synced writes.
+    under_way: Option<Callback>,
 }
 
 impl SimulatedStorage {
@@ -151,6 +156,7 @@ impl SimulatedStorage {
             operation_count: 0,
             trace: None,
             callback: None,
+            under_way: None,
         };
         let in_place = Arc::new(InPlace::default());
         SimulatedStorage { shared: Arc::new(Mutex::new(shared)), in_place }
@@ -268,9 +274,16 @@ impl SimulatedStorage {
         self.shared.lock().callback = Some(Arc::from(callback));
     }
 
-    /// Ends that.
+    /// Has `callback` called in the middle of each synced write, on the thread that asks for it and
+    /// without a lock held: the bytes are on their way, and a crash may lose or tear them.
+    pub fn on_synced_write(&self, callback: Box<dyn Fn(&Operation) + Send + Sync>) {
+        self.shared.lock().under_way = Some(Arc::from(callback));
+    }
+
+    /// Ends both.
     pub fn clear_on_operation(&self) {
-        self.shared.lock().callback = None;
+        let mut shared = self.shared.lock();
+        (shared.callback, shared.under_way) = (None, None);
     }
 
     /// What is common to all operations: count, trace, callback, death, faults; then `act`, under
@@ -379,16 +392,26 @@ impl Storage for SimulatedStorage {
 
     fn write_sync_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let length = bytes.len() as u64;
-        self.operate(OperationKind::WriteSync, offset, length, |shared, verdict| {
+        let kind = OperationKind::WriteSync;
+        let under_way = self.operate(kind, offset, length, |shared, verdict| {
             self.in_place.assert_unused(offset, length);
             shared.begin_write(offset, bytes, &verdict)?;
             if let Verdict::DropCache = verdict {
                 shared.disk.write_and_lose(offset, bytes);
-                return verdict.into_result();
+                return verdict.into_result().map(|()| None);
             }
-            shared.disk.write_sync(offset, bytes);
-            Ok(())
-        })
+            shared.disk.write(offset, bytes);
+            let index = shared.operation_count.saturating_sub(1);
+            let operation = Operation { index, kind, offset, length };
+            Ok(shared.under_way.clone().map(|callback| (callback, operation)))
+        })?;
+        if let Some((callback, operation)) = under_way {
+            callback(&operation);
+        }
+        let mut shared = self.shared.lock();
+        shared.assert_there()?;
+        shared.disk.write_sync(offset, bytes);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {

@@ -76,20 +76,10 @@ pub fn commit(
         None => Ok(()),
     };
     let result = result.and_then(|()| {
-        let mut check = |core: &Core, _: &mut Prepared| {
-            let catalogue = core.catalogue.load();
-            for keyspace in writes.keyspaces() {
-                if catalogue.get(keyspace).is_none_or(|entry| entry.dropped) {
-                    return Err(match validation {
-                        Some(_) => Error::Conflict,
-                        None => Error::KeyspaceDropped(keyspace.to_string()),
-                    });
-                }
-            }
-            match validation {
-                Some(validation) => validate(core, writes, validation, seen.max(validation.began)),
-                None => Ok(()),
-            }
+        let mut check = |core: &Core, _: &mut Prepared| match validation {
+            // A drop is a range tombstone over the keyspace's number, so it is seen here too.
+            Some(validation) => validate(core, writes, validation, seen.max(validation.began)),
+            None => writes.keyspaces().try_for_each(|keyspace| check_keyspace(core, keyspace)),
         };
         place(core, &mut prepared, durability, &mut check)
     });
@@ -114,6 +104,18 @@ fn conclude(
             prepared.blocks.drain(..).for_each(|block| core.free(block));
             Err(error)
         }
+    }
+}
+
+/// Under the commit lock.
+///
+/// # Errors
+/// `KeyspaceDropped`.
+fn check_keyspace(core: &Core, keyspace: KeyspaceNumber) -> Result<()> {
+    let catalogue = core.catalogue.load();
+    match catalogue.get(keyspace).filter(|entry| !entry.dropped) {
+        Some(_) => Ok(()),
+        None => Err(Error::KeyspaceDropped(keyspace.to_string())),
     }
 }
 
@@ -186,13 +188,7 @@ fn commit_encoded(
     begin(core, bytes, brings(encoder.has_data()))?;
     let mut prepared = Prepared { encoder, ..Prepared::default() };
     let mut check = |core: &Core, _: &mut Prepared| {
-        let catalogue = core.catalogue.load();
-        let dropped =
-            |number: &&KeyspaceNumber| catalogue.get(**number).is_none_or(|entry| entry.dropped);
-        match keyspaces.iter().find(dropped) {
-            Some(number) => Err(Error::KeyspaceDropped(number.to_string())),
-            None => Ok(()),
-        }
+        keyspaces.iter().try_for_each(|keyspace| check_keyspace(core, *keyspace))
     };
     let placed = place(core, &mut prepared, durability, &mut check)?;
     core.counters.user_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -219,15 +215,7 @@ pub fn commit_value(
     let placed = sync_values(core, &mut prepared, durability)
         .and_then(|()| before_commit(core, key.len() + encoded.len(), Brings::Data))
         .and_then(|()| {
-            let mut check = |core: &Core, _: &mut Prepared| match core
-                .catalogue
-                .load()
-                .get(keyspace)
-                .filter(|entry| !entry.dropped)
-            {
-                Some(_) => Ok(()),
-                None => Err(Error::KeyspaceDropped(keyspace.to_string())),
-            };
+            let mut check = |core: &Core, _: &mut Prepared| check_keyspace(core, keyspace);
             place(core, &mut prepared, durability, &mut check)
         });
     // Either its record names the blocks now, or they go with the value.

@@ -15,6 +15,7 @@ use crate::merge::promote::{promote, promote_miscounted};
 use crate::merge::step::{self, run_step, wait_until_idle};
 use crate::merge::verify::{Activity, verify_with};
 use crate::options::{Durability, Options};
+use crate::page::Block;
 use crate::segment::key_range::KeyRange;
 use crate::segment::merge_cursor::MergeCursor;
 use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST};
@@ -25,7 +26,7 @@ use crate::state::{Core, SnapshotHold, create, recovery};
 use crate::storage::{CrashPlan, OperationKind, SimulatedStorage};
 use crate::sync::atomic::{AtomicU32, Ordering};
 use crate::sync::{Arc, Clock};
-use crate::types::{KeyspaceNumber, SequenceNumber};
+use crate::types::{KeyspaceNumber, PageNumber, SequenceNumber};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -236,6 +237,65 @@ fn two_promotions_side_by_side_keep_out_of_each_others_range() {
     engine.check();
     wait_until_idle(&engine.core).unwrap();
     engine.check();
+}
+
+/// A last level of many lowest parents, under a few keys for each.
+fn with_few_keys_above() -> Engine {
+    let mut engine = Engine::new();
+    for start in (0..12_000).step_by(2000) {
+        engine.put(start..start + 2000, &[1; 30]);
+    }
+    engine.flush();
+    wait_until_idle(&engine.core).unwrap();
+    for round in 0..6 {
+        engine.young((0..12_000).skip(round).step_by(100), &[round as u8 + 2; 450]);
+    }
+    engine
+}
+
+/// A step's cursors go on behind its range. What lies there was promoted by others meanwhile, and
+/// durable states have let go of it.
+#[test]
+fn a_step_reads_on_behind_its_range_where_others_have_promoted() {
+    let all_plans = |engine: &Engine| -> Vec<_> {
+        std::iter::from_fn(|| next_plan(&engine.core, Pressure::Quiet).unwrap()).collect()
+    };
+    // Where one step ends and another begins.
+    let mut borders = Vec::new();
+    for pair in all_plans(&with_few_keys_above()).windows(2) {
+        if pair[0].range.end.as_ref() == Some(&pair[1].range.start) {
+            let digits = String::from_utf8_lossy(&pair[1].range.start[4..]).into_owned();
+            borders.push(format!("{digits:0<6}").parse::<u32>().unwrap());
+        }
+    }
+    assert!(!borders.is_empty(), "no two steps touch");
+    let mut tried = 0;
+    loop {
+        let mut engine = with_few_keys_above();
+        // A leaf for each key: one ends at each border, and the next has one key.
+        let keys = borders.iter().flat_map(|border| border - 1..border + 2);
+        engine.young(keys, &[9; 800]);
+        let mut plans = all_plans(&engine);
+        if tried == plans.len() {
+            break;
+        }
+        let plan = plans.swap_remove(tried);
+        plans.into_iter().for_each(|plan| promote(&engine.core, plan).unwrap());
+        for _ in 0..2 {
+            step::flush(&engine.core).unwrap();
+        }
+        // Whatever is free holds something else by now.
+        let allocator = engine.core.pages.allocator();
+        for page in (0..allocator.file_pages()).map(PageNumber) {
+            if !allocator.is_given(Block::new(page, 1)) {
+                engine.storage.overwrite(page.0 * 1024, &[0xaa; 1024]);
+            }
+        }
+        engine.core.pages.cache().clear();
+        promote(&engine.core, plan).unwrap_or_else(|error| panic!("step {tried}: {error}"));
+        engine.check();
+        tried += 1;
+    }
 }
 
 /// All that lies beside a promotion is deleted and merged away before it installs.

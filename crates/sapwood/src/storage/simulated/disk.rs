@@ -115,9 +115,20 @@ impl Disk {
         self.shield(offset..offset + bytes.len() as u64);
     }
 
-    /// What a failed synced write leaves: its bytes show, and nothing will write them.
+    /// What a failed synced write leaves: its bytes show, and nothing will write them, nor what was
+    /// written to their place before.
     pub(super) fn write_and_lose(&mut self, offset: u64, bytes: &[u8]) {
         self.current.write(offset, bytes);
+        let lost = offset..offset + bytes.len() as u64;
+        let mut kept = Vec::with_capacity(self.pending.len());
+        for change in std::mem::take(&mut self.pending) {
+            match change {
+                Change::Write { offset, bytes } => push_outside(&mut kept, offset, &bytes, &lost),
+                Change::Zero(range) => push_zeros_outside(&mut kept, &range, &lost),
+                change @ Change::SetLength(_) => kept.push(change),
+            }
+        }
+        self.pending = kept;
     }
 
     /// What a failed sync leaves: everything pending shows, and nothing will write it.
@@ -162,17 +173,19 @@ impl Disk {
     /// The disk as the next start finds it.
     pub(super) fn after_crash(&self, plan: CrashPlan) -> Disk {
         let mut content = self.durable.clone();
-        let kept = match plan {
-            CrashPlan::KeepNone => 0,
-            CrashPlan::KeepAll => self.pending.len(),
-            CrashPlan::KeepPrefix(count) => count,
-            CrashPlan::Random(seed) => {
-                self.apply_some(&mut content, &mut Random::from_seed(seed));
-                0
+        if let CrashPlan::Random(seed) = plan {
+            self.apply_some(&mut content, &mut Random::from_seed(seed));
+        }
+        for (change, index) in self.pending.iter().zip(0_usize..) {
+            let is_kept = match plan {
+                CrashPlan::KeepNone | CrashPlan::Random(_) => false,
+                CrashPlan::KeepAll => true,
+                CrashPlan::KeepPrefix(count) => index < count,
+                CrashPlan::KeepSome(bits) => (bits >> index.min(63)) & 1 == 1,
+            };
+            if is_kept {
+                change.apply(&mut content);
             }
-        };
-        for change in self.pending.iter().take(kept) {
-            change.apply(&mut content);
         }
         Disk { current: content.clone(), durable: content, pending: Vec::new() }
     }

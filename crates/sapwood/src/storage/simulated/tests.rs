@@ -406,6 +406,51 @@ fn synced_write_that_drops_the_cache_loses_only_its_own_bytes() {
 }
 
 #[test]
+fn synced_write_that_drops_the_cache_loses_what_was_written_there_before() {
+    let storage = SimulatedStorage::from_image(b"......".to_vec());
+    storage.write_at(0, b"abcdef").unwrap();
+    storage.fail_sync_and_drop_cache();
+    assert!(storage.write_sync_at(2, b"cd").is_err());
+    storage.sync_data().unwrap();
+    assert_eq!(storage.image(), b"abcdef");
+    assert_eq!(storage.crash_with(CrashPlan::KeepAll).image(), b"ab..ef");
+}
+
+#[test]
+fn a_crash_keeps_those_that_it_is_told_to_keep() {
+    let storage = SimulatedStorage::from_image(vec![0; 80]);
+    for offset in 0..80 {
+        storage.write_at(offset, &[1]).unwrap();
+    }
+    let kept = storage.crash_copy(CrashPlan::KeepSome(1 << 63 | 5)).image();
+    let expected: Vec<u8> = (0..80).map(|n| u8::from(n == 0 || n == 2 || n >= 63)).collect();
+    assert_eq!(kept, expected);
+    assert_eq!(storage.crash_copy(CrashPlan::KeepSome(u64::MAX)).image(), storage.image());
+}
+
+#[test]
+fn a_crash_in_the_middle_of_a_synced_write_may_lose_or_tear_it() {
+    let storage = SimulatedStorage::from_image(vec![1; 2048]);
+    let copies = Arc::new(Mutex::new(Vec::new()));
+    let (into, of) = (Arc::clone(&copies), storage.clone());
+    storage.on_synced_write(Box::new(move |operation| {
+        assert_eq!((operation.index, operation.offset, operation.length), (0, 0, 2048));
+        let plans = (0..100).map(CrashPlan::Random).chain([CrashPlan::KeepNone]);
+        into.lock().extend(plans.map(|plan| of.crash_copy(plan).image()));
+    }));
+    storage.write_sync_at(0, &[2; 2048]).unwrap();
+    assert_eq!(storage.crash_copy(CrashPlan::KeepNone).image(), vec![2; 2048]);
+    storage.clear_on_operation();
+    storage.write_sync_at(0, &[3; 2048]).unwrap();
+    let copies = copies.lock();
+    let has = |value: u8| move |image: &&Vec<u8>| image.contains(&value);
+    assert_eq!(copies.last(), Some(&vec![1; 2048]));
+    assert!(copies.iter().filter(has(1)).any(|image| image.contains(&2)), "none is torn");
+    assert!(copies.iter().any(|image| *image == vec![2; 2048]), "none is whole");
+    assert!(copies.iter().any(|image| image.contains(&0)), "none has zeros");
+}
+
+#[test]
 fn full_disk_refuses_growth_and_nothing_else() {
     let storage = SimulatedStorage::from_image(vec![1; 10]);
     storage.set_capacity(12);
