@@ -61,18 +61,21 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<(
         tracing::info!(target: "sapwood::stall", micros, debt = owed, "a commit waited for a step");
         return waited;
     }
-    if owed.felt() > DEBT_FREE {
-        let share = (owed.felt() - DEBT_FREE) / (1.0 - DEBT_FREE);
-        let slow = SLOW_PER_KIB.mul_f64(share * bytes as f64 / 1024.0).min(SLOW_MAX);
-        if core.background.has_threads.load(Ordering::Acquire) {
-            let micros = slow.as_micros() as u64;
-            core.counters.slowed_microseconds.fetch_add(micros, Ordering::Relaxed);
-            let debt = owed.felt();
-            tracing::debug!(target: "sapwood::stall", micros, debt, "a commit is slowed");
-            core.clock.sleep(slow);
-        }
+    let slow = slowed_by(owed.felt(), bytes);
+    if !slow.is_zero() && core.background.has_threads.load(Ordering::Acquire) {
+        let micros = slow.as_micros() as u64;
+        core.counters.slowed_microseconds.fetch_add(micros, Ordering::Relaxed);
+        let debt = owed.felt();
+        tracing::debug!(target: "sapwood::stall", micros, debt, "a commit is slowed");
+        core.clock.sleep(slow);
     }
     Ok(())
+}
+
+/// How long a commit of `bytes` waits at a debt below the full one, at which it waits for steps.
+fn slowed_by(debt: f64, bytes: usize) -> Duration {
+    let share = ((debt - DEBT_FREE) / (1.0 - DEBT_FREE)).clamp(0.0, 1.0);
+    SLOW_PER_KIB.mul_f64(share * bytes as f64 / 1024.0).min(SLOW_MAX)
 }
 
 /// Makes room for a commit, if only by what is due anyway: flushes, merges, a durable state, a
@@ -279,4 +282,20 @@ pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Bri
         "a commit waited for room in the log"
     );
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_is_slowed_in_proportion_to_debt_and_to_what_it_brings() {
+        assert!([0.0, 0.3, DEBT_FREE].iter().all(|debt| slowed_by(*debt, 1 << 20).is_zero()));
+        let (little, much) = (slowed_by(0.6, 100 << 10), slowed_by(0.8, 100 << 10));
+        let micros = |slow: Duration| slow.as_micros() as i64;
+        assert!((micros(little) - 500).abs() <= 1, "a fifth of 25 us for each KiB: {little:?}");
+        assert!((micros(much) - 3 * micros(little)).abs() <= 3, "{much:?}");
+        assert!((micros(slowed_by(0.8, 10 << 10)) * 10 - micros(much)).abs() <= 10);
+        assert_eq!(slowed_by(0.99, 1 << 30), SLOW_MAX);
+    }
 }
