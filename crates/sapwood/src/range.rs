@@ -75,6 +75,17 @@ impl Open {
         end.walker.as_mut()?.pop()
     }
 
+    /// The next pair from the front, when it is at hand and a plain one.
+    #[inline]
+    fn pair_ahead(&mut self) -> Option<(Key, Value)> {
+        // A walker by runs is there only while nothing is noted, and goes on so only until the
+        // other end is used.
+        if !self.scan.shared.is_open() {
+            return None;
+        }
+        self.front.walker.as_mut()?.pop_pair()
+    }
+
     /// Brings `left` up to what the other end has handed out; false when that was the last entry.
     /// A serializable transaction's ends keep it themselves: it needs to know exactly how far they
     /// have come, even where nothing lies.
@@ -257,7 +268,11 @@ impl Range {
 impl Iterator for Range {
     type Item = Result<(Key, Value)>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        if let Some(pair) = self.open.as_mut().and_then(|open| open.pair_ahead()) {
+            return Some(Ok(pair));
+        }
         self.step(Direction::Forward, SCAN_ENTRIES)
     }
 }

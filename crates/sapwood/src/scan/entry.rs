@@ -11,7 +11,7 @@ use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::sorted_block::EntryKind;
 
 /// Longer values hold the frame that they lie in.
-const COPY_BYTES_MAX: usize = 1024;
+pub(super) const COPY_BYTES_MAX: usize = 1024;
 
 /// The value of an entry that was read ahead.
 #[derive(Clone, Debug)]

@@ -6,7 +6,9 @@
 
 use std::collections::VecDeque;
 
+use super::entry::COPY_BYTES_MAX;
 use super::{Entry, Merged, Scan};
+use crate::bytes::{Key, Value};
 use crate::error::Result;
 use crate::key_bounds::successor;
 use crate::segment::key_range::is_before_end;
@@ -80,6 +82,14 @@ impl Walker {
     pub fn by_runs(mut self) -> Walker {
         self.by_runs = true;
         self
+    }
+
+    /// Takes the next entry of a run if it is a plain pair: the shortest way, since its parts pass
+    /// through nothing else.
+    #[inline]
+    pub fn pop_pair(&mut self) -> Option<(Key, Value)> {
+        let live = self.run.as_mut()?.next_short(COPY_BYTES_MAX)?;
+        Some((live.with_key_pieces(Key::join), Value::from(live.entry.value)))
     }
 
     /// Takes the next of the entries that were fetched.

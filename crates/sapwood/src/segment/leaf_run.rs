@@ -84,6 +84,25 @@ impl LeafRun {
         Ok(None)
     }
 
+    /// The next entry, if it is a pair whose value lies in the leaf and has at most so many bytes,
+    /// and the leaf has one version of each key: what most walks meet. Otherwise nothing changes.
+    #[inline]
+    pub fn next_short(&mut self, value_bytes_max: usize) -> Option<LiveEntry<'_>> {
+        let LeafRun { leaf, indices, lead_bytes, last, .. } = self;
+        let index = indices.start;
+        let block = leaf.view();
+        if block.is_numbered() || index >= indices.end {
+            return None;
+        }
+        let entry = block.entry(index).ok()?;
+        if entry.kind != EntryKind::Put || entry.value.len() > value_bytes_max {
+            return None;
+        }
+        indices.start += 1;
+        *last = Some(index);
+        Some(LiveEntry { entry, leaf, block, lead_bytes: *lead_bytes })
+    }
+
     /// Where the entry that was handed out last lies in its leaf.
     pub fn last(&self) -> Option<usize> {
         self.last
