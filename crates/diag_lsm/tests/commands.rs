@@ -346,3 +346,23 @@ fn a_small_bench_measures_and_verifies() {
     assert_eq!(good(&["count", &file]), "20,000\n");
     assert_eq!(code(&run(&sorted)), 1, "it is there already");
 }
+
+/// As the system measures it: what the engine counts, what the allocator and the compressor take
+/// beside that, and the process itself.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_process_that_loads_and_reads_stays_within_a_fifth_above_its_budget() {
+    const MIB: u64 = 1 << 20;
+    // Code, stacks and what was measured: a bench of a thousand pairs takes about 8 MiB in all.
+    let process_bytes = 12 * MIB;
+    let given = Given::empty();
+    let file = given.name("bench.db");
+    let results = good_json(&[
+        "bench", &file, "--count", "600000", "--order", "random", "--batch", "1000", "--reads",
+        "100000", "--budget", "64",
+    ]);
+    let peak_bytes = results["peak_memory_bytes"].as_u64().unwrap();
+    let limit_bytes = 64 * MIB * 6 / 5 + process_bytes;
+    assert!(peak_bytes > 48 * MIB, "too little is written to say anything: {peak_bytes} bytes");
+    assert!(peak_bytes <= limit_bytes, "{peak_bytes} of {limit_bytes} bytes");
+}
