@@ -14,7 +14,7 @@ use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, OperationKind, SimulatedStorage};
 use sapwood::sync::atomic::{AtomicU64, Ordering};
 use sapwood::sync::{Arc, Clock, FakeClock, Mutex, Random};
-use sapwood::{Database, Durability, Error, Isolation, Keyspace};
+use sapwood::{Database, Durability, Error, Isolation, Keyspace, Transaction};
 
 /// A database whose clock stands still, so that nothing is due because writes pause.
 fn still(storage: &SimulatedStorage) -> (Database, FakeClock) {
@@ -284,24 +284,66 @@ fn a_sorted_load_is_written_once() {
 
 #[test]
 fn a_run_in_final_form_is_seen_by_validation() {
-    for (read_key, conflict) in [(150, true), (900, false)] {
-        for as_range in [false, true] {
+    let uses: [fn(&mut Transaction, &Keyspace, &str); 4] = [
+        |transaction, keyspace, key| assert!(!transaction.contains(keyspace, key).unwrap()),
+        |transaction, keyspace, key| {
+            let range = key.to_owned()..format!("{key}!");
+            assert_eq!(transaction.range(keyspace, range).unwrap().count(), 0);
+        },
+        |transaction, keyspace, key| transaction.put(keyspace, key, "mine").unwrap(),
+        |transaction, keyspace, key| {
+            transaction.put(keyspace, key, "mine").unwrap();
+            // It spills.
+            for n in 0..3000 {
+                transaction.put(keyspace, format!("z{n}"), vec![1; 200]).unwrap();
+            }
+        },
+    ];
+    // In the run, between two of its keys, behind it.
+    for (key, conflict) in [("000150", true), ("000150+", false), ("000900", false)] {
+        for (way, use_key) in uses.iter().enumerate() {
             let (_storage, database, keyspace) = new();
             let mut transaction = database.begin(Isolation::Serializable).unwrap();
-            if as_range {
-                let range = numbered(read_key)..numbered(read_key + 1);
-                assert_eq!(transaction.range(&keyspace, range).unwrap().count(), 0);
-            } else {
-                assert!(!transaction.contains(&keyspace, numbered(read_key)).unwrap());
-            }
+            use_key(&mut transaction, &keyspace, key);
             transaction.put(&keyspace, "z", "1").unwrap();
             fill(&keyspace, 100..200, 1);
             database.flush().unwrap();
-            assert_eq!(database.stats().unwrap().young_segments, 0, "it is a run in final form");
+            let stats = database.stats().unwrap();
+            assert_eq!(stats.young_segments, 0, "it is a run in final form");
+            let has_spilled = !format!("{transaction:?}").contains("pending_segments: 0");
+            assert_eq!(has_spilled, way == 3, "{transaction:?}");
             let result = transaction.commit();
-            assert_eq!(matches!(result, Err(Error::Conflict)), conflict, "{result:?}");
+            assert_eq!(matches!(result, Err(Error::Conflict)), conflict, "{key} {way}: {result:?}");
         }
     }
+}
+
+/// The leaves of a run in final form are merged away while a transaction is open that began before
+/// it.
+#[test]
+fn what_validation_reads_of_a_run_is_not_written_over() {
+    let (_storage, database, keyspace) = new();
+    fill(&keyspace, 0..1000, 1);
+    database.compact().unwrap();
+    let begin = |key: &str| {
+        let mut transaction = database.begin(Isolation::Serializable).unwrap();
+        assert!(!transaction.contains(&keyspace, key).unwrap());
+        transaction.put(&keyspace, format!("z{key}"), "1").unwrap();
+        transaction
+    };
+    let [of_run, between] = ["001150", "001150+"].map(begin);
+    fill(&keyspace, 1000..1300, 1);
+    database.flush().unwrap();
+    assert_eq!(database.stats().unwrap().young_segments, 0, "it is a run in final form");
+    for round in 2..8 {
+        fill(&keyspace, (0..1300).filter(|n| *n != 1150), round);
+        database.flush().unwrap();
+        database.compact().unwrap();
+    }
+    assert!(matches!(of_run.commit(), Err(Error::Conflict)));
+    between.commit().unwrap();
+    database.compact().unwrap();
+    assert_eq!(access::verify(&database).unwrap(), None);
 }
 
 /// What was flushed since a transaction began is merged away, and its pages would be used again.

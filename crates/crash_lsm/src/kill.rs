@@ -156,10 +156,17 @@ fn commit_transaction(
     commit: Commit,
 ) -> sapwood::Result<()> {
     let value = value_of(commit.thread, commit.key);
-    let mut transaction = database.begin(Isolation::Snapshot)?;
-    transaction.put(own, commit.key.to_be_bytes(), &value)?;
-    transaction.put(common, commit.common_key(), &value)?;
-    transaction.commit_with(commit.durability)
+    loop {
+        let mut transaction = database.begin(Isolation::Snapshot)?;
+        transaction.put(own, commit.key.to_be_bytes(), &value)?;
+        transaction.put(common, commit.common_key(), &value)?;
+        match transaction.commit_with(commit.durability) {
+            // No other thread writes these keys. But a process that gets no time for long is given
+            // up, when much is merged meanwhile in a file that is still small.
+            Err(error) if error.is_conflict() => {}
+            result => return result,
+        }
+    }
 }
 
 /// How many rounds, of what.

@@ -5,6 +5,8 @@
 //! step is free again. *Threads*: under the install lock; readers and commits go on, and see the
 //! next view at once.
 
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Result};
 use crate::page::Block;
 use crate::segment::coverage::newly_covered;
@@ -17,7 +19,7 @@ use crate::segment::tree_edit::{Replacement, TreeChange, TreeEdit};
 use crate::state::background::Reservation;
 use crate::state::catalogue::Catalogue;
 use crate::state::dead_list::Dead;
-use crate::state::open_transactions::FlushRecord;
+use crate::state::open_transactions::{FlushRecord, FlushedRuns};
 use crate::state::view::{MemtableSlot, View};
 use crate::state::{Contents, Core, Cut, Levels, State};
 use crate::sync::Arc;
@@ -108,8 +110,6 @@ struct Making<'a> {
     /// Those of them that the install itself has allotted.
     made: Vec<Block>,
     died: Vec<Dead>,
-    /// What dies of young segments, by segment.
-    died_young: Vec<(u64, Vec<Dead>)>,
 }
 
 /// Installs a change; returns the new state.
@@ -134,7 +134,6 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
         born: Vec::new(),
         made: Vec::new(),
         died: std::mem::take(&mut change.died),
-        died_young: Vec::new(),
     };
     if let Err(error) = making.apply(&mut change, epoch) {
         for block in making.made.iter().chain(&change.written) {
@@ -318,11 +317,7 @@ impl Making<'_> {
             let birth = birth.unwrap_or(Epoch(0));
             died.extend(segment.filter.nodes.iter().map(|node| (node.block(), birth)));
         }
-        let died: Vec<Dead> = died.iter().map(|(block, birth)| dead(*block, *birth)).collect();
-        match young {
-            Some(_) => self.died_young.push((number, died)),
-            None => self.died.extend(died),
-        }
+        self.died.extend(died.iter().map(|(block, birth)| dead(*block, *birth)));
         let next = Segment { promoted: Arc::new(promoted), ..(*segment).clone() };
         self.put(number, (!gone).then(|| Arc::new(next)));
         Ok(())
@@ -385,14 +380,13 @@ impl Making<'_> {
     #[cfg(feature = "internals")]
     fn check_before(&self, base: &Arc<State>, change: &Change) {
         if let Some(check) = &mut *self.core.install_check.lock() {
-            let of_young = self.died_young.iter().flat_map(|(_, died)| died);
             check.before(
                 self.core,
                 &crate::state::install_check::Installing {
                     base,
                     next: &self.contents,
                     born: &self.born,
-                    died: self.died.iter().chain(of_young).copied().collect(),
+                    died: self.died.clone(),
                     flushed: change.flushed.as_ref().map(|(slot, _)| &**slot),
                 },
             );
@@ -402,37 +396,24 @@ impl Making<'_> {
     /// Everything that cannot fail: the dead find their lists, the maps their bits, the view is
     /// swapped.
     fn swap_in(self, base: &Arc<State>, change: &Change, epoch: Epoch) -> Arc<State> {
-        let Making { core, contents, born, died, died_young, .. } = self;
+        let Making { core, contents, born, mut died, .. } = self;
         let allocator = core.pages.allocator();
         for block in &born {
             allocator.reference(*block);
         }
-        let mut dead: Vec<Dead> = died;
         // A value that never was in a state was never referenced by one.
-        for block in dead.iter().filter(|dead| dead.birth.0 != 0).map(|dead| dead.block) {
+        for block in died.iter().filter(|dead| dead.birth.0 != 0).map(|dead| dead.block) {
             allocator.dereference(block);
         }
-        for (segment, died) in died_young {
-            for dead in &died {
-                allocator.dereference(dead.block);
-            }
-            if !core.transactions.hold(segment, &died, epoch) {
-                dead.extend(died);
-            }
-        }
+        core.transactions.hold(&mut died, epoch);
         let state = State::new(contents, core.held.releases());
-        core.held.replaced(base.epoch, dead);
+        core.held.replaced(base.epoch, died);
         if let Some((slot, cut)) = &change.flushed {
             let added = state.young.len().saturating_sub(base.young.len());
-            let mut runs = runs_by_keyspace(&change.runs);
-            if added == 0 && !runs.is_empty() {
-                let runs = std::mem::take(&mut runs);
-                core.transactions.flushed(FlushRecord { last: cut.sequence, young: None, runs });
-            }
-            for young in state.young.iter().take(added) {
-                let (young, runs) = (Some(young.clone()), std::mem::take(&mut runs));
-                core.transactions.flushed(FlushRecord { last: cut.sequence, young, runs });
-            }
+            let young = state.young.iter().take(added).cloned().collect();
+            let runs = flushed_runs(&change.runs, &state);
+            let last = cut.sequence;
+            core.transactions.flushed(FlushRecord { last, epoch, young, runs });
             if let Some(commit) = &slot.by_reference {
                 // A state references them from now on, and the log names them.
                 core.pending.take(commit.blocks);
@@ -455,14 +436,19 @@ impl Making<'_> {
     }
 }
 
-fn runs_by_keyspace(
+/// Where the runs of a flush lie in the state that it made.
+fn flushed_runs(
     runs: &[(KeyspaceNumber, KeyRange)],
-) -> std::collections::BTreeMap<KeyspaceNumber, KeyRanges> {
-    let mut by_keyspace = std::collections::BTreeMap::<_, KeyRanges>::new();
+    state: &State,
+) -> BTreeMap<KeyspaceNumber, FlushedRuns> {
+    let mut flushed = BTreeMap::<_, FlushedRuns>::new();
     for (keyspace, range) in runs {
-        by_keyspace.entry(*keyspace).or_default().insert(range.clone());
+        let last = state.levels_of(*keyspace).and_then(|levels| levels.last());
+        let Some(root) = last.and_then(|last| last.points.clone()) else { continue };
+        let new = || FlushedRuns { ranges: KeyRanges::new(), root };
+        flushed.entry(*keyspace).or_insert_with(new).ranges.insert(range.clone());
     }
-    by_keyspace
+    flushed
 }
 
 fn dead(block: Block, birth: Epoch) -> Dead {

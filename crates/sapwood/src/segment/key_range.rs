@@ -51,6 +51,13 @@ impl KeyRange {
         KeyRange { start: start.into(), end }
     }
 
+    /// This key alone.
+    pub fn of_key(key: &[u8]) -> KeyRange {
+        let mut end = key.to_vec();
+        end.push(0);
+        KeyRange { start: key.to_vec(), end: Some(end) }
+    }
+
     /// All keys with this prefix.
     pub fn of_prefix(prefix: &[u8]) -> KeyRange {
         KeyRange { start: prefix.to_vec(), end: prefix_end(prefix) }
@@ -154,6 +161,12 @@ impl KeyRanges {
     /// True when it holds some key of `range`.
     pub fn overlaps(&self, range: &KeyRange) -> bool {
         self.ranges.get(self.first_ending_after(&range.start)).is_some_and(|r| r.overlaps(range))
+    }
+
+    /// Its ranges that some key of `range` lies in, in order.
+    pub fn overlapping(&self, range: &KeyRange) -> impl Iterator<Item = &KeyRange> {
+        let from = self.first_ending_after(&range.start);
+        self.ranges.iter().skip(from).take_while(|own| own.overlaps(range))
     }
 
     /// Adds a range, joining what it overlaps or touches.

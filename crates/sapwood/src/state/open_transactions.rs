@@ -2,8 +2,8 @@
 //!
 //! *Guarantees*:
 //! - E5: a transaction is listed before its number is chosen; a flush record is kept, with the
-//!   blocks of its young segment, while any listed transaction began before the flush's last
-//!   commit.
+//!   blocks that the flush brought into the state, while any listed transaction began before the
+//!   flush's last commit.
 //! - E6: when too much is kept, the oldest transactions are *given up*: nothing is kept for them
 //!   from then on, and they cannot be committed any more. One whose commit has begun is not, so
 //!   that its validation finds everything.
@@ -14,8 +14,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::dead_list::Dead;
-use crate::segment::descriptor::Segment;
-use crate::segment::key_range::{KeyRange, KeyRanges};
+use crate::segment::descriptor::{Segment, TreeRoot};
+use crate::segment::key_range::KeyRanges;
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
@@ -27,23 +27,23 @@ pub const OPEN_TRANSACTIONS: LockRank = LockRank::new(48, "open transactions");
 pub struct FlushRecord {
     /// The last commit in it.
     pub last: SequenceNumber,
-    /// The young segment, if the flush made one.
-    pub young: Option<Arc<Segment>>,
-    /// Runs that went to the last level, where they carry no numbers: every key in them counts as
-    /// changed.
-    pub runs: BTreeMap<KeyspaceNumber, KeyRanges>,
+    /// The state that it made: blocks that were born there are kept.
+    pub epoch: Epoch,
+    /// The young segments that it made.
+    pub young: Vec<Arc<Segment>>,
+    /// Runs that went to the last level.
+    pub runs: BTreeMap<KeyspaceNumber, FlushedRuns>,
 }
 
-impl FlushRecord {
-    /// True when a key lies in a run.
-    pub fn key_in_run(&self, keyspace: KeyspaceNumber, key: &[u8]) -> bool {
-        self.runs.get(&keyspace).is_some_and(|runs| runs.contains(key))
-    }
-
-    /// True when some key of a range lies in a run.
-    pub fn range_in_run(&self, keyspace: KeyspaceNumber, range: &KeyRange) -> bool {
-        self.runs.get(&keyspace).is_some_and(|runs| runs.overlaps(range))
-    }
+/// The runs of one flush in the last level of one keyspace. They carry no numbers there: every key
+/// of theirs counts as changed.
+#[derive(Debug)]
+pub struct FlushedRuns {
+    /// Where they lie; no older key lies there.
+    pub ranges: KeyRanges,
+    /// The tree that the flush made. Only what was born with it may be read, which the way to every
+    /// key of a run is.
+    pub root: TreeRoot,
 }
 
 /// See the module.
@@ -58,8 +58,8 @@ struct Open {
     transactions: BTreeMap<u64, OpenTransaction>,
     /// Oldest first.
     flushes: Vec<Arc<FlushRecord>>,
-    /// Dead blocks of the young segments in `flushes`, by segment: with their deaths.
-    held: BTreeMap<u64, Vec<(Dead, Epoch)>>,
+    /// Dead blocks that `flushes` brought, by birth: with their deaths.
+    held: BTreeMap<Epoch, Vec<(Dead, Epoch)>>,
     held_pages: u64,
 }
 
@@ -116,8 +116,8 @@ impl Open {
         for record in flushes {
             if least.is_some_and(|least| least < record.last) {
                 self.flushes.push(record);
-            } else if let Some(young) = &record.young {
-                released.extend(self.held.remove(&young.number).unwrap_or_default());
+            } else {
+                released.extend(self.held.remove(&record.epoch).unwrap_or_default());
             }
         }
         self.held_pages -= pages_of(&released);
@@ -204,8 +204,10 @@ impl OpenTransactions {
         let open = self.open.lock();
         let pages_since = |began: SequenceNumber| -> u64 {
             let needed = open.flushes.iter().filter(|record| record.last > began);
-            let young = needed.filter_map(|record| record.young.as_ref());
-            young.filter_map(|young| open.held.get(&young.number)).map(|held| pages_of(held)).sum()
+            needed
+                .filter_map(|record| open.held.get(&record.epoch))
+                .map(|held| pages_of(held))
+                .sum()
         };
         let kept = open.transactions.values().map(|of| {
             let given_up = of.standing == Standing::GivenUp;
@@ -230,16 +232,21 @@ impl OpenTransactions {
         }
     }
 
-    /// Offers the dead blocks of a young segment: true when they are kept here.
-    pub fn hold(&self, segment: u64, dead: &[Dead], death: Epoch) -> bool {
+    /// Takes, of blocks that die at `death`, those that a kept flush brought.
+    pub fn hold(&self, dead: &mut Vec<Dead>, death: Epoch) {
         let mut open = self.open.lock();
-        let kept = open.flushes.iter().filter_map(|record| record.young.as_ref());
-        if !kept.map(|young| young.number).any(|number| number == segment) {
-            return false;
+        let Open { flushes, held, held_pages, .. } = &mut *open;
+        if flushes.is_empty() {
+            return;
         }
-        open.held_pages += dead.iter().map(|dead| u64::from(dead.block.pages)).sum::<u64>();
-        open.held.entry(segment).or_default().extend(dead.iter().map(|dead| (*dead, death)));
-        true
+        dead.retain(|dead| {
+            let is_kept = flushes.iter().any(|record| record.epoch == dead.birth);
+            if is_kept {
+                *held_pages += u64::from(dead.block.pages);
+                held.entry(dead.birth).or_default().push((*dead, death));
+            }
+            !is_kept
+        });
     }
 
     /// What flushes have added that may hold commits after `number`, oldest first.
@@ -258,30 +265,23 @@ impl OpenTransactions {
 mod tests {
     use super::*;
     use crate::page::Block;
-    use crate::segment::segment_filter::SegmentFilter;
     use crate::types::PageNumber;
 
+    /// A flush that made the state of the number that its last commit has.
     fn flush(last: u64) -> FlushRecord {
-        FlushRecord { last: SequenceNumber(last), young: None, runs: BTreeMap::new() }
+        let (young, runs) = (Vec::new(), BTreeMap::new());
+        FlushRecord { last: SequenceNumber(last), epoch: Epoch(last), young, runs }
     }
 
-    /// A flush whose young segment, of that number, was merged away and left `pages` pages.
+    /// A flush of which `pages` pages have died.
     fn merged(open: &OpenTransactions, last: u64, pages: u32) {
-        let filter = SegmentFilter::new(0, Vec::new());
-        let young = Segment {
-            number: last,
-            points: None,
-            ranges: None,
-            filter,
-            bounds: None,
-            sequences: None,
-            promoted: Arc::default(),
-            keyspaces: Arc::default(),
-        };
-        open.flushed(FlushRecord { young: Some(Arc::new(young)), ..flush(last) });
-        let block = Block::new(PageNumber(last * 100), pages);
-        let dead = [Dead { block, birth: Epoch(last) }];
-        open.hold(last, &dead, Epoch(last + 1));
+        open.flushed(flush(last));
+        let block = |page| Block::new(PageNumber(page), pages);
+        let of_flush = Dead { block: block(last * 100), birth: Epoch(last) };
+        let older = Dead { block: block(last * 100 + 50), birth: Epoch(1) };
+        let mut dead = vec![of_flush, older];
+        open.hold(&mut dead, Epoch(last + 1));
+        assert!(!dead.contains(&of_flush) && dead.contains(&older));
     }
 
     fn begun(open: &OpenTransactions, number: u64) -> u64 {

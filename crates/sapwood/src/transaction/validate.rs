@@ -2,7 +2,7 @@
 //!
 //! *Guarantees*: the first committer of a key wins; with a read set, a change of anything read,
 //! absent keys and empty ranges included, is a conflict. False conflicts are possible (joined
-//! ranges, runs known by their bounds only); a missed one is not. *Threads*: the committer's; first
+//! ranges; keys of a run that were put before the transaction began); a missed one is not. *Threads*: the committer's; first
 //! outside the commit lock, then under it for what came since.
 
 use super::layers::Layers;
@@ -19,7 +19,7 @@ use crate::segment::node::{Caching, TreeKind};
 use crate::segment::range_tombstone::RangeValue;
 use crate::segment::tree_cursor::TreeCursor;
 use crate::state::Core;
-use crate::state::open_transactions::FlushRecord;
+use crate::state::open_transactions::{FlushRecord, FlushedRuns};
 use crate::state::view::{MemtableSlot, View};
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
@@ -114,7 +114,6 @@ impl<'a> Changes<'a> {
 
     /// Walks all that has changed, and looks for it among what a transaction has spilled.
     fn touch(&self, writes: &Layers) -> Result<bool> {
-        let core = self.core;
         for slot in self.slots() {
             if self.table_touches(&slot.table, writes)? {
                 return Ok(true);
@@ -127,16 +126,14 @@ impl<'a> Changes<'a> {
         }
         for flush in &self.flushes {
             for (keyspace, runs) in &flush.runs {
-                for run in runs.iter() {
-                    if writes.touches_range(core, *keyspace, run)? {
-                        return Ok(true);
-                    }
+                if self.runs_touch(*keyspace, runs, writes)? {
+                    return Ok(true);
                 }
             }
-            if let Some(young) = &flush.young
-                && self.young_touches(young, writes)?
-            {
-                return Ok(true);
+            for young in &flush.young {
+                if self.young_touches(young, writes)? {
+                    return Ok(true);
+                }
             }
         }
         Ok(false)
@@ -159,6 +156,29 @@ impl<'a> Changes<'a> {
                 && writes.touches_range(self.core, fragment.keyspace(), &range)?
             {
                 return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The same for runs that went to the last level.
+    fn runs_touch(
+        &self,
+        keyspace: KeyspaceNumber,
+        runs: &FlushedRuns,
+        writes: &Layers,
+    ) -> Result<bool> {
+        let mut cursor = run_cursor(self.core, keyspace, runs);
+        for run in runs.ranges.iter() {
+            if !writes.touches_range(self.core, keyspace, run)? {
+                continue;
+            }
+            cursor.seek(&run.start)?;
+            while cursor.valid() && run.contains(cursor.key()) {
+                if writes.touches_key(self.core, keyspace, cursor.key())? {
+                    return Ok(true);
+                }
+                cursor.next()?;
             }
         }
         Ok(false)
@@ -266,6 +286,31 @@ fn young_cursor(core: &Core, root: &TreeRoot, kind: TreeKind) -> TreeCursor {
     TreeCursor::new(core.pages.clone(), root.clone(), KeyspaceNumber::MANY, kind, Caching::Keep)
 }
 
+fn run_cursor(core: &Core, keyspace: KeyspaceNumber, runs: &FlushedRuns) -> TreeCursor {
+    let (pages, root) = (core.pages.clone(), runs.root.clone());
+    TreeCursor::new(pages, root, keyspace, TreeKind::Points, Caching::Keep)
+}
+
+/// True when a run has a key in a range. Nothing is read where no run lies, so nothing but nodes
+/// that the flush wrote.
+fn run_changed(
+    core: &Core,
+    flush: &FlushRecord,
+    keyspace: KeyspaceNumber,
+    range: &KeyRange,
+) -> Result<bool> {
+    let Some(runs) = flush.runs.get(&keyspace) else { return Ok(false) };
+    for run in runs.ranges.overlapping(range) {
+        let Some(common) = run.intersection(range) else { continue };
+        let mut cursor = run_cursor(core, keyspace, runs);
+        cursor.seek(&common.start)?;
+        if cursor.valid() && common.contains(cursor.key()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 fn flush_changed_key(
     core: &Core,
     flush: &FlushRecord,
@@ -273,13 +318,15 @@ fn flush_changed_key(
     key: &[u8],
     after: SequenceNumber,
 ) -> Result<bool> {
-    if flush.key_in_run(keyspace, key) {
+    if run_changed(core, flush, keyspace, &KeyRange::of_key(key))? {
         return Ok(true);
     }
-    match &flush.young {
-        Some(young) => young_changed_key(core, young, keyspace, key, after),
-        None => Ok(false),
+    for young in &flush.young {
+        if young_changed_key(core, young, keyspace, key, after)? {
+            return Ok(true);
+        }
     }
+    Ok(false)
 }
 
 fn young_changed_key(
@@ -296,11 +343,9 @@ fn young_changed_key(
             return Ok(false);
         }
     }
-    let mut start = Vec::new();
-    composite_key(keyspace, key, &mut start);
-    let mut end = start.clone();
-    end.push(0);
-    young_changed(core, young, &KeyRange::new(start, Some(end)), after)
+    let mut composite = Vec::new();
+    composite_key(keyspace, key, &mut composite);
+    young_changed(core, young, &KeyRange::of_key(&composite), after)
 }
 
 fn flush_changed_range(
@@ -310,13 +355,16 @@ fn flush_changed_range(
     range: &KeyRange,
     after: SequenceNumber,
 ) -> Result<bool> {
-    if flush.range_in_run(keyspace, range) {
+    if run_changed(core, flush, keyspace, range)? {
         return Ok(true);
     }
-    match &flush.young {
-        Some(young) => young_changed(core, young, &composite_range(keyspace, range), after),
-        None => Ok(false),
+    let composite = composite_range(keyspace, range);
+    for young in &flush.young {
+        if young_changed(core, young, &composite, after)? {
+            return Ok(true);
+        }
     }
+    Ok(false)
 }
 
 /// True when a young segment has a version or a range tombstone above `after` in a range of
