@@ -78,8 +78,18 @@ fn said() -> impl Strategy<Value = Said> {
     ]
 }
 
+/// In any order, and in ascending stretches of any length.
 fn entries() -> impl Strategy<Value = Vec<(Place, Said)>> {
-    prop::collection::vec((place(), said()), 0..800)
+    let stretch = || {
+        let entries = prop::collection::vec((place(), said()), 0..150);
+        (entries, any::<bool>()).prop_map(|(mut entries, is_sorted)| {
+            if is_sorted {
+                entries.sort_by(|a, b| a.0.cmp(&b.0));
+            }
+            entries
+        })
+    };
+    prop::collection::vec(stretch(), 0..10).prop_map(|stretches| stretches.concat())
 }
 
 #[derive(Clone, Debug)]

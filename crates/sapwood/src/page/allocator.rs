@@ -290,6 +290,13 @@ impl Allocator {
         self.room_pages.load(Ordering::Relaxed)
     }
 
+    /// What [`Allocator::room_pages`] must be: counted anew.
+    #[cfg(test)]
+    pub(super) fn counted_room_pages(&self) -> u64 {
+        let regions = self.regions.lock();
+        regions.room_before(regions.file_pages())
+    }
+
     /// Makes the file longer until it has so many free pages, which the device has then promised.
     ///
     /// # Errors

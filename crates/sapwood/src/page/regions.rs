@@ -67,9 +67,22 @@ impl Region {
         Room { leaves: count(windows.leaf), long: count(windows.long) }
     }
 
+    /// The file has another length.
     fn set_inside(&mut self, inside: u32, windows: Windows) {
+        // A window that reaches over the end of the file is no room: only those behind the nearer
+        // end change.
+        let (near, far) = (inside.min(self.inside), inside.max(self.inside));
+        let between = self.room_at(near, far - near, windows, far);
+        self.room = match inside < self.inside {
+            true => self.room.less(between),
+            false => self.room.and(between),
+        };
         self.inside = inside;
-        self.room = self.room_at(0, inside, windows, inside);
+    }
+
+    /// Windows have another size.
+    fn set_windows(&mut self, windows: Windows) {
+        self.room = self.room_at(0, self.inside, windows, self.inside);
     }
 }
 
@@ -225,10 +238,14 @@ impl Regions {
         let windows = self.windows;
         for index in 0..self.regions.len() {
             let inside = self.inside(index as u64);
-            if let Some(region) = self.regions.get_mut(index) {
+            if let Some(region) = self.regions.get_mut(index).filter(|r| r.inside != inside) {
                 region.set_inside(inside, windows);
             }
         }
+        self.sum_room();
+    }
+
+    fn sum_room(&mut self) {
         self.room = self.regions.iter().fold(Room::default(), |room, region| room.and(region.room));
     }
 
@@ -518,10 +535,13 @@ impl Regions {
     /// How many pages a leaf takes, at most the whole of a long window.
     pub(super) fn set_leaf_pages(&mut self, pages: u32) {
         self.windows.leaf = pages.clamp(1, self.windows.long);
-        self.count_room();
+        let windows = self.windows;
+        self.regions.iter_mut().for_each(|region| region.set_windows(windows));
+        self.sum_room();
     }
 
-    fn room_before(&self, end: u64) -> u64 {
+    /// The room that a file of so many pages would have.
+    pub(super) fn room_before(&self, end: u64) -> u64 {
         let room = |(region, region_index): (&Region, u64)| {
             let inside = end.saturating_sub(self.layout.region_start(region_index).0);
             let inside = inside.min(u64::from(self.layout.region_pages())) as u32;

@@ -2,8 +2,8 @@
 //!
 //! *Guarantees*: the first committer of a key wins; with a read set, a change of anything read,
 //! absent keys and empty ranges included, is a conflict. False conflicts are possible (joined
-//! ranges; keys of a run that were put before the transaction began); a missed one is not. *Threads*: the committer's; first
-//! outside the commit lock, then under it for what came since.
+//! ranges; keys of a run that were put before the transaction began); a missed one is not.
+//! *Threads*: the committer's; first outside the commit lock, then under it for what came since.
 
 use super::layers::Layers;
 use super::pending::PendingWrites;

@@ -67,6 +67,7 @@ enum Step {
     Dereference(usize),
     Capture(Option<usize>, bool),
     Shrink,
+    LeafPages(u32),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -78,6 +79,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => any::<usize>().prop_map(Step::Dereference),
         1 => (any::<Option<usize>>(), any::<bool>()).prop_map(|(own, ok)| Step::Capture(own, ok)),
         1 => Just(Step::Shrink),
+        1 => (1u32..9).prop_map(Step::LeafPages),
     ];
     prop::collection::vec(step, 1..60)
 }
@@ -95,6 +97,7 @@ fn check_against(allocator: &Allocator, held: &Held, layout: Layout) {
     let fixed: u64 = (0..stats.region_count).map(|r| u64::from(layout.fixed_pages(r))).sum();
     assert_eq!(stats.given_pages, given.page_count() + fixed);
     assert_eq!(stats.free_pages, stats.file_pages - stats.given_pages);
+    assert_eq!(allocator.room_pages(), allocator.counted_room_pages());
 }
 
 proptest! {
@@ -168,6 +171,7 @@ proptest! {
                         prop_assert_eq!(file_pages, last.unwrap_or(0).max(least));
                     }
                 }
+                Step::LeafPages(pages) => allocator.set_leaf_pages(pages),
                 _ => {}
             }
             check_against(&allocator, &held, layout);
