@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use sapwood::{Builder, Database, Durability, Isolation, Keyspace};
+use sapwood::{Builder, Database, Durability, Keyspace};
 use serde::{Deserialize, Serialize};
 
+mod at_rest;
 mod held;
+mod large;
 
 use crate::Outcome;
 use crate::pairs::Random;
@@ -25,8 +27,15 @@ enum Case {
     Ranges,
     /// A value of a gibibyte in and out.
     Stream,
-    /// A transaction far larger than memory.
+    /// A transaction far larger than memory, with other committers beside it.
     Transaction,
+    /// The same, rolled back to its middle.
+    Savepoint,
+    /// The same, killed in its middle.
+    Killed,
+    /// What `killed` kills.
+    #[value(hide = true)]
+    Victim,
     /// What empty databases cost.
     Empty,
     /// A thousand keyspaces written at random, reopened, half of them dropped under a snapshot.
@@ -35,6 +44,10 @@ enum Case {
     Snapshots,
     /// A few keys, overwritten over and over under one snapshot.
     Overwrites,
+    /// Nine tenths deleted: the file at rest beside what `compact_to` writes.
+    Deleted,
+    /// The same after everything was overwritten ten times.
+    Overwritten,
 }
 
 #[derive(Args)]
@@ -74,7 +87,7 @@ pub fn run(limits: &Limits) -> Outcome<()> {
         cases => {
             let cases = if cases.is_empty() { Case::value_variants() } else { cases };
             let mut figures = Vec::new();
-            for case in cases {
+            for case in cases.iter().filter(|case| **case != Case::Victim) {
                 figures.extend(run_process(*case, limits)?);
             }
             figures
@@ -110,10 +123,15 @@ fn run_case(case: Case, limits: &Limits) -> Outcome<Vec<Figure>> {
         Case::Ranges => run.ranges()?,
         Case::Stream => run.stream()?,
         Case::Transaction => run.transaction()?,
+        Case::Savepoint => run.savepoint()?,
+        Case::Killed => run.killed()?,
+        Case::Victim => return run.victim(&limits.dir),
         Case::Empty => run.empty()?,
         Case::Keyspaces => run.keyspaces()?,
         Case::Snapshots => run.snapshots()?,
         Case::Overwrites => run.overwrites()?,
+        Case::Deleted => run.deleted()?,
+        Case::Overwritten => run.overwritten()?,
     }
     Ok(run.figures)
 }
@@ -185,6 +203,10 @@ impl Run {
         let database = builder.open(&path)?;
         let keyspace = database.keyspace("limits")?;
         Ok((database, keyspace, path))
+    }
+
+    fn file_mib(&self, name: &str) -> Outcome<f64> {
+        Ok(mib(std::fs::metadata(self.dir.path().join(name))?.len()))
     }
 
     fn queue(&mut self) -> Outcome<()> {
@@ -313,38 +335,6 @@ impl Run {
         Ok((write, read))
     }
 
-    fn transaction(&mut self) -> Outcome<()> {
-        let count = 20_000_000 / self.divisor;
-        let (database, keyspace, path) = self.open("transaction", Database::builder())?;
-        reset_peak();
-        let mut random = Random::new(7);
-        let begin = Instant::now();
-        let mut transaction = database.begin(Isolation::Snapshot)?;
-        for _ in 0..count {
-            let key = [random.next().to_be_bytes(), random.next().to_be_bytes()].concat();
-            transaction.put(&keyspace, key, value(&mut random))?;
-        }
-        let puts = begin.elapsed().as_secs_f64();
-        let begin = Instant::now();
-        transaction.commit_with(Durability::Sync)?;
-        let commit = begin.elapsed();
-        let (peak, _) = resident_mib();
-        let file = std::fs::metadata(&path)?.len();
-        let begin = Instant::now();
-        database.wait_until_idle()?;
-        self.note("transaction", format!("{count} puts in one transaction"), puts, "s");
-        self.note("transaction", "its commit", micros(commit) / 1e3, "ms");
-        self.note("transaction", "peak memory (budget 256 MiB)", peak, "MiB");
-        self.note("transaction", "the file at the commit", mib(file), "MiB");
-        self.note("transaction", "until all is merged", begin.elapsed().as_secs_f64(), "s");
-        let file = std::fs::metadata(&path)?.len();
-        self.note("transaction", "the file then", mib(file), "MiB");
-        if keyspace.count::<&[u8]>(..)? != count {
-            return Err("entries are missing".into());
-        }
-        Ok(database.close()?)
-    }
-
     fn empty(&mut self) -> Outcome<()> {
         let count = (1000 / self.divisor).max(1);
         let file = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.len());
@@ -378,14 +368,17 @@ impl Run {
         self.note("keyspaces", format!("making {count}"), micros(begin.elapsed()) / 1e3, "ms");
         let (mut random, mut unflushed) = (Random::new(5), 0);
         let begin = Instant::now();
-        for _ in 0..puts / 100 {
+        for number in 0..puts / 100 {
             let mut batch = database.batch();
             for _ in 0..100 {
                 let keyspace = &keyspaces[(random.next() % count) as usize];
                 batch.put(keyspace, ordered(random.next()), value(&mut random))?;
             }
             batch.commit_with(Durability::Buffered)?;
-            unflushed = unflushed.max(database.stats()?.log.unflushed_bytes);
+            // A look at the figures of a thousand keyspaces takes its time.
+            if number % 100 == 0 {
+                unflushed = unflushed.max(database.stats()?.log.unflushed_bytes);
+            }
         }
         let write = begin.elapsed().as_secs_f64();
         let (peak, _) = resident_mib();

@@ -45,10 +45,6 @@ fn look(database: &Database, check: &mut HeldCheck, memory: &mut u64) -> Outcome
 }
 
 impl Run {
-    fn file_mib(&self, name: &str) -> Outcome<f64> {
-        Ok(mib(std::fs::metadata(self.dir.path().join(name))?.len()))
-    }
-
     pub(super) fn snapshots(&mut self) -> Outcome<()> {
         const CASE: &str = "snapshots";
         let (keys, writes) = (1_000_000 / self.divisor, 100_000 / self.divisor);
