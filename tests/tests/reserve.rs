@@ -3,9 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "reserve/grants.rs"]
+mod grants;
+#[path = "reserve/pieces.rs"]
+mod pieces;
+#[path = "reserve/waits.rs"]
+mod waits;
+
 use std::cell::Cell;
 use std::io::Read;
 use std::rc::Rc;
+use std::time::Duration;
 
 use crash_lsm::access;
 use sapwood::segment::key_range::KeyRange;
@@ -30,7 +38,7 @@ struct Full {
     storage: SimulatedStorage,
     random: Random,
     keys: Vec<Vec<u8>>,
-    _hand: FakeClock,
+    hand: FakeClock,
 }
 
 impl Full {
@@ -46,7 +54,7 @@ impl Full {
         let core = database.core().unwrap();
         storage.set_capacity(FILE_BYTES);
         let (random, keys) = (Random::from_seed(seed), Vec::new());
-        Full { database, keyspace, core, storage, random, keys, _hand: hand }
+        Full { database, keyspace, core, storage, random, keys, hand }
     }
 
     fn room(&self) -> u64 {
@@ -293,21 +301,24 @@ fn commits_make_the_steps_that_give_them_room() {
     full.check();
 }
 
-/// F5: a deletion that finds no room makes some for those behind it, too.
+/// F5: a deletion that finds no room makes some for those behind it, too; also when they come
+/// slowly, so that each finds quiet.
 #[test]
 fn one_wait_makes_room_for_many_deletions() {
     let mut full = Full::new(7);
     full.fill();
     full.database.flush().unwrap();
     let flushes = || full.core.background.flush_steps.load(Ordering::Acquire);
-    let before = flushes();
+    let (flushes_before, steps_before) = (flushes(), full.steps());
     let count = 8000_u64;
     for n in 0..count {
         let key = [n.to_be_bytes().as_slice(), &[9; 200]].concat();
         full.keyspace.delete(key).unwrap();
+        full.hand.advance(Duration::from_secs(1));
     }
-    let flushes = flushes() - before;
+    let (flushes, steps) = (flushes() - flushes_before, full.steps() - steps_before);
     assert!(flushes < count / 100, "{flushes} steps of flushes for {count} deletions");
+    assert!(steps < count / 12, "{steps} steps for {count} deletions");
     full.check();
 }
 

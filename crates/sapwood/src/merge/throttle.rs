@@ -104,7 +104,7 @@ pub fn admit(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<()> {
     }
     set_short(core, true);
     core.background.notify();
-    // Not only for one deletion: every time, a flush would take a part of what merges free.
+    // Not only for one deletion: each would make a step of its own.
     let ahead = match brings {
         Brings::Data => bytes,
         Brings::Deletions => bytes.saturating_add(RELIEF_BYTES_MIN),

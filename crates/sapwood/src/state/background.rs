@@ -48,6 +48,14 @@ struct Table {
     reserved: Vec<Reserved>,
 }
 
+/// See [`Reservations::mark`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReservedMark {
+    count: usize,
+    /// The sum of their names, each of which is given once.
+    names: u64,
+}
+
 /// Ranges that steps work on.
 #[derive(Debug)]
 pub struct Reservations {
@@ -116,6 +124,13 @@ impl Reservations {
         let name = table.next;
         table.reserved.push(Reserved { name, keyspace, levels, range });
         Ok(Reservation { reservations: self.clone(), name })
+    }
+
+    /// Which ranges are reserved: differs when one of them has ended, or another has come.
+    pub fn mark(&self) -> ReservedMark {
+        let table = self.table.lock();
+        let names = table.reserved.iter().map(|reserved| reserved.name);
+        ReservedMark { count: table.reserved.len(), names: names.fold(0, u64::wrapping_add) }
     }
 
     /// True when nothing is reserved.

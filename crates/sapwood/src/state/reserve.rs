@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use super::background::ReservedMark;
 use super::core::Core;
 use super::dead_list::HeldStats;
 use super::durable::DurableMark;
@@ -164,6 +165,7 @@ pub struct Standing {
     durable: DurableMark,
     log_end: LogPosition,
     held: HeldStats,
+    reserved: ReservedMark,
     file_pages: u64,
     room_pages: u64,
 }
@@ -179,6 +181,7 @@ impl Standing {
             durable: core.durable.mark(),
             log_end: core.log.positions().end,
             held: core.held.stats(),
+            reserved: core.background.reservations.mark(),
             file_pages: allocator.file_pages(),
             room_pages: allocator.room_pages(),
         })
@@ -428,10 +431,11 @@ pub fn grant(core: &Core, read_pages: u64) -> Result<Option<Grant>> {
         Err(error @ Error::NoSpace { .. }) => Some(error),
         Err(error) => return Err(error),
     };
-    // Looked at first: whoever ends between the two looks would leave room that was not seen.
-    let had_grants = core.reserve.has_grants();
     // No commit is between the question whether there is room and its place in the memtable.
     let order = core.commit_order.lock();
+    // Nobody else is granted anything now. Looked at before the room: whoever ends between the two
+    // looks would leave room that was not seen.
+    let had_grants = core.reserve.has_grants();
     if room_for_steps(core) >= pages {
         let is_tight = room_for_steps(core) < with_reserve;
         let mut grant = new_grant(core, pages);
