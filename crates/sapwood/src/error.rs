@@ -342,15 +342,15 @@ pub enum Error {
         /// The counts that differ.
         detail: String,
     },
-    /// A step of merging panicked; what it had made is not installed.
+    /// A commit or a step of merging panicked; what a step had made is not installed.
     #[error(
-        "{step} panicked at state {epoch}, and writing has stopped; what was committed is safe: \
+        "{work} panicked at state {epoch}, and writing has stopped; what was committed is safe: \
          open the database again, and please report this"
     )]
-    StepPanicked {
-        /// Which step.
-        step: &'static str,
-        /// The state that it began with.
+    WorkPanicked {
+        /// Which work.
+        work: &'static str,
+        /// The state of that moment.
         epoch: Epoch,
     },
 }

@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::lab::{Lab, builder, key, value};
 use sapwood::storage::{Operation, OperationKind, SimulatedStorage};
+use sapwood::sync::atomic::{AtomicU64, Ordering};
 use sapwood::sync::{Arc, Clock, Random, thread};
 use sapwood::{Database, Durability, Error};
 
@@ -88,4 +89,73 @@ fn a_database_that_is_dropped_by_a_panic_is_closed_as_ever() {
     let keyspace = lab.database.existing_keyspace("k").unwrap();
     assert_eq!(keyspace.iter().unwrap().count(), 2000);
     lab.check_at_rest();
+}
+
+/// Of three threads that commit one panics in an operation on the file, the first of this kind that
+/// comes `after` others: the others are told, nobody waits for ever, and what was acknowledged is
+/// there.
+fn panic_in_a_commit(kind: OperationKind, after: u64, value_bytes: usize) {
+    let storage = SimulatedStorage::new();
+    let database = builder().0.merge_threads(0).open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("k").unwrap();
+    database.sync().unwrap();
+    let seen = AtomicU64::new(0);
+    storage.on_operation(Box::new(move |operation: &Operation| {
+        if operation.kind == kind && seen.fetch_add(1, Ordering::Relaxed) == after {
+            panic!("asked for by the test");
+        }
+    }));
+    let commit = |number: u64| {
+        let mut batch = database.batch();
+        batch.put(&keyspace, number.to_be_bytes(), vec![7; value_bytes])?;
+        let durability =
+            if number.is_multiple_of(2) { Durability::Sync } else { Durability::Buffered };
+        batch.commit_with(durability)
+    };
+    let commit = &commit;
+    let committers: Vec<(Vec<u64>, Option<Error>)> = std::thread::scope(|scope| {
+        let spawn = |thread: u64| {
+            scope.spawn(move || {
+                let mut acknowledged = Vec::new();
+                for number in (0..).map(|n| n * 3 + thread) {
+                    match catch_unwind(AssertUnwindSafe(|| commit(number))) {
+                        Ok(Ok(())) => acknowledged.push(number),
+                        Ok(Err(error)) => return (acknowledged, Some(error)),
+                        Err(_) => return (acknowledged, None),
+                    }
+                }
+                unreachable!("numbers do not end")
+            })
+        };
+        let running: Vec<_> = (0..3).map(spawn).collect();
+        running.into_iter().map(|running| running.join().unwrap()).collect()
+    });
+    let errors: Vec<_> = committers.iter().filter_map(|(_, error)| error.as_ref()).collect();
+    assert_eq!(errors.len(), 2, "{errors:?}");
+    for error in errors {
+        let says = error.to_string();
+        assert!(matches!(error, Error::Stopped(_)) && says.contains("panicked at state"), "{says}");
+    }
+    drop(keyspace);
+    assert!(database.close().unwrap_err().to_string().contains("panicked at state"));
+    storage.clear_on_operation();
+    let lab = Lab::open_on(Arc::new(storage.kill()));
+    let keyspace = lab.database.existing_keyspace("k").unwrap();
+    for number in committers.iter().flat_map(|(acknowledged, _)| acknowledged) {
+        let found = keyspace.get(number.to_be_bytes()).unwrap().unwrap();
+        assert_eq!(found.len(), value_bytes, "{number}");
+    }
+    lab.database.wait_until_idle().unwrap();
+    lab.check_at_rest();
+}
+
+#[test]
+fn a_commit_that_panics_while_it_writes_leaves_nobody_waiting() {
+    for after in [0, 1, 2, 3, 10, 40] {
+        panic_in_a_commit(OperationKind::Write, after, 100);
+        panic_in_a_commit(OperationKind::WriteSync, after, 100);
+        // Values in blocks of their own: these are synced before the commit takes its place.
+        panic_in_a_commit(OperationKind::Write, after, 300_000);
+        panic_in_a_commit(OperationKind::Sync, after, 300_000);
+    }
 }

@@ -166,7 +166,7 @@ impl LogWriter {
     pub fn make_tail_durable(&self) -> Result<()> {
         let _exclusive = preempt::exclusive();
         let mut inner = self.inner.lock();
-        while inner.writing {
+        while inner.writing && inner.check().is_ok() {
             inner.wait(&self.changed);
         }
         inner.check()?;
@@ -241,7 +241,8 @@ impl LogWriter {
             inner.wait(&self.changed);
         }
         inner.syncing = true;
-        while inner.writing {
+        // Who writes may have panicked: then the log is stopped, and it stays at that.
+        while inner.writing && inner.check().is_ok() {
             inner.wait(&self.changed);
         }
         if let Err(error) = inner.check() {

@@ -10,9 +10,10 @@ use crate::error::{Error, Result};
 use crate::state::Core;
 use crate::state::background::Job;
 use crate::state::durable::{Purpose, claim_file, make_durable};
+use crate::state::panic_guard::PanicGuard;
 use crate::state::reserve::set_short;
+use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Arc, thread};
 use crate::types::SequenceNumber;
 
 use super::adopt;
@@ -228,7 +229,7 @@ pub fn sync(core: &Arc<Core>) -> Result<()> {
     }
     begin_writing(core)?;
     let positions = core.log.positions();
-    core.log.sync_to(positions.end).map_err(|error| core.stop(&error))?;
+    core.sync_log_to(positions.end)?;
     core.publisher.publish(core.log.positions());
     Ok(())
 }
@@ -273,30 +274,6 @@ impl Drop for FlushOut<'_> {
         let mut jobs = self.core.background.jobs.lock();
         jobs.flush = self.kept.take();
         jobs.flush_is_out = false;
-    }
-}
-
-/// Stops writing when the step that it stands for panics: the same would happen again, and whoever
-/// waits for the step would wait for ever.
-struct PanicGuard<'a> {
-    core: &'a Core,
-    step: &'static str,
-    /// The thread unwinds already: it closes the database on its way out.
-    unwinds_anyway: bool,
-}
-
-impl<'a> PanicGuard<'a> {
-    fn new(core: &'a Core, step: &'static str) -> PanicGuard<'a> {
-        PanicGuard { core, step, unwinds_anyway: thread::is_panicking() }
-    }
-}
-
-impl Drop for PanicGuard<'_> {
-    fn drop(&mut self) {
-        if thread::is_panicking() && !self.unwinds_anyway {
-            let (step, epoch) = (self.step, self.core.state().epoch);
-            self.core.stop(&Error::StepPanicked { step, epoch });
-        }
     }
 }
 
@@ -408,7 +385,7 @@ pub(super) fn flush_all_so_far(
     // Buffered and in-flight commits become visible by their own committers; those that wait for a
     // sync here.
     let positions = core.log.positions();
-    core.log.write_to(positions.end).map_err(|error| core.stop(&error))?;
+    core.write_log_to(positions.end)?;
     core.publisher.publish(core.log.positions());
     flush_up_to(core, last, goes_on)
 }

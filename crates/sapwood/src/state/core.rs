@@ -11,6 +11,7 @@ use super::durable::{Durable, log_block_pages};
 use super::held_snapshots::HeldSnapshots;
 use super::log_named::LogNamed;
 use super::open_transactions::OpenTransactions;
+use super::panic_guard::PanicGuard;
 use super::pending_blocks::PendingBlocks;
 use super::publish::Publisher;
 use super::reserve::Reserve;
@@ -26,7 +27,7 @@ use crate::segment::descriptor::Segment;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use crate::sync::{Arc, ArcSwap, Clock, LockRank, OrderedMutex};
-use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
+use crate::types::{Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
 
 /// Numbers that commits give out. They change only under the commit order's lock.
 #[derive(Debug)]
@@ -308,6 +309,24 @@ impl Core {
         self.background.notify();
         self.log.stop(first.clone());
         Error::Stopped(first)
+    }
+
+    /// Hands the log up to `end` to the system.
+    ///
+    /// # Errors
+    /// When that fails: writing has stopped.
+    pub fn write_log_to(&self, end: LogPosition) -> Result<()> {
+        let _guard = PanicGuard::new(self, "a write of the log");
+        self.log.write_to(end).map_err(|error| self.stop(&error))
+    }
+
+    /// Puts the log up to `end` on disk.
+    ///
+    /// # Errors
+    /// When that fails: writing has stopped.
+    pub fn sync_log_to(&self, end: LogPosition) -> Result<()> {
+        let _guard = PanicGuard::new(self, "a sync of the log");
+        self.log.sync_to(end).map_err(|error| self.stop(&error))
     }
 
     /// The error that writing gives, if it has stopped.

@@ -7,6 +7,7 @@
 
 use super::core::Core;
 use super::manifest::{self, Counters, ExactCounters, LogSection, Manifest};
+use super::panic_guard::PanicGuard;
 use super::reserve::{Brings, has_room, make_room};
 use super::state::State;
 use crate::error::{Error, Result};
@@ -187,6 +188,7 @@ impl Durable {
 pub fn claim_file(core: &Core) -> Result<()> {
     core.check_writable()?;
     let mut inner = core.durable.inner.lock();
+    let _guard = PanicGuard::new(core, "the first write");
     let Some(opened) = &inner.opened else { return Ok(()) };
     let positions = core.log.positions();
     if positions.durable < positions.end {

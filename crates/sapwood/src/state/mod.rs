@@ -19,6 +19,7 @@ pub mod log_named;
 pub mod lookup;
 pub mod manifest;
 pub mod open_transactions;
+pub mod panic_guard;
 pub mod pending_blocks;
 pub mod publish;
 pub mod recovery;

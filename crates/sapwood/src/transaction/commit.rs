@@ -25,6 +25,7 @@ use crate::state::Core;
 use crate::state::apply;
 use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
 use crate::state::manifest::encode_settings;
+use crate::state::panic_guard::PanicGuard;
 use crate::state::reserve::{Brings, has_room};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -164,7 +165,7 @@ fn commit_nothing(core: &Arc<Core>, durability: Durability) -> Result<SequenceNu
         Durability::Sync => sync(core)?,
         Durability::Buffered => {
             let end = core.log.positions().end;
-            core.log.write_to(end).map_err(|error| core.stop(&error))?;
+            core.write_log_to(end)?;
             core.publisher.publish(core.log.positions());
             core.background.note_commit(core.clock.now(), true);
         }
@@ -348,6 +349,7 @@ fn change_catalogue(
 
 /// Encodes the writes; large values are written to blocks of their own.
 fn prepare(core: &Arc<Core>, writes: &PendingWrites, durability: Durability) -> Result<Prepared> {
+    let _guard = PanicGuard::new(core, "a commit");
     let mut prepared = Prepared::default();
     let large = writes.large_bytes(OVERFLOW_AT_COMMIT_BYTES);
     let _room = (large > 0).then(|| admit_ahead(core, Brings::Data, large)).transpose()?;
@@ -427,6 +429,7 @@ fn place(
     let mut attempt = 0;
     while attempt < ROOM_ATTEMPTS {
         let order = core.commit_order.lock();
+        let _guard = PanicGuard::new(core, "a commit");
         core.check_writable()?;
         check(core, prepared)?;
         // Others may have taken the room that was there before the lock; as often as that happens,
@@ -507,13 +510,12 @@ pub(super) fn finish(
     placed: Placed,
     durability: Durability,
 ) -> Result<SequenceNumber> {
-    let reached = match durability {
-        Durability::Sync => core.log.sync_to(placed.end),
-        Durability::Buffered => core.log.write_to(placed.end),
-        Durability::Memory if placed.buffer_is_full => core.log.write_to(placed.end),
-        Durability::Memory => Ok(()),
-    };
-    reached.map_err(|error| core.stop(&error))?;
+    match durability {
+        Durability::Sync => core.sync_log_to(placed.end)?,
+        Durability::Buffered => core.write_log_to(placed.end)?,
+        Durability::Memory if placed.buffer_is_full => core.write_log_to(placed.end)?,
+        Durability::Memory => {}
+    }
     core.publisher.publish(core.log.positions());
     core.publisher.wait_for(placed.number)?;
     core.background.note_commit(core.clock.now(), durability == Durability::Buffered);

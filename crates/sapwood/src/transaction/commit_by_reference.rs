@@ -16,6 +16,7 @@ use crate::merge::throttle::{before_commit, make_room_in_log};
 use crate::options::Durability;
 use crate::state::Core;
 use crate::state::by_reference::{encode, numbered};
+use crate::state::panic_guard::PanicGuard;
 use crate::state::reserve::Brings;
 use crate::state::view::ByReference;
 use crate::sync::Arc;
@@ -72,6 +73,7 @@ fn place(
         validate_pending(core, writes, validation.reads, validated)?;
         validated = validated.max(seen);
         let order = core.commit_order.lock();
+        let _guard = PanicGuard::new(core, "a commit");
         core.check_writable()?;
         check_keyspaces(core, writes)?;
         if looks < LOOKS_MAX && has_much_since(core, validated) {
