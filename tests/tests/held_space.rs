@@ -137,15 +137,9 @@ fn release_a_hundred_snapshots(lab: &mut Lab) -> u64 {
     let mut snapshots: Vec<Snapshot> = Vec::new();
     let mut list_bytes = 0;
     for round in 0..100 {
-        // Two young segments a round.
-        for half in 0..2 {
-            for _ in 0..500 {
-                let number = lab.random.below(10_000);
-                lab.put(number, 40);
-            }
-            if half == 0 {
-                lab.database.flush().unwrap();
-            }
+        for _ in 0..1000 {
+            let number = lab.random.below(10_000);
+            lab.put(number, 40);
         }
         snapshots.push(lab.database.snapshot().unwrap());
         lab.hand.advance(Duration::from_millis(1));
@@ -204,9 +198,7 @@ fn keys_overwritten_over_and_over_under_one_snapshot_give_everything_back() {
     let snapshot = lab.database.snapshot().unwrap();
     let mut most = 0;
     for round in 0..60 {
-        (0..500).for_each(|number| lab.put(number, 100));
-        lab.database.flush().unwrap();
-        (500..1000).for_each(|number| lab.put(number, 100));
+        (0..1000).for_each(|number| lab.put(number, 100));
         lab.flush(Merging::All);
         let look = lab.look();
         most = most.max(look.held_pages);

@@ -7,7 +7,7 @@ mod young_filters;
 
 use crash_lsm::setup::{BUDGET_BYTES_MIN, Setup};
 use sapwood::page::NodeKind;
-use sapwood::sync::{Clock, Random};
+use sapwood::sync::Random;
 use sapwood::{Database, Durability, Isolation, Keyspace};
 
 fn open() -> (Database, Keyspace) {
@@ -52,28 +52,6 @@ fn writing_ten_times_the_budget_stays_within_it() {
         }
     }
     assert!(most <= LIMIT_BYTES, "{most} of {BUDGET_BYTES_MIN} bytes: {then}");
-}
-
-/// What is held but not filled brings flushes too early.
-#[test]
-fn a_memtable_of_any_budget_is_half_full_of_data_at_least_when_it_is_sealed() {
-    for budget_bytes in [1, 2, 4].map(|times| times * BUDGET_BYTES_MIN) {
-        let setup = Setup { region_bytes: 8 << 20, budget_bytes, ..Setup::tiny() };
-        let (clock, _hand) = Clock::fake();
-        let database = setup.builder().clock(clock).open_in_memory().unwrap();
-        let keyspace = database.keyspace("a").unwrap();
-        let mut random = Random::from_seed(7);
-        let memtable_bytes = budget_bytes / 4;
-        let (mut written, flushes) = (0, || database.stats().unwrap().flushes);
-        while written < 5 * memtable_bytes {
-            let mut value = [0; 100];
-            random.fill(&mut value);
-            keyspace.put(random.next_u64().to_be_bytes(), value).unwrap();
-            written += 108;
-        }
-        let most = written * 2 / memtable_bytes;
-        assert!((3..=most).contains(&flushes()), "{} of {most} flushes", flushes());
-    }
 }
 
 #[test]

@@ -200,7 +200,7 @@ fn a_commit_that_finds_merge_threads_behind_makes_one_step_of_the_flush() {
     let steps = || core.background.flush_steps.load(Ordering::SeqCst);
     let mut random = Random::from_seed(10);
     let (mut most, mut waited) = (0, 0);
-    for _ in 0..12_000 {
+    for _ in 0..2500 {
         let bytes = value(&mut random, 200);
         let before = steps();
         keyspace.put(key(random.below(1_000_000)), bytes).unwrap();

@@ -29,11 +29,11 @@ fn fill(lab: &mut Lab, pairs: u64) {
     }
     lab.database.flush().unwrap();
     lab.database.wait_until_idle().unwrap();
-    for round in 0..16 {
-        for number in 0..pairs / 80 {
+    for round in 0..8 {
+        for number in 0..pairs / 40 {
             let bytes = if number % 90 == 3 { 4000 } else { 60 };
             let bytes = value(&mut random, bytes);
-            lab.put(0, &key(number * 80 + round), &bytes);
+            lab.put(0, &key(number * 40 + round), &bytes);
         }
         lab.delete_range(0, &key(round * 100 + 11), &key(round * 100 + 30));
         lab.database.flush().unwrap();

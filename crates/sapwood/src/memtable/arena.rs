@@ -20,12 +20,12 @@ use super::{Operation, SequenceNumber};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
-/// The first chunk is small, and none is larger than all before it, up to the pool's size: a
-/// database with little in it costs little.
-pub(super) const FIRST_CHUNK_BYTES: usize = 64 << 10;
-/// An entry longer than this part of a chunk gets one of its own, so that none is left half empty
-/// for it.
-const OWN_CHUNK_PART: usize = 4;
+/// The size of the chunks that go back and forth between memtables.
+pub(super) const CHUNK_BYTES: usize = 1 << 20;
+/// The first chunk is small, so that a database with little in it costs little.
+const FIRST_CHUNK_BYTES: usize = 64 << 10;
+/// An entry longer than this gets a chunk of its own, so that no chunk is left half empty for it.
+const OWN_CHUNK_BYTES: usize = CHUNK_BYTES / 4;
 
 /// The memory of a chunk, by itself.
 pub(super) struct ChunkMemory(Box<[MaybeUninit<UnsafeCell<u8>>]>);
@@ -172,20 +172,17 @@ impl Arena {
     /// Adds a chunk in which `bytes` have room.
     fn add_chunk(&self, writer: &mut ArenaWriter, bytes: usize) -> u32 {
         let index = writer.chunk_count;
-        let full_bytes = self.pool.chunk_bytes();
-        let chunk_bytes = 1 << self.held_bytes().clamp(FIRST_CHUNK_BYTES, full_bytes).ilog2();
-        let is_own = bytes > chunk_bytes / OWN_CHUNK_PART;
-        let memory = if is_own {
+        let memory = if bytes > OWN_CHUNK_BYTES {
             ChunkMemory::new(bytes)
-        } else if chunk_bytes < full_bytes {
-            ChunkMemory::new(chunk_bytes)
+        } else if index == 0 && bytes <= FIRST_CHUNK_BYTES {
+            ChunkMemory::new(FIRST_CHUNK_BYTES)
         } else {
-            self.pool.take_memory().unwrap_or_else(|| ChunkMemory::new(full_bytes))
+            self.pool.take_memory().unwrap_or_else(|| ChunkMemory::new(CHUNK_BYTES))
         };
         self.held_bytes.fetch_add(memory.len(), Ordering::Relaxed);
         self.chunks.set(index, Chunk::new(memory));
         writer.chunk_count += 1;
-        if !is_own {
+        if bytes <= OWN_CHUNK_BYTES {
             writer.current = Some(index);
         }
         index
@@ -209,7 +206,7 @@ mod tests {
     use super::*;
 
     fn arena() -> Arena {
-        Arena::new(Arc::new(ChunkPool::new(8 << 20)))
+        Arena::new(Arc::new(ChunkPool::new(4 * CHUNK_BYTES)))
     }
 
     #[test]
@@ -253,75 +250,29 @@ mod tests {
             arena.append(&mut writer, b"k", SequenceNumber(1), Operation::Put(value)).0
         };
         assert_eq!(put(b"a"), 0);
-        let long = vec![7; 3 << 20];
+        let long = vec![7; 3 * CHUNK_BYTES];
         assert_eq!(put(&long), 1 << 32);
         assert_eq!(put(b"b"), 18);
         assert_eq!(put(&[1; 64 << 10]), 2 << 32);
-        // Where much is held already, a quarter of the largest chunk is what is long.
-        assert_eq!(arena.held_bytes(), FIRST_CHUNK_BYTES + long.len() + 17 + (1 << 20));
+        assert_eq!(arena.held_bytes(), FIRST_CHUNK_BYTES + CHUNK_BYTES + long.len() + 17);
         let entry = arena.entry(EntryReference(1 << 32)).unwrap();
         assert_eq!(entry.operation(), Operation::Put(&long));
     }
 
-    /// The memory held after each chunk, until it is `limit_bytes`, and what was written by then.
-    fn fill(pool: &Arc<ChunkPool>, value: &[u8], limit_bytes: usize) -> (Vec<usize>, usize) {
-        let arena = Arena::new(Arc::clone(pool));
-        let (mut writer, mut held, mut written) = (ArenaWriter::default(), Vec::new(), 0);
-        while held.last().is_none_or(|last| *last < limit_bytes) {
-            arena.append(&mut writer, b"k", SequenceNumber(1), Operation::Put(value));
-            written += HEADER_BYTES + 1 + value.len();
-            if held.last() != Some(&arena.held_bytes()) {
-                held.push(arena.held_bytes());
-            }
-        }
-        (held, written)
-    }
-
-    #[test]
-    fn a_chunk_is_as_large_as_all_before_it_up_to_what_the_pool_takes() {
-        let held_kib = |pool_bytes| {
-            let (held, _) = fill(&Arc::new(ChunkPool::new(pool_bytes)), &[0; 1000], 2 << 20);
-            held.iter().map(|bytes| bytes >> 10).collect::<Vec<_>>()
-        };
-        assert_eq!(held_kib(64 << 20), [64, 128, 256, 512, 1024, 2048]);
-        assert_eq!(held_kib(8 << 20), held_kib(64 << 20));
-        let small = [64, 128, 256, 512, 768, 1024, 1280, 1536, 1792, 2048];
-        assert_eq!(held_kib(2 << 20), small);
-        assert_eq!(held_kib(0), (1..=32).map(|count| count * 64).collect::<Vec<_>>());
-    }
-
-    /// A memtable is sealed when what it holds reaches a limit; the pool takes half of that.
-    #[test]
-    fn an_arena_that_has_reached_its_limit_is_nearly_full_whatever_the_limit_and_the_entries() {
-        for limit in (20..27).map(|shift| 1 << shift) {
-            let pool = Arc::new(ChunkPool::new(limit / 2));
-            for value_bytes in [10, 100, 1000, 10_000, 15_000, 17_000, 60_000] {
-                let (held, written) = fill(&pool, &vec![0; value_bytes], limit);
-                let held = held.last().copied().unwrap();
-                let case = format!("{value_bytes} bytes, {written} of {held}, limit {limit}");
-                assert!(held <= limit + limit / 16, "{case}");
-                // What is left of a chunk is shorter than an entry: a quarter of it at most.
-                assert!(written >= limit * 2 / 3, "{case}");
-                assert!(value_bytes > 1000 || written >= limit * 7 / 8, "{case}");
-            }
-        }
-    }
-
     #[test]
     fn chunks_go_back_to_the_pool_and_start_empty_again() {
-        let pool = Arc::new(ChunkPool::new(1 << 20));
-        let chunk_bytes = pool.chunk_bytes();
+        let pool = Arc::new(ChunkPool::new(CHUNK_BYTES));
         for _ in 0..3 {
             let arena = Arena::new(Arc::clone(&pool));
             let mut writer = ArenaWriter::default();
-            for _ in 0..200 {
-                let value = [9; 12 << 10];
+            for _ in 0..40 {
+                let value = [9; 60 << 10];
                 arena.append(&mut writer, b"k", SequenceNumber(1), Operation::Put(&value));
             }
             let last = writer.current.unwrap();
-            assert!(arena.entry(reference(last, chunk_bytes - 20)).is_none());
+            assert!(arena.entry(reference(last, CHUNK_BYTES - 20)).is_none());
             drop(arena);
-            assert_eq!(pool.bytes(), 8 * chunk_bytes);
+            assert_eq!(pool.bytes(), CHUNK_BYTES);
         }
     }
 

@@ -3,21 +3,15 @@
 //! *Guarantees* that at most the given number of bytes waits here.
 //! *Threads*: any; the lock is held for a push or a pop.
 
-use super::arena::{ChunkMemory, FIRST_CHUNK_BYTES};
+use super::arena::{CHUNK_BYTES, ChunkMemory};
 use super::node::{Leaf, LeafChunk, NODES_PER_CHUNK};
 use crate::sync::Mutex;
 
-/// A chunk takes this part of the pool, between the first chunk of an arena and `CHUNK_BYTES_MAX`.
-/// The pool keeps half of a memtable, so a sixteenth of one at most is empty when it is sealed.
-const CHUNK_PART: usize = 8;
-/// From here on larger chunks spare nothing.
-const CHUNK_BYTES_MAX: usize = 1 << 20;
 const LEAF_CHUNK_BYTES: usize = NODES_PER_CHUNK * size_of::<Leaf>();
 
 /// A bounded stock of chunks of full size.
 pub struct ChunkPool {
     limit_bytes: usize,
-    chunk_bytes: usize,
     stock: Mutex<Stock>,
 }
 
@@ -25,6 +19,12 @@ pub struct ChunkPool {
 struct Stock {
     memories: Vec<ChunkMemory>,
     leaf_chunks: Vec<LeafChunk>,
+}
+
+impl Stock {
+    fn bytes(&self) -> usize {
+        self.memories.len() * CHUNK_BYTES + self.leaf_chunks.len() * LEAF_CHUNK_BYTES
+    }
 }
 
 impl std::fmt::Debug for ChunkPool {
@@ -37,23 +37,13 @@ impl ChunkPool {
     /// An empty pool that keeps at most `limit_bytes`; what comes beyond goes to the allocator.
     #[must_use]
     pub fn new(limit_bytes: usize) -> ChunkPool {
-        let part = (limit_bytes / CHUNK_PART).clamp(FIRST_CHUNK_BYTES, CHUNK_BYTES_MAX);
-        ChunkPool { limit_bytes, chunk_bytes: 1 << part.ilog2(), stock: Mutex::default() }
-    }
-
-    /// The size of an arena's chunks, but for its first and those of long entries: a power of two.
-    pub(super) fn chunk_bytes(&self) -> usize {
-        self.chunk_bytes
+        ChunkPool { limit_bytes, stock: Mutex::default() }
     }
 
     /// The memory that waits here now.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes_of(&self.stock.lock())
-    }
-
-    fn bytes_of(&self, stock: &Stock) -> usize {
-        stock.memories.len() * self.chunk_bytes + stock.leaf_chunks.len() * LEAF_CHUNK_BYTES
+        self.stock.lock().bytes()
     }
 
     pub(super) fn take_memory(&self) -> Option<ChunkMemory> {
@@ -63,8 +53,7 @@ impl ChunkPool {
     pub(super) fn give_memory(&self, memory: ChunkMemory) {
         // What has no room is dropped after the lock.
         let mut stock = self.stock.lock();
-        let fits = self.bytes_of(&stock) + self.chunk_bytes <= self.limit_bytes;
-        if memory.len() == self.chunk_bytes && fits {
+        if memory.len() == CHUNK_BYTES && stock.bytes() + CHUNK_BYTES <= self.limit_bytes {
             stock.memories.push(memory);
         }
     }
@@ -75,7 +64,7 @@ impl ChunkPool {
 
     pub(super) fn give_leaves(&self, leaves: LeafChunk) {
         let mut stock = self.stock.lock();
-        let fits = self.bytes_of(&stock) + LEAF_CHUNK_BYTES <= self.limit_bytes;
+        let fits = stock.bytes() + LEAF_CHUNK_BYTES <= self.limit_bytes;
         if leaves.len() == NODES_PER_CHUNK && fits {
             stock.leaf_chunks.push(leaves);
         }
