@@ -346,6 +346,36 @@ fn what_validation_reads_of_a_run_is_not_written_over() {
     assert_eq!(access::verify(&database).unwrap(), None);
 }
 
+/// The leaf behind a run is older than the run: it dies, and nobody keeps it. A transaction that
+/// has spilled, and lies between the run's keys, is compared with all of them.
+#[test]
+fn validation_reads_nothing_behind_the_last_key_of_a_run() {
+    let (_storage, database, keyspace) = new();
+    fill(&keyspace, (0..1000).chain(2000..3000), 1);
+    database.compact().unwrap();
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    transaction.put(&keyspace, "001500+", "mine").unwrap();
+    for n in 0..3000 {
+        transaction.put(&keyspace, format!("z{n}"), vec![1; 200]).unwrap();
+    }
+    assert!(!format!("{transaction:?}").contains("pending_segments: 0"), "{transaction:?}");
+    // The leaves behind are younger than the transaction.
+    let overwrite_behind = |value| {
+        fill(&keyspace, 2000..3000, value);
+        database.flush().unwrap();
+        database.compact().unwrap();
+    };
+    overwrite_behind(2);
+    fill(&keyspace, 1000..2000, 1);
+    database.flush().unwrap();
+    assert_eq!(database.stats().unwrap().young_segments, 0, "it is a run in final form");
+    (3..8).for_each(overwrite_behind);
+    database.core().unwrap().pages.cache().clear();
+    transaction.commit().unwrap();
+    database.compact().unwrap();
+    assert_eq!(access::verify(&database).unwrap(), None);
+}
+
 /// What was flushed since a transaction began is merged away, and its pages would be used again.
 #[test]
 fn what_validation_reads_is_not_written_over() {

@@ -91,7 +91,9 @@ pub fn value_of(thread: u64, key: u64) -> Vec<u8> {
 /// # Errors
 /// What a commit failed with.
 pub fn commit_for_ever(file: &Path, threads: u64, seed: u64) -> sapwood::Result<()> {
-    let database = Database::builder().memory_budget(8 << 20).merge_threads(1).open(file)?;
+    let builder = Database::builder().memory_budget(8 << 20).merge_threads(1);
+    // A thread that gets no time for long is not given up, however small the file is.
+    let database = builder.max_transaction_history_bytes(1 << 40).open(file)?;
     let mut running = Vec::new();
     for thread in 0..threads {
         let database = database.clone();
@@ -156,17 +158,11 @@ fn commit_transaction(
     commit: Commit,
 ) -> sapwood::Result<()> {
     let value = value_of(commit.thread, commit.key);
-    loop {
-        let mut transaction = database.begin(Isolation::Snapshot)?;
-        transaction.put(own, commit.key.to_be_bytes(), &value)?;
-        transaction.put(common, commit.common_key(), &value)?;
-        match transaction.commit_with(commit.durability) {
-            // No other thread writes these keys. But a process that gets no time for long is given
-            // up, when much is merged meanwhile in a file that is still small.
-            Err(error) if error.is_conflict() => {}
-            result => return result,
-        }
-    }
+    // No other thread writes these keys: a conflict is an error.
+    let mut transaction = database.begin(Isolation::Snapshot)?;
+    transaction.put(own, commit.key.to_be_bytes(), &value)?;
+    transaction.put(common, commit.common_key(), &value)?;
+    transaction.commit_with(commit.durability)
 }
 
 /// How many rounds, of what.

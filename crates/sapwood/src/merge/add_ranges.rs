@@ -121,7 +121,7 @@ impl RangesEdit<'_> {
             let next = leaves.get(index + 1).map(|next| next.separator.clone());
             self.read_leaf(leaf, &KeyRange::new(start, next.or(range.end.clone())), &mut old)?;
             let (block, birth) = (leaf.child.reference.block(), leaf.child.birth);
-            died.push(Dead { block, birth: birth.unwrap_or(root.birth) });
+            died.push(Dead::node(block, birth.unwrap_or(root.birth)));
         }
         let mut writer = ranges_writer(keyspace, None, self.leaf_bytes, range.start.clone());
         let Some(touched) = leaves.get(first).map(|leaf| leaf.separator.clone()) else {

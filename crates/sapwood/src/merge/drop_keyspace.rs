@@ -82,14 +82,14 @@ fn next_range(core: &Core, keyspace: KeyspaceNumber, segment: &Segment) -> Resul
     if let Some(root) = &segment.points {
         died.extend(overflow_blocks(pages, root, keyspace, before, &after)?);
         let nodes = newly_covered(pages, keyspace, root, before, &after)?;
-        died.extend(nodes.into_iter().map(|(block, birth)| Dead { block, birth }));
+        died.extend(nodes.into_iter().map(|(block, birth)| Dead::node(block, birth)));
     }
     if after.covers(&KeyRange::all())
         && let Some(root) = &segment.ranges
     {
         // Range tombstones reach over the borders of leaves, so their tree goes as one.
         let nodes = newly_covered(pages, keyspace, root, &KeyRanges::new(), &after)?;
-        died.extend(nodes.into_iter().map(|(block, birth)| Dead { block, birth }));
+        died.extend(nodes.into_iter().map(|(block, birth)| Dead::node(block, birth)));
     }
     Ok(Leaving { segment: segment.number, range, died })
 }

@@ -295,7 +295,7 @@ impl FlushJob {
                 }
             } else if let Operation::PutOverflow(reference) = operation {
                 let reference = decode_reference(reference)?;
-                let died = blocks_of(&reference).map(|block| Dead { block, birth: Epoch(0) });
+                let died = blocks_of(&reference).map(|block| Dead::value(block, Epoch(0)));
                 self.change.died.extend(died);
             }
             newer = Some(number);
@@ -542,7 +542,7 @@ fn write_anew(
     }
     let reference = writer.finish()?;
     change.written.extend(blocks_of(&reference));
-    change.died.extend(blocks_of(old).map(|block| Dead { block, birth: Epoch(0) }));
+    change.died.extend(blocks_of(old).map(|block| Dead::value(block, Epoch(0))));
     Ok(reference)
 }
 

@@ -265,7 +265,7 @@ impl Making<'_> {
     }
 
     fn take_tree_change(&mut self, change: TreeChange) -> Option<TreeRoot> {
-        self.died.extend(change.died.iter().map(|(block, birth)| dead(*block, *birth)));
+        self.died.extend(change.died.iter().map(|(block, birth)| Dead::node(*block, *birth)));
         self.born.extend_from_slice(&change.born);
         self.made.extend_from_slice(&change.born);
         change.root
@@ -317,7 +317,7 @@ impl Making<'_> {
             let birth = birth.unwrap_or(Epoch(0));
             died.extend(segment.filter.nodes.iter().map(|node| (node.block(), birth)));
         }
-        self.died.extend(died.iter().map(|(block, birth)| dead(*block, *birth)));
+        self.died.extend(died.iter().map(|(block, birth)| Dead::node(*block, *birth)));
         let next = Segment { promoted: Arc::new(promoted), ..(*segment).clone() };
         self.put(number, (!gone).then(|| Arc::new(next)));
         Ok(())
@@ -405,9 +405,12 @@ impl Making<'_> {
         for block in died.iter().filter(|dead| dead.birth.0 != 0).map(|dead| dead.block) {
             allocator.dereference(block);
         }
-        core.transactions.hold(&mut died, epoch);
         let state = State::new(contents, core.held.releases());
-        core.held.replaced(base.epoch, died);
+        // A transaction that ends meanwhile gives back what is taken here (E1).
+        core.held.replaced(base.epoch, || {
+            core.transactions.hold(&mut died, epoch);
+            died
+        });
         if let Some((slot, cut)) = &change.flushed {
             let added = state.young.len().saturating_sub(base.young.len());
             let young = state.young.iter().take(added).cloned().collect();
@@ -444,15 +447,13 @@ fn flushed_runs(
     let mut flushed = BTreeMap::<_, FlushedRuns>::new();
     for (keyspace, range) in runs {
         let last = state.levels_of(*keyspace).and_then(|levels| levels.last());
-        let Some(root) = last.and_then(|last| last.points.clone()) else { continue };
+        let root = last.and_then(|last| last.points.clone());
+        assert!(root.is_some(), "a run lies in the last level of the state that it made");
+        let Some(root) = root else { continue };
         let new = || FlushedRuns { ranges: KeyRanges::new(), root };
         flushed.entry(*keyspace).or_insert_with(new).ranges.insert(range.clone());
     }
     flushed
-}
-
-fn dead(block: Block, birth: Epoch) -> Dead {
-    Dead { block, birth }
 }
 
 fn mismatch(epoch: Epoch, detail: &str) -> Error {

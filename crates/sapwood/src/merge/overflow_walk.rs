@@ -103,6 +103,6 @@ impl Walk<'_> {
 
     fn push(&mut self, blocks: &[Block], birth: Epoch, leaf_birth: Epoch) {
         let birth = if birth.0 == 0 { leaf_birth } else { birth };
-        self.found.extend(blocks.iter().map(|&block| Dead { block, birth }));
+        self.found.extend(blocks.iter().map(|&block| Dead::value(block, birth)));
     }
 }

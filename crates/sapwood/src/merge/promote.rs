@@ -373,7 +373,7 @@ impl<'a> Step<'a> {
         let (keyspace, kind) = (self.plan.keyspace, TreeKind::Points);
         let leaf =
             read_leaf(&self.core.pages, &entry.child.reference, keyspace, kind, Caching::Pass)?;
-        self.died.push(Dead { block: entry.child.reference.block(), birth });
+        self.died.push(Dead::node(entry.child.reference.block(), birth));
         let mut below = Below { leaf, birth, index: 0, key: Vec::new() };
         below.load()?;
         let end = match (end, self.plan.range.end.as_deref()) {
@@ -664,7 +664,7 @@ pub fn move_reference(value: &[u8], leaf_birth: Epoch, out: &mut Vec<u8>) -> Res
 fn drop_value(value: &[u8], leaf_birth: Epoch, died: &mut Vec<Dead>) -> Result<()> {
     let reference = decode(value)?;
     let birth = if reference.birth.0 == 0 { leaf_birth } else { reference.birth };
-    died.extend(reference.blocks.into_iter().map(|block| Dead { block, birth }));
+    died.extend(reference.blocks.into_iter().map(|block| Dead::value(block, birth)));
     Ok(())
 }
 

@@ -254,7 +254,7 @@ impl Run {
             leaf.is_split = true;
             self.tally(&leaf)?;
             let (block, birth) = (leaf.entry.child.reference.block(), leaf.birth);
-            self.died.push(Dead { block, birth });
+            self.died.push(Dead::node(block, birth));
         }
         if leaf.is_split {
             self.write_old(nodes, &mut leaf, index)?;

@@ -244,7 +244,7 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     jobs.flush_is_out = true;
     drop(jobs);
     let guard = PanicGuard::new(core, "a flush");
-    let mut out = FlushOut { core, kept: None, _guard: guard };
+    let mut out = FlushOut { core, kept: None, guard: Some(guard) };
     let job = match job {
         Some(job) => Some(job),
         None => match adopt::begin(core) {
@@ -266,11 +266,13 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
 struct FlushOut<'a> {
     core: &'a Core,
     kept: Option<Box<dyn Job>>,
-    _guard: PanicGuard<'a>,
+    guard: Option<PanicGuard<'a>>,
 }
 
 impl Drop for FlushOut<'_> {
     fn drop(&mut self) {
+        // Before another thread can begin it anew.
+        drop(self.guard.take());
         let mut jobs = self.core.background.jobs.lock();
         jobs.flush = self.kept.take();
         jobs.flush_is_out = false;

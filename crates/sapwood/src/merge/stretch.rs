@@ -186,7 +186,7 @@ fn take_apart(
     let node = read_parent(pages, &parent.reference, keyspace, 1)?;
     let mut blocks = vec![(parent.reference.block(), parent.birth)];
     push_sidecar_blocks(&node, parent.birth, &mut blocks)?;
-    stretch.died.extend(blocks.into_iter().map(|(block, birth)| Dead { block, birth }));
+    stretch.died.extend(blocks.into_iter().map(|(block, birth)| Dead::node(block, birth)));
     let view = node.view();
     let mut overflow = overflow_of_leaves(pages, &node)?;
     for index in 0..view.len() {

@@ -81,6 +81,12 @@ impl KeyRange {
             && !other.is_empty()
     }
 
+    /// True when no key behind `key` lies in it.
+    pub fn ends_behind(&self, key: &[u8]) -> bool {
+        let is_next = |end: &Vec<u8>| end.strip_prefix(key) == Some(&[0]);
+        self.end.as_ref().is_some_and(|end| end.as_slice() <= key || is_next(end))
+    }
+
     /// True when every key of `other` lies in it.
     pub fn covers(&self, other: &KeyRange) -> bool {
         self.start <= other.start

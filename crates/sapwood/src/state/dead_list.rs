@@ -38,6 +38,20 @@ pub struct Dead {
     pub block: Block,
     /// The state that it was born in; 0: it never was in one.
     pub birth: Epoch,
+    /// It is a value's, not a node.
+    pub is_value: bool,
+}
+
+impl Dead {
+    /// A node.
+    pub fn node(block: Block, birth: Epoch) -> Dead {
+        Dead { block, birth, is_value: false }
+    }
+
+    /// A block of a value.
+    pub fn value(block: Block, birth: Epoch) -> Dead {
+        Dead { block, birth, is_value: true }
+    }
 }
 
 /// The rank of the lock over the held states.
@@ -292,12 +306,14 @@ impl HeldStates {
         self.releases.clone()
     }
 
-    /// State `replaced` gives way to the next one; `died` is what the next one no longer uses. It
-    /// is called before anyone can see the next state.
-    pub fn replaced(&self, replaced: Epoch, died: Vec<Dead>) {
+    /// State `replaced` gives way to the next one; `died` says what the next one no longer uses,
+    /// without what others keep. They may be done with that at once: it waits until `replaced`
+    /// counts as held. Called before anyone can see the next state.
+    pub fn replaced(&self, replaced: Epoch, died: impl FnOnce() -> Vec<Dead>) {
         let mut held = self.held.lock();
         let newest = held.lists.keys().next_back().copied();
         assert!(newest.is_none_or(|epoch| epoch < replaced), "states are replaced in their order");
+        let died = died();
         debug_assert!(died.iter().all(|dead| dead.birth <= replaced), "what dies was there");
         let mut list = DeadList::new();
         for dead in died {

@@ -264,6 +264,7 @@ struct Making {
 }
 
 fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) -> Result<()> {
+    let _guard = PanicGuard::new(core, "making a state durable");
     core.check_writable()?;
     let making = begin(core, inner, purpose)?;
     let generation = inner.generation + 1;

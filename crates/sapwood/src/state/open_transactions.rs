@@ -41,8 +41,8 @@ pub struct FlushRecord {
 pub struct FlushedRuns {
     /// Where they lie; no older key lies there.
     pub ranges: KeyRanges,
-    /// The tree that the flush made. Only what was born with it may be read, which the way to every
-    /// key of a run is.
+    /// The tree that the flush made. Only nodes that were born with it may be read: those on the
+    /// way to a key of a run are, the next leaf behind its last key may not be.
     pub root: TreeRoot,
 }
 
@@ -56,7 +56,7 @@ pub struct OpenTransactions {
 struct Open {
     next: u64,
     transactions: BTreeMap<u64, OpenTransaction>,
-    /// Oldest first.
+    /// Oldest first: their epochs ascend.
     flushes: Vec<Arc<FlushRecord>>,
     /// Dead blocks that `flushes` brought, by birth: with their deaths.
     held: BTreeMap<Epoch, Vec<(Dead, Epoch)>>,
@@ -126,12 +126,14 @@ impl Open {
 
     /// The transaction to give up next. None, when another that stays needs as much.
     fn oldest(&mut self) -> Option<&mut OpenTransaction> {
-        let least = self.least();
-        let open = self.transactions.values_mut();
-        let mut oldest = open.filter(|open| {
-            open.standing != Standing::GivenUp && least.is_some_and(|least| open.began == least)
-        });
-        oldest.next().filter(|oldest| oldest.standing == Standing::Open)
+        let least = self.least()?;
+        let needs_all =
+            |open: &OpenTransaction| open.standing != Standing::GivenUp && open.began == least;
+        let stays = |open: &OpenTransaction| needs_all(open) && open.standing != Standing::Open;
+        if self.transactions.values().any(stays) {
+            return None;
+        }
+        self.transactions.values_mut().find(|open| needs_all(open))
     }
 }
 
@@ -232,7 +234,7 @@ impl OpenTransactions {
         }
     }
 
-    /// Takes, of blocks that die at `death`, those that a kept flush brought.
+    /// Takes, of blocks that die at `death`, the nodes that a kept flush brought.
     pub fn hold(&self, dead: &mut Vec<Dead>, death: Epoch) {
         let mut open = self.open.lock();
         let Open { flushes, held, held_pages, .. } = &mut *open;
@@ -240,7 +242,9 @@ impl OpenTransactions {
             return;
         }
         dead.retain(|dead| {
-            let is_kept = flushes.iter().any(|record| record.epoch == dead.birth);
+            let index = flushes.binary_search_by_key(&dead.birth, |record| record.epoch);
+            // No value is read for it.
+            let is_kept = index.is_ok() && !dead.is_value;
             if is_kept {
                 *held_pages += u64::from(dead.block.pages);
                 held.entry(dead.birth).or_default().push((*dead, death));
@@ -277,8 +281,8 @@ mod tests {
     fn merged(open: &OpenTransactions, last: u64, pages: u32) {
         open.flushed(flush(last));
         let block = |page| Block::new(PageNumber(page), pages);
-        let of_flush = Dead { block: block(last * 100), birth: Epoch(last) };
-        let older = Dead { block: block(last * 100 + 50), birth: Epoch(1) };
+        let of_flush = Dead::node(block(last * 100), Epoch(last));
+        let older = Dead::node(block(last * 100 + 50), Epoch(1));
         let mut dead = vec![of_flush, older];
         open.hold(&mut dead, Epoch(last + 1));
         assert!(!dead.contains(&of_flush) && dead.contains(&older));
@@ -330,6 +334,29 @@ mod tests {
         assert_eq!(open.end(middle).len(), 1);
         assert!(open.held_blocks().is_empty());
         assert!(open.begin_commit(youngest));
+    }
+
+    #[test]
+    fn nobody_is_given_up_beside_another_that_stays_and_needs_as_much() {
+        let open = OpenTransactions::default();
+        let [idle, committing] = [3, 3].map(|number| begun(&open, number));
+        merged(&open, 5, 10);
+        assert!(open.begin_commit(committing));
+        assert!(open.limit(0).is_empty());
+        open.end(committing);
+        assert!(open.begin_commit(idle), "it would have been given up for nothing");
+    }
+
+    #[test]
+    fn values_are_not_kept() {
+        let open = OpenTransactions::default();
+        begun(&open, 3);
+        open.flushed(flush(5));
+        let value = Dead::value(Block::new(PageNumber(7), 1), Epoch(5));
+        let mut dead = vec![value];
+        open.hold(&mut dead, Epoch(6));
+        assert_eq!(dead, [value]);
+        assert!(open.held_blocks().is_empty());
     }
 
     #[test]

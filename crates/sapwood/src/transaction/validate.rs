@@ -178,6 +178,10 @@ impl<'a> Changes<'a> {
                 if writes.touches_key(self.core, keyspace, cursor.key())? {
                     return Ok(true);
                 }
+                // Behind its last key lie nodes that nobody may hold any more.
+                if run.ends_behind(cursor.key()) {
+                    break;
+                }
                 cursor.next()?;
             }
         }
@@ -291,8 +295,8 @@ fn run_cursor(core: &Core, keyspace: KeyspaceNumber, runs: &FlushedRuns) -> Tree
     TreeCursor::new(pages, root, keyspace, TreeKind::Points, Caching::Keep)
 }
 
-/// True when a run has a key in a range. Nothing is read where no run lies, so nothing but nodes
-/// that the flush wrote.
+/// True when a run has a key in a range. A seek inside a run meets a key of it, so nothing is read
+/// but nodes that the flush wrote.
 fn run_changed(
     core: &Core,
     flush: &FlushRecord,

@@ -17,9 +17,9 @@ fn states() -> HeldStates {
 #[test]
 fn an_old_hold_does_not_keep_younger_dead_blocks() {
     let held = states();
-    held.replaced(Epoch(5), Vec::new());
-    held.replaced(Epoch(6), vec![Dead { block: block(1), birth: Epoch(3) }]);
-    held.replaced(Epoch(7), vec![Dead { block: block(2), birth: Epoch(7) }]);
+    held.replaced(Epoch(5), Vec::new);
+    held.replaced(Epoch(6), || vec![Dead::node(block(1), Epoch(3))]);
+    held.replaced(Epoch(7), || vec![Dead::node(block(2), Epoch(7))]);
     held.releases().send(Epoch(7)).unwrap();
     assert_eq!(held.collect(), vec![block(2)], "no older state had it");
     held.releases().send(Epoch(6)).unwrap();
@@ -31,7 +31,7 @@ fn an_old_hold_does_not_keep_younger_dead_blocks() {
 #[test]
 fn a_block_that_never_was_in_a_state_waits_for_every_reader_of_its_memtable() {
     let held = states();
-    held.replaced(Epoch(5), vec![Dead { block: block(1), birth: Epoch(0) }]);
+    held.replaced(Epoch(5), || vec![Dead::node(block(1), Epoch(0))]);
     assert!(held.collect().is_empty());
     held.releases().send(Epoch(5)).unwrap();
     assert_eq!(held.collect(), vec![block(1)]);
@@ -41,9 +41,9 @@ fn a_block_that_never_was_in_a_state_waits_for_every_reader_of_its_memtable() {
 fn a_late_death_goes_to_the_hold_that_needs_it() {
     let held = states();
     for epoch in 3..9 {
-        held.replaced(Epoch(epoch), Vec::new());
+        held.replaced(Epoch(epoch), Vec::new);
     }
-    let dead = Dead { block: block(1), birth: Epoch(4) };
+    let dead = Dead::node(block(1), Epoch(4));
     assert_eq!(held.dispose(dead, Epoch(6)), None);
     for (epoch, free) in [(8, 0), (5, 0), (3, 0), (4, 1)] {
         held.releases().send(Epoch(epoch)).unwrap();
@@ -64,10 +64,8 @@ proptest! {
         let lives: Vec<(u64, u64)> = lives.into_iter().map(|(b, l)| (b, b + l)).collect();
         for epoch in 1u64..30 {
             let died = lives.iter().enumerate().filter(|(_, life)| life.1 == epoch + 1);
-            let died = died.map(|(i, life)| Dead {
-                block: block(i as u64), birth: Epoch(life.0),
-            });
-            held.replaced(Epoch(epoch), died.collect());
+            let died = died.map(|(i, life)| Dead::node(block(i as u64), Epoch(life.0)));
+            held.replaced(Epoch(epoch), || died.collect());
         }
         let mut holds: BTreeSet<u64> = (1..30).collect();
         let mut free = BTreeSet::new();
@@ -124,7 +122,7 @@ impl Model {
         let number = self.next;
         self.next += 1;
         self.dead.insert(number, (number, Epoch(birth), Epoch(death)));
-        Dead { block: block(number), birth: Epoch(birth) }
+        Dead::node(block(number), Epoch(birth))
     }
 
     fn holders(&self, (_, birth, death): Life) -> usize {
@@ -218,7 +216,7 @@ fn check_history(acts: Vec<Act>, limits: &ListLimits) -> Result<(), TestCaseErro
             Act::Replace(ages) => {
                 let births = ages.iter().map(|age| (epoch - 1).max(*age) - age);
                 let died = births.map(|birth| model.die(birth, epoch + 1));
-                held.replaced(Epoch(epoch), died.collect());
+                held.replaced(Epoch(epoch), || died.collect());
                 model.holds.insert(Epoch(epoch));
                 epoch += 1;
             }
@@ -319,7 +317,7 @@ proptest! {
 fn a_piece_stays_while_somebody_looks_at_it() {
     let budget = Arc::new(MemoryBudget::new(1 << 20));
     let held = HeldStates::new(&budget, ListLimits { bytes_max: 0, piece_blocks: 1..=8 });
-    held.replaced(Epoch(5), vec![Dead { block: block(1), birth: Epoch(3) }]);
+    held.replaced(Epoch(5), || vec![Dead::node(block(1), Epoch(3))]);
     let mut nodes = Nodes::default();
     nodes.step(&held, false);
     held.releases().send(Epoch(5)).unwrap();
@@ -333,4 +331,24 @@ fn a_piece_stays_while_somebody_looks_at_it() {
     assert!(!held.given_back(out.name), "somebody has begun to look at it");
     drop(looking);
     assert_eq!(nodes.step(&held, false), [block(1)]);
+}
+
+/// What died with the install that replaces the state comes back while that is being noted.
+#[test]
+fn what_others_give_back_while_a_state_is_replaced_waits_for_its_end() {
+    let held = states();
+    let given_back = std::thread::scope(|scope| {
+        let mut running = None;
+        held.replaced(Epoch(5), || {
+            let dispose = || held.dispose(Dead::node(block(1), Epoch(3)), Epoch(6));
+            running = Some(scope.spawn(dispose));
+            // Time for it to go wrong.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            Vec::new()
+        });
+        running.unwrap().join().unwrap()
+    });
+    assert_eq!(given_back, None, "state 5 is still held");
+    held.releases().send(Epoch(5)).unwrap();
+    assert_eq!(held.collect(), [block(1)]);
 }
