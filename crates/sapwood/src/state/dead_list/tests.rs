@@ -1,6 +1,7 @@
 //! Dead lists against a model that forgets nothing.
 
 use super::*;
+use crate::sync::Clock;
 use crate::types::PageNumber;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -343,7 +344,7 @@ fn what_others_give_back_while_a_state_is_replaced_waits_for_its_end() {
             let dispose = || held.dispose(Dead::node(block(1), Epoch(3)), Epoch(6));
             running = Some(scope.spawn(dispose));
             // Time for it to go wrong.
-            std::thread::sleep(std::time::Duration::from_millis(50));
+            Clock::real().sleep(std::time::Duration::from_millis(50));
             Vec::new()
         });
         running.unwrap().join().unwrap()
