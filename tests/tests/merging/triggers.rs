@@ -94,17 +94,96 @@ fn debt_grows_with_what_is_owed_and_is_none_while_merging_keeps_up() {
     for count in 1..=YOUNG_SLOW_COUNT {
         levels.flush_some();
         assert_eq!(levels.counts(), (count, 0, 1), "a flush makes no other step");
-        let owed = Debt::of(&levels.state(), 0, 1000).felt();
+        let owed = Debt::of(levels.state().backlog(), 0, 1000).felt();
         assert_eq!(owed == 0.0, count <= YOUNG_MERGE_COUNT, "{count} young segments: {owed}");
         assert!(owed > least || owed == 0.0, "{count} young segments: {owed} after {least}");
         assert_eq!(owed >= 1.0, count >= YOUNG_SLOW_COUNT, "{count} young segments: {owed}");
         least = owed;
     }
     levels.run();
-    let of_memory = |bytes| Debt::of(&levels.state(), bytes, 1000).felt();
+    let of_memory = |bytes| Debt::of(levels.state().backlog(), bytes, 1000).felt();
     assert_eq!(of_memory(1000), 0.0, "one memtable may fill");
     assert!(of_memory(1200) > 0.0 && of_memory(1600) > of_memory(1200));
     assert!(of_memory(2000) >= 1.0, "and one more while it is flushed");
+}
+
+#[test]
+fn debt_falls_with_every_step_of_a_merge_and_not_at_its_end() {
+    let mut levels = Levels::new();
+    for _ in 0..YOUNG_MERGE_COUNT {
+        for index in 0..300 {
+            levels.put(index * 20..index * 20 + 1, 100);
+        }
+        levels.lab.database.flush().unwrap();
+    }
+    let mut left = levels.state().backlog().young;
+    assert_eq!(left, YOUNG_MERGE_COUNT as f64);
+    let mut promotions = levels.promotions();
+    let mut falls = Vec::new();
+    while levels.lab.database.run_step().unwrap() {
+        let now = levels.state().backlog().young;
+        assert!(now <= left);
+        if levels.promotions() > promotions {
+            falls.push(left - now);
+        }
+        (left, promotions) = (now, levels.promotions());
+    }
+    assert_eq!(left, 0.0);
+    assert!(falls.len() > 4, "{falls:?}");
+    let most = falls.iter().copied().fold(0.0, f64::max);
+    assert!(most < YOUNG_MERGE_COUNT as f64 / 2.0, "no step pays most of it: {falls:?}");
+    levels.lab.check_at_rest();
+}
+
+#[test]
+fn what_is_owed_most_is_merged_first() {
+    let mut levels = Levels::new();
+    let flush_many = |levels: &mut Levels, count| {
+        for _ in 0..count {
+            for index in 0..100 {
+                levels.put(index * 60..index * 60 + 1, 100);
+            }
+            levels.lab.database.flush().unwrap();
+        }
+    };
+    for _ in 0..ABOVE_COUNT_MAX {
+        flush_many(&mut levels, YOUNG_MERGE_COUNT);
+        while levels.counts().0 > 0 {
+            assert!(levels.lab.database.run_step().unwrap());
+        }
+    }
+    assert_eq!(levels.counts(), (0, ABOVE_COUNT_MAX, 1));
+    flush_many(&mut levels, YOUNG_MERGE_COUNT + YOUNG_MERGE_COUNT / 2);
+    let (mut of_young, mut of_above) = (0, 0);
+    // Not counted: the one that the young segments go into.
+    let complete: Vec<_> = levels.state().levels[&levels.number()].above().cloned().collect();
+    let need = |levels: &Levels| {
+        let state = levels.state();
+        let above = state.moved().left_of(complete.iter());
+        (state.backlog().young / YOUNG_MERGE_COUNT as f64, above / ABOVE_COUNT_MAX as f64)
+    };
+    // Until the set is gone: too few are left then for another.
+    while levels.counts().0 >= YOUNG_MERGE_COUNT {
+        let before = (need(&levels), levels.promotions());
+        assert!(levels.lab.database.run_step().unwrap());
+        let after = need(&levels);
+        if levels.promotions() == before.1 {
+            continue;
+        }
+        let (young, above) = before.0;
+        if after.0 < young {
+            of_young += 1;
+            assert!(young >= above, "{before:?} {after:?}");
+        } else {
+            of_above += 1;
+            assert!(above >= young, "{before:?} {after:?}");
+        }
+    }
+    assert!(of_young > 0 && of_above > 0, "{of_young} {of_above}");
+    levels.lab.pause();
+    levels.lab.run_all();
+    levels.lab.compare();
+    levels.lab.check_at_rest();
 }
 
 #[test]

@@ -20,7 +20,6 @@ use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::KeyspaceNumber;
 
-use super::debt::above_of;
 use super::plan::{Wanted, plan_whole};
 use super::promote::{bare_range, promote};
 use super::step::{LOOK_AGAIN, begin_writing, flush_all_so_far, make_durable_now, run_step};
@@ -73,7 +72,7 @@ fn keyspaces(state: &State) -> impl Iterator<Item = KeyspaceNumber> {
 /// What stands above the last level, newest first.
 fn sources(state: &State, keyspace: KeyspaceNumber) -> Vec<Arc<Segment>> {
     let young = state.young.iter().filter(|segment| segment.share_of(keyspace).is_some());
-    let above = state.levels_of(keyspace).into_iter().flat_map(|levels| above_of(levels));
+    let above = state.levels_of(keyspace).into_iter().flat_map(|levels| levels.above());
     young.chain(above).cloned().collect()
 }
 

@@ -21,7 +21,7 @@ use crate::state::catalogue::Catalogue;
 use crate::state::dead_list::Dead;
 use crate::state::open_transactions::{FlushRecord, FlushedRuns};
 use crate::state::view::{MemtableSlot, View};
-use crate::state::{Contents, Core, Cut, Levels, State};
+use crate::state::{Contents, Core, Cut, Levels, MovedPages, State};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::{Epoch, KeyspaceNumber};
@@ -105,6 +105,7 @@ pub struct Change {
 struct Making<'a> {
     core: &'a Core,
     contents: Contents,
+    moved: MovedPages,
     /// Blocks that the next state has and the present one has not.
     born: Vec<Block>,
     /// Those of them that the install itself has allotted.
@@ -131,6 +132,7 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
     let mut making = Making {
         core,
         contents,
+        moved: base.moved().clone(),
         born: Vec::new(),
         made: Vec::new(),
         died: std::mem::take(&mut change.died),
@@ -259,6 +261,7 @@ impl Making<'_> {
         *slot = Arc::new(segment);
         if empty {
             remove_segment(&mut levels, number);
+            self.moved.forget(number);
         }
         self.contents.levels.insert(keyspace, Arc::new(levels));
         Ok(())
@@ -318,6 +321,8 @@ impl Making<'_> {
             died.extend(segment.filter.nodes.iter().map(|node| (node.block(), birth)));
         }
         self.died.extend(died.iter().map(|(block, birth)| Dead::node(*block, *birth)));
+        let pages = died.iter().map(|(block, _)| u64::from(block.pages)).sum::<u64>();
+        self.moved.add(number, pages);
         let next = Segment { promoted: Arc::new(promoted), ..(*segment).clone() };
         self.put(number, (!gone).then(|| Arc::new(next)));
         Ok(())
@@ -338,6 +343,9 @@ impl Making<'_> {
 
     /// Puts another value in a segment's place, or takes it out.
     fn put(&mut self, number: u64, segment: Option<Arc<Segment>>) {
+        if segment.is_none() {
+            self.moved.forget(number);
+        }
         if let Some(index) = self.contents.young.iter().position(|young| young.number == number) {
             match segment {
                 Some(segment) => self.contents.young[index] = segment,
@@ -396,7 +404,7 @@ impl Making<'_> {
     /// Everything that cannot fail: the dead find their lists, the maps their bits, the view is
     /// swapped.
     fn swap_in(self, base: &Arc<State>, change: &Change, epoch: Epoch) -> Arc<State> {
-        let Making { core, contents, born, mut died, .. } = self;
+        let Making { core, contents, moved, born, mut died, .. } = self;
         let allocator = core.pages.allocator();
         for block in &born {
             allocator.reference(*block);
@@ -405,7 +413,7 @@ impl Making<'_> {
         for block in died.iter().filter(|dead| dead.birth.0 != 0).map(|dead| dead.block) {
             allocator.dereference(block);
         }
-        let state = State::new(contents, core.held.releases());
+        let state = State::new(contents, moved, core.held.releases());
         // A transaction that ends meanwhile gives back what is taken here (E1).
         core.held.replaced(base.epoch, || {
             core.transactions.hold(&mut died, epoch);

@@ -14,7 +14,7 @@ use crate::sync::{Arc, Random};
 use crate::types::KeyspaceNumber;
 
 use super::debt::{
-    Pressure, YOUNG_MERGE_COUNT, above_are_due, above_of, goes_to_last, young_are_due,
+    ABOVE_COUNT_MAX, Pressure, YOUNG_MERGE_COUNT, above_are_due, goes_to_last, young_are_due,
 };
 use super::drop_keyspace::is_leaving;
 use super::install::Destination;
@@ -58,23 +58,55 @@ pub(crate) fn plan_from(
         }
         plan => plan,
     };
-    // The level above first: it makes room for what comes down.
-    for (keyspace, levels) in &state.levels {
-        let open = open_above(core, *keyspace);
-        if above_are_due(levels, open, pressure)
-            && let Some(plan) = unless_full(plan_above(core, state, *keyspace, open))?
-        {
-            return Ok(Some(plan));
-        }
-    }
     let members = young_members(core, state, pressure);
-    let shares = members.last().into_iter().flat_map(|oldest| oldest.keyspaces.iter());
-    for keyspace in shares.map(|share| share.keyspace).collect::<Vec<_>>() {
-        if let Some(plan) = unless_full(plan_young(core, state, &members, keyspace, pressure))? {
+    for due in in_order_of_need(core, state, &members, pressure) {
+        let plan = match due {
+            Due::Above(keyspace) => plan_above(core, state, keyspace, open_above(core, keyspace)),
+            Due::Young(keyspace) => plan_young(core, state, &members, keyspace, pressure),
+        };
+        if let Some(plan) = unless_full(plan)? {
             return Ok(Some(plan));
         }
     }
     refused.map_or(Ok(None), Err)
+}
+
+/// What is due in one keyspace.
+#[derive(Clone, Copy)]
+enum Due {
+    /// The segments above the last level go into it.
+    Above(KeyspaceNumber),
+    /// The young segments go down.
+    Young(KeyspaceNumber),
+}
+
+/// All that is due. While writes go on, what is owed most comes first: a long merge of one level
+/// does not let the others grow until writers must be stopped. When they pause, the level above
+/// comes first: it makes room for what comes down.
+fn in_order_of_need(
+    core: &Core,
+    state: &State,
+    members: &[Arc<Segment>],
+    pressure: Pressure,
+) -> Vec<Due> {
+    let mut due = Vec::new();
+    for (keyspace, levels) in &state.levels {
+        let open = open_above(core, *keyspace);
+        if above_are_due(levels, open, pressure) {
+            let complete = levels.above().filter(|segment| Some(segment.number) != open);
+            due.push((
+                state.moved().left_of(complete) / ABOVE_COUNT_MAX as f64,
+                Due::Above(*keyspace),
+            ));
+        }
+    }
+    let young_need = state.backlog().young / YOUNG_MERGE_COUNT as f64;
+    let shares = members.last().into_iter().flat_map(|oldest| oldest.keyspaces.iter());
+    due.extend(shares.map(|share| (young_need, Due::Young(share.keyspace))));
+    if pressure == Pressure::Writing {
+        due.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+    }
+    due.into_iter().map(|(_, due)| due).collect()
 }
 
 /// The segment above the last level that is still being written.
@@ -146,7 +178,7 @@ fn target_above(core: &Core, state: &State, keyspace: KeyspaceNumber) -> Target 
     drop(jobs);
     let segment = state
         .levels_of(keyspace)
-        .and_then(|levels| above_of(levels).find(|segment| segment.number == number))
+        .and_then(|levels| levels.above().find(|segment| segment.number == number))
         .cloned();
     Target {
         destination: Destination::NewAbove(number),
@@ -168,8 +200,7 @@ fn plan_young(
         members.iter().filter(|member| member.share_of(keyspace).is_some()).cloned().collect();
     let Some(oldest) = sources.last() else { return Ok(None) };
     let merged_pages = sources.iter().map(|segment| segment.pages()).sum();
-    let has_above =
-        state.levels_of(keyspace).is_some_and(|levels| above_of(levels).next().is_some());
+    let has_above = state.levels_of(keyspace).is_some_and(|levels| levels.above().next().is_some());
     if has_above && pressure == Pressure::Quiet && open_above(core, keyspace).is_none() {
         // In quiet times what stands above goes first, and then all goes straight to the last
         // level.
@@ -211,7 +242,7 @@ fn plan_above(
         return Ok(None);
     }
     let sources: Vec<Arc<Segment>> =
-        above_of(levels).filter(|segment| Some(segment.number) != open).cloned().collect();
+        levels.above().filter(|segment| Some(segment.number) != open).cloned().collect();
     let Some(oldest) = sources.last() else { return Ok(None) };
     let target = target_last(core, state, keyspace, LEVEL_ABOVE | LEVEL_LAST);
     let gaps = oldest.promoted.gaps_in(&KeyRange::all());

@@ -31,6 +31,9 @@ const SLOW_PER_KIB: Duration = Duration::from_micros(25);
 /// The longest that one commit is slowed.
 const SLOW_MAX: Duration = Duration::from_millis(20);
 
+/// What a commit's record may take beside keys and values.
+const RECORD_MARGIN_BYTES: u64 = 4096;
+
 /// So much must wait in memory for a flush to be worth while when space is short.
 const RELIEF_BYTES_MIN: usize = 256 << 10;
 
@@ -52,9 +55,14 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<(
     let owed = debt_of(core);
     if owed.felt() >= 1.0 {
         let begun = core.clock.now();
-        let waited = match owed.memory >= 1.0 {
-            true => wait_for_flush(core, bytes as u64),
-            false => wait_for_step(core),
+        let record = (bytes as u64).saturating_add(RECORD_MARGIN_BYTES);
+        let waited = if core.log.available() < record {
+            // It would wait for that besides, and then for two steps.
+            make_room_in_log(core, 0, record, brings)
+        } else if owed.memory >= 1.0 {
+            wait_for_flush(core, bytes as u64)
+        } else {
+            wait_for_step(core)
         };
         let micros = core.clock.now().saturating_sub(begun).as_micros() as u64;
         let owed = owed.felt();
@@ -244,7 +252,7 @@ fn wait_for_flush(core: &Arc<Core>, bytes: u64) -> Result<()> {
 }
 
 fn debt_of(core: &Core) -> Debt {
-    Debt::of(&core.state(), core.memtable_bytes(), core.memtable_bytes_max())
+    Debt::of(core.state().backlog(), core.memtable_bytes(), core.memtable_bytes_max())
 }
 
 fn seal_when_full(core: &Core) {

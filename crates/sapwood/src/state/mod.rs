@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod background;
+pub mod backlog;
 pub mod by_reference;
 pub mod catalogue;
 pub mod core;
@@ -31,6 +32,7 @@ pub mod sources;
 pub mod state;
 pub mod view;
 
+pub use self::backlog::{Backlog, MovedPages};
 pub use self::core::Core;
 pub use self::snapshot::{ReadPoint, SnapshotHold};
 pub use self::state::{Contents, Cut, Levels, State};

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::backlog::{Backlog, MovedPages};
 use super::catalogue::Catalogue;
 use crate::segment::descriptor::Segment;
 use crate::sync::{Arc, channel};
@@ -34,6 +35,12 @@ impl Levels {
     /// All segments in order of precedence.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Segment>> {
         self.levels.iter().flatten()
+    }
+
+    /// The segments above the last level, in order of precedence.
+    pub fn above(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        let above = self.levels.len().saturating_sub(1);
+        self.levels.iter().take(above).flatten()
     }
 
     /// True when no segment is left.
@@ -79,14 +86,33 @@ impl Contents {
 #[derive(Debug)]
 pub struct State {
     contents: Contents,
+    moved: MovedPages,
+    backlog: Backlog,
     /// Where the epoch goes when the last reference is dropped.
     released: channel::Sender<Epoch>,
 }
 
 impl State {
-    /// A state whose end is told to `released`.
-    pub fn new(contents: Contents, released: channel::Sender<Epoch>) -> Arc<State> {
-        Arc::new(State { contents, released })
+    /// A state whose end is told to `released`; with what of its segments has moved so far.
+    pub fn new(
+        contents: Contents,
+        moved: MovedPages,
+        released: channel::Sender<Epoch>,
+    ) -> Arc<State> {
+        let backlog = Backlog::of(&contents, &moved);
+        Arc::new(State { contents, moved, backlog, released })
+    }
+}
+
+impl State {
+    /// What of its segments has moved.
+    pub fn moved(&self) -> &MovedPages {
+        &self.moved
+    }
+
+    /// What waits to be merged.
+    pub fn backlog(&self) -> Backlog {
+        self.backlog
     }
 }
 
