@@ -9,7 +9,8 @@ use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::harness::{Plan, Totals, run};
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, FaultKind, OperationKind, SimulatedStorage};
-use sapwood::sync::{Arc, Clock, Mutex, Random};
+use sapwood::sync::atomic::{AtomicU32, Ordering};
+use sapwood::sync::{Arc, Clock, Mutex, Random, channel, thread};
 use sapwood::{Database, Durability, Error, Isolation, Result};
 
 /// Shorter than the quiet after which a memtable is flushed, which would do the same.
@@ -73,6 +74,62 @@ fn a_buffered_commit_survives_a_kill_and_may_be_lost_by_a_power_cut() {
     assert!(keys(&storage.crash_copy(CrashPlan::KeepNone)).is_empty());
     assert_eq!(keys(&storage.kill()), ["1", "2"]);
     drop(database);
+}
+
+/// Whatever becomes of that, what was committed beside it survives a kill, and the next sync takes
+/// it along.
+#[test]
+fn a_buffered_commit_does_not_wait_for_a_sync_of_those_before_it() {
+    let (storage, database) = made();
+    let names = |round: u32| [0, 1, 2].map(|n| format!("{round} beside {n}"));
+    let (ask, asked) = channel::unbounded::<u32>();
+    let (answer, answered) = channel::unbounded::<()>();
+    let beside = database.clone();
+    let helper = thread::spawn("beside", move || {
+        while let Ok(round) = asked.recv() {
+            names(round).iter().for_each(|key| {
+                commit(&beside, key, Durability::Buffered).unwrap();
+            });
+            answer.send(()).unwrap();
+        }
+    });
+    let (round, met) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let (at, into, of) = (round.clone(), met.clone(), storage.clone());
+    let (ask, answered) = (Mutex::new(Some(ask)), Mutex::new(answered));
+    let waiting = Arc::new(AtomicU32::new(0));
+    let hung = waiting.clone();
+    storage.on_synced_write(Box::new(move |_| {
+        let at = at.load(Ordering::SeqCst);
+        let mut ask = ask.lock();
+        if ask.as_ref().is_none_or(|ask| ask.send(at).is_err()) {
+            return;
+        }
+        if answered.lock().recv_timeout(Duration::from_secs(20)).is_err() {
+            hung.fetch_add(1, Ordering::SeqCst);
+            *ask = None;
+        }
+        into.lock().push((at, of.crash_copy(CrashPlan::KeepAll)));
+    }));
+    for number in 1..6 {
+        round.store(number, Ordering::SeqCst);
+        commit(&database, &format!("{number} before"), Durability::Buffered).unwrap();
+        database.sync().unwrap();
+    }
+    storage.clear_on_operation();
+    helper.unwrap().join().unwrap();
+    assert_eq!(waiting.load(Ordering::SeqCst), 0, "a commit waited for the device");
+    let met = std::mem::take(&mut *met.lock());
+    assert_eq!(met.len(), 5);
+    for (round, killed) in met {
+        let there = keys(&killed);
+        let before = (1..=round).map(|n| format!("{n} before"));
+        for key in before.chain((1..=round).flat_map(names)) {
+            assert!(there.contains(&key), "{key} is lost in round {round}");
+        }
+    }
+    commit(&database, "last", Durability::Sync).unwrap();
+    let there = keys(&storage.crash_copy(CrashPlan::KeepNone));
+    assert_eq!(there.len(), 5 * 4 + 1);
 }
 
 #[test]
