@@ -1,7 +1,8 @@
 //! Sapwood alone, at its limits: what its promises name a figure for.
 //!
 //! `benches limits` runs each case in turn and prints what it saw; memory is the process's peak
-//! while the case ran, as the system counts it (Linux only).
+//! while the case ran, as the system counts it (Linux only). A figure that was promised is printed
+//! with its bound, and one beyond it fails the command, unless counts were divided.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -72,6 +73,25 @@ struct Figure {
     what: String,
     value: f64,
     unit: String,
+    bound: Option<Bound>,
+}
+
+/// What a figure must keep to.
+#[derive(Clone, Copy, Deserialize, Serialize)]
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Figure {
+    /// A figure that is not to be had keeps to nothing.
+    fn keeps_its_bound(&self) -> bool {
+        match self.bound {
+            None => true,
+            Some(Bound::AtMost(most)) => self.value <= most,
+            Some(Bound::AtLeast(least)) => self.value >= least,
+        }
+    }
 }
 
 struct Run {
@@ -98,7 +118,17 @@ pub fn run(limits: &Limits) -> Outcome<()> {
     } else {
         figures.iter().for_each(print);
     }
-    Ok(())
+    let broken: Vec<&str> = figures
+        .iter()
+        .filter(|figure| !figure.keeps_its_bound())
+        .map(|figure| figure.what.as_str())
+        .collect();
+    // Whoever asked for one case as JSON judges for itself.
+    let is_judged = limits.divisor == 1 && !limits.json;
+    match broken.is_empty() || !is_judged {
+        true => Ok(()),
+        false => Err(format!("beyond their bounds: {}", broken.join("; ")).into()),
+    }
 }
 
 /// A heap that others have used would hide what a case takes.
@@ -137,8 +167,14 @@ fn run_case(case: Case, limits: &Limits) -> Outcome<Vec<Figure>> {
 }
 
 fn print(figure: &Figure) {
-    let Figure { case, what, value, unit } = figure;
-    println!("{case:<12} {what:<58} {value:>12.1} {unit}");
+    let Figure { case, what, value, unit, bound } = figure;
+    let bound = match bound {
+        None => String::new(),
+        Some(Bound::AtMost(most)) => format!("at most {most:.1}"),
+        Some(Bound::AtLeast(least)) => format!("at least {least:.1}"),
+    };
+    let line = format!("{case:<12} {what:<58} {value:>12.1} {unit:<6} {bound}");
+    println!("{}", line.trim_end());
 }
 
 fn micros(time: Duration) -> f64 {
@@ -195,7 +231,14 @@ fn load(database: &Database, keyspace: &Keyspace, count: u64) -> Outcome<()> {
 impl Run {
     fn note(&mut self, case: &str, what: impl Into<String>, value: f64, unit: &str) {
         let (case, unit) = (case.to_owned(), unit.to_owned());
-        self.figures.push(Figure { case, what: what.into(), value, unit });
+        self.figures.push(Figure { case, what: what.into(), value, unit, bound: None });
+    }
+
+    /// What was noted last must keep to this.
+    fn bound(&mut self, bound: Bound) {
+        if let Some(figure) = self.figures.last_mut() {
+            figure.bound = Some(bound);
+        }
     }
 
     fn open(&self, name: &str, builder: Builder) -> Outcome<(Database, Keyspace, PathBuf)> {
@@ -238,6 +281,7 @@ impl Run {
             let front = format!("look at the front behind {taken} deletions, {merges}");
             self.note("queue", format!("look and delete, {merges}"), each, "us");
             self.note("queue", front, looks[500], "us");
+            self.bound(Bound::AtMost(50.0));
             self.note("queue", "the longest of 1001 looks", looks[1000], "us");
             database.close()?;
         }
@@ -304,10 +348,15 @@ impl Run {
         self.note("stream", "plain file, written and synced", mib(length) / raw.0, "MiB/s");
         self.note("stream", "plain file, read from the cache", mib(length) / raw.1, "MiB/s");
         self.note("stream", "value in, synced", mib(length) / write, "MiB/s");
+        self.bound(Bound::AtLeast(mib(length) / raw.0 / 2.0));
         self.note("stream", "value out, from the cache", mib(length) / read, "MiB/s");
+        self.bound(Bound::AtLeast(mib(length) / raw.1 / 2.0));
         self.note("stream", "100 bytes of its middle", seek, "us");
         self.note("stream", "peak memory above the empty database's", peak - empty, "MiB");
+        self.bound(Bound::AtMost(16.0));
         self.note("stream", "written by merging its keyspace", mib(merged), "MiB");
+        // The other pairs and the log, and none of the value.
+        self.bound(Bound::AtMost(mib(length) / 16.0));
         Ok(database.close()?)
     }
 
@@ -341,6 +390,7 @@ impl Run {
         let (database, _, path) = self.open("empty", Database::builder())?;
         database.close()?;
         self.note("empty", "an empty file", mib(file(&path)?), "MiB");
+        self.bound(Bound::AtMost(3.0));
         reset_peak();
         let (_, before) = resident_mib();
         let mut open = Vec::new();
@@ -388,6 +438,7 @@ impl Run {
         let what = format!("{puts} puts at random over all, 100 a batch");
         self.note("keyspaces", what, puts as f64 / write / 1e3, "k/s");
         self.note("keyspaces", "peak memory (budget 256 MiB)", peak, "MiB");
+        self.bound(Bound::AtMost(1.2 * 256.0));
         self.note("keyspaces", "the most in the log and not in segments", mib(unflushed), "MiB");
         self.note("keyspaces", "until all is merged", settle, "s");
         drop(keyspaces);
@@ -438,6 +489,7 @@ impl Run {
         self.note("keyspaces", "until then", back, "ms");
         let problems = database.verify(&mut ())?.problem_count;
         self.note("keyspaces", "problems that verify finds", problems as f64, "");
+        self.bound(Bound::AtMost(0.0));
         database.close()?;
         self.note("keyspaces", "the file after a close", file()?, "MiB");
         let begin = Instant::now();

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use sapwood::{Database, Durability, Keyspace};
 
-use super::{Run, micros, value};
+use super::{Bound, Run, micros, value};
 use crate::Outcome;
 use crate::pairs::{Random, mix};
 
@@ -96,7 +96,9 @@ impl Run {
         self.note(case, "the file then", file, "MiB");
         self.note(case, "what compact_to writes", least, "MiB");
         self.note(case, "the file in parts of that", file / least, "");
+        self.bound(Bound::AtMost(1.25));
         self.note(case, "problems that verify finds", problems as f64, "");
+        self.bound(Bound::AtMost(0.0));
         Ok(())
     }
 }

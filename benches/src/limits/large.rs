@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sapwood::{Database, Durability, Isolation, Keyspace, Transaction};
 
-use super::{Figure, Run, mib, micros, reset_peak, resident_mib, value};
+use super::{Bound, Figure, Run, mib, micros, reset_peak, resident_mib, value};
 use crate::Outcome;
 use crate::pairs::Random;
 
@@ -72,6 +72,10 @@ impl Run {
         };
         let alone = beside(5)?;
         reset_peak();
+        let log_end = |database: &Database| -> sapwood::Result<u64> {
+            Ok(database.core()?.log.positions().end.0)
+        };
+        let log_before = log_end(&database)?;
         let stop = AtomicBool::new(false);
         let (puts, commit, times) = std::thread::scope(|scope| -> Outcome<_> {
             let running = scope.spawn(|| commit_beside(&database, &stop));
@@ -91,6 +95,7 @@ impl Run {
             Ok((puts, commit, times))
         })?;
         let (peak, _) = resident_mib();
+        let logged = log_end(&database)? - log_before;
         let file = std::fs::metadata(&path)?.len();
         let begin = Instant::now();
         database.wait_until_idle()?;
@@ -100,6 +105,9 @@ impl Run {
         self.note_times("before it", &alone);
         self.note_times("beside it", &times);
         self.note("transaction", "peak memory (budget 256 MiB)", peak, "MiB");
+        self.bound(Bound::AtMost(1.2 * 256.0));
+        self.note("transaction", "written to the log, others' commits too", mib(logged), "MiB");
+        self.bound(Bound::AtMost(mib(200 * times.len() as u64 + (1 << 20))));
         self.note("transaction", "the file at the commit", mib(file), "MiB");
         self.note("transaction", "until all is merged", settle, "s");
         let file = std::fs::metadata(&path)?.len();
@@ -140,6 +148,7 @@ impl Run {
         self.note("savepoint", "entries that are left, each as it was", left as f64, "");
         let problems = database.verify(&mut ())?.problem_count;
         self.note("savepoint", "problems that verify finds", problems as f64, "");
+        self.bound(Bound::AtMost(0.0));
         Ok(database.close()?)
     }
 
@@ -190,10 +199,14 @@ impl Run {
         self.note("killed", "the file when it was killed", mib(file), "MiB");
         self.note("killed", "open", open, "ms");
         self.note("killed", "entries of it that are visible", visible as f64, "");
+        self.bound(Bound::AtMost(0.0));
         let in_use = stats.file_bytes - stats.free_bytes;
         self.note("killed", "in use after the open", mib(in_use), "MiB");
+        self.bound(Bound::AtMost(3.0));
         self.note("killed", "the file at rest after the next write", mib(at_rest), "MiB");
+        self.bound(Bound::AtMost(3.0));
         self.note("killed", "problems that verify finds", problems as f64, "");
+        self.bound(Bound::AtMost(0.0));
         Ok(database.close()?)
     }
 }

@@ -159,7 +159,7 @@ fn what_is_owed_most_is_merged_first() {
     let complete: Vec<_> = levels.state().levels[&levels.number()].above().cloned().collect();
     let need = |levels: &Levels| {
         let state = levels.state();
-        let above = state.moved().left_of(complete.iter());
+        let above = state.promoted_leaves().left_of(complete.iter());
         (state.backlog().young / YOUNG_MERGE_COUNT as f64, above / ABOVE_COUNT_MAX as f64)
     };
     // Until the set is gone: too few are left then for another.

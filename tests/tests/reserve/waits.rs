@@ -172,10 +172,13 @@ fn leave_no_room(full: &Full) -> Vec<Block> {
 fn a_durable_state_is_made_for_room_before_what_little_waits_is_flushed() {
     let mut full = Full::new(27);
     full.fill();
-    full.delete(1000);
+    full.delete(1500);
     full.database.flush().unwrap();
     full.run_steps();
     let key = full.keys[0].clone();
+    // More than a block by which the log may grow.
+    let held = full.core.held.stats().pages;
+    assert!(held > 400, "{held} pages wait for a durable state");
     full.keyspace.put(&key, "first").unwrap();
     let taken = leave_no_room(&full);
     let flush_steps = full.core.background.flush_steps.load(Ordering::Acquire);

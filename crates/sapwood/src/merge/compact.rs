@@ -174,7 +174,7 @@ impl Pass<'_> {
     fn step(&self, keyspace: KeyspaceNumber, range: &KeyRange) -> Result<Tried> {
         let core = self.core;
         let state = core.state();
-        if state.catalogue.get(keyspace).is_none_or(|entry| entry.dropped) {
+        if state.is_dropped(keyspace) {
             // It goes as a whole.
             return Ok(Tried::UpTo(None));
         }

@@ -30,16 +30,14 @@ pub struct Leaving {
     pub range: KeyRange,
     /// All that lay in it alone.
     pub died: Vec<Dead>,
-}
-
-fn is_dropped(state: &State, keyspace: KeyspaceNumber) -> bool {
-    state.catalogue.get(keyspace).is_none_or(|entry| entry.dropped)
+    /// The leaves among that.
+    pub leaf_count: u64,
 }
 
 /// True when a keyspace has been dropped, and its levels are still leaving: no promotion may come
 /// into them.
 pub fn is_leaving(state: &State, keyspace: KeyspaceNumber) -> bool {
-    is_dropped(state, keyspace) && state.levels_of(keyspace).is_some()
+    state.is_dropped(keyspace) && state.levels_of(keyspace).is_some()
 }
 
 /// One step; false when no keyspace leaves, or somebody works in it.
@@ -48,7 +46,7 @@ pub fn is_leaving(state: &State, keyspace: KeyspaceNumber) -> bool {
 /// When a node cannot be read. The step can be made again.
 pub fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
     let state = core.state();
-    let leaving = state.levels.keys().copied().find(|keyspace| is_dropped(&state, *keyspace));
+    let leaving = state.levels.keys().copied().find(|keyspace| state.is_dropped(*keyspace));
     let Some(keyspace) = leaving else { return Ok(false) };
     let reservations = &core.background.reservations;
     let Ok(reservation) = reservations.reserve(keyspace, LEVELS_ALL, KeyRange::all()) else {
@@ -78,18 +76,19 @@ fn next_range(core: &Core, keyspace: KeyspaceNumber, segment: &Segment) -> Resul
     let range = KeyRange { start: gap.start, end: end.or(gap.end) };
     let mut after = before.clone();
     after.insert(range.clone());
-    let mut died = Vec::new();
+    let (mut died, mut leaf_count) = (Vec::new(), 0);
     if let Some(root) = &segment.points {
         died.extend(overflow_blocks(pages, root, keyspace, before, &after)?);
-        let nodes = newly_covered(pages, keyspace, root, before, &after)?;
-        died.extend(nodes.into_iter().map(|(block, birth)| Dead::node(block, birth)));
+        let covered = newly_covered(pages, keyspace, root, before, &after)?;
+        leaf_count = covered.leaf_count;
+        died.extend(covered.nodes.into_iter().map(|(block, birth)| Dead::node(block, birth)));
     }
     if after.covers(&KeyRange::all())
         && let Some(root) = &segment.ranges
     {
         // Range tombstones reach over the borders of leaves, so their tree goes as one.
-        let nodes = newly_covered(pages, keyspace, root, &KeyRanges::new(), &after)?;
-        died.extend(nodes.into_iter().map(|(block, birth)| Dead::node(block, birth)));
+        let covered = newly_covered(pages, keyspace, root, &KeyRanges::new(), &after)?;
+        died.extend(covered.nodes.into_iter().map(|(block, birth)| Dead::node(block, birth)));
     }
-    Ok(Leaving { segment: segment.number, range, died })
+    Ok(Leaving { segment: segment.number, range, died, leaf_count })
 }

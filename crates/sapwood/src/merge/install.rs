@@ -21,7 +21,7 @@ use crate::state::catalogue::Catalogue;
 use crate::state::dead_list::Dead;
 use crate::state::open_transactions::{FlushRecord, FlushedRuns};
 use crate::state::view::{MemtableSlot, View};
-use crate::state::{Contents, Core, Cut, Levels, MovedPages, State};
+use crate::state::{Contents, Core, Cut, Levels, PromotedLeaves, State};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::{Epoch, KeyspaceNumber};
@@ -105,7 +105,7 @@ pub struct Change {
 struct Making<'a> {
     core: &'a Core,
     contents: Contents,
-    moved: MovedPages,
+    promoted_leaves: PromotedLeaves,
     /// Blocks that the next state has and the present one has not.
     born: Vec<Block>,
     /// Those of them that the install itself has allotted.
@@ -132,7 +132,7 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
     let mut making = Making {
         core,
         contents,
-        moved: base.moved().clone(),
+        promoted_leaves: base.promoted_leaves().clone(),
         born: Vec::new(),
         made: Vec::new(),
         died: std::mem::take(&mut change.died),
@@ -261,7 +261,7 @@ impl Making<'_> {
         *slot = Arc::new(segment);
         if empty {
             remove_segment(&mut levels, number);
-            self.moved.forget(number);
+            self.promoted_leaves.forget(number);
         }
         self.contents.levels.insert(keyspace, Arc::new(levels));
         Ok(())
@@ -307,22 +307,23 @@ impl Making<'_> {
         let mut died = Vec::new();
         let pages = &self.core.pages;
         if let Some(root) = &segment.points {
-            died.extend(newly_covered(pages, keyspace, root, &segment.promoted, &promoted)?);
+            let covered = newly_covered(pages, keyspace, root, &segment.promoted, &promoted)?;
+            died.extend(covered.nodes);
+            self.promoted_leaves.add(number, covered.leaf_count);
         }
         let gone = promoted.covers(&KeyRange::all());
         if gone {
             // Range tombstones reach over the borders of leaves, so their tree goes as one.
             let all: KeyRanges = [KeyRange::all()].into_iter().collect();
             if let Some(root) = &segment.ranges {
-                died.extend(newly_covered(pages, keyspace, root, &KeyRanges::new(), &all)?);
+                let covered = newly_covered(pages, keyspace, root, &KeyRanges::new(), &all)?;
+                died.extend(covered.nodes);
             }
             let birth = segment.points.iter().chain(&segment.ranges).map(|root| root.birth).min();
             let birth = birth.unwrap_or(Epoch(0));
             died.extend(segment.filter.nodes.iter().map(|node| (node.block(), birth)));
         }
         self.died.extend(died.iter().map(|(block, birth)| Dead::node(*block, *birth)));
-        let pages = died.iter().map(|(block, _)| u64::from(block.pages)).sum::<u64>();
-        self.moved.add(number, pages);
         let next = Segment { promoted: Arc::new(promoted), ..(*segment).clone() };
         self.put(number, (!gone).then(|| Arc::new(next)));
         Ok(())
@@ -344,7 +345,7 @@ impl Making<'_> {
     /// Puts another value in a segment's place, or takes it out.
     fn put(&mut self, number: u64, segment: Option<Arc<Segment>>) {
         if segment.is_none() {
-            self.moved.forget(number);
+            self.promoted_leaves.forget(number);
         }
         if let Some(index) = self.contents.young.iter().position(|young| young.number == number) {
             match segment {
@@ -377,6 +378,7 @@ impl Making<'_> {
         };
         let mut promoted = (*segment.promoted).clone();
         promoted.insert(leaving.range);
+        self.promoted_leaves.add(leaving.segment, leaving.leaf_count);
         let gone = promoted.covers(&KeyRange::all());
         let next = Segment { promoted: Arc::new(promoted), ..(*segment).clone() };
         self.put(leaving.segment, (!gone).then(|| Arc::new(next)));
@@ -404,7 +406,7 @@ impl Making<'_> {
     /// Everything that cannot fail: the dead find their lists, the maps their bits, the view is
     /// swapped.
     fn swap_in(self, base: &Arc<State>, change: &Change, epoch: Epoch) -> Arc<State> {
-        let Making { core, contents, moved, born, mut died, .. } = self;
+        let Making { core, contents, promoted_leaves, born, mut died, .. } = self;
         let allocator = core.pages.allocator();
         for block in &born {
             allocator.reference(*block);
@@ -413,7 +415,7 @@ impl Making<'_> {
         for block in died.iter().filter(|dead| dead.birth.0 != 0).map(|dead| dead.block) {
             allocator.dereference(block);
         }
-        let state = State::new(contents, moved, core.held.releases());
+        let state = State::new(contents, promoted_leaves, core.held.releases());
         // A transaction that ends meanwhile gives back what is taken here (E1).
         core.held.replaced(base.epoch, || {
             core.transactions.hold(&mut died, epoch);

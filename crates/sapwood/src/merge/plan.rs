@@ -61,7 +61,7 @@ pub(crate) fn plan_from(
     let members = young_members(core, state, pressure);
     for due in in_order_of_need(core, state, &members, pressure) {
         let plan = match due {
-            Due::Above(keyspace) => plan_above(core, state, keyspace, open_above(core, keyspace)),
+            Due::Above(keyspace, open) => plan_above(core, state, keyspace, open),
             Due::Young(keyspace) => plan_young(core, state, &members, keyspace, pressure),
         };
         if let Some(plan) = unless_full(plan)? {
@@ -74,8 +74,8 @@ pub(crate) fn plan_from(
 /// What is due in one keyspace.
 #[derive(Clone, Copy)]
 enum Due {
-    /// The segments above the last level go into it.
-    Above(KeyspaceNumber),
+    /// The segments above the last level go into it, but for the one that is being written.
+    Above(KeyspaceNumber, Option<u64>),
     /// The young segments go down.
     Young(KeyspaceNumber),
 }
@@ -95,8 +95,8 @@ fn in_order_of_need(
         if above_are_due(levels, open, pressure) {
             let complete = levels.above().filter(|segment| Some(segment.number) != open);
             due.push((
-                state.moved().left_of(complete) / ABOVE_COUNT_MAX as f64,
-                Due::Above(*keyspace),
+                state.promoted_leaves().left_of(complete) / ABOVE_COUNT_MAX as f64,
+                Due::Above(*keyspace, open),
             ));
         }
     }
@@ -206,8 +206,9 @@ fn plan_young(
         // level.
         return Ok(None);
     }
-    let dropped = is_dropped(core, keyspace);
-    if dropped && is_leaving(&core.state(), keyspace) {
+    let current = core.state();
+    let dropped = current.is_dropped(keyspace);
+    if dropped && is_leaving(&current, keyspace) {
         // Its levels go first: parts of them are dead already.
         return Ok(None);
     }
@@ -279,12 +280,6 @@ pub(super) fn plan_whole(
         return Ok(None);
     };
     Ok(confirm(core, sources, keyspace, found, &target, false))
-}
-
-fn is_dropped(core: &Core, keyspace: KeyspaceNumber) -> bool {
-    // By the state's own catalogue: the drop itself must be flushed, and older readers hold older
-    // states.
-    core.state().catalogue.get(keyspace).is_none_or(|entry| entry.dropped)
 }
 
 /// The first range in the gaps that is free, planned.
@@ -451,8 +446,7 @@ fn confirm(
 ) -> Option<Plan> {
     let state = core.state();
     // It may have been dropped since, and a part of its levels may have left (G8).
-    let is_dropped = state.catalogue.get(keyspace).is_none_or(|entry| entry.dropped);
-    if is_dropped != dropped || is_leaving(&state, keyspace) {
+    if state.is_dropped(keyspace) != dropped || is_leaving(&state, keyspace) {
         return None;
     }
     let current: Option<Vec<Arc<Segment>>> =

@@ -48,8 +48,9 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
         };
     }
     let failures = core.background.failure_count();
-    let guard = PanicGuard::new(core, "a step of merging");
     let (running, is_alone) = core.background.begin_step();
+    // Ends before that when the step panics: nobody sees rest before writing has stopped.
+    let guard = PanicGuard::new(core, "a step of merging");
     let result = step_in_order(core).or_else(|error| free_dead(core, error));
     if let Ok(true) = result {
         // Whoever sees nobody at work sees that this was made.
@@ -244,6 +245,8 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     let job = jobs.flush.take();
     jobs.flush_is_out = true;
     drop(jobs);
+    // Whoever waits for others counts those who flush for themselves, too.
+    let _running = core.background.begin_running();
     let guard = PanicGuard::new(core, "a flush");
     let mut out = FlushOut { core, kept: None, guard: Some(guard) };
     let job = match job {
@@ -254,8 +257,6 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
         },
     };
     let Some(mut job) = job else { return Ok(false) };
-    // Whoever waits for others counts those who flush for themselves, too.
-    let _running = core.background.begin_running();
     let done = job.step(core)?;
     out.kept = (!done).then_some(job);
     drop(out);

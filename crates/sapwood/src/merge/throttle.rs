@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::state::Core;
-use crate::state::durable::{Purpose, make_durable};
+use crate::state::durable::{Purpose, make_durable, make_durable_unless};
 use crate::state::reserve::{
     Brings, Grant, Standing, has_room, is_hopeless, make_room, names_much, note_hopeless, promise,
     set_short,
@@ -30,9 +30,6 @@ const DEBT_FREE: f64 = 0.5;
 const SLOW_PER_KIB: Duration = Duration::from_micros(25);
 /// The longest that one commit is slowed.
 const SLOW_MAX: Duration = Duration::from_millis(20);
-
-/// What a commit's record may take beside keys and values.
-const RECORD_MARGIN_BYTES: u64 = 4096;
 
 /// So much must wait in memory for a flush to be worth while when space is short.
 const RELIEF_BYTES_MIN: usize = 256 << 10;
@@ -55,14 +52,9 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<(
     let owed = debt_of(core);
     if owed.felt() >= 1.0 {
         let begun = core.clock.now();
-        let record = (bytes as u64).saturating_add(RECORD_MARGIN_BYTES);
-        let waited = if core.log.available() < record {
-            // It would wait for that besides, and then for two steps.
-            make_room_in_log(core, 0, record, brings)
-        } else if owed.memory >= 1.0 {
-            wait_for_flush(core, bytes as u64)
-        } else {
-            wait_for_step(core)
+        let waited = match owed.memory >= 1.0 {
+            true => wait_for_flush(core, bytes as u64),
+            false => wait_for_step(core),
         };
         let micros = core.clock.now().saturating_sub(begun).as_micros() as u64;
         let owed = owed.felt();
@@ -280,8 +272,10 @@ pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Bri
         admit(core, brings, usize::try_from(needed.saturating_mul(2)).unwrap_or(usize::MAX))?;
         core.durable.want_room(needed);
     }
-    make_durable(core, Purpose::Running)?;
-    core.background.step_ended();
+    // Others may have waited for the same: whoever comes first makes room for all.
+    make_durable_unless(core, Purpose::Running, || core.log.available() >= needed)?;
+    // No step: whoever waits for one waits for merging.
+    core.background.notify();
     let micros = core.clock.now().saturating_sub(begun).as_micros() as u64;
     tracing::info!(
         target: "sapwood::stall",

@@ -52,13 +52,11 @@ const PROCESS_BYTES: u64 = 40 << 20;
 /// A smaller total is for many databases in one process, which share that.
 const SHARED_BELOW_BYTES: u64 = 32 << 20;
 
-/// What the cache leaves of `total` so that the process stays within a fifth above it; a quarter at
-/// most.
+/// What the cache leaves of `total` so that the process stays within a fifth above it, from twice
+/// that on.
 fn left_for_process(total: u64) -> u64 {
-    match total < SHARED_BELOW_BYTES {
-        true => 0,
-        false => PROCESS_BYTES.saturating_sub(total / 5).min(total / 4),
-    }
+    let wanted = PROCESS_BYTES.saturating_sub(total / 5);
+    wanted.min(total.saturating_sub(SHARED_BELOW_BYTES) / 2).min(total / 4)
 }
 
 type Listener = Box<dyn Fn(u64) + Send + Sync>;
@@ -242,7 +240,7 @@ mod tests {
     fn of_a_total_that_is_not_large_the_cache_leaves_what_the_process_needs() {
         let left_mib = |mib: u64| mib - (MemoryBudget::new(mib << 20).cache_capacity() >> 20);
         assert_eq!([1, 4, 31].map(left_mib), [0, 0, 0]);
-        assert_eq!([32, 64, 128, 200, 1024].map(left_mib), [8, 16, 15, 0, 0]);
+        assert_eq!([32, 48, 64, 128, 200, 1024].map(left_mib), [0, 8, 16, 15, 0, 0]);
     }
 
     #[test]

@@ -19,10 +19,19 @@ struct Search<'a> {
     keyspace: KeyspaceNumber,
     before: &'a KeyRanges,
     after: &'a KeyRanges,
-    died: Vec<(Block, Epoch)>,
+    covered: Covered,
 }
 
-/// The nodes of a tree whose ranges lie in `after` and not in `before`, with their births.
+/// What a further promotion covers of a tree.
+#[derive(Debug, Default)]
+pub struct Covered {
+    /// The nodes, with their births; sidecars among them.
+    pub nodes: Vec<(Block, Epoch)>,
+    /// How many of them are leaves.
+    pub leaf_count: u64,
+}
+
+/// The nodes of a tree whose ranges lie in `after` and not in `before`.
 ///
 /// # Errors
 /// When a parent cannot be read.
@@ -32,10 +41,10 @@ pub fn newly_covered(
     root: &TreeRoot,
     before: &KeyRanges,
     after: &KeyRanges,
-) -> Result<Vec<(Block, Epoch)>> {
-    let mut search = Search { pages, keyspace, before, after, died: Vec::new() };
+) -> Result<Covered> {
+    let mut search = Search { pages, keyspace, before, after, covered: Covered::default() };
     search.visit(&root.reference, root.height, root.birth, &KeyRange::all())?;
-    Ok(search.died)
+    Ok(search.covered)
 }
 
 /// The range of a parent's child: from its separator to the next one.
@@ -68,7 +77,8 @@ impl Search<'_> {
         }
         let dies = self.after.covers(range);
         if dies {
-            self.died.push((reference.block(), birth));
+            self.covered.nodes.push((reference.block(), birth));
+            self.covered.leaf_count += u64::from(height == 0);
         }
         if height == 0 {
             return Ok(());
@@ -89,7 +99,7 @@ impl Search<'_> {
     }
 
     fn push_sidecar(&mut self, node: &ParentNode, birth: Epoch) -> Result<()> {
-        push_sidecar_blocks(node, birth, &mut self.died)
+        push_sidecar_blocks(node, birth, &mut self.covered.nodes)
     }
 }
 

@@ -3,7 +3,7 @@
 //! *Guarantees*: a crash before the first header slot is on disk leaves a file that counts as new.
 //! *Format*: docs/format.md, section 2.
 
-use super::backlog::MovedPages;
+use super::backlog::PromotedLeaves;
 use super::catalogue::Catalogue;
 use super::core::{CommitNumbers, Core, CoreParts};
 use super::dead_list::{HeldStates, ListLimits};
@@ -67,7 +67,7 @@ pub(crate) fn create(
     let contents = Contents { epoch: Epoch(1), ..Contents::default() };
     let limits = ListLimits::new(&budget, options.dead_list_bytes);
     let held = HeldStates::new(&budget, limits);
-    let state = State::new(contents.clone(), MovedPages::default(), held.releases());
+    let state = State::new(contents.clone(), PromotedLeaves::default(), held.releases());
     let limits = Limits {
         sequence: LIMIT_AHEAD,
         epoch: LIMIT_AHEAD,

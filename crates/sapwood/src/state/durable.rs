@@ -222,9 +222,24 @@ pub fn claim_file(core: &Core) -> Result<()> {
 /// `NoSpace` when there is no room for the state, its maps or the log: nothing has changed then.
 /// After any other failed write or sync, writing has stopped.
 pub fn make_durable(core: &Core, purpose: Purpose) -> Result<()> {
+    make_durable_unless(core, purpose, || false)
+}
+
+/// The same, unless what it is wanted for has come true while others made one.
+///
+/// # Errors
+/// As [`make_durable`].
+pub fn make_durable_unless(
+    core: &Core,
+    purpose: Purpose,
+    is_needless: impl FnOnce() -> bool,
+) -> Result<()> {
     claim_file(core)?;
     let mut inner = core.durable.inner.lock();
-    make_durable_locked(core, &mut inner, purpose)
+    match is_needless() {
+        true => Ok(()),
+        false => make_durable_locked(core, &mut inner, purpose),
+    }
 }
 
 /// Makes the file's length part of what the next sync writes. A sync that failed before the open

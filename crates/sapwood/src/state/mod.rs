@@ -32,7 +32,7 @@ pub mod sources;
 pub mod state;
 pub mod view;
 
-pub use self::backlog::{Backlog, MovedPages};
+pub use self::backlog::{Backlog, PromotedLeaves};
 pub use self::core::Core;
 pub use self::snapshot::{ReadPoint, SnapshotHold};
 pub use self::state::{Contents, Cut, Levels, State};

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use super::backlog::MovedPages;
+use super::backlog::PromotedLeaves;
 use super::catalogue::Catalogue;
 use super::core::{CommitNumbers, Core, CoreParts};
 use super::dead_list::{HeldStates, ListLimits};
@@ -215,7 +215,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
     let limits = ListLimits::new(&assembly.budget, assembly.options.dead_list_bytes);
     let held = HeldStates::new(&assembly.budget, limits);
     let epoch = read.manifest.contents.epoch;
-    let state = State::new(read.manifest.contents, MovedPages::default(), held.releases());
+    let state = State::new(read.manifest.contents, PromotedLeaves::default(), held.releases());
     let ring = Ring::new(&assembly.list, assembly.stream.usable_bytes())?;
     let state_is_recorded = end.state_is_recorded;
     let is_unsynced = end.durable < last.position;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::backlog::{Backlog, MovedPages};
+use super::backlog::{Backlog, PromotedLeaves};
 use super::catalogue::Catalogue;
 use crate::segment::descriptor::Segment;
 use crate::sync::{Arc, channel};
@@ -75,6 +75,12 @@ impl Contents {
         self.levels.get(&keyspace)
     }
 
+    /// True for a keyspace that is dropped as of the cut, or not known. Older readers hold older
+    /// states, in which it is not.
+    pub fn is_dropped(&self, keyspace: KeyspaceNumber) -> bool {
+        self.catalogue.get(keyspace).is_none_or(|entry| entry.dropped)
+    }
+
     /// All segments that hold data of a keyspace, in order of precedence.
     pub fn segments_of(&self, keyspace: KeyspaceNumber) -> impl Iterator<Item = &Arc<Segment>> {
         let young = self.young.iter().filter(move |young| young.share_of(keyspace).is_some());
@@ -86,28 +92,26 @@ impl Contents {
 #[derive(Debug)]
 pub struct State {
     contents: Contents,
-    moved: MovedPages,
+    promoted_leaves: PromotedLeaves,
     backlog: Backlog,
     /// Where the epoch goes when the last reference is dropped.
     released: channel::Sender<Epoch>,
 }
 
 impl State {
-    /// A state whose end is told to `released`; with what of its segments has moved so far.
+    /// A state whose end is told to `released`; with what of its segments was promoted so far.
     pub fn new(
         contents: Contents,
-        moved: MovedPages,
+        promoted_leaves: PromotedLeaves,
         released: channel::Sender<Epoch>,
     ) -> Arc<State> {
-        let backlog = Backlog::of(&contents, &moved);
-        Arc::new(State { contents, moved, backlog, released })
+        let backlog = Backlog::of(&contents, &promoted_leaves);
+        Arc::new(State { contents, promoted_leaves, backlog, released })
     }
-}
 
-impl State {
-    /// What of its segments has moved.
-    pub fn moved(&self) -> &MovedPages {
-        &self.moved
+    /// What of its segments was promoted since the open.
+    pub fn promoted_leaves(&self) -> &PromotedLeaves {
+        &self.promoted_leaves
     }
 
     /// What waits to be merged.

@@ -9,7 +9,7 @@
 
 use super::batch_writes::{BatchWrites, Collected};
 use super::pending::{PendingOperation, PendingWrites};
-use super::validate::{Validation, validate};
+use super::validate::{LOOKS_MAX, Validation, has_much_since, validate};
 use super::value_writer::ValueWriter;
 use crate::error::{Error, Result};
 use crate::log::operation::CommitEncoder;
@@ -70,21 +70,38 @@ pub fn commit(
     }
     begin(core, writes.bytes(), brings(writes.has_data()))?;
     let mut prepared = prepare(core, writes, durability)?;
-    // What is validated here need not be looked at again under the lock.
-    let seen = SequenceNumber(core.commit_numbers().0.0 - 1);
     let result = match validation {
-        Some(validation) => validate(core, writes, validation, validation.began),
-        None => Ok(()),
+        Some(validation) => validate_most(core, writes, validation),
+        None => Ok(SequenceNumber(0)),
     };
-    let result = result.and_then(|()| {
+    let result = result.and_then(|validated| {
         let mut check = |core: &Core, _: &mut Prepared| match validation {
             // A drop is a range tombstone over the keyspace's number, so it is seen here too.
-            Some(validation) => validate(core, writes, validation, seen.max(validation.began)),
+            Some(validation) => validate(core, writes, validation, validated),
             None => writes.keyspaces().try_for_each(|keyspace| check_keyspace(core, keyspace)),
         };
         place(core, &mut prepared, durability, &mut check)
     });
     conclude(core, &mut prepared, writes.bytes() as u64, durability, result)
+}
+
+/// Validates outside the lock, again while what came meanwhile is much; returns the last commit
+/// that need not be looked at under the lock.
+fn validate_most(
+    core: &Core,
+    writes: &PendingWrites,
+    validation: &Validation<'_>,
+) -> Result<SequenceNumber> {
+    let mut validated = validation.began;
+    for _ in 0..LOOKS_MAX {
+        let seen = SequenceNumber(core.commit_numbers().0.0 - 1);
+        validate(core, writes, validation, validated)?;
+        validated = validated.max(seen);
+        if !has_much_since(core, validated) {
+            break;
+        }
+    }
+    Ok(validated)
 }
 
 /// Ends a commit that has its place, or gives back what was written for it.

@@ -7,7 +7,7 @@
 use super::commit::{Placed, finish};
 use super::layers::Layers;
 use super::pending_segment::PendingSegment;
-use super::validate::{Validation, has_much_since, validate_pending};
+use super::validate::{LOOKS_MAX, Validation, has_much_since, validate_pending};
 use crate::error::{Error, Result};
 use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
@@ -25,8 +25,6 @@ use crate::types::SequenceNumber;
 
 /// How often a commit makes room in the log before it gives up.
 const ROOM_ATTEMPTS: u32 = 6;
-/// How often it lets go of the commit lock because much has come since it looked.
-const LOOKS_MAX: u32 = 8;
 
 /// Commits all that a transaction has written.
 ///

@@ -186,7 +186,7 @@ fn all_is_referenced(core: &Arc<Core>, what: &str) {
             .chain(segment.ranges.iter().map(|root| (root, Default::default())))
         {
             let nodes = newly_covered(&core.pages, keyspace, root, &promoted, &all).unwrap();
-            for (block, birth) in nodes {
+            for (block, birth) in nodes.nodes {
                 assert!(
                     core.pages.allocator().is_referenced(block),
                     "{what}: {block:?} born {birth} of segment {} of {keyspace}",

@@ -24,6 +24,9 @@ use crate::state::view::{MemtableSlot, View};
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
 
+/// How often a commit looks outside of the commit lock because much has come since it looked.
+pub const LOOKS_MAX: u32 = 8;
+
 /// What a transaction is validated against.
 #[derive(Clone, Copy, Debug)]
 pub struct Validation<'a> {

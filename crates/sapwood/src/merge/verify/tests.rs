@@ -287,7 +287,7 @@ fn what_a_promotion_kills_is_the_difference_of_the_walks() {
     let blocks = walk_blocks(&file.pages, &before).unwrap();
     assert!(difference(&blocks, &blocks).is_empty());
     let all: KeyRanges = [KeyRange::new(key(200), Some(key(2345)))].into_iter().collect();
-    let died = newly_covered(&file.pages, KEYSPACE, &root, &KeyRanges::new(), &all).unwrap();
+    let died = newly_covered(&file.pages, KEYSPACE, &root, &KeyRanges::new(), &all).unwrap().nodes;
     let after = contents(None, Some(Segment { promoted: Arc::new(all.clone()), ..segment }));
     let rest = walk_blocks(&file.pages, &after).unwrap();
     let gone = difference(&blocks, &rest);
