@@ -412,12 +412,10 @@ impl Options {
         })?;
         // Beside the log, the first segments and the reserve for deletes and merges must fit.
         let file_min = log.saturating_mul(4);
-        match self.max_file_bytes {
-            Some(max) => check(max >= file_min, "max_file_bytes", || {
-                format!("{max} bytes are too few: at least {file_min} (four times the log's) fit")
-            })?,
-            None => {}
-        }
+        let max = self.max_file_bytes.unwrap_or(u64::MAX);
+        check(max >= file_min, "max_file_bytes", || {
+            format!("{max} bytes are too few: at least {file_min} (four times the log's) fit")
+        })?;
         self.validate_reserve()
     }
 

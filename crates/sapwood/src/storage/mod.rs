@@ -54,7 +54,8 @@ pub enum Advice {
 
 /// One file. Every call may come from any thread at any time, merge threads included, with locks of
 /// the database held: an implementation neither uses the database that stands on it nor drops
-/// handles of it.
+/// handles of it. Only in merge threads the last [`Database`](crate::Database) may go; another
+/// thread closes it then.
 pub trait Storage: Debug + Send + Sync + 'static {
     /// Fills `buffer` from `offset`; `UnexpectedEof` when the file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
