@@ -524,6 +524,51 @@ fn the_data_of_a_large_transaction_does_not_go_through_the_log() {
     assert!(after.leaves - before.leaves >= 1_000_000);
 }
 
+/// With the options that users have: three memtables and more, whose data would not fit the log at
+/// its smallest length either.
+#[test]
+fn the_log_names_a_transaction_of_several_memtables_in_one_short_record() {
+    let storage = SimulatedStorage::new();
+    let builder = || Setup::tiny().builder();
+    let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let core = database.core().unwrap();
+    let value = |number: u32| vec![number as u8; 1000];
+    let (many, memtable_bytes) = (4000, core.memtable_bytes_max() as u64);
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    let before = (database.stats().unwrap(), core.log.counters());
+    for number in 0..many {
+        transaction.put(&keyspace, key(number), value(number)).unwrap();
+    }
+    assert_eq!(core.log.counters(), before.1, "nothing goes to the log before the commit");
+    transaction.commit_with(Durability::Sync).unwrap();
+    let after = (database.stats().unwrap(), core.log.counters());
+    let brought = after.0.user_bytes - before.0.user_bytes;
+    assert!(brought > 3 * memtable_bytes, "{brought} bytes, {memtable_bytes} in a memtable");
+    assert_eq!(after.1.records - before.1.records, 1);
+    assert!(after.1.record_bytes - before.1.record_bytes < 1 << 10, "{:?}", after.1);
+    // The record was written, with a block or two of the log at most around it.
+    let written = after.0.written.log - before.0.written.log;
+    assert!(written > 0 && written < 8 << 10, "{written} bytes of log");
+    assert!(after.0.log.unflushed_bytes - before.0.log.unflushed_bytes < 1 << 10);
+    assert!(core.memtable_bytes() < memtable_bytes as usize / 2, "nor through memtables");
+    // The same in a log: far more.
+    let before = database.stats().unwrap().written.log;
+    for number in 0..100 {
+        keyspace.put(key(number), value(number)).unwrap();
+    }
+    database.sync().unwrap();
+    assert!(database.stats().unwrap().written.log - before > 100_000);
+    // What the record names is all there after a power cut.
+    let crashed = builder().open_on(Arc::new(storage.crash_copy(CrashPlan::KeepNone))).unwrap();
+    let keyspace = crashed.existing_keyspace("a").unwrap();
+    let pairs = keyspace.iter().unwrap().map(Result::unwrap).zip(0..);
+    let count = pairs
+        .inspect(|((k, v), n)| assert!(*k == key(*n).as_str() && v[..] == value(*n)[..], "{n}"))
+        .count();
+    assert_eq!(count, many as usize);
+}
+
 #[test]
 fn a_large_transaction_stays_within_its_share_of_memory() {
     let storage = SimulatedStorage::new();

@@ -578,3 +578,32 @@ fn keys_that_are_too_long_and_keyspaces_of_others_are_refused_by_every_newer_cal
     dropped(keyspace.get_many(["k"]).unwrap_err());
     dropped(transaction.put_stream(&keyspace, "k", &vec![1; 100_000][..]).unwrap_err());
 }
+
+#[test]
+fn a_savepoint_of_another_transaction_or_rolled_back_is_refused_and_changes_nothing() {
+    let database = tiny().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    let mut other = database.begin(Isolation::Snapshot).unwrap();
+    let first = transaction.savepoint();
+    transaction.put(&keyspace, "k", "v").unwrap();
+    let second = transaction.savepoint();
+    let foreign = other.savepoint();
+    let refused = |result: Result<()>| {
+        let error = result.unwrap_err();
+        assert!(matches!(error, Error::InvalidSavepoint), "{error:?}");
+        let expected =
+            "the savepoint belongs to another transaction, or was rolled back; take a new one";
+        assert_eq!(error.to_string(), expected);
+    };
+    refused(transaction.rollback_to(&foreign));
+    refused(other.rollback_to(&second));
+    assert_eq!(transaction.get(&keyspace, "k").unwrap().unwrap(), "v");
+    transaction.rollback_to(&first).unwrap();
+    refused(transaction.rollback_to(&second));
+    assert!(transaction.get(&keyspace, "k").unwrap().is_none());
+    transaction.rollback_to(&first).unwrap();
+    transaction.put(&keyspace, "l", "w").unwrap();
+    transaction.commit().unwrap();
+    assert_eq!(keyspace.count::<&str>(..).unwrap(), 1);
+}

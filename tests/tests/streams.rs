@@ -8,10 +8,11 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crash_lsm::access;
+use crash_lsm::counting::CountingStorage;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use proptest::prelude::*;
-use sapwood::storage::{CrashPlan, SimulatedStorage};
+use sapwood::storage::{CrashPlan, MemoryStorage, SimulatedStorage};
 use sapwood::sync::{Arc, Random};
 use sapwood::{Compression, Database, Durability, Error, Keyspace, KeyspaceOptions};
 
@@ -128,6 +129,56 @@ proptest! {
             Read::by_ref(&mut model).take(count as u64).read_to_end(&mut wanted).unwrap();
             prop_assert!(found == wanted);
         }
+    }
+}
+
+/// Far larger than what the cache may have: nothing of it is there.
+#[test]
+fn a_seek_into_a_long_value_reads_its_table_and_the_one_chunk_and_no_more() {
+    const LENGTH: usize = 80 * CHUNK + 1000;
+    // A header and an entry for each chunk: docs/format.md, section 4.5.
+    const TABLE_BYTES: u64 = 32 + 8 * 81;
+    for codec in [Compression::None, Compression::Zstd(1)] {
+        let storage = Arc::new(CountingStorage::new(Arc::new(MemoryStorage::new())));
+        let setup = Setup { region_bytes: 1 << 20, ..Setup::tiny() };
+        let database = setup.builder().open_on(storage.clone()).unwrap();
+        let options = KeyspaceOptions::default().value_compression(codec);
+        let keyspace = database.keyspace_with("a", options).unwrap();
+        let expected = value(LENGTH, 7);
+        keyspace.put_stream("long", &expected[..]).unwrap();
+        database.flush().unwrap();
+        // The nodes on the way to the key are at hand.
+        assert!(keyspace.contains("long").unwrap());
+        let start = storage.calls();
+        let since = || storage.calls().since(&start);
+        let mut stream = keyspace.get_stream("long").unwrap().unwrap();
+        assert_eq!((since().reads, since().read_bytes), (1, TABLE_BYTES), "{codec:?}");
+        let middle = 40 * CHUNK + CHUNK / 2;
+        stream.seek(SeekFrom::Start(middle as u64)).unwrap();
+        assert_eq!(since().reads, 1, "a seek alone reads nothing");
+        let mut piece = [0; 100];
+        stream.read_exact(&mut piece).unwrap();
+        assert_eq!(piece, expected[middle..middle + 100]);
+        let (chunk, chunk_bytes) = (CHUNK as u64, since().read_bytes - TABLE_BYTES);
+        match codec {
+            Compression::None => assert_eq!(chunk_bytes, chunk),
+            _ => assert!(
+                chunk_bytes > chunk / 4 && chunk_bytes < chunk * 3 / 4,
+                "half can be compressed away: {chunk_bytes} bytes"
+            ),
+        }
+        // To and fro in the same chunk.
+        let calls = since();
+        for to in [40 * CHUNK, 41 * CHUNK - 100] {
+            stream.seek(SeekFrom::Start(to as u64)).unwrap();
+            stream.read_exact(&mut piece).unwrap();
+            assert_eq!(piece, expected[to..to + 100]);
+        }
+        assert_eq!(since(), calls, "{codec:?}");
+        // Across a border it is the next chunk besides.
+        stream.read_exact(&mut piece).unwrap();
+        let next_bytes = since().read_bytes - calls.read_bytes;
+        assert!(next_bytes > 0 && next_bytes <= chunk, "{next_bytes} bytes");
     }
 }
 

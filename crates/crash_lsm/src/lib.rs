@@ -14,6 +14,7 @@ pub mod counting;
 pub mod fixtures;
 pub mod full;
 pub mod harness;
+pub mod hooked;
 pub mod kill;
 pub mod model;
 pub mod opening;

@@ -19,7 +19,7 @@ use crate::snapshot::Snapshot;
 use crate::state::Core;
 use crate::state::catalogue::KeyspaceSettings;
 use crate::stats::Stats;
-use crate::sync::{Arc, Random};
+use crate::sync::{Arc, Random, thread};
 use crate::transaction::Transaction;
 use crate::transaction::commit::{create_keyspace, drop_keyspace, rename_keyspace};
 use crate::types::KeyspaceNumber;
@@ -36,7 +36,9 @@ const TRANSACT_DOUBLINGS_MAX: u32 = 8;
 /// Clones are handles of the same database; all may be used from any thread. When the last one is
 /// dropped, the database is closed as by [`Database::close`], and what fails is logged: keyspaces,
 /// snapshots, iterators and the rest do not keep it open, and give [`Error::Closed`] afterwards.
-/// Keys and values that were handed out stay readable.
+/// Keys and values that were handed out stay readable. When the last one is dropped in a merge
+/// thread, by a [`Storage`](crate::Storage) of the application's own or a subscriber of `tracing`,
+/// a thread of its own closes the database, once the step has ended and after the drop.
 ///
 /// # Examples
 /// ```
@@ -64,17 +66,30 @@ struct Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        match self.shared.close() {
-            Ok(()) | Err(Error::Closed | Error::OtherProcess(_)) => {}
-            Err(error) => {
-                tracing::error!(
-                    target: "sapwood::failure",
-                    %error,
-                    "closing a dropped database failed"
-                );
-            }
+        if !self.shared.is_open() {
+            return;
+        }
+        if !self.shared.is_worker_thread() {
+            return close_dropped(&self.shared);
+        }
+        // Somebody whom a step has called dropped it: the step must end first.
+        let shared = self.shared.clone();
+        if let Err(error) = thread::spawn("sapwood-close", move || close_dropped(&shared)) {
+            let name = self.shared.read(|core| Ok(core.pages.storage().name()));
+            tell_failed_close(&Error::io("starting a thread", name.unwrap_or_default(), error));
         }
     }
+}
+
+fn close_dropped(shared: &Shared) {
+    match shared.close() {
+        Ok(()) | Err(Error::Closed | Error::OtherProcess(_)) => {}
+        Err(error) => tell_failed_close(&error),
+    }
+}
+
+fn tell_failed_close(error: &Error) {
+    tracing::error!(target: "sapwood::failure", %error, "closing a dropped database failed");
 }
 
 impl fmt::Debug for Database {

@@ -312,7 +312,7 @@ pub enum Error {
     #[error("another commit changed what this transaction uses; begin it again")]
     Conflict,
     /// The savepoint is another transaction's, or was undone by a rollback to an earlier one.
-    #[error("the savepoint belongs to another transaction, or was rolled back")]
+    #[error("the savepoint belongs to another transaction, or was rolled back; take a new one")]
     InvalidSavepoint,
     /// There is no keyspace of that name.
     #[error("there is no keyspace named {0:?}")]

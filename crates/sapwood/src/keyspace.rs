@@ -280,6 +280,8 @@ impl Keyspace {
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<Vec<Option<Value>>> {
+        // The application's own code: it may close the database, or use it.
+        let keys: Vec<K> = keys.into_iter().collect();
         self.read(|core, number| {
             let point = ReadPoint::latest(core);
             in_key_order(keys, |key| {

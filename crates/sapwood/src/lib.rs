@@ -168,8 +168,8 @@ pub use progress::Progress;
 pub use range::{Keys, Range};
 pub use snapshot::Snapshot;
 pub use stats::{
-    KeyspaceStats, LevelStats, LogStats, MemoryStats, SnapshotStats, Stats, TransactionStats,
-    WrittenStats,
+    DebtStats, KeyspaceStats, LevelStats, LogStats, MemoryStats, SnapshotStats, Stats, SyncStats,
+    TransactionStats, WrittenStats,
 };
 pub use storage::{Advice, Mapped, MemoryStorage, Storage};
 pub use stream::ValueStream;

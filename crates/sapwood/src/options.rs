@@ -410,18 +410,31 @@ impl Options {
                  are allowed"
             )
         })?;
-        let least = self.least_reserve_bytes();
-        check(self.reserve_bytes.is_none_or(|b| b == 0 || b >= least), "reserve_bytes", || {
-            format!("so few bytes are of no use: 0, or at least {least}, are allowed")
-        })?;
         // Beside the log, the first segments and the reserve for deletes and merges must fit.
         let file_min = log.saturating_mul(4);
-        match self.max_file_bytes {
-            Some(max) => check(max >= file_min, "max_file_bytes", || {
-                format!("{max} bytes are too few: at least {file_min} (four times the log's) fit")
-            }),
-            None => Ok(()),
-        }
+        let max = self.max_file_bytes.unwrap_or(u64::MAX);
+        check(max >= file_min, "max_file_bytes", || {
+            format!("{max} bytes are too few: at least {file_min} (four times the log's) fit")
+        })?;
+        self.validate_reserve()
+    }
+
+    fn validate_reserve(&self) -> Result<()> {
+        let asked = match self.reserve_bytes {
+            None | Some(0) => return Ok(()),
+            Some(asked) => asked,
+        };
+        let least = self.least_reserve_bytes();
+        check(asked >= least, "reserve_bytes", || {
+            format!("{asked} bytes are too few to be of use: 0, or at least {least}, are allowed")
+        })?;
+        let Some(file) = self.max_file_bytes else { return Ok(()) };
+        check(asked <= file / 2, "reserve_bytes", || {
+            format!(
+                "{asked} bytes are too many: 0, or at most {}, half of max_file_bytes, are allowed",
+                file / 2
+            )
+        })
     }
 }
 

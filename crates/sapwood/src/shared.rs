@@ -18,7 +18,8 @@ use crate::segment::overflow::OverflowReader;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::state::Core;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::{Arc, ArcSwapOption, Mutex, RwLock, RwLockReadGuard};
+use crate::sync::thread::ThreadId;
+use crate::sync::{Arc, ArcSwapOption, Mutex, RwLock, RwLockReadGuard, thread};
 use crate::types::KeyspaceNumber;
 
 /// See the module.
@@ -29,6 +30,8 @@ pub(crate) struct Shared {
     /// Held shared by calls that change the file, so that a close can wait for them.
     changing: RwLock<()>,
     workers: Mutex<Option<Workers>>,
+    /// Their threads.
+    worker_ids: Vec<ThreadId>,
     /// What commits do that do not say.
     pub durability: Durability,
     /// Larger values are not handed out whole.
@@ -54,6 +57,7 @@ impl Shared {
             core: ArcSwapOption::new(Some(core)),
             closed: AtomicBool::new(false),
             changing: RwLock::new(()),
+            worker_ids: workers.thread_ids(),
             workers: Mutex::new(Some(workers)),
         }))
     }
@@ -125,6 +129,11 @@ impl Shared {
             Err(Error::Cancelled) => Err(self.check_open().err().unwrap_or(Error::Cancelled)),
             result => result,
         }
+    }
+
+    /// True in a thread that runs steps: it may be in the middle of one, so it cannot close.
+    pub fn is_worker_thread(&self) -> bool {
+        self.worker_ids.contains(&thread::current_id())
     }
 
     /// Ends all calls and threads, and closes the file properly.

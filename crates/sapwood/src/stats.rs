@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::log::writer::LogCounters;
+use crate::merge::debt::Debt;
 use crate::page::{MemoryPart, NodeKind, PageCounters};
 use crate::segment::descriptor::Segment;
 use crate::state::held_snapshots::HeldSnapshot;
@@ -29,7 +30,7 @@ use crate::types::{Epoch, SequenceNumber};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Stats {
     /// The newest visible commit.
@@ -75,12 +76,16 @@ pub struct Stats {
     pub promotions: u64,
     /// States made durable.
     pub durable_states: u64,
+    /// How far flushes and merges are behind.
+    pub debt: DebtStats,
     /// Times that a writer had to wait for a step.
     pub stalls: u64,
     /// Time that writers were slowed, in microseconds.
     pub slowed_microseconds: u64,
     /// Bytes of log records that wait to be flushed, and what is not on disk yet.
     pub log: LogStats,
+    /// Syncs of the file, and how long they took.
+    pub syncs: SyncStats,
     /// Bytes read from the file.
     pub read_bytes: u64,
     /// Bytes written to the file, the log included.
@@ -357,6 +362,80 @@ pub struct LogStats {
     pub available_bytes: u64,
 }
 
+/// How far flushes and merges are behind: each part is 0 when they keep up, and 1 when they are as
+/// far behind as they may be.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// let debt = db.stats()?.debt;
+/// assert_eq!(debt.felt, 0.0, "nothing was written yet");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct DebtStats {
+    /// Memtables that wait for their flush.
+    pub memory: f64,
+    /// Young segments that wait to be merged.
+    pub young: f64,
+    /// Segments above the last level that wait to be merged into it.
+    pub above: f64,
+    /// The largest of these, which is what writers feel: above one half their commits are slowed,
+    /// from 1 on they wait for steps.
+    pub felt: f64,
+}
+
+impl DebtStats {
+    fn gather(core: &Core) -> DebtStats {
+        let (bytes, bytes_max) = (core.memtable_bytes(), core.memtable_bytes_max());
+        let debt = Debt::of(core.state().backlog(), bytes, bytes_max);
+        let Debt { memory, young, above } = debt;
+        DebtStats { memory, young, above, felt: debt.felt() }
+    }
+}
+
+/// Syncs of the file, calls that wait for the device: of the log, which commits may share, of
+/// large values and transactions, and of durable states.
+///
+/// # Examples
+/// ```
+/// # fn main() -> sapwood::Result<()> {
+/// # let db = sapwood::Database::builder().open_in_memory()?;
+/// # let fruit = db.keyspace("fruit")?;
+/// let before = db.stats()?.syncs.count;
+/// fruit.put("fig", "sweet")?;
+/// let syncs = db.stats()?.syncs;
+/// assert!(syncs.count > before);
+/// assert!(syncs.longest_microseconds <= syncs.microseconds);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SyncStats {
+    /// How many there were.
+    pub count: u64,
+    /// How long they took together, in microseconds.
+    pub microseconds: u64,
+    /// How long the longest took, in microseconds.
+    pub longest_microseconds: u64,
+}
+
+impl SyncStats {
+    fn gather(core: &Core) -> SyncStats {
+        let counts = core.sync_times.counts();
+        let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        SyncStats {
+            count: counts.count,
+            microseconds: microseconds(counts.total),
+            longest_microseconds: microseconds(counts.longest),
+        }
+    }
+}
+
 fn level(level: &[Arc<Segment>], page_bytes: u64) -> LevelStats {
     LevelStats {
         segments: level.len() as u64,
@@ -453,6 +532,8 @@ impl Stats {
         self.durable_states = load(&counters.durable_states);
         self.stalls = load(&counters.stalls);
         self.slowed_microseconds = load(&counters.slowed_microseconds);
+        self.debt = DebtStats::gather(core);
+        self.syncs = SyncStats::gather(core);
     }
 
     fn gather_memory(&mut self, core: &Core) {
@@ -470,7 +551,7 @@ impl Stats {
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 43] {
+    fn rows(&self) -> [(&'static str, u64); 47] {
         let memory = &self.memory;
         // What the oldest one needs is all that is kept.
         let kept_bytes = self.transactions.iter().map(|transaction| transaction.kept_bytes);
@@ -508,9 +589,13 @@ impl Stats {
             ("promotion steps", self.promotions),
             ("durable states", self.durable_states),
             ("stalls", self.stalls),
+            ("slowed, microseconds", self.slowed_microseconds),
             ("log, bytes to flush", self.log.unflushed_bytes),
             ("  to sync", self.log.unsynced_bytes),
             ("  available", self.log.available_bytes),
+            ("syncs", self.syncs.count),
+            ("  microseconds", self.syncs.microseconds),
+            ("  of the longest", self.syncs.longest_microseconds),
             ("bytes read", self.read_bytes),
             ("nodes read in place", self.nodes_in_place),
             ("bytes written", self.written_bytes),
@@ -532,6 +617,11 @@ impl fmt::Display for Stats {
         let asked = self.cache_hits + self.cache_misses;
         let share = if asked == 0 { 0.0 } else { self.cache_hits as f64 * 100.0 / asked as f64 };
         writeln!(f, "{:<24}{share:>18.1} %", "cache hits")?;
+        let DebtStats { memory, young, above, felt } = self.debt;
+        let parts = [("debt", felt), ("  memory", memory), ("  young", young), ("  above", above)];
+        for (name, part) in parts {
+            writeln!(f, "{name:<24}{:>18.1} %", part * 100.0)?;
+        }
         for keyspace in &self.keyspaces {
             writeln!(f, "keyspace {:?}", keyspace.name)?;
             for (level, index) in keyspace.levels.iter().zip(1..) {

@@ -16,7 +16,7 @@ use crate::{Bed, assert_closed, check_content};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Runs what might never end.
-fn within_patience<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+pub fn within_patience<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     let runner = thread::spawn("runner", move || {
         let _ = sender.send(run());
@@ -55,13 +55,23 @@ impl<F: FnOnce()> Read for Calling<F> {
     }
 }
 
+/// Keys that are there, and a call before the second one.
+fn keys_calling(call: Callback<'_>) -> impl Iterator<Item = String> {
+    (0..3).map(|number| {
+        if number == 1 {
+            call();
+        }
+        format!("{number:03}")
+    })
+}
+
 type Callback<'a> = &'a mut (dyn FnMut() + Send);
 type Run = fn(Option<Database>, &Keyspace, Callback<'_>) -> Result<()>;
 
 /// Calls from whose inside the application is called, each with how it is made. A call of the
 /// database's own borrows a handle, so that the last one can go inside calls of a keyspace only:
 /// these get none.
-const PLACES: [(&str, bool, Run); 10] = [
+const PLACES: [(&str, bool, Run); 12] = [
     ("update", false, |_, keyspace, call| {
         let change = |old: Option<&[u8]>| {
             call();
@@ -77,6 +87,12 @@ const PLACES: [(&str, bool, Run); 10] = [
             call();
             true
         })
+    }),
+    ("Keyspace::get_many", false, |_, keyspace, call| {
+        keyspace.get_many(keys_calling(call)).map(drop)
+    }),
+    ("Snapshot::get_many", true, |database, keyspace, call| {
+        database.unwrap().snapshot()?.get_many(keyspace, keys_calling(call)).map(drop)
     }),
     ("transact", true, |database, keyspace, call| {
         database.unwrap().transact(|transaction| {

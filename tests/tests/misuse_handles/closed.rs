@@ -2,12 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Seek, SeekFrom};
+use std::time::Duration;
 
+use crash_lsm::access;
+use crash_lsm::hooked::HookedStorage;
+use crash_lsm::setup::Setup;
+use sapwood::storage::MemoryStorage;
+use sapwood::sync::{Arc, Mutex};
 use sapwood::{
     Batch, Database, Durability, Error, Isolation, Keyspace, KeyspaceOptions, Result, Seek as To,
     Snapshot, Transaction,
 };
 
+use crate::callbacks::within_patience;
 use crate::{Bed, assert_closed};
 
 /// The name of a call, and what it gives.
@@ -323,5 +330,47 @@ fn a_close_under_open_handles_leaves_a_sound_file_whichever_is_dropped_first() {
         handles.into_iter().for_each(drop);
         bed.check_closed();
         assert_closed("put", &keyspace.put("k", "v").unwrap_err());
+    }
+}
+
+/// A storage of the application's own is called in merge threads, in the middle of steps. There
+/// nothing can be closed: a thread would wait for itself.
+#[test]
+fn the_last_handle_dropped_in_a_merge_thread_closes_when_the_step_has_ended() {
+    for thread_name in ["sapwood-merge-0", "sapwood-merge-1", "sapwood-sync"] {
+        within_patience(move || {
+            let last: Arc<Mutex<Option<Database>>> = Arc::default();
+            let inside = last.clone();
+            let memory = Arc::new(MemoryStorage::new());
+            let storage = Arc::new(HookedStorage::new(memory.clone(), move || {
+                if std::thread::current().name() == Some(thread_name) {
+                    let database = inside.lock().take();
+                    drop(database);
+                }
+            }));
+            let builder = Setup { durability: Durability::Buffered, ..Setup::tiny() }.builder();
+            let builder = builder.merge_threads(2).sync_interval(Duration::from_millis(1));
+            let database = builder.clone().open_on(storage.clone()).unwrap();
+            let keyspace = database.keyspace("a").unwrap();
+            *last.lock() = Some(database);
+            let mut count = 0_u32;
+            let refused = loop {
+                match keyspace.put(count.to_be_bytes(), [7; 500]) {
+                    Ok(()) => count += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert_closed(thread_name, &refused);
+            assert!(last.lock().is_none());
+            // Whoever closes lets go of the file at the end.
+            while Arc::strong_count(&storage) > 1 {
+                std::thread::yield_now();
+            }
+            let database = builder.open_on(memory).unwrap();
+            let keyspace = database.existing_keyspace("a").unwrap();
+            assert_eq!(keyspace.count(..count.to_be_bytes()).unwrap(), u64::from(count));
+            assert_eq!(access::verify(&database).unwrap(), None);
+            database.close().unwrap();
+        });
     }
 }

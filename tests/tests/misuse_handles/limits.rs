@@ -86,6 +86,19 @@ fn each_option_of_a_database_is_refused_beyond_its_limits() {
     for bytes in [0, 1, (4 << 20) - 1] {
         refused(small().max_file_bytes(bytes), "max_file_bytes", &["at least 4194304"]);
     }
+    // The least at leaves of 8 KiB.
+    let least = (1600 << 10) + 112 * (8 << 10);
+    for bytes in [1, least - 1] {
+        refused(small().reserve_bytes(bytes), "reserve_bytes", &["too few", &least.to_string()]);
+    }
+    let file_bytes = 8 << 20;
+    for bytes in [file_bytes / 2 + 1, file_bytes, u64::MAX] {
+        let builder = small().max_file_bytes(file_bytes).reserve_bytes(bytes);
+        refused(builder, "reserve_bytes", &["0, or at most 4194304, half of max_file_bytes"]);
+    }
+    // Half of the shortest file is less than the least reserve.
+    let builder = small().max_file_bytes(4 << 20).reserve_bytes(least);
+    refused(builder, "reserve_bytes", &["0, or at most 2097152, half of max_file_bytes"]);
     let in_memory = small().read_only(true).open_in_memory().unwrap_err();
     assert!(in_memory.to_string().contains("a database in memory is new"), "{in_memory}");
 }
@@ -107,6 +120,11 @@ fn each_option_of_a_database_works_at_its_limits() {
     taken("the most threads", small().merge_threads(64));
     taken("the shortest file", small().max_file_bytes(4 << 20));
     taken("the longest file", small().max_file_bytes(u64::MAX));
+    taken("no reserve", small().reserve_bytes(0));
+    taken("no reserve in the shortest file", small().max_file_bytes(4 << 20).reserve_bytes(0));
+    let least = (1600 << 10) + 112 * (8 << 10);
+    taken("the least reserve", small().reserve_bytes(least));
+    taken("half of the file", small().max_file_bytes(16 << 20).reserve_bytes(8 << 20));
     taken("no history", small().max_transaction_history_bytes(0));
     taken("all history", small().max_transaction_history_bytes(u64::MAX));
 }

@@ -8,7 +8,7 @@ use std::io;
 
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::page::Block;
-use crate::storage::Storage;
+use crate::storage::{Storage, SyncTimes};
 use crate::sync::Arc;
 use crate::types::PageNumber;
 
@@ -21,6 +21,8 @@ pub struct BlockStream {
     storage: Arc<dyn Storage>,
     page_bytes: u64,
     usable_bytes: u64,
+    /// Where syncs are counted.
+    sync_times: Option<Arc<SyncTimes>>,
 }
 
 impl BlockStream {
@@ -29,7 +31,19 @@ impl BlockStream {
         assert!(usable_bytes > 0 && usable_bytes <= page_bytes, "usable part of a page");
         assert!(usable_bytes.is_multiple_of(8), "records are aligned to 8 bytes");
         let (page_bytes, usable_bytes) = (u64::from(page_bytes), u64::from(usable_bytes));
-        BlockStream { storage, page_bytes, usable_bytes }
+        BlockStream { storage, page_bytes, usable_bytes, sync_times: None }
+    }
+
+    /// The same, with syncs counted in `sync_times`.
+    pub fn counting(self, sync_times: &Arc<SyncTimes>) -> BlockStream {
+        BlockStream { sync_times: Some(sync_times.clone()), ..self }
+    }
+
+    fn counted(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        match &self.sync_times {
+            Some(times) => times.count(sync),
+            None => sync(),
+        }
     }
 
     /// The file.
@@ -79,14 +93,13 @@ impl BlockStream {
     /// The same, and on disk when it returns.
     pub fn write_sync(&self, block: Block, offset: u64, bytes: &[u8]) -> Result<()> {
         self.put(block, offset, bytes, "writing and syncing", |at, raw| {
-            self.storage.write_sync_at(at, raw)
+            self.counted(|| self.storage.write_sync_at(at, raw))
         })
     }
 
     /// Puts everything that was written so far on disk.
     pub fn sync_data(&self) -> Result<()> {
-        self.storage
-            .sync_data()
+        self.counted(|| self.storage.sync_data())
             .map_err(|cause| Error::io("syncing the data", self.storage.name(), cause))
     }
 

@@ -21,6 +21,7 @@ pub mod run;
 pub mod shrink;
 pub mod step;
 pub mod stretch;
+pub mod tell;
 pub mod throttle;
 pub mod touched;
 pub mod verify;

@@ -24,6 +24,7 @@ use super::lists::lists_step;
 use super::plan::next_plan;
 use super::promote::promote;
 use super::shrink;
+use super::tell::tell;
 
 /// A state is made durable when so much was written to segments since the last one.
 const DURABLE_EVERY_BYTES: u64 = 64 << 20;
@@ -106,7 +107,7 @@ pub fn begin_writing(core: &Arc<Core>) -> Result<()> {
         core.seal();
         drop(order);
         flush_sealed(core)?;
-        make_durable_now(core, Purpose::Running)?;
+        make_durable_untold(core, Purpose::Running)?;
     }
     core.durable.writing_has_begun.store(true, Ordering::Release);
     Ok(())
@@ -289,6 +290,13 @@ fn durable_is_due(core: &Core) -> bool {
 }
 
 pub(super) fn make_durable_now(core: &Core, purpose: Purpose) -> Result<()> {
+    make_durable_untold(core, purpose)?;
+    tell(core);
+    Ok(())
+}
+
+/// The same with a lock held.
+fn make_durable_untold(core: &Core, purpose: Purpose) -> Result<()> {
     make_durable(core, purpose)?;
     let written = core.pages.counters().bytes_written();
     core.background.bytes_at_durable.store(written, Ordering::Relaxed);

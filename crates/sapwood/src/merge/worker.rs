@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::state::Core;
 use crate::sync::atomic::{AtomicBool, Ordering};
-use crate::sync::thread::{JoinHandle, spawn};
+use crate::sync::thread::{JoinHandle, ThreadId, spawn};
 use crate::sync::{Arc, Mutex};
 
 use super::step::{run_step, timed_sync};
@@ -59,6 +59,11 @@ impl Workers {
         })?;
         self.threads.lock().push(thread);
         Ok(())
+    }
+
+    /// Which threads they are.
+    pub fn thread_ids(&self) -> Vec<ThreadId> {
+        self.threads.lock().iter().map(|thread| thread.thread().id()).collect()
     }
 
     /// Stops and joins every thread. A thread that ends the last reference to its own database is

@@ -23,6 +23,7 @@ use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
 use crate::page::{Block, Charge, MemoryPart, PageManager};
 use crate::segment::descriptor::Segment;
+use crate::storage::SyncTimes;
 #[cfg(feature = "internals")]
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -66,6 +67,8 @@ pub struct Core {
     pub log: LogWriter,
     /// Time.
     pub clock: Clock,
+    /// Syncs of the file: all after it was created or opened.
+    pub sync_times: Arc<SyncTimes>,
     pub(crate) options: Options,
     /// What is kept free in the file.
     pub reserve: Reserve,
@@ -128,6 +131,7 @@ pub(crate) struct CoreParts {
     pub pages: Arc<PageManager>,
     pub log: LogWriter,
     pub clock: Clock,
+    pub sync_times: Arc<SyncTimes>,
     pub options: Options,
     pub view: View,
     pub catalogue: Catalogue,
@@ -157,6 +161,7 @@ impl Core {
             pages: parts.pages,
             log: parts.log,
             clock: parts.clock,
+            sync_times: parts.sync_times,
             options: parts.options,
             view: ArcSwap::from_pointee(parts.view),
             view_swap: OrderedMutex::new(LockRank::VIEW_SWAP, ()),
@@ -327,6 +332,11 @@ impl Core {
     pub fn sync_log_to(&self, end: LogPosition) -> Result<()> {
         let _guard = PanicGuard::new(self, "a sync of the log");
         self.log.sync_to(end).map_err(|error| self.stop(&error))
+    }
+
+    /// Syncs the file, and counts that. What a failure means is for the caller to say.
+    pub fn sync_file(&self) -> std::io::Result<()> {
+        self.sync_times.count(|| self.pages.storage().sync_data())
     }
 
     /// The error that writing gives, if it has stopped.

@@ -26,7 +26,7 @@ use crate::page::file_header::write_slot;
 use crate::page::{
     Block, HeaderSlot, Layout, MemoryBudget, PageManager, PageOptions, StateLocation,
 };
-use crate::storage::Storage;
+use crate::storage::{Storage, SyncTimes};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sync::{Arc, Clock, Random};
 use crate::types::{Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
@@ -56,6 +56,8 @@ pub(crate) fn create(
         pages.read_in_place();
     }
     let stream = BlockStream::new(storage.clone(), layout.page_size, layout.usable_bytes() as u32);
+    let sync_times = Arc::new(SyncTimes::new(clock.clone()));
+    let stream = stream.counting(&sync_times);
     let blocks = allocate_log(&pages, options.log_bytes_min)?;
     prepare_blocks(&stream, &blocks)?;
     let list = RingList { start: LogPosition(0), blocks: blocks.clone() };
@@ -96,6 +98,7 @@ pub(crate) fn create(
         pages,
         log,
         clock,
+        sync_times,
         options,
         view: View { active, sealed: Vec::new(), state },
         catalogue: Catalogue::default(),

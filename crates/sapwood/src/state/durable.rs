@@ -16,7 +16,7 @@ use crate::log::ring::RingList;
 use crate::log::stream::{BlockStream, prepare_blocks};
 use crate::log::writer::{AppendError, Positions};
 use crate::page::file_header::{INLINE_STATE_BYTES_MAX, STATE_BLOCKS_MAX, write_slot};
-use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, PageManager, StateLocation};
+use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, StateLocation};
 use crate::storage::Storage;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OrderedMutex};
@@ -200,12 +200,12 @@ pub fn claim_file(core: &Core) -> Result<()> {
     let storage = core.pages.storage();
     let slot_is_safe = match opened.state_is_recorded {
         true => Ok(()),
-        false => write_slot(&**storage, &opened.slot),
+        false => put_slot(core, &opened.slot),
     };
     let result = slot_is_safe
         .and_then(|()| core.log.make_tail_durable())
         .and_then(|()| write_length(&**storage))
-        .and_then(|()| sync_file(&core.pages))
+        .and_then(|()| sync_file(core))
         .and_then(|()| match opened.state_is_recorded {
             true => Ok(()),
             false => core.log.record_state(opened.epoch, inner.generation).map(|_| ()),
@@ -260,9 +260,13 @@ fn pages_of(blocks: &[Block]) -> u64 {
     blocks.iter().map(|block| u64::from(block.pages)).sum()
 }
 
-fn sync_file(pages: &PageManager) -> Result<()> {
-    let storage = pages.storage();
-    storage.sync_data().map_err(|error| Error::io("syncing the file", storage.name(), error))
+fn sync_file(core: &Core) -> Result<()> {
+    let failed = |error| Error::io("syncing the file", core.pages.storage().name(), error);
+    core.sync_file().map_err(failed)
+}
+
+fn put_slot(core: &Core, slot: &HeaderSlot) -> Result<()> {
+    core.sync_times.count(|| write_slot(&**core.pages.storage(), slot))
 }
 
 /// A state on its way to the disk.
@@ -297,15 +301,14 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
         }
     };
     core.log.note_file_synced(log_written);
-    let named = write_slot(&**core.pages.storage(), &slot)
-        .and_then(|()| core.log.record_state(slot.epoch, generation));
+    let named = put_slot(core, &slot).and_then(|()| core.log.record_state(slot.epoch, generation));
     let dropped = named.map_err(|error| core.stop(&error))?;
     core.log.passed(making.state.cut.position);
     finish(core, inner, making, generation, limits, dropped);
     if purpose == Purpose::Closing {
         // The same state in the other slot, so that damage to either loses nothing (D9).
         let copy = HeaderSlot { generation: generation + 1, ..slot };
-        write_slot(&**core.pages.storage(), &copy).map_err(|error| core.stop(&error))?;
+        put_slot(core, &copy).map_err(|error| core.stop(&error))?;
         inner.generation += 1;
     }
     inner.settled_at = (purpose != Purpose::Running).then(|| core.log.positions().end);
@@ -645,7 +648,7 @@ fn write(
         location,
     );
     let log_written = core.log.positions().written;
-    sync_file(&core.pages)?;
+    sync_file(core)?;
     core.pages.set_stamp_limit(stamp_limit);
     Ok((slot, log_written))
 }

@@ -91,7 +91,18 @@ impl HeldSnapshots {
 
     /// All that are held, the oldest first.
     pub fn held(&self, core: &Core) -> Vec<HeldSnapshot> {
-        let taken: Vec<Taken> = self.listed.lock().snapshots.values().cloned().collect();
+        self.oldest(core, usize::MAX)
+    }
+
+    /// How many are held.
+    pub fn count(&self) -> usize {
+        self.listed.lock().snapshots.len()
+    }
+
+    /// So many of them at most, the oldest first.
+    pub fn oldest(&self, core: &Core, count: usize) -> Vec<HeldSnapshot> {
+        let taken: Vec<Taken> =
+            self.listed.lock().snapshots.values().take(count).cloned().collect();
         let held = taken.into_iter().map(|taken| HeldSnapshot {
             number: taken.number,
             since: taken.since,

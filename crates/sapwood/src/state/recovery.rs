@@ -29,7 +29,7 @@ use crate::page::state_node::read_state;
 use crate::page::{
     Block, HeaderSlot, Layout, MemoryBudget, OpenedState, PageManager, PageOptions, StateLocation,
 };
-use crate::storage::Storage;
+use crate::storage::{Storage, SyncTimes};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sync::{Arc, Clock};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
@@ -224,7 +224,9 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         true => LogStart::to_read(end),
         false => LogStart::after_replay(end),
     };
-    let log = LogWriter::open(assembly.stream, ring, read.layout.seed(), start);
+    let sync_times = Arc::new(SyncTimes::new(assembly.clock.clone()));
+    let stream = assembly.stream.counting(&sync_times);
+    let log = LogWriter::open(stream, ring, read.layout.seed(), start);
     // D8: at the limit, or exactly on after a clean close, and behind everything replayed.
     let next_sequence = clean
         .map_or(counters.sequence_limit, |clean| clean.last_sequence.saturating_add(1))
@@ -258,6 +260,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         pages,
         log,
         clock: assembly.clock,
+        sync_times,
         options: assembly.options,
         view: View { active, sealed: slots, state },
         catalogue: assembly.catalogue,

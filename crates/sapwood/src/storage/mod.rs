@@ -14,6 +14,7 @@ mod new_file;
 mod platform;
 mod simulated;
 mod sparse;
+mod sync_times;
 mod watch;
 
 use std::fmt::Debug;
@@ -24,6 +25,7 @@ pub use map::{Mapped, PIN_BYTES};
 pub use memory::{Counters, MemoryStorage};
 pub use new_file::NewFile;
 pub use simulated::{CrashPlan, FaultKind, Operation, OperationKind, SimulatedStorage, TraceEntry};
+pub use sync_times::{SyncCounts, SyncTimes};
 
 /// The end of `length` bytes at `offset`; an error where no file can have such bytes.
 fn end_of(offset: u64, length: u64) -> io::Result<u64> {
@@ -52,7 +54,8 @@ pub enum Advice {
 
 /// One file. Every call may come from any thread at any time, merge threads included, with locks of
 /// the database held: an implementation neither uses the database that stands on it nor drops
-/// handles of it.
+/// handles of it. Only in merge threads the last [`Database`](crate::Database) may go; another
+/// thread closes it then.
 pub trait Storage: Debug + Send + Sync + 'static {
     /// Fills `buffer` from `offset`; `UnexpectedEof` when the file ends before.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;

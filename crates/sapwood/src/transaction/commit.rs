@@ -396,7 +396,7 @@ fn sync_values(core: &Core, prepared: &mut Prepared, durability: Durability) -> 
     prepared.names_unsynced = !prepared.blocks.is_empty();
     if prepared.names_unsynced && durability == Durability::Sync {
         let storage = core.pages.storage();
-        let synced = storage.sync_data();
+        let synced = core.sync_file();
         let failed = |error| Error::io("syncing values", storage.name(), error);
         synced.map_err(|error| core.stop(&failed(error)))?;
         prepared.names_unsynced = false;

@@ -48,7 +48,7 @@ pub fn commit_by_reference(
     // place, so that no other committer waits for it.
     let storage = core.pages.storage();
     let failed = |error| Error::io("syncing a transaction", storage.name(), error);
-    storage.sync_data().map_err(|error| core.stop(&failed(error)))?;
+    core.sync_file().map_err(|error| core.stop(&failed(error)))?;
     let bytes = segments.iter().flat_map(|pending| pending.segment().keyspaces.iter());
     let bytes: u64 = bytes.map(|share| share.bytes).sum();
     let placed = place(core, writes, &segments, durability, validation)?;

@@ -24,6 +24,26 @@ fn read(storage: &dyn Storage, offset: u64, length: usize) -> Vec<u8> {
     buffer
 }
 
+/// A read-only file system cannot be mounted here; what the system says of one can be said.
+#[test]
+fn what_must_not_be_written_is_refused_with_the_way_to_read_it() {
+    let system = |kind| io::Error::new(kind, "the system's words");
+    for kind in [io::ErrorKind::ReadOnlyFilesystem, io::ErrorKind::PermissionDenied] {
+        let error = open_error(Path::new("a/b.sapwood"), true, explain_refusal(system(kind)));
+        let expected = "opening the file failed on a/b.sapwood: the system's words; with \
+                        read_only(true) it may be readable";
+        assert_eq!(error.to_string(), expected);
+        assert!(matches!(&error, Error::Io { source, .. } if source.kind() == kind), "{error:?}");
+    }
+    for kind in [io::ErrorKind::Other, io::ErrorKind::StorageFull, io::ErrorKind::NotFound] {
+        let error = explain_refusal(system(kind));
+        assert_eq!((error.kind(), error.to_string()), (kind, "the system's words".to_owned()));
+    }
+    // The kind by which this system names it.
+    #[cfg(target_os = "linux")]
+    assert_eq!(io::Error::from_raw_os_error(30).kind(), io::ErrorKind::ReadOnlyFilesystem);
+}
+
 #[test]
 fn bytes_come_back_after_a_reopen() {
     let (_directory, path, storage) = new_file();

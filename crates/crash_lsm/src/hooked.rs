@@ -1,0 +1,93 @@
+//! A storage that calls something before each sync.
+//!
+//! *Guarantees*: every call goes through unchanged. *Threads*: any; the hook is called by whoever
+//! syncs.
+
+use std::fmt;
+use std::io;
+
+use sapwood::storage::{Advice, Mapped, Storage};
+use sapwood::sync::Arc;
+
+/// See the module.
+pub struct HookedStorage {
+    inner: Arc<dyn Storage>,
+    before_sync: Box<dyn Fn() + Send + Sync>,
+}
+
+impl HookedStorage {
+    /// Calls `before_sync` before each sync, synced writes too.
+    #[must_use]
+    pub fn new(
+        inner: Arc<dyn Storage>,
+        before_sync: impl Fn() + Send + Sync + 'static,
+    ) -> HookedStorage {
+        HookedStorage { inner, before_sync: Box::new(before_sync) }
+    }
+}
+
+impl fmt::Debug for HookedStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HookedStorage").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+impl Storage for HookedStorage {
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.inner.read_at(offset, buffer)
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.inner.write_at(offset, bytes)
+    }
+
+    fn write_sync_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        (self.before_sync)();
+        self.inner.write_sync_at(offset, bytes)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        (self.before_sync)();
+        self.inner.sync_data()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        self.inner.length()
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.inner.set_length(length)
+    }
+
+    fn allocate(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.inner.allocate(offset, length)
+    }
+
+    fn write_back(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.inner.write_back(offset, length)
+    }
+
+    fn advise(&self, offset: u64, length: u64, advice: Advice) -> io::Result<()> {
+        self.inner.advise(offset, length, advice)
+    }
+
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.inner.punch(offset, length)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        self.inner.sync_directory()
+    }
+
+    fn map(&self, offset: u64, length: usize) -> Option<Mapped> {
+        self.inner.map(offset, length)
+    }
+
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    fn is_of_this_process(&self) -> bool {
+        self.inner.is_of_this_process()
+    }
+}
