@@ -8,19 +8,15 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use sapwood::log::operation::operations;
-use sapwood::log::reader::{Visit, replay};
 use sapwood::log::record::RecordKind;
 use sapwood::merge::verify::{Problem, VerifyReport, verify_state};
 use sapwood::page::SlotProblem;
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::file::{DurableFile, slots};
+use crate::file::{DurableFile, look_steadily, slots};
 use crate::output::{self, line};
 use crate::units;
-
-/// How often a file is read again that another process has changed meanwhile.
-const ATTEMPTS: usize = 5;
 
 #[derive(Serialize)]
 struct Verified {
@@ -54,23 +50,15 @@ struct Found {
 
 pub fn run(path: &Path, json: bool) -> Outcome {
     let began = Instant::now();
-    let mut attempt = 1;
-    let (file, report, log_records, mut notes) = loop {
-        let file = DurableFile::open(path)?;
-        let mut notes = Vec::new();
-        let (report, log_records) = check(&file, &mut notes)?;
-        if report.is_clean() || !file.has_changed() {
-            break (file, report, log_records, notes);
-        }
-        attempt += 1;
-        if attempt > ATTEMPTS {
-            return Err("another process keeps changing the file; close it first".into());
-        }
-    };
-    if attempt > 1 {
-        notes.push(format!("another process has the file open; checked at attempt {attempt}"));
-    }
-    let verified = verified(&file, report, log_records, notes, began.elapsed());
+    let verified = look_steadily(
+        path,
+        |file| {
+            let mut notes = Vec::new();
+            let (report, log_records) = check(file, &mut notes)?;
+            Ok(verified(file, report, log_records, notes, began.elapsed()))
+        },
+        |verified| verified.clean,
+    )?;
     if json {
         output::json(&verified)?;
     } else {
@@ -96,14 +84,12 @@ fn check(
         report.add(Problem::from(problem));
     }
     check_slots(file, &mut report, notes)?;
-    let (stream, start) = file.log();
-    let mut records = 0;
-    let replayed = replay(&stream, &start, &mut |record| {
-        records += 1;
+    let (records, replayed) = file.read_log(|records: &mut u64, record| {
+        *records += 1;
         if record.kind == RecordKind::Commit {
             operations(record.payload)?.try_for_each(|operation| operation.map(drop))?;
         }
-        Ok(Visit::Continue)
+        Ok(())
     });
     if let Err(error) = replayed {
         report.add(Problem::from(&error));
