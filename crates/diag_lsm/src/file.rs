@@ -15,9 +15,11 @@ use sapwood::log::reader::{ReplayEnd, ReplayStart, Visit, replay};
 use sapwood::log::record::Record;
 use sapwood::log::ring::RingList;
 use sapwood::log::stream::BlockStream;
-use sapwood::merge::verify::StateOwners;
+use sapwood::merge::verify::{Newer, NewerState, StateOwners};
 use sapwood::page::file_header::{Slots, read_slots};
-use sapwood::page::{Block, MemoryBudget, OpenedState, PageManager, PageOptions, StateLocation};
+use sapwood::page::{
+    Block, MemoryBudget, OpenedState, PageManager, PageOptions, RegionEntry, StateLocation,
+};
 use sapwood::segment::descriptor::Segment;
 use sapwood::state::Contents;
 use sapwood::state::recovery::{ReadState, read_newest_state};
@@ -90,6 +92,75 @@ pub fn look_steadily<T>(
     steadily(&*storage, || look(&DurableFile::over(storage.clone())?), is_sound)
 }
 
+/// For reading the nodes of a state, which can be done without its regions' maps.
+fn open_pages(
+    storage: &Arc<dyn Storage>,
+    read: &ReadState,
+    regions: Vec<RegionEntry>,
+) -> sapwood::Result<Arc<PageManager>> {
+    let options = PageOptions {
+        storage: storage.clone(),
+        layout: read.layout,
+        budget: Arc::new(MemoryBudget::new(BUDGET_BYTES)),
+        max_file_bytes: None,
+    };
+    let in_file = storage.length().unwrap_or(0) / u64::from(read.layout.page_size);
+    let counters = &read.manifest.counters;
+    let state = OpenedState {
+        file_pages: read.manifest.file_pages.max(in_file),
+        regions,
+        next_stamp: counters.stamp_limit,
+        stamp_limit: counters.stamp_limit,
+    };
+    PageManager::open(options, &state)
+}
+
+/// The newest durable state, again and again.
+pub struct NewestState {
+    storage: Arc<dyn Storage>,
+    /// The header with which it was read.
+    slots: Slots,
+    /// It, unless it is the one that the file was opened with.
+    state: Option<Arc<NewerState>>,
+}
+
+impl NewestState {
+    /// Begins with the state that was read.
+    pub fn after(file: &DurableFile) -> NewestState {
+        NewestState { storage: file.storage.clone(), slots: file.slots.clone(), state: None }
+    }
+
+    /// The newest one, when it is not of this generation.
+    pub fn other_than(&mut self, generation: u64) -> Newer {
+        for _ in 0..ATTEMPTS {
+            // What the header says now is what the last reading knew.
+            let Ok(now) = slots(&*self.storage) else { return Newer::Same };
+            if now == self.slots {
+                return match &self.state {
+                    Some(state) if state.generation != generation => Newer::State(state.clone()),
+                    _ => Newer::Same,
+                };
+            }
+            match self.read() {
+                Ok(state) => (self.slots, self.state) = (now, Some(Arc::new(state))),
+                // It is damaged: what was read is the newest that can be.
+                Err(_) if slots(&*self.storage).is_ok_and(|after| after == now) => {
+                    return Newer::Same;
+                }
+                Err(_) => {}
+            }
+        }
+        Newer::TooFast
+    }
+
+    fn read(&self) -> sapwood::Result<NewerState> {
+        let read = read_newest_state(&*self.storage, true)?;
+        let pages = open_pages(&self.storage, &read, Vec::new())?;
+        let (generation, contents) = (read.slot.generation, read.manifest.contents);
+        Ok(NewerState { generation, pages, contents })
+    }
+}
+
 impl DurableFile {
     /// Reads the newest durable state.
     pub fn open(path: &Path) -> Result<DurableFile, Box<dyn Error>> {
@@ -101,26 +172,10 @@ impl DurableFile {
         let slots = slots(&*storage)?;
         let read = read_newest_state(&*storage, true)?;
         let bytes = storage.length()?;
-        let options = PageOptions {
-            storage: storage.clone(),
-            layout: read.layout,
-            budget: Arc::new(MemoryBudget::new(BUDGET_BYTES)),
-            max_file_bytes: None,
-        };
-        let in_file = bytes / u64::from(read.layout.page_size);
-        let mut state = OpenedState {
-            file_pages: read.manifest.file_pages.max(in_file),
-            regions: read.manifest.regions.clone(),
-            next_stamp: read.manifest.counters.stamp_limit,
-            stamp_limit: read.manifest.counters.stamp_limit,
-        };
-        let (pages, maps_problem) = match PageManager::open(options.clone(), &state) {
+        let regions = read.manifest.regions.clone();
+        let (pages, maps_problem) = match open_pages(&storage, &read, regions) {
             Ok(pages) => (pages, None),
-            Err(problem) => {
-                // Nodes can be read without the maps.
-                state.regions = Vec::new();
-                (PageManager::open(options, &state)?, Some(problem))
-            }
+            Err(problem) => (open_pages(&storage, &read, Vec::new())?, Some(problem)),
         };
         Ok(DurableFile { storage, slots, read, pages, maps_problem, bytes })
     }

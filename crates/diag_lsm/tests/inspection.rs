@@ -105,7 +105,9 @@ fn first_pages_of_every_kind_are_decoded() {
 }
 
 /// Pairs in the keyspace that nobody touches.
-const STILL: u32 = 2000;
+const STILL: u32 = 10_000;
+/// So often a file is looked at until some states have moved meanwhile.
+const TURNS_MAX: u64 = 200;
 /// Keys that are written over and over.
 const BUSY: u64 = 3000;
 
@@ -131,6 +133,9 @@ impl Written {
         let still = database.keyspace("still").unwrap();
         for number in 0..STILL {
             still.put(format!("key {number:05}"), format!("{number:0>100}")).unwrap();
+        }
+        for number in 0..5_u8 {
+            still.put(format!("large {number}"), vec![number; 9000]).unwrap();
         }
         drop(still);
         database.flush().unwrap();
@@ -187,7 +192,7 @@ fn write(database: &Database, busy: &Keyspace, round: u64) {
     }
     let durability = if round.is_multiple_of(3) { Durability::Sync } else { Durability::Memory };
     batch.commit_with(durability).unwrap();
-    if round.is_multiple_of(5) {
+    if round.is_multiple_of(2) {
         database.flush().unwrap();
         database.sync().unwrap();
     }
@@ -203,7 +208,11 @@ fn nothing_is_said_to_be_wrong_with_a_sound_file_that_is_written() {
     let written = Written::begin(|_| {});
     let file = written.path().display().to_string();
     let before = generation(&file);
-    for turn in 0..20_u64 {
+    let mut written_meanwhile = 0;
+    for turn in 0..TURNS_MAX {
+        if turn >= 20 && written_meanwhile > 2 {
+            break;
+        }
         let page = (turn * 97 % 1500).to_string();
         for arguments in [
             &["info", &file][..],
@@ -226,11 +235,18 @@ fn nothing_is_said_to_be_wrong_with_a_sound_file_that_is_written() {
                     assert!(found["free_map_problem"].is_null(), "{told}");
                 }
                 "page" => assert!(found["problem"].is_null(), "{told}"),
-                "verify" => assert_eq!(found["clean"], true, "{told}"),
+                "verify" => {
+                    assert_eq!(found["clean"], true, "{told}");
+                    assert!(found["entries"].as_u64() >= Some(u64::from(STILL)), "{told}");
+                    let unmoved = found["written_meanwhile"] == false;
+                    assert!(found["space_checked"] == true || !unmoved, "{told}");
+                    written_meanwhile += u64::from(found["written_meanwhile"] == true);
+                }
                 _ => {}
             }
         }
     }
+    assert!(written_meanwhile > 0, "no state has moved while the file was checked");
     assert!(generation(&file) > before + 20, "the file was hardly written");
     let rounds = written.rounds.load(Ordering::Relaxed);
     let folder = written.end();
@@ -242,4 +258,41 @@ fn generation(file: &str) -> u64 {
     let output = run(&["info", file, "--json"]);
     let info: Value = serde_json::from_slice(&output.stdout).unwrap();
     info["generation"].as_u64().unwrap()
+}
+
+#[test]
+fn damage_beside_a_writer_is_found_where_it_is() {
+    for owner in ['l', 'p', 'f', 'o'] {
+        let mut damaged = 0;
+        let written = Written::begin(|file| {
+            let owners = owners(file);
+            let of_owner = (0..owners.len()).filter(|page| owners[*page] == owner);
+            let pages: Vec<usize> = of_owner.collect();
+            damaged = pages[pages.len() / 2];
+            let mut bytes = fs::read(file).unwrap();
+            bytes[damaged * PAGE_BYTES + 60] ^= 0x10;
+            fs::write(file, bytes).unwrap();
+        });
+        let file = written.path().display().to_string();
+        let mut written_meanwhile = 0;
+        for turn in 0..TURNS_MAX {
+            if turn >= 5 && written_meanwhile > 0 {
+                break;
+            }
+            let output = run(&["verify", &file, "--json"]);
+            let told = told(&["verify"], &output);
+            assert_eq!(output.status.code(), Some(1), "{owner} at {damaged}: {told}");
+            let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+            written_meanwhile += u64::from(found["written_meanwhile"] == true);
+            let problems = found["problems"].as_array().unwrap();
+            for problem in problems {
+                let page = problem["page"].as_u64().unwrap() as usize;
+                assert!((page..page + 12).contains(&damaged), "{owner} at {damaged}: {told}");
+                assert_eq!(problem["keyspace"], "still", "{told}");
+            }
+            assert_eq!(problems.len(), 1, "{owner} at {damaged}: {told}");
+        }
+        assert!(written_meanwhile > 0, "no state has moved while the file was checked");
+        written.end();
+    }
 }
