@@ -1,6 +1,9 @@
 //! `verify`: every checksum, order, count and reference of the last durable state, its maps, and
 //! the log
 //! behind it.
+//!
+//! Beside a process that writes the file it reads the state once: what that process has replaced
+//! before it was read is judged as of newer states, and free space is not judged.
 
 use std::io::Write;
 use std::path::Path;
