@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use common::{KEYS, PAGE_BYTES, killed, owners, run, text, used};
-use sapwood::{Database, Durability, Keyspace};
+use sapwood::{Compression, Database, Durability, Isolation, Keyspace, KeyspaceOptions};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -295,4 +295,37 @@ fn damage_beside_a_writer_is_found_where_it_is() {
         assert!(written_meanwhile > 0, "no state has moved while the file was checked");
         written.end();
     }
+}
+
+#[test]
+fn what_a_large_transaction_wrote_is_shown_as_named_by_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.db");
+    let builder = Database::builder().page_size(PAGE_BYTES as u32).leaf_bytes(1024);
+    let builder = builder.region_bytes(4 << 20).merge_threads(0).transaction_bytes(4 << 10);
+    let database = builder.open(&path).unwrap();
+    let keyspace = {
+        let plain = KeyspaceOptions::default().compression(Compression::None);
+        database.keyspace_with("default", plain).unwrap()
+    };
+    database.flush().unwrap();
+    database.sync().unwrap();
+    let file = path.display().to_string();
+    let named = |file: &str| {
+        let space = good(&["space", file]);
+        space["pages"]["limbo: named by the log only"].as_u64().unwrap()
+    };
+    assert_eq!(named(&file), 0);
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    for number in 0..2000 {
+        transaction.put(&keyspace, format!("key {number:05}"), format!("{number:0>100}")).unwrap();
+    }
+    transaction.commit_with(Durability::Sync).unwrap();
+    let log = good(&["log", &file]);
+    let records = log["records"].as_array().unwrap();
+    assert!(records.iter().any(|record| record["kind"] == "commit by reference"), "{log}");
+    // At most nine pairs to a page.
+    assert!(named(&file) > 2000 / 9, "{} pages", named(&file));
+    drop(keyspace);
+    database.close().unwrap();
 }

@@ -11,8 +11,10 @@ use std::process::ExitCode;
 use sapwood::log::operation::{LogOperation, operations};
 use sapwood::log::record::RecordKind;
 use sapwood::merge::verify::walk_blocks;
-use sapwood::page::{Block, NodeKind};
+use sapwood::page::{Block, BlockList, NodeKind};
 use sapwood::segment::overflow_reference::OverflowReference;
+use sapwood::segment::young_blocks::add_blocks;
+use sapwood::state::by_reference;
 use serde::Serialize;
 
 use crate::Outcome;
@@ -79,7 +81,14 @@ fn runs(file: &DurableFile, problems: &mut Vec<String>) -> Vec<(u64, u64, usize)
     for block in file.pages.allocator().referenced_list().iter() {
         push(block, UNKNOWN);
     }
+    let pages = &file.pages;
     let (named, replayed) = file.read_log(|named: &mut Vec<Block>, record| {
+        if record.kind == RecordKind::CommitByReference {
+            let mut found = BlockList::new();
+            let segments = by_reference::decode(record, pages.allocator().file_pages())?;
+            segments.iter().try_for_each(|segment| add_blocks(pages, segment, &mut found))?;
+            named.extend(found.iter());
+        }
         if record.kind == RecordKind::Commit {
             for operation in operations(record.payload)? {
                 if let LogOperation::PutOverflow { reference, .. } = operation?
