@@ -3,22 +3,33 @@
 //!
 //! *Guarantees*: nothing is written and no lock is taken, so it works beside a process that has the
 //! file
-//! open; that process may go on to overwrite what is read here.
+//! open; that process may go on to overwrite what is read here, but not before it has written a
+//! newer durable state and a header slot that says so. So what cannot be read is damage only while
+//! the header stays as it was ([`steadily`]).
 
 use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use sapwood::log::reader::ReplayStart;
+use sapwood::log::reader::{ReplayEnd, ReplayStart, Visit, replay};
+use sapwood::log::record::Record;
 use sapwood::log::ring::RingList;
 use sapwood::log::stream::BlockStream;
-use sapwood::merge::verify::StateOwners;
+use sapwood::merge::verify::{Newer, NewerState, StateOwners};
 use sapwood::page::file_header::{Slots, read_slots};
-use sapwood::page::{Block, MemoryBudget, OpenedState, PageManager, PageOptions, StateLocation};
+use sapwood::page::{
+    Block, MemoryBudget, OpenedState, PageManager, PageOptions, RegionEntry, StateLocation,
+};
 use sapwood::segment::descriptor::Segment;
 use sapwood::state::Contents;
 use sapwood::state::recovery::{ReadState, read_newest_state};
 use sapwood::storage::{FileStorage, Storage};
+
+/// How often a file is read again that another process has changed meanwhile.
+pub const ATTEMPTS: usize = 10;
+/// What is said when that was not enough.
+const MOVING: &str = "another process changes the file faster than it can be read here; nothing is \
+                      known to be wrong with it: try again, or close it there first";
 
 /// What reading nodes may take.
 const BUDGET_BYTES: u64 = 64 << 20;
@@ -27,6 +38,8 @@ const BUDGET_BYTES: u64 = 64 << 20;
 pub struct DurableFile {
     /// The file.
     pub storage: Arc<dyn Storage>,
+    /// The header before the state was read.
+    pub slots: Slots,
     /// The newest state that can be read.
     pub read: ReadState,
     /// For reading its nodes.
@@ -47,6 +60,107 @@ pub fn slots(storage: &dyn Storage) -> sapwood::Result<Slots> {
     read_slots(storage)
 }
 
+/// Looks at the newest durable state; when that failed, or what was found is not sound, and the
+/// header has changed since, looks again. So a problem that is handed on is one of a state that
+/// stayed, unless it is in an error that is not the engine's.
+pub fn steadily<T>(
+    storage: &dyn Storage,
+    mut look: impl FnMut() -> Result<T, Box<dyn Error>>,
+    is_sound: impl Fn(&T) -> bool,
+) -> Result<T, Box<dyn Error>> {
+    for _ in 0..ATTEMPTS {
+        let before = slots(storage)?;
+        let outcome = look();
+        let failed = match &outcome {
+            Ok(found) => !is_sound(found),
+            Err(error) => error.is::<sapwood::Error>(),
+        };
+        if !failed || slots(storage)? == before {
+            return outcome;
+        }
+    }
+    Err(MOVING.into())
+}
+
+/// [`steadily`], at a file that is opened anew each time.
+pub fn look_steadily<T>(
+    path: &Path,
+    mut look: impl FnMut(&DurableFile) -> Result<T, Box<dyn Error>>,
+    is_sound: impl Fn(&T) -> bool,
+) -> Result<T, Box<dyn Error>> {
+    let storage = open_storage(path)?;
+    steadily(&*storage, || look(&DurableFile::over(storage.clone())?), is_sound)
+}
+
+/// For reading the nodes of a state, which can be done without its regions' maps.
+fn open_pages(
+    storage: &Arc<dyn Storage>,
+    read: &ReadState,
+    regions: Vec<RegionEntry>,
+) -> sapwood::Result<Arc<PageManager>> {
+    let options = PageOptions {
+        storage: storage.clone(),
+        layout: read.layout,
+        budget: Arc::new(MemoryBudget::new(BUDGET_BYTES)),
+        max_file_bytes: None,
+    };
+    let in_file = storage.length().unwrap_or(0) / u64::from(read.layout.page_size);
+    let counters = &read.manifest.counters;
+    let state = OpenedState {
+        file_pages: read.manifest.file_pages.max(in_file),
+        regions,
+        next_stamp: counters.stamp_limit,
+        stamp_limit: counters.stamp_limit,
+    };
+    PageManager::open(options, &state)
+}
+
+/// The newest durable state, again and again.
+pub struct NewestState {
+    storage: Arc<dyn Storage>,
+    /// The header with which it was read.
+    slots: Slots,
+    /// It, unless it is the one that the file was opened with.
+    state: Option<Arc<NewerState>>,
+}
+
+impl NewestState {
+    /// Begins with the state that was read.
+    pub fn after(file: &DurableFile) -> NewestState {
+        NewestState { storage: file.storage.clone(), slots: file.slots.clone(), state: None }
+    }
+
+    /// The newest one, when it is not of this generation.
+    pub fn other_than(&mut self, generation: u64) -> Newer {
+        for _ in 0..ATTEMPTS {
+            // What the header says now is what the last reading knew.
+            let Ok(now) = slots(&*self.storage) else { return Newer::Same };
+            if now == self.slots {
+                return match &self.state {
+                    Some(state) if state.generation != generation => Newer::State(state.clone()),
+                    _ => Newer::Same,
+                };
+            }
+            match self.read() {
+                Ok(state) => (self.slots, self.state) = (now, Some(Arc::new(state))),
+                // It is damaged: what was read is the newest that can be.
+                Err(_) if slots(&*self.storage).is_ok_and(|after| after == now) => {
+                    return Newer::Same;
+                }
+                Err(_) => {}
+            }
+        }
+        Newer::TooFast
+    }
+
+    fn read(&self) -> sapwood::Result<NewerState> {
+        let read = read_newest_state(&*self.storage, true)?;
+        let pages = open_pages(&self.storage, &read, Vec::new())?;
+        let (generation, contents) = (read.slot.generation, read.manifest.contents);
+        Ok(NewerState { generation, pages, contents })
+    }
+}
+
 impl DurableFile {
     /// Reads the newest durable state.
     pub fn open(path: &Path) -> Result<DurableFile, Box<dyn Error>> {
@@ -55,30 +169,15 @@ impl DurableFile {
 
     /// The same over a file that is open.
     pub fn over(storage: Arc<dyn Storage>) -> Result<DurableFile, Box<dyn Error>> {
+        let slots = slots(&*storage)?;
         let read = read_newest_state(&*storage, true)?;
         let bytes = storage.length()?;
-        let options = PageOptions {
-            storage: storage.clone(),
-            layout: read.layout,
-            budget: Arc::new(MemoryBudget::new(BUDGET_BYTES)),
-            max_file_bytes: None,
-        };
-        let in_file = bytes / u64::from(read.layout.page_size);
-        let mut state = OpenedState {
-            file_pages: read.manifest.file_pages.max(in_file),
-            regions: read.manifest.regions.clone(),
-            next_stamp: read.manifest.counters.stamp_limit,
-            stamp_limit: read.manifest.counters.stamp_limit,
-        };
-        let (pages, maps_problem) = match PageManager::open(options.clone(), &state) {
+        let regions = read.manifest.regions.clone();
+        let (pages, maps_problem) = match open_pages(&storage, &read, regions) {
             Ok(pages) => (pages, None),
-            Err(problem) => {
-                // Nodes can be read without the maps.
-                state.regions = Vec::new();
-                (PageManager::open(options, &state)?, Some(problem))
-            }
+            Err(problem) => (open_pages(&storage, &read, Vec::new())?, Some(problem)),
         };
-        Ok(DurableFile { storage, read, pages, maps_problem, bytes })
+        Ok(DurableFile { storage, slots, read, pages, maps_problem, bytes })
     }
 
     /// The state.
@@ -93,6 +192,30 @@ impl DurableFile {
             StateLocation::Blocks { blocks, .. } => blocks.clone(),
         };
         StateOwners { log: self.read.manifest.log.blocks.clone(), state }
+    }
+
+    /// Shows every record behind the cut to `visit`, which gathers in a `T`; when the log breaks,
+    /// what was gathered until there, and why. A log grows while its state stays: it is broken
+    /// where it breaks twice.
+    pub fn read_log<T: Default>(
+        &self,
+        visit: impl Fn(&mut T, &Record<'_>) -> sapwood::Result<()>,
+    ) -> (T, sapwood::Result<ReplayEnd>) {
+        let (stream, start) = self.log();
+        let mut broke_at = None;
+        loop {
+            let (mut gathered, mut end) = (T::default(), start.cut);
+            let replayed = replay(&stream, &start, &mut |record| {
+                end = record.end;
+                visit(&mut gathered, record)?;
+                Ok(Visit::Continue)
+            });
+            // Each time it is another place, the log has got longer, which its list bounds.
+            if replayed.is_ok() || broke_at == Some(end) {
+                return (gathered, replayed);
+            }
+            broke_at = Some(end);
+        }
     }
 
     /// The log, with where to begin to read it.
@@ -119,8 +242,7 @@ impl DurableFile {
 
     /// True when a process has written a newer durable state since.
     pub fn has_changed(&self) -> bool {
-        read_newest_state(&*self.storage, true)
-            .map_or(true, |now| now.slot.generation != self.read.slot.generation)
+        slots(&*self.storage).map_or(true, |now| now != self.slots)
     }
 
     /// The name of a keyspace, or its number when it has none.

@@ -7,8 +7,10 @@
 //! such place is told on standard error and counted. What is left out may have hidden or replaced
 //! older pairs, so that what comes from a damaged file is a copy to judge, not a backup.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::error::Error;
+use std::io::{self, Read, Write};
 use std::ops::Bound;
 use std::path::Path;
 use std::process::ExitCode;
@@ -17,7 +19,7 @@ use sapwood::segment::coverage::child_range;
 use sapwood::segment::descriptor::TreeRoot;
 use sapwood::segment::key_range::KeyRange;
 use sapwood::segment::node::read_parent;
-use sapwood::{Cursor, Keyspace, KeyspaceNumber, Seek, Value};
+use sapwood::{Cursor, Keyspace, KeyspaceNumber, Seek, Value, ValueStream};
 
 use crate::database::KeyBounds;
 use crate::file::DurableFile;
@@ -38,6 +40,62 @@ pub struct Walk<'a> {
     pub values: bool,
 }
 
+/// A value that a walk has found.
+pub enum Found {
+    /// It is in memory.
+    Whole(Value),
+    /// It is too long for the engine to hand it out whole.
+    Long(Box<ValueStream>),
+}
+
+impl Found {
+    /// Its length in bytes.
+    pub fn length(&self) -> u64 {
+        match self {
+            Found::Whole(value) => value.len() as u64,
+            Found::Long(stream) => stream.len(),
+        }
+    }
+
+    /// All of it, in memory that the engine does not count.
+    pub fn bytes(&mut self) -> io::Result<Cow<'_, [u8]>> {
+        match self {
+            Found::Whole(value) => Ok(Cow::Borrowed(value)),
+            Found::Long(stream) => {
+                let mut bytes = Vec::new();
+                stream.read_to_end(&mut bytes)?;
+                Ok(Cow::Owned(bytes))
+            }
+        }
+    }
+
+    /// Writes it as it is read.
+    pub fn write_to(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        match self {
+            Found::Whole(value) => out.write_all(value),
+            Found::Long(stream) => io::copy(stream, out).map(drop),
+        }
+    }
+}
+
+/// The value of a key, however long it is.
+pub fn find(keyspace: &Keyspace, key: &[u8]) -> sapwood::Result<Option<Found>> {
+    match keyspace.get(key) {
+        Ok(value) => Ok(value.map(Found::Whole)),
+        Err(sapwood::Error::ValueTooLarge { .. }) => long(keyspace, key),
+        Err(error) => Err(error),
+    }
+}
+
+fn long(keyspace: &Keyspace, key: &[u8]) -> sapwood::Result<Option<Found>> {
+    Ok(keyspace.get_stream(key)?.map(|stream| Found::Long(Box::new(stream))))
+}
+
+/// The engine's error, when one has come out of a stream.
+fn of_stream<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a sapwood::Error> {
+    error.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()
+}
+
 /// Whether a walk goes on.
 pub type Visited = Result<bool, Box<dyn Error>>;
 
@@ -46,7 +104,7 @@ impl Walk<'_> {
     /// could not be read.
     pub fn run(
         &self,
-        visit: &mut dyn FnMut(&[u8], Option<Value>) -> Visited,
+        visit: &mut dyn FnMut(&[u8], Option<Found>) -> Visited,
     ) -> Result<u64, Box<dyn Error>> {
         let mut cursor = self.keyspace.cursor()?;
         let mut borders: Option<BTreeSet<Vec<u8>>> = None;
@@ -87,12 +145,12 @@ impl Walk<'_> {
             }
             match self.value(&cursor) {
                 Ok(value) => {
-                    if !visit(&key, value)? {
+                    if !hand_over(visit, &key, value, &mut problems)? {
                         return Ok(problems);
                     }
                 }
-                Err(error) if is_of_one_value(&error) => {
-                    eprintln!("diag_lsm: the value of key {:?}: {error}", units::key(&key));
+                Err(error) if error.is_corruption() => {
+                    tell(&key, &error);
                     problems += 1;
                 }
                 Err(error) => return Err(error.into()),
@@ -109,7 +167,7 @@ impl Walk<'_> {
         &self,
         border: Option<&[u8]>,
         at: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], Option<Value>) -> Visited,
+        visit: &mut dyn FnMut(&[u8], Option<Found>) -> Visited,
     ) -> Result<(u64, bool), Box<dyn Error>> {
         let start = match (border, &self.bounds.0) {
             (Some(border), Bound::Included(start)) if border < start.as_slice() => start.clone(),
@@ -124,20 +182,29 @@ impl Walk<'_> {
         let bounds = (Bound::Included(start), end);
         let forwards = Walk { bounds: &bounds, reverse: false, ..*self };
         let mut pairs = Vec::new();
-        let problems = forwards.run(&mut |key, value| {
+        let mut problems = forwards.run(&mut |key, value| {
             pairs.push((key.to_vec(), value));
             Ok(true)
         })?;
         for (key, value) in pairs.into_iter().rev() {
-            if !visit(&key, value)? {
+            if !hand_over(visit, &key, value, &mut problems)? {
                 return Ok((problems, false));
             }
         }
         Ok((problems, true))
     }
 
-    fn value(&self, cursor: &Cursor) -> sapwood::Result<Option<Value>> {
-        self.values.then(|| cursor.value()).transpose()
+    fn value(&self, cursor: &Cursor) -> sapwood::Result<Option<Found>> {
+        if !self.values {
+            return Ok(None);
+        }
+        match cursor.value() {
+            Ok(value) => Ok(Some(Found::Whole(value))),
+            Err(sapwood::Error::ValueTooLarge { .. }) => {
+                long(self.keyspace, cursor.key().unwrap_or_default())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn begin(&self, cursor: &mut Cursor) -> sapwood::Result<bool> {
@@ -203,8 +270,28 @@ pub fn status(problems: u64) -> ExitCode {
     }
 }
 
-fn is_of_one_value(error: &sapwood::Error) -> bool {
-    error.is_corruption() || matches!(error, sapwood::Error::ValueTooLarge { .. })
+/// Shows a pair. A long value is read only now; when it is damaged the walk goes on behind it.
+fn hand_over(
+    visit: &mut dyn FnMut(&[u8], Option<Found>) -> Visited,
+    key: &[u8],
+    value: Option<Found>,
+    problems: &mut u64,
+) -> Visited {
+    match visit(key, value) {
+        Err(error) => match of_stream(&*error) {
+            Some(damage) if damage.is_corruption() => {
+                tell(key, damage);
+                *problems += 1;
+                Ok(true)
+            }
+            _ => Err(error),
+        },
+        outcome => outcome,
+    }
+}
+
+fn tell(key: &[u8], error: &sapwood::Error) {
+    eprintln!("diag_lsm: the value of key {:?}: {error}", units::key(key));
 }
 
 /// The keys at which the leaves of a keyspace begin in the last durable state, and the parents that

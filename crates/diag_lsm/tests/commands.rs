@@ -364,3 +364,52 @@ fn a_process_that_loads_and_reads_stays_within_a_fifth_above_its_budget() {
     assert!(peak_bytes > 48 * MIB, "too little is written to say anything: {peak_bytes} bytes");
     assert!(peak_bytes <= limit_bytes, "{peak_bytes} of {limit_bytes} bytes");
 }
+
+fn with_budget<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+    [arguments, &["--budget", "8"]].concat()
+}
+
+#[test]
+fn values_above_their_share_of_the_budget_go_in_and_out_as_streams() {
+    let given = Given::empty();
+    let (folder, file) = (given.path("in"), given.name("data.db"));
+    fs::create_dir(&folder).unwrap();
+    let mut state = 1_u64;
+    let noise: String = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        char::from(b'0' + (state >> 60) as u8)
+    })
+    .take(3 << 20)
+    .collect();
+    fs::write(folder.join("long"), &noise).unwrap();
+    fs::write(folder.join("short"), "a few bytes").unwrap();
+    let from = folder.display().to_string();
+    good(&with_budget(&["import", &file, &from]));
+    assert_eq!(good(&with_budget(&["get", &file, "long"])), format!("{noise}\n"));
+    assert_eq!(good_json(&with_budget(&["get", &file, "long"]))["value"], noise);
+    for form in ["tsv", "csv", "jsonl", "folder"] {
+        let (out, copy) = (given.name(&format!("out.{form}")), given.name(&format!("{form}.db")));
+        good(&with_budget(&["export", &file, &out, "--form", form]));
+        good(&with_budget(&["import", &copy, &out, "--form", form]));
+        assert!(good(&with_budget(&["scan", &copy])).contains(&noise[noise.len() - 1000..]));
+        assert_eq!(good(&["count", &copy]), "2\n", "{form}");
+        assert_eq!(good(&["verify", &copy, "--json"]).matches("\"clean\": true").count(), 1);
+    }
+    let space = good_json(&["space", &file, "--width", "512"]);
+    let regions = space["regions"].as_array().unwrap();
+    let owners = regions.iter().flat_map(|region| region.as_str().unwrap().chars());
+    let values = owners.enumerate().filter(|(_, owner)| *owner == 'o').map(|(at, _)| at);
+    let values: Vec<usize> = values.collect();
+    let per_character = space["pages_per_character"].as_u64().unwrap() as usize;
+    flip(&given.path("data.db"), values[values.len() / 2] * per_character * 4096 + 100);
+    for form in ["tsv", "folder"] {
+        let out = given.name(&format!("damaged.{form}"));
+        let output = run(&with_budget(&["export", &file, &out, "--form", form]));
+        assert_eq!(code(&output), 1);
+        assert!(errors(&output).contains("the value of key \"long\""), "{}", errors(&output));
+        assert!(errors(&output).contains("in one place"), "{}", errors(&output));
+    }
+    assert!(fs::read_to_string(given.path("damaged.tsv")).unwrap().starts_with("short\t"));
+    assert!(!given.path("damaged.folder/long").exists(), "a part of a value was left");
+    assert!(given.path("damaged.folder/short").exists());
+}

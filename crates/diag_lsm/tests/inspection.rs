@@ -1,5 +1,5 @@
-//! What the commands that look say of a sound file: one that is in use, one that a killed process
-//! has left.
+//! What the commands that look say of a file that is in use, of one that is written all the while,
+//! and of one that a killed process has left.
 
 // Helpers outside the test functions may fail as tests do.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -8,9 +8,16 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 
-use common::{KEYS, killed, owners, run, text, used};
+use common::{KEYS, PAGE_BYTES, killed, owners, run, text, used};
+use sapwood::{Compression, Database, Durability, Isolation, Keyspace, KeyspaceOptions};
 use serde_json::Value;
+use tempfile::TempDir;
 
 /// Runs a command that must succeed, as JSON.
 fn good(arguments: &[&str]) -> Value {
@@ -95,4 +102,230 @@ fn first_pages_of_every_kind_are_decoded() {
     for kind in ["header slots", "free map", "filter piece", "overflow value"] {
         assert!(kinds.contains_key(kind), "{kind} in {kinds:?}");
     }
+}
+
+/// Pairs in the keyspace that nobody touches.
+const STILL: u32 = 10_000;
+/// So often a file is looked at until some states have moved meanwhile.
+const TURNS_MAX: u64 = 100;
+/// Keys that are written over and over.
+const BUSY: u64 = 3000;
+
+/// A database that a thread writes until this is dropped.
+struct Written {
+    folder: TempDir,
+    end: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
+    thread: Option<JoinHandle<()>>,
+}
+
+fn open(path: &Path) -> Database {
+    let builder = Database::builder().page_size(PAGE_BYTES as u32).leaf_bytes(1024);
+    builder.region_bytes(4 << 20).memory_budget(4 << 20).merge_threads(2).open(path).unwrap()
+}
+
+impl Written {
+    /// Makes the keyspace that nobody touches, hands its file to `damage`, and begins to write.
+    fn begin(damage: impl FnOnce(&str)) -> Written {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.db");
+        let database = open(&path);
+        let still = database.keyspace("still").unwrap();
+        for number in 0..STILL {
+            still.put(format!("key {number:05}"), format!("{number:0>100}")).unwrap();
+        }
+        for number in 0..5_u8 {
+            still.put(format!("large {number}"), vec![number; 9000]).unwrap();
+        }
+        drop(still);
+        database.flush().unwrap();
+        database.compact().unwrap();
+        database.close().unwrap();
+        damage(&path.display().to_string());
+        let (end, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let database = open(&path);
+        let busy = database.keyspace("busy").unwrap();
+        #[allow(clippy::disallowed_methods)]
+        let thread = thread::spawn({
+            let (end, rounds) = (end.clone(), rounds.clone());
+            move || {
+                while !end.load(Ordering::Relaxed) {
+                    let round = rounds.fetch_add(1, Ordering::Relaxed);
+                    write(&database, &busy, round);
+                }
+                drop(busy);
+                database.close().unwrap();
+            }
+        });
+        Written { folder, end, rounds, thread: Some(thread) }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("data.db")
+    }
+
+    fn end(mut self) -> TempDir {
+        self.end.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+        let Written { folder, .. } = self;
+        folder
+    }
+}
+
+/// A few hundred operations, of which much is flushed at once: small and large values, deletions of
+/// keys and ranges.
+fn write(database: &Database, busy: &Keyspace, round: u64) {
+    let key = |step: u64| format!("key {:05}", (round * 37 + step * 1013) % BUSY);
+    let mut batch = database.batch();
+    for step in 0..100 {
+        batch.put(busy, key(step), format!("{round:0>120}")).unwrap();
+    }
+    for step in 100..110 {
+        batch.delete(busy, key(step)).unwrap();
+    }
+    for step in 110..113 {
+        batch.put(busy, key(step), vec![round as u8; 6000 + step as usize]).unwrap();
+    }
+    if round.is_multiple_of(7) {
+        let (first, end) = (key(113), format!("{}x", key(113)));
+        batch.delete_range(busy, first..end).unwrap();
+    }
+    let durability = if round.is_multiple_of(3) { Durability::Sync } else { Durability::Memory };
+    batch.commit_with(durability).unwrap();
+    if round.is_multiple_of(2) {
+        database.flush().unwrap();
+        database.sync().unwrap();
+    }
+}
+
+fn told(arguments: &[&str], output: &Output) -> String {
+    let (printed, errors) = (text(&output.stdout), text(&output.stderr));
+    format!("{arguments:?}, {:?}: {printed}{errors}", output.status.code())
+}
+
+#[test]
+fn nothing_is_said_to_be_wrong_with_a_sound_file_that_is_written() {
+    let written = Written::begin(|_| {});
+    let file = written.path().display().to_string();
+    let before = generation(&file);
+    let mut written_meanwhile = 0;
+    for turn in 0..TURNS_MAX {
+        if turn >= 20 && written_meanwhile > 2 {
+            break;
+        }
+        let page = (turn * 97 % 1500).to_string();
+        for arguments in [
+            &["info", &file][..],
+            &["segments", &file],
+            &["tree", &file],
+            &["space", &file],
+            &["log", &file],
+            &["page", &file, &page],
+            &["verify", &file],
+        ] {
+            let arguments = [arguments, &["--json"]].concat();
+            let output = run(&arguments);
+            let told = told(&arguments, &output);
+            assert_eq!(output.status.code(), Some(0), "{told}");
+            assert!(output.stderr.is_empty(), "{told}");
+            let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+            match arguments[0] {
+                "info" => {
+                    assert!(found["problem"].is_null(), "{told}");
+                    assert!(found["free_map_problem"].is_null(), "{told}");
+                }
+                "page" => assert!(found["problem"].is_null(), "{told}"),
+                "verify" => {
+                    assert_eq!(found["clean"], true, "{told}");
+                    assert!(found["entries"].as_u64() >= Some(u64::from(STILL)), "{told}");
+                    let unmoved = found["written_meanwhile"] == false;
+                    assert!(found["space_checked"] == true || !unmoved, "{told}");
+                    written_meanwhile += u64::from(found["written_meanwhile"] == true);
+                }
+                _ => {}
+            }
+        }
+    }
+    assert!(written_meanwhile > 0, "no state has moved while the file was checked");
+    assert!(generation(&file) > before + 20, "the file was hardly written");
+    let rounds = written.rounds.load(Ordering::Relaxed);
+    let folder = written.end();
+    let output = run(&["verify", &folder.path().join("data.db").display().to_string()]);
+    assert_eq!(output.status.code(), Some(0), "{}, {rounds} rounds", text(&output.stdout));
+}
+
+fn generation(file: &str) -> u64 {
+    let output = run(&["info", file, "--json"]);
+    let info: Value = serde_json::from_slice(&output.stdout).unwrap();
+    info["generation"].as_u64().unwrap()
+}
+
+#[test]
+fn damage_beside_a_writer_is_found_where_it_is() {
+    let mut written_meanwhile = 0;
+    for owner in ['l', 'p', 'f', 'o'] {
+        let mut damaged = 0;
+        let written = Written::begin(|file| {
+            let owners = owners(file);
+            let of_owner = (0..owners.len()).filter(|page| owners[*page] == owner);
+            let pages: Vec<usize> = of_owner.collect();
+            damaged = pages[pages.len() / 2];
+            let mut bytes = fs::read(file).unwrap();
+            bytes[damaged * PAGE_BYTES + 60] ^= 0x10;
+            fs::write(file, bytes).unwrap();
+        });
+        let file = written.path().display().to_string();
+        for turn in 0..TURNS_MAX {
+            if turn >= 5 && written_meanwhile > 0 {
+                break;
+            }
+            let output = run(&["verify", &file, "--json"]);
+            let told = told(&["verify"], &output);
+            assert_eq!(output.status.code(), Some(1), "{owner} at {damaged}: {told}");
+            let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+            written_meanwhile += u64::from(found["written_meanwhile"] == true);
+            let problems = found["problems"].as_array().unwrap();
+            for problem in problems {
+                let page = problem["page"].as_u64().unwrap() as usize;
+                assert!((page..page + 12).contains(&damaged), "{owner} at {damaged}: {told}");
+                assert_eq!(problem["keyspace"], "still", "{told}");
+            }
+            assert_eq!(problems.len(), 1, "{owner} at {damaged}: {told}");
+        }
+        written.end();
+    }
+    assert!(written_meanwhile > 0, "no state has moved while the file was checked");
+}
+
+#[test]
+fn what_a_large_transaction_wrote_is_shown_as_named_by_the_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.db");
+    let builder = Database::builder().page_size(PAGE_BYTES as u32).leaf_bytes(1024);
+    let builder = builder.region_bytes(4 << 20).merge_threads(0).transaction_bytes(4 << 10);
+    let database = builder.open(&path).unwrap();
+    let keyspace = {
+        let plain = KeyspaceOptions::default().compression(Compression::None);
+        database.keyspace_with("default", plain).unwrap()
+    };
+    database.flush().unwrap();
+    database.sync().unwrap();
+    let file = path.display().to_string();
+    let named = |file: &str| {
+        let space = good(&["space", file]);
+        space["pages"]["limbo: named by the log only"].as_u64().unwrap()
+    };
+    assert_eq!(named(&file), 0);
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    for number in 0..2000 {
+        transaction.put(&keyspace, format!("key {number:05}"), format!("{number:0>100}")).unwrap();
+    }
+    transaction.commit_with(Durability::Sync).unwrap();
+    let log = good(&["log", &file]);
+    let records = log["records"].as_array().unwrap();
+    assert!(records.iter().any(|record| record["kind"] == "commit by reference"), "{log}");
+    // At most nine pairs to a page.
+    assert!(named(&file) > 2000 / 9, "{} pages", named(&file));
+    drop(keyspace);
+    database.close().unwrap();
 }

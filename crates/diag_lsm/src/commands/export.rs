@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::Outcome;
 use crate::args::{ExportArguments, Form};
-use crate::salvage::{self, Walk};
+use crate::salvage::{self, Found, Walk};
 use crate::{database, output, pairs, units};
 
 #[derive(Serialize)]
@@ -45,13 +45,13 @@ pub fn run(arguments: &ExportArguments, json: bool) -> Outcome {
         values: true,
     };
     exported.problems = walk.run(&mut |key, value| {
-        let value = value.unwrap_or_default();
+        let Some(mut value) = value else { return Ok(true) };
         match (form, target) {
-            (Form::Folder, Some(folder)) => write_file(folder, key, &value)?,
-            _ => pairs::write(form, &mut out, key, &value)?,
+            (Form::Folder, Some(folder)) => write_file(folder, key, &mut value)?,
+            _ => pairs::write(form, &mut out, key, &value.bytes()?)?,
         }
         exported.entries += 1;
-        exported.bytes += (key.len() + value.len()) as u64;
+        exported.bytes += key.len() as u64 + value.length();
         bar.inc(1);
         Ok(true)
     })?;
@@ -70,7 +70,7 @@ pub fn run(arguments: &ExportArguments, json: bool) -> Outcome {
 }
 
 /// Writes a file named by a key, which must not lead out of the folder.
-fn write_file(folder: &Path, key: &[u8], value: &[u8]) -> Result<(), Box<dyn Error>> {
+fn write_file(folder: &Path, key: &[u8], value: &mut Found) -> Result<(), Box<dyn Error>> {
     let name = std::str::from_utf8(key).ok().map(PathBuf::from);
     let inside = |path: &PathBuf| {
         path.components().next().is_some()
@@ -83,6 +83,12 @@ fn write_file(folder: &Path, key: &[u8], value: &[u8]) -> Result<(), Box<dyn Err
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    fs::write(&path, value).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(())
+    let written = fs::File::create(&path)
+        .map_err(|error| format!("{}: {error}", path.display()).into())
+        .and_then(|mut file| Ok(value.write_to(&mut file)?));
+    if written.is_err() {
+        // A part of a value is none.
+        let _ = fs::remove_file(&path);
+    }
+    written
 }

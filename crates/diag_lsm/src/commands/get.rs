@@ -6,13 +6,12 @@ use std::process::ExitCode;
 use crate::Outcome;
 use crate::args::KeyArguments;
 use crate::pairs::JsonPair;
-use crate::{database, output};
+use crate::{database, output, salvage};
 
 pub fn run(arguments: &KeyArguments, json: bool) -> Outcome {
     let key = database::given(&arguments.key, arguments.hex)?;
     let (database, keyspace) = database::open_for_reading(&arguments.at)?;
-    let value = keyspace.get(&key)?;
-    let Some(value) = value else {
+    let Some(mut value) = salvage::find(&keyspace, &key)? else {
         if json {
             output::json(&serde_json::Value::Null)?;
         }
@@ -20,10 +19,10 @@ pub fn run(arguments: &KeyArguments, json: bool) -> Outcome {
         return Ok(ExitCode::FAILURE);
     };
     if json {
-        output::json(&JsonPair::new(&key, Some(&value)))?;
+        output::json(&JsonPair::new(&key, Some(&value.bytes()?)))?;
     } else {
         let mut out = output::out();
-        out.write_all(&value)?;
+        value.write_to(&mut out)?;
         writeln!(out)?;
         out.flush()?;
     }

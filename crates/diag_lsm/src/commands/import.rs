@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -40,10 +40,15 @@ struct Loader<'a> {
     entries: u64,
     bytes: u64,
     bar: ProgressBar,
+    /// Longer values are put as streams.
+    whole_bytes_max: u64,
 }
 
 impl Loader<'_> {
     fn push(&mut self, key: &[u8], value: &[u8]) -> Result<(), Box<dyn Error>> {
+        if value.len() as u64 > self.whole_bytes_max {
+            return self.push_long(key, value);
+        }
         let bytes = (key.len() + value.len()) as u64;
         // One that does not fit goes alone.
         if self.batch_bytes + bytes > BATCH_BYTES {
@@ -56,6 +61,25 @@ impl Loader<'_> {
         if self.batch.len() >= BATCH_PAIRS {
             self.commit()?;
         }
+        Ok(())
+    }
+
+    /// Puts a file, whose content is not taken into memory when it is long.
+    fn push_file(&mut self, key: &[u8], path: &Path) -> Result<(), Box<dyn Error>> {
+        let told = |error: io::Error| format!("{}: {error}", path.display());
+        if fs::metadata(path).map_err(told)?.len() <= self.whole_bytes_max {
+            return self.push(key, &fs::read(path).map_err(told)?);
+        }
+        self.push_long(key, fs::File::open(path).map_err(told)?)
+    }
+
+    /// Puts a value that is too long for a batch, by itself.
+    fn push_long(&mut self, key: &[u8], value: impl Read) -> Result<(), Box<dyn Error>> {
+        self.commit()?;
+        let bytes = self.keyspace.put_stream(key, value)?;
+        self.bytes += key.len() as u64 + bytes;
+        self.entries += 1;
+        self.bar.set_position(self.bytes);
         Ok(())
     }
 
@@ -110,6 +134,8 @@ pub fn run(arguments: &ImportArguments, json: bool) -> Outcome {
         entries: 0,
         bytes: 0,
         bar: output::progress(total, "importing"),
+        // A batch may have a quarter of the budget.
+        whole_bytes_max: (to.budget << 20) / 8,
     };
     match (form, source) {
         (Form::Folder, Some(folder)) => folder_files(&mut loader, folder)?,
@@ -170,9 +196,7 @@ fn folder_files(loader: &mut Loader<'_>, folder: &Path) -> Result<(), Box<dyn Er
             } else if kind.is_file() {
                 let name = path.strip_prefix(folder)?;
                 let parts: Vec<_> = name.iter().map(|part| part.to_string_lossy()).collect();
-                let content =
-                    fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-                loader.push(parts.join("/").as_bytes(), &content)?;
+                loader.push_file(parts.join("/").as_bytes(), &path)?;
             }
         }
     }

@@ -9,7 +9,7 @@ use sapwood::page::{Codec, StateLocation};
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::file::{DurableFile, open_storage, slots};
+use crate::file::{DurableFile, open_storage, slots, steadily};
 use crate::output::{self, Table, line};
 use crate::units;
 
@@ -21,6 +21,14 @@ struct Info {
     problem: Option<String>,
     #[serde(flatten)]
     state: Option<State>,
+}
+
+impl Info {
+    fn is_sound(&self) -> bool {
+        let has_maps = |state: &State| state.free_map_problem.is_none();
+        self.slots.iter().all(|slot| slot.problem.is_none())
+            && self.state.as_ref().is_some_and(has_maps)
+    }
 }
 
 #[derive(Serialize)]
@@ -74,13 +82,16 @@ struct Level {
 
 pub fn run(path: &Path, json: bool) -> Outcome {
     let storage = open_storage(path)?;
-    let found = slots(&*storage)?;
-    let file_bytes = storage.length()?;
-    let (state, problem) = match DurableFile::over(storage) {
-        Ok(file) => (Some(state(&file)), None),
-        Err(error) => (None, Some(error.to_string())),
+    let look = || {
+        let found = slots(&*storage)?;
+        let file_bytes = storage.length()?;
+        let (state, problem) = match DurableFile::over(storage.clone()) {
+            Ok(file) => (Some(state(&file)), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
+        Ok(Info { file_bytes, slots: slot_list(&found), problem, state })
     };
-    let info = Info { file_bytes, slots: slot_list(&found), problem, state };
+    let info = steadily(&*storage, look, Info::is_sound)?;
     let status = if info.problem.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     if json {
         output::json(&info)?;

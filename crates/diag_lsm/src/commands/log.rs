@@ -4,13 +4,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use sapwood::log::operation::{LogOperation, operations};
-use sapwood::log::reader::{Visit, replay};
 use sapwood::log::record::{Record, RecordKind};
 use serde::Serialize;
 
 use crate::Outcome;
 use crate::args::LogArguments;
-use crate::file::DurableFile;
+use crate::file::{DurableFile, look_steadily};
 use crate::output::{self, Table, line};
 use crate::units;
 
@@ -38,27 +37,8 @@ struct Row {
 }
 
 pub fn run(arguments: &LogArguments, json: bool) -> Outcome {
-    let file = DurableFile::open(&arguments.file)?;
-    let (stream, start) = file.log();
-    let (mut records, mut record_count) = (Vec::new(), 0);
-    let ended = replay(&stream, &start, &mut |record| {
-        record_count += 1;
-        if records.len() < arguments.limit {
-            records.push(row(record));
-        }
-        Ok(Visit::Continue)
-    });
-    let page_size = u64::from(file.read.layout.page_size);
-    let log = Log {
-        cut: start.cut.0,
-        end: ended.as_ref().ok().map(|end| end.position.0),
-        durable: ended.as_ref().ok().map(|end| end.durable.0),
-        blocks: start.list.blocks.len(),
-        bytes: start.list.blocks.iter().map(|block| u64::from(block.pages) * page_size).sum(),
-        record_count,
-        records,
-        problem: ended.as_ref().err().map(ToString::to_string),
-    };
+    let look = |file: &DurableFile| Ok(read(file, arguments.limit));
+    let log = look_steadily(&arguments.file, look, |log| log.problem.is_none())?;
     if json {
         output::json(&log)?;
     } else {
@@ -70,6 +50,29 @@ pub fn run(arguments: &LogArguments, json: bool) -> Outcome {
             eprintln!("diag_lsm: {problem}");
             Ok(ExitCode::FAILURE)
         }
+    }
+}
+
+fn read(file: &DurableFile, limit: usize) -> Log {
+    let ((records, record_count), ended) =
+        file.read_log(|(records, count): &mut (Vec<Row>, u64), record| {
+            *count += 1;
+            if records.len() < limit {
+                records.push(row(record));
+            }
+            Ok(())
+        });
+    let page_size = u64::from(file.read.layout.page_size);
+    let blocks = &file.read.manifest.log.blocks;
+    Log {
+        cut: file.contents().cut.position.0,
+        end: ended.as_ref().ok().map(|end| end.position.0),
+        durable: ended.as_ref().ok().map(|end| end.durable.0),
+        blocks: blocks.len(),
+        bytes: blocks.iter().map(|block| u64::from(block.pages) * page_size).sum(),
+        record_count,
+        records,
+        problem: ended.as_ref().err().map(ToString::to_string),
     }
 }
 

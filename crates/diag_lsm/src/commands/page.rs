@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::Outcome;
 use crate::args::PageArguments;
-use crate::file::{DurableFile, open_storage, page_block, slots};
+use crate::file::{DurableFile, open_storage, page_block, slots, steadily};
 use crate::output::{self, line};
 use crate::units;
 
@@ -35,9 +35,16 @@ struct Page {
     line_count: usize,
     /// What is wrong with it.
     problem: Option<String>,
+    /// Why no state can be read, or not all of it.
+    #[serde(skip)]
+    state_problem: Option<String>,
+    #[serde(skip)]
+    is_bare: bool,
     /// Its first bytes.
     head_hex: String,
 }
+
+type Looked = Result<Page, Box<dyn std::error::Error>>;
 
 impl Page {
     fn field(&mut self, name: &str, value: impl ToString) {
@@ -47,10 +54,27 @@ impl Page {
 
 pub fn run(arguments: &PageArguments, json: bool) -> Outcome {
     let storage = open_storage(&arguments.file)?;
-    let file = match DurableFile::over(storage.clone()) {
-        Ok(file) => file,
-        Err(error) => return bare_page(&*storage, arguments, &*error, json),
+    let look = || match DurableFile::over(storage.clone()) {
+        Ok(file) => page_of(&file, arguments),
+        Err(error) => bare_page(&*storage, arguments, &*error),
     };
+    let is_sound = |page: &Page| page.problem.is_none() && page.state_problem.is_none();
+    let page = steadily(&*storage, look, is_sound)?;
+    if json {
+        output::json(&page)?;
+    } else {
+        print(&page)?;
+    }
+    match &page.problem {
+        Some(problem) if page.is_bare => {
+            eprintln!("diag_lsm: {problem}");
+            Ok(ExitCode::FAILURE)
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn page_of(file: &DurableFile, arguments: &PageArguments) -> Looked {
     let mut number = file.read.layout.region_start(0);
     number.0 = arguments.page;
     let in_file = file.bytes / u64::from(file.read.layout.page_size);
@@ -61,18 +85,13 @@ pub fn run(arguments: &PageArguments, json: bool) -> Outcome {
     let mut page = Page { page: arguments.page, ..Page::default() };
     page.head_hex = units::hex(raw.get(..64).unwrap_or(&raw));
     if arguments.page < u64::from(file.read.layout.header_pages()) {
-        header_slots(&file, &mut page)?;
+        header_slots(file, &mut page)?;
     } else {
-        node(&file, &raw, &mut page);
+        node(file, &raw, &mut page);
     }
     page.line_count = page.lines.len();
     page.lines.truncate(arguments.limit);
-    if json {
-        output::json(&page)?;
-    } else {
-        print(&page)?;
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok(page)
 }
 
 /// A page of a file of which no state can be read: what its own bytes say.
@@ -80,8 +99,7 @@ fn bare_page(
     storage: &dyn Storage,
     arguments: &PageArguments,
     error: &dyn std::error::Error,
-    json: bool,
-) -> Outcome {
+) -> Looked {
     let found = slots(storage)?;
     let page_size = found.iter().flatten().map(|slot| slot.page_size).next();
     let page_size = u64::from(page_size.unwrap_or(arguments.page_size));
@@ -89,7 +107,7 @@ fn bare_page(
     if arguments.page >= in_file {
         return Err(format!("{error}; of {page_size} bytes each it has {in_file} pages").into());
     }
-    let mut page = Page { page: arguments.page, ..Page::default() };
+    let mut page = Page { page: arguments.page, is_bare: true, ..Page::default() };
     page.problem = Some(error.to_string());
     // The longest page is no longer than this.
     let mut raw = vec![0; page_size.min(bytes).min(1 << 16) as usize];
@@ -107,13 +125,7 @@ fn bare_page(
         _ if raw.iter().all(|byte| *byte == 0) => "zeros".into(),
         _ => "no first page of a node".into(),
     };
-    if json {
-        output::json(&page)?;
-    } else {
-        print(&page)?;
-    }
-    eprintln!("diag_lsm: {error}");
-    Ok(ExitCode::FAILURE)
+    Ok(page)
 }
 
 fn header_slots(file: &DurableFile, page: &mut Page) -> sapwood::Result<()> {
@@ -132,8 +144,10 @@ fn header_slots(file: &DurableFile, page: &mut Page) -> sapwood::Result<()> {
     Ok(())
 }
 
-/// Whose the page is, by the state and its map.
-fn owner(file: &DurableFile, page: &mut Page) {
+/// Whose the page is, by the state and its map; false when it is nobody's, so that its bytes are
+/// not what anybody relies on, and may be in the middle of a write.
+fn owner(file: &DurableFile, page: &mut Page) -> bool {
+    let mut is_owned = true;
     let block = page_block(file, page.page);
     let number = block.first;
     let owners = file.owners();
@@ -145,7 +159,10 @@ fn owner(file: &DurableFile, page: &mut Page) {
         let region = file.read.layout.region_of(number);
         match number < file.read.layout.first_allottable(region) {
             true => format!("the free maps of region {region}"),
-            false => "free in the durable state".to_owned(),
+            false => {
+                is_owned = false;
+                "free in the durable state".to_owned()
+            }
         }
     } else {
         match walk_blocks(&file.pages, file.contents()) {
@@ -155,12 +172,19 @@ fn owner(file: &DurableFile, page: &mut Page) {
                     let what = live.what.structure();
                     format!("{what}, pages {first} to {last}, born in state {}", live.birth)
                 }
-                _ => "nobody".to_owned(),
+                _ => {
+                    is_owned = false;
+                    "nobody".to_owned()
+                }
             },
-            Err(error) => format!("unknown, since the state cannot be walked: {error}"),
+            Err(error) => {
+                page.state_problem = Some(error.to_string());
+                format!("unknown, since the state cannot be walked: {error}")
+            }
         }
     };
     page.field("owner", found);
+    is_owned
 }
 
 fn node(file: &DurableFile, raw: &[u8], page: &mut Page) {
@@ -183,7 +207,7 @@ fn node(file: &DurableFile, raw: &[u8], page: &mut Page) {
         NodeKind::OverflowList => "overflow list".into(),
         kind => kind.structure().to_string(),
     };
-    owner(file, page);
+    let is_owned = owner(file, page);
     page.field("height", header.height);
     page.field(
         "keyspace",
@@ -201,14 +225,14 @@ fn node(file: &DurableFile, raw: &[u8], page: &mut Page) {
         // Their streams may go over several blocks, which the node itself does not know.
         return;
     }
-    match read_node(file, &header, checksum) {
-        Ok(frame) => {
-            page.field("pages", frame.reference().pages);
-            if let Err(problem) = content(file, &frame, page) {
-                page.problem = Some(problem);
-            }
-        }
-        Err(error) => page.problem = Some(error),
+    let read = read_node(file, &header, checksum).and_then(|frame| {
+        page.field("pages", frame.reference().pages);
+        content(file, &frame, page)
+    });
+    match read {
+        Ok(()) => {}
+        Err(problem) if is_owned => page.problem = Some(problem),
+        Err(problem) => page.field("no whole node", problem),
     }
 }
 

@@ -3,12 +3,10 @@
 
 use std::io::Write;
 
-use sapwood::Value;
-
 use crate::Outcome;
 use crate::args::ScanArguments;
 use crate::pairs::JsonPair;
-use crate::salvage::{self, Walk};
+use crate::salvage::{self, Found, Walk};
 use crate::{database, output, units};
 
 pub fn run(arguments: &ScanArguments, json: bool) -> Outcome {
@@ -24,7 +22,8 @@ pub fn run(arguments: &ScanArguments, json: bool) -> Outcome {
     let mut out = output::out();
     let limit = arguments.limit.unwrap_or(usize::MAX);
     let mut count = 0;
-    let mut visit = |key: &[u8], value: Option<Value>| {
+    let mut visit = |key: &[u8], mut value: Option<Found>| {
+        let value = value.as_mut().map(Found::bytes).transpose()?;
         if json {
             serde_json::to_writer(&mut out, &JsonPair::new(key, value.as_deref()))?;
             writeln!(out)?;

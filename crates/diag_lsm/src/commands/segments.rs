@@ -9,7 +9,7 @@ use sapwood::segment::descriptor::Segment;
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::file::DurableFile;
+use crate::file::{DurableFile, look_steadily};
 use crate::output::{self, Table};
 use crate::shape::shape;
 use crate::units;
@@ -37,8 +37,8 @@ struct Row {
 }
 
 pub fn run(path: &Path, json: bool) -> Outcome {
-    let file = DurableFile::open(path)?;
-    let rows: Vec<Row> = rows(&file);
+    let is_sound = |rows: &Vec<Row>| rows.iter().all(|row| row.unreadable_nodes == 0);
+    let rows = look_steadily(path, |file| Ok(rows(file)), is_sound)?;
     if json {
         output::json(&rows)?;
     } else {

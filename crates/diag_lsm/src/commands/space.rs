@@ -9,16 +9,17 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use sapwood::log::operation::{LogOperation, operations};
-use sapwood::log::reader::{Visit, replay};
 use sapwood::log::record::RecordKind;
 use sapwood::merge::verify::walk_blocks;
-use sapwood::page::{Block, NodeKind};
+use sapwood::page::{Block, BlockList, NodeKind};
 use sapwood::segment::overflow_reference::OverflowReference;
+use sapwood::segment::young_blocks::add_blocks;
+use sapwood::state::by_reference;
 use serde::Serialize;
 
 use crate::Outcome;
 use crate::args::SpaceArguments;
-use crate::file::DurableFile;
+use crate::file::{DurableFile, look_steadily};
 use crate::output::{self, Table, line};
 use crate::units;
 
@@ -57,8 +58,8 @@ struct Space {
 }
 
 pub fn run(arguments: &SpaceArguments, json: bool) -> Outcome {
-    let file = DurableFile::open(&arguments.file)?;
-    let space = space(&file, arguments.width);
+    let look = |file: &DurableFile| Ok(space(file, arguments.width));
+    let space = look_steadily(&arguments.file, look, |space| space.problems.is_empty())?;
     if json {
         output::json(&space)?;
     } else {
@@ -80,9 +81,14 @@ fn runs(file: &DurableFile, problems: &mut Vec<String>) -> Vec<(u64, u64, usize)
     for block in file.pages.allocator().referenced_list().iter() {
         push(block, UNKNOWN);
     }
-    let (stream, start) = file.log();
-    let mut named = Vec::new();
-    let replayed = replay(&stream, &start, &mut |record| {
+    let pages = &file.pages;
+    let (named, replayed) = file.read_log(|named: &mut Vec<Block>, record| {
+        if record.kind == RecordKind::CommitByReference {
+            let mut found = BlockList::new();
+            let segments = by_reference::decode(record, pages.allocator().file_pages())?;
+            segments.iter().try_for_each(|segment| add_blocks(pages, segment, &mut found))?;
+            named.extend(found.iter());
+        }
         if record.kind == RecordKind::Commit {
             for operation in operations(record.payload)? {
                 if let LogOperation::PutOverflow { reference, .. } = operation?
@@ -92,7 +98,7 @@ fn runs(file: &DurableFile, problems: &mut Vec<String>) -> Vec<(u64, u64, usize)
                 }
             }
         }
-        Ok(Visit::Continue)
+        Ok(())
     });
     problems.extend(replayed.err().map(|error| error.to_string()));
     named.iter().for_each(|block| push(*block, NAMED));

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::Outcome;
 use crate::args::TreeArguments;
-use crate::file::DurableFile;
+use crate::file::{DurableFile, look_steadily};
 use crate::output::{self, Table};
 use crate::shape::{Depth, shape};
 use crate::units;
@@ -23,26 +23,10 @@ struct Tree {
 }
 
 pub fn run(arguments: &TreeArguments, json: bool) -> Outcome {
-    let file = DurableFile::open(&arguments.file)?;
-    let mut trees = Vec::new();
-    let none = KeyRanges::new();
-    for (keyspace, level, segment) in file.segments() {
-        if arguments.segment.is_some_and(|number| number != segment.number) {
-            continue;
-        }
-        let both =
-            [("points", &segment.points, &*segment.promoted), ("ranges", &segment.ranges, &none)];
-        for (tree, root, promoted) in both {
-            let Some(root) = root else { continue };
-            trees.push(Tree {
-                segment: segment.number,
-                keyspace: keyspace.map(|number| file.keyspace_name(number)),
-                level: level.clone(),
-                tree,
-                depths: shape(&file.pages, root, keyspace, promoted),
-            });
-        }
-    }
+    let look = |file: &DurableFile| Ok(trees(file, arguments.segment));
+    let trees = look_steadily(&arguments.file, look, |trees: &Vec<Tree>| {
+        trees.iter().flat_map(|tree| &tree.depths).all(|depth| depth.unreadable == 0)
+    })?;
     if let (Some(number), true) = (arguments.segment, trees.is_empty()) {
         return Err(format!("there is no segment {number}; `segments` lists them").into());
     }
@@ -58,6 +42,29 @@ pub fn run(arguments: &TreeArguments, json: bool) -> Outcome {
         status = ExitCode::FAILURE;
     }
     Ok(status)
+}
+
+fn trees(file: &DurableFile, asked_for: Option<u64>) -> Vec<Tree> {
+    let mut trees = Vec::new();
+    let none = KeyRanges::new();
+    for (keyspace, level, segment) in file.segments() {
+        if asked_for.is_some_and(|number| number != segment.number) {
+            continue;
+        }
+        let both =
+            [("points", &segment.points, &*segment.promoted), ("ranges", &segment.ranges, &none)];
+        for (tree, root, promoted) in both {
+            let Some(root) = root else { continue };
+            trees.push(Tree {
+                segment: segment.number,
+                keyspace: keyspace.map(|number| file.keyspace_name(number)),
+                level: level.clone(),
+                tree,
+                depths: shape(&file.pages, root, keyspace, promoted),
+            });
+        }
+    }
+    trees
 }
 
 fn print(trees: &[Tree]) -> std::io::Result<()> {

@@ -1,6 +1,9 @@
 //! `verify`: every checksum, order, count and reference of the last durable state, its maps, and
 //! the log
 //! behind it.
+//!
+//! Beside a process that writes the file it reads the state once: what that process has replaced
+//! before it was read is judged as of newer states, and free space is not judged.
 
 use std::io::Write;
 use std::path::Path;
@@ -8,23 +11,28 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use sapwood::log::operation::operations;
-use sapwood::log::reader::{Visit, replay};
 use sapwood::log::record::RecordKind;
-use sapwood::merge::verify::{Problem, VerifyReport, verify_state};
+use sapwood::merge::verify::{Meanwhile, Problem, VerifyReport, verify_written};
 use sapwood::page::SlotProblem;
+use sapwood::page::file_header::Slots;
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::file::{DurableFile, slots};
+use crate::file::{DurableFile, NewestState, open_storage, slots, steadily};
 use crate::output::{self, line};
 use crate::units;
-
-/// How often a file is read again that another process has changed meanwhile.
-const ATTEMPTS: usize = 5;
 
 #[derive(Serialize)]
 struct Verified {
     clean: bool,
+    /// Another process made a newer state durable meanwhile.
+    written_meanwhile: bool,
+    /// Whether the free maps were compared with what is in use.
+    space_checked: bool,
+    /// Nodes and values that newer states replaced before they were read.
+    replaced: u64,
+    /// Those that were replaced so often that they were not judged.
+    given_up: u64,
     epoch: u64,
     segments: u64,
     nodes: u64,
@@ -52,25 +60,22 @@ struct Found {
     text: String,
 }
 
+/// What a check gives.
+struct Checked {
+    report: VerifyReport,
+    meanwhile: Meanwhile,
+    log_records: u64,
+    notes: Vec<String>,
+}
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
 pub fn run(path: &Path, json: bool) -> Outcome {
     let began = Instant::now();
-    let mut attempt = 1;
-    let (file, report, log_records, mut notes) = loop {
-        let file = DurableFile::open(path)?;
-        let mut notes = Vec::new();
-        let (report, log_records) = check(&file, &mut notes)?;
-        if report.is_clean() || !file.has_changed() {
-            break (file, report, log_records, notes);
-        }
-        attempt += 1;
-        if attempt > ATTEMPTS {
-            return Err("another process keeps changing the file; close it first".into());
-        }
-    };
-    if attempt > 1 {
-        notes.push(format!("another process has the file open; checked at attempt {attempt}"));
-    }
-    let verified = verified(&file, report, log_records, notes, began.elapsed());
+    let storage = open_storage(path)?;
+    let file = steadily(&*storage, || DurableFile::over(storage.clone()), |_| true)?;
+    let checked = check(&file)?;
+    let verified = verified(&file, checked, began.elapsed());
     if json {
         output::json(&verified)?;
     } else {
@@ -79,46 +84,82 @@ pub fn run(path: &Path, json: bool) -> Outcome {
     Ok(if verified.clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn check(
-    file: &DurableFile,
-    notes: &mut Vec<String>,
-) -> Result<(VerifyReport, u64), Box<dyn std::error::Error>> {
+fn check(file: &DurableFile) -> Result<Checked> {
     let bar = output::progress(0, "verifying");
     let owners = file.maps_problem.is_none().then(|| file.owners());
-    let mut report =
-        verify_state(&file.pages, file.contents(), owners.as_ref(), &mut |done, all| {
+    let mut newest = NewestState::after(file);
+    let (mut report, mut meanwhile) = verify_written(
+        &file.pages,
+        file.contents(),
+        owners.as_ref(),
+        file.read.slot.generation,
+        &mut |generation| newest.other_than(generation),
+        &mut |done, all| {
             bar.set_length(all);
             bar.set_position(done);
             true
-        })?;
+        },
+    )?;
     bar.finish_and_clear();
-    if let Some(problem) = &file.maps_problem {
-        report.add(Problem::from(problem));
-    }
-    check_slots(file, &mut report, notes)?;
-    let (stream, start) = file.log();
-    let mut records = 0;
-    let replayed = replay(&stream, &start, &mut |record| {
-        records += 1;
-        if record.kind == RecordKind::Commit {
-            operations(record.payload)?.try_for_each(|operation| operation.map(drop))?;
+    let mut notes = Vec::new();
+    let log_records = check_log(file, &mut report, &mut notes)?;
+    let now = slots(&*file.storage)?;
+    meanwhile.moved |= now != file.slots;
+    if !meanwhile.moved {
+        check_slots(file, &now, &mut report, &mut notes);
+        if let Some(problem) = &file.maps_problem {
+            report.add(Problem::from(problem));
         }
-        Ok(Visit::Continue)
-    });
-    if let Err(error) = replayed {
-        report.add(Problem::from(&error));
     }
-    Ok((report, records))
+    Ok(Checked { report, meanwhile, log_records, notes })
+}
+
+/// Reads the records behind the state's cut, or behind that of the newest state when the writer
+/// has let go of those; how many there are.
+fn check_log(
+    file: &DurableFile,
+    report: &mut VerifyReport,
+    notes: &mut Vec<String>,
+) -> Result<u64> {
+    let read = |file: &DurableFile| {
+        file.read_log(|records: &mut u64, record| {
+            *records += 1;
+            if record.kind == RecordKind::Commit {
+                operations(record.payload)?.try_for_each(|operation| operation.map(drop))?;
+            }
+            Ok(())
+        })
+    };
+    let mut log = Ok(read(file));
+    if log.as_ref().is_ok_and(|(_, replayed)| replayed.is_err()) && file.has_changed() {
+        let storage = &file.storage;
+        let look = || Ok(read(&DurableFile::over(storage.clone())?));
+        log = steadily(&**storage, look, |(_, replayed)| replayed.is_ok());
+    }
+    match log {
+        Ok((records, replayed)) => {
+            if let Err(error) = replayed {
+                report.add(Problem::from(&error));
+            }
+            Ok(records)
+        }
+        Err(error) if error.is::<sapwood::Error>() => Err(error),
+        Err(_) => {
+            notes.push("the log was written over each time while it was read: not judged".into());
+            Ok(0)
+        }
+    }
 }
 
 /// A slot that does not count may be one that a crash has torn; after a clean close it is damage.
 fn check_slots(
     file: &DurableFile,
+    slots: &Slots,
     report: &mut VerifyReport,
     notes: &mut Vec<String>,
-) -> sapwood::Result<()> {
+) {
     let clean = file.read.manifest.counters.clean.is_some();
-    for (index, slot) in slots(&*file.storage)?.iter().enumerate() {
+    for (index, slot) in slots.iter().enumerate() {
         let Err(problem) = slot else { continue };
         if *problem == SlotProblem::NoMark && file.read.slot.generation == 1 {
             continue;
@@ -134,8 +175,8 @@ fn check_slots(
             notes.push(format!("header slot {index} does not count ({problem}), as after a crash"));
         }
     }
-    let newest = slots(&*file.storage)?.into_iter().flatten().map(|slot| slot.generation).max();
-    if newest.is_some_and(|newest| newest > file.read.slot.generation) && !file.has_changed() {
+    let newest = slots.iter().flatten().map(|slot| slot.generation).max();
+    if newest.is_some_and(|newest| newest > file.read.slot.generation) {
         report.add(Problem {
             structure: Some(sapwood::Structure::State),
             page: None,
@@ -143,16 +184,31 @@ fn check_slots(
             text: "the newest state cannot be read; this is the one before it".into(),
         });
     }
-    Ok(())
 }
 
-fn verified(
-    file: &DurableFile,
-    report: VerifyReport,
-    log_records: u64,
-    notes: Vec<String>,
-    took: Duration,
-) -> Verified {
+/// What is said of a file that was written meanwhile.
+fn tell_meanwhile(report: &VerifyReport, meanwhile: &Meanwhile, notes: &mut Vec<String>) {
+    if !meanwhile.moved {
+        return;
+    }
+    let epoch = report.epoch;
+    notes.push(format!("another process wrote the file meanwhile: this is of state {epoch}"));
+    if !report.space_checked {
+        notes.push("free space was not judged, since it is newer than what was read".into());
+    }
+    if meanwhile.replaced > 0 {
+        let count = units::count(meanwhile.replaced);
+        notes.push(format!("replaced before they were read, so judged by newer states: {count}"));
+    }
+    if meanwhile.given_up > 0 {
+        let count = units::count(meanwhile.given_up);
+        notes.push(format!("replaced again and again, so not judged: {count}"));
+    }
+}
+
+fn verified(file: &DurableFile, checked: Checked, took: Duration) -> Verified {
+    let Checked { report, meanwhile, log_records, mut notes } = checked;
+    tell_meanwhile(&report, &meanwhile, &mut notes);
     let problems = report.problems.iter().map(|problem| Found {
         page: problem.page.map(|page| page.0),
         structure: problem.structure.map(|structure| structure.to_string()),
@@ -161,6 +217,10 @@ fn verified(
     });
     Verified {
         clean: report.is_clean(),
+        written_meanwhile: meanwhile.moved,
+        space_checked: report.space_checked,
+        replaced: meanwhile.replaced,
+        given_up: meanwhile.given_up,
         epoch: report.epoch.0,
         segments: report.segments,
         nodes: report.nodes,
@@ -193,7 +253,9 @@ fn print(verified: &Verified) -> std::io::Result<()> {
     let took = units::time(Duration::from_secs_f64(verified.seconds));
     line(&mut out, "read", format!("{} in {took}", units::bytes(verified.bytes_read)))?;
     line(&mut out, "pages in use", units::count(verified.live_pages))?;
-    line(&mut out, "pages free", units::count(verified.free_pages))?;
+    if verified.space_checked {
+        line(&mut out, "pages free", units::count(verified.free_pages))?;
+    }
     for note in &verified.notes {
         writeln!(out, "note: {note}")?;
     }
@@ -216,8 +278,8 @@ fn print(verified: &Verified) -> std::io::Result<()> {
 }
 
 /// What is wrong with a file, in words: for other commands.
-pub fn problems(path: &Path) -> Result<Vec<String>, Box<dyn std::error::Error>> {
+pub fn problems(path: &Path) -> Result<Vec<String>> {
     let file = DurableFile::open(path)?;
-    let (report, _) = check(&file, &mut Vec::new())?;
+    let report = check(&file)?.report;
     Ok(report.problems.iter().map(ToString::to_string).collect())
 }

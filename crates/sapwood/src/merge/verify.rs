@@ -13,6 +13,7 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
+mod again;
 mod blocks;
 #[cfg(feature = "internals")]
 mod deaths;
@@ -20,6 +21,7 @@ mod deaths;
 mod held;
 mod leaf;
 mod problem;
+mod read;
 mod report;
 mod sidecar;
 mod space;
@@ -28,6 +30,8 @@ mod tests;
 mod walk;
 
 // Tests and tools are the only users of some.
+#[allow(unused_imports)]
+pub use again::{Meanwhile, Newer, NewerState, Newest};
 #[allow(unused_imports)]
 pub use blocks::{LiveBlock, LiveBlocks, difference, live_blocks, walk_blocks};
 #[cfg(feature = "internals")]
@@ -108,10 +112,36 @@ pub fn verify_state(
     owners: Option<&StateOwners>,
     progress: &mut Report<'_>,
 ) -> Result<VerifyReport> {
+    // Nothing is newer than what nobody writes.
+    let mut newest = |_| Newer::Same;
+    verify_written(pages, contents, owners, 0, &mut newest, progress).map(|(report, _)| report)
+}
+
+/// The same beside a process that may write the file: of which generation the state is, and who
+/// knows of newer ones. When there is one at the end, the maps are left out.
+///
+/// # Errors
+/// `Cancelled`. Damage is in the report.
+pub fn verify_written(
+    pages: &PageManager,
+    contents: &Contents,
+    owners: Option<&StateOwners>,
+    generation: u64,
+    newest: &mut Newest<'_>,
+    progress: &mut Report<'_>,
+) -> Result<(VerifyReport, Meanwhile)> {
     let mut problems = Problems::default();
-    let counts = walk(pages, contents, true, &mut problems, progress)?;
+    let mut ignored = |_: &LiveBlock| {};
+    let mut walk = Walk::new(pages, contents, true, &mut problems, progress, &mut ignored);
+    walk.newest = Some((generation, newest));
+    if let Err(walk::Cancelled) = walk_contents(&mut walk, contents) {
+        return Err(Error::Cancelled);
+    }
+    let moved = !matches!(walk.newer(), Newer::Same);
+    let counts = walk.counts;
+    let meanwhile = Meanwhile { moved, replaced: counts.replaced, given_up: counts.given_up };
     let mut report = VerifyReport::new(pages, contents, &counts);
-    if let Some(owners) = owners {
+    if let Some(owners) = owners.filter(|_| !moved) {
         let referenced = pages.allocator().referenced_list();
         let others: Vec<_> = owners.log.iter().chain(&owners.state).copied().collect();
         check_referenced(&counts.live, &referenced, &others, counts.unreadable, &mut problems);
@@ -119,7 +149,7 @@ pub fn verify_state(
         report.space_checked = true;
     }
     report.take(problems);
-    Ok(report)
+    Ok((report, meanwhile))
 }
 
 fn walk(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::read::Unread;
 use super::sidecar::Listed;
 use super::walk::{Claim, Tree, Walk, Walked};
 use crate::error::Structure;
@@ -39,9 +40,10 @@ pub struct Leaves {
 
 /// A value in blocks of its own that a leaf names.
 struct Value {
+    key: Vec<u8>,
     keyspace: KeyspaceNumber,
     reference: OverflowReference,
-    /// Its key is not promoted.
+    /// Its key is not promoted, and is asked for.
     lives: bool,
 }
 
@@ -68,9 +70,13 @@ impl Leaves {
     pub fn check(&mut self, walk: &mut Walk<'_>, check: &LeafCheck<'_>) -> Walked {
         let (tree, claim) = (check.tree, check.claim);
         let page = claim.reference.page;
-        let Some(frame) = walk.read(&claim.reference, NodeKind::Leaf) else {
-            self.meet_listed(walk, check);
-            return Ok(());
+        let frame = match walk.read(&claim.reference, NodeKind::Leaf) {
+            Ok(frame) => frame,
+            Err(Unread::Damaged) => {
+                self.meet_listed(walk, check);
+                return Ok(());
+            }
+            Err(Unread::Suspect) => return walk.again(tree, check.range),
         };
         walk.counts.leaves += 1;
         match self.check_content(walk, check, &frame) {
@@ -177,8 +183,10 @@ impl Leaves {
                 let reference = OverflowReference::decode(entry.value)?;
                 let pages = reference.pages();
                 sums.overflow_pages = sums.overflow_pages.saturating_add(pages);
-                let lives = !tree.promoted.contains(key);
-                sums.values.push(Value { keyspace, reference, lives });
+                let is_wanted = tree.wanted.is_none_or(|wanted| wanted.contains(key));
+                let lives = is_wanted && !tree.promoted.contains(key);
+                let key = if lives { key.clone() } else { Vec::new() };
+                sums.values.push(Value { key, keyspace, reference, lives });
             }
             _ => {}
         }
@@ -252,7 +260,7 @@ impl Leaves {
                 let text = format!("born in {birth}, after the leaf, born in {}", claim.birth);
                 walk.problem(Structure::Overflow, page, value.keyspace, text);
             }
-            walk.overflow_value(value.keyspace, &value.reference, birth)?;
+            walk.overflow_value(tree, &value.key, value.keyspace, &value.reference, birth)?;
         }
         Ok(())
     }

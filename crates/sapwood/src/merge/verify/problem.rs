@@ -53,6 +53,15 @@ impl From<&Error> for Problem {
     }
 }
 
+impl Problem {
+    /// An error of reading what begins at `page` is a problem there.
+    pub(super) fn at(error: &Error, page: PageNumber) -> Problem {
+        let mut problem = Problem::from(error);
+        problem.page.get_or_insert(page);
+        problem
+    }
+}
+
 /// The problems so far.
 #[derive(Debug, Default)]
 pub struct Problems {
@@ -66,12 +75,5 @@ impl Problems {
         if self.list.len() < PROBLEMS_MAX {
             self.list.push(problem);
         }
-    }
-
-    /// An error of reading `page` becomes a problem there.
-    pub fn error(&mut self, error: &Error, page: PageNumber) {
-        let mut problem = Problem::from(error);
-        problem.page.get_or_insert(page);
-        self.push(problem);
     }
 }

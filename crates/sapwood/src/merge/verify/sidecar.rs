@@ -26,7 +26,7 @@ pub struct Listed {
 }
 
 impl Sidecar {
-    /// Reads pieces and lists.
+    /// Reads pieces and lists; those that may have been replaced are suspects then.
     pub fn read(
         &mut self,
         walk: &mut Walk<'_>,
@@ -72,7 +72,7 @@ impl Sidecar {
     ) -> Option<Arc<Frame>> {
         self.pages = self.pages.saturating_add(u64::from(reference.pages));
         walk.meet(reference.block(), claim.birth, kind, tree.keyspace);
-        let frame = walk.read(reference, kind)?;
+        let frame = walk.read(reference, kind).ok()?;
         if frame.header().keyspace != tree.keyspace {
             let text = format!("it says that it is of keyspace {}", frame.header().keyspace);
             walk.problem(Structure::Sidecar, reference.page, tree.keyspace, text);

@@ -4,22 +4,20 @@
 
 use std::collections::HashSet;
 
+use super::again::{Newest, Suspect};
 use super::blocks::LiveBlock;
 use super::leaf::{LeafCheck, Leaves};
 use super::problem::{Problem, Problems};
+use super::read::Unread;
 use super::sidecar::Sidecar;
-use crate::error::{Error, Result, Structure};
-use crate::page::node_image::verify_node;
-use crate::page::{Block, BlockList, FLAG_WIDE_SLOTS, Frame, NodeKind, NodeRef, PageManager};
+use crate::error::Structure;
+use crate::page::{Block, BlockList, FLAG_WIDE_SLOTS, NodeKind, NodeRef, PageManager};
 use crate::segment::descriptor::{Segment, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::node::TreeKind;
-use crate::segment::overflow::verify_value;
-use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::parent::{Child, Parent, ParentShape};
 use crate::segment::tree_edit::{leaves_below, pages_below};
 use crate::state::Contents;
-use crate::sync::Arc;
 use crate::types::{Epoch, KeyspaceNumber, PageNumber};
 
 /// The caller has cancelled.
@@ -27,7 +25,7 @@ use crate::types::{Epoch, KeyspaceNumber, PageNumber};
 pub struct Cancelled;
 
 /// How a walk goes on.
-pub type Walked = std::result::Result<(), Cancelled>;
+pub type Walked = Result<(), Cancelled>;
 
 /// What a walk has met.
 #[derive(Debug, Default)]
@@ -38,6 +36,10 @@ pub struct WalkCounts {
     pub overflow_values: u64,
     pub bytes_read: u64,
     pub unreadable: u64,
+    /// Pieces that could not be read and may have been replaced by a newer state, and for how many
+    /// of them no state was found that stayed for long enough.
+    pub replaced: u64,
+    pub given_up: u64,
     pub live: BlockList,
 }
 
@@ -46,17 +48,25 @@ pub struct Walk<'a> {
     pub pages: &'a PageManager,
     /// Read every chunk of overflow values too.
     pub values: bool,
-    problems: &'a mut Problems,
-    progress: &'a mut dyn FnMut(u64, u64) -> bool,
+    pub problems: &'a mut Problems,
+    pub progress: &'a mut dyn FnMut(u64, u64) -> bool,
     found: &'a mut dyn FnMut(&LiveBlock),
     pub counts: WalkCounts,
     /// Nodes that are in memory only.
-    unwritten: HashSet<PageNumber>,
+    pub unwritten: HashSet<PageNumber>,
     epoch: Epoch,
-    pages_done: u64,
-    pages_total: u64,
+    pub pages_done: u64,
+    pub pages_total: u64,
     /// The last overflow value that was read names its keyspace in its header.
-    values_name_keyspace: bool,
+    pub values_name_keyspace: bool,
+    /// The generation of the state, and who knows of newer ones, where there may be some.
+    pub newest: Option<(u64, &'a mut Newest<'a>)>,
+    /// What older states could not read.
+    pub known: Vec<Suspect>,
+    /// What this one could not read, although a newer one is there.
+    pub suspects: Vec<Suspect>,
+    /// How many states were walked before this one.
+    pub states: usize,
 }
 
 /// One tree, with what its nodes are checked against.
@@ -67,6 +77,8 @@ pub struct Tree<'a> {
     pub keyspace: KeyspaceNumber,
     /// What lies in here is dead.
     pub promoted: &'a KeyRanges,
+    /// When not all of it is walked: what is.
+    pub wanted: Option<&'a KeyRange>,
 }
 
 /// What the parent, or the state, says of a node.
@@ -135,6 +147,10 @@ impl<'a> Walk<'a> {
             pages_done: 0,
             pages_total: segments.map(|segment| segment.pages()).fold(0, u64::saturating_add),
             values_name_keyspace: true,
+            newest: None,
+            known: Vec::new(),
+            suspects: Vec::new(),
+            states: 0,
         }
     }
 
@@ -185,82 +201,11 @@ impl<'a> Walk<'a> {
         (self.found)(&LiveBlock { block, birth, what });
     }
 
-    /// Reads a node; when that fails the problem is noted.
-    pub fn read(&mut self, reference: &NodeRef, kind: NodeKind) -> Option<Arc<Frame>> {
-        match self.read_from_file(reference, kind) {
-            Ok(frame) => {
-                self.counts.nodes += 1;
-                Some(frame)
-            }
-            Err(error) => {
-                self.counts.unreadable += 1;
-                self.problems.error(&error, reference.page);
-                None
-            }
-        }
-    }
-
-    fn read_from_file(&mut self, reference: &NodeRef, kind: NodeKind) -> Result<Arc<Frame>> {
-        if self.unwritten.contains(&reference.page) {
-            return self.pages.read_node_uncached(reference, kind);
-        }
-        let layout = self.pages.layout();
-        let damaged = |detail: String| {
-            crate::error::Corruption::new(kind.structure(), detail).at_page(reference.page)
-        };
-        self.pages.check_block(reference.block()).map_err(damaged)?;
-        if reference.pages > layout.node_pages_max() {
-            return Err(damaged(format!("no node has {} pages", reference.pages)).into());
-        }
-        let mut bytes = vec![0; layout.bytes_of(reference.pages)];
-        let storage = self.pages.storage();
-        storage.read_at(layout.offset_of(reference.page), &mut bytes).map_err(|error| {
-            Error::io(format!("reading page {}", reference.page), storage.name(), error)
-        })?;
-        self.counts.bytes_read += bytes.len() as u64;
-        verify_node(layout, reference, kind, bytes).map(Arc::new)
-    }
-
     /// Says how far the walk is.
-    fn advance(&mut self, pages: u64) -> Walked {
+    pub fn advance(&mut self, pages: u64) -> Walked {
         self.pages_done = self.pages_done.saturating_add(pages);
         let done = self.pages_done.min(self.pages_total);
         if (self.progress)(done, self.pages_total) { Ok(()) } else { Err(Cancelled) }
-    }
-
-    /// Meets the blocks of an overflow value, and reads it.
-    pub fn overflow_value(
-        &mut self,
-        keyspace: KeyspaceNumber,
-        reference: &OverflowReference,
-        birth: Epoch,
-    ) -> Walked {
-        self.counts.overflow_values += 1;
-        for &block in &reference.blocks {
-            self.meet(block, birth, NodeKind::OverflowValue, keyspace);
-        }
-        if self.values {
-            self.read_value(keyspace, reference);
-            self.counts.bytes_read += self.pages.layout().stream_bytes(reference.pages());
-        }
-        self.advance(reference.pages())
-    }
-
-    /// Reads a value, which names its keyspace, or none.
-    fn read_value(&mut self, keyspace: KeyspaceNumber, reference: &OverflowReference) {
-        let mut names = [KeyspaceNumber::MANY, keyspace];
-        if self.values_name_keyspace {
-            names.reverse();
-        }
-        let Err(first) = verify_value(self.pages, names[0], reference) else { return };
-        let Err(second) = verify_value(self.pages, names[1], reference) else {
-            self.values_name_keyspace = !self.values_name_keyspace;
-            return;
-        };
-        // Of the two, one may only have stumbled over the name.
-        let stumbled = matches!(&first, Error::Corruption(c) if c.detail.contains("of keyspace"));
-        let page = reference.blocks.first().map_or(PageNumber(0), |block| block.first);
-        self.problems.error(if stumbled { &second } else { &first }, page);
     }
 
     /// Checks a node and all that lives below it. `separator` is what its own parent has for it.
@@ -279,10 +224,13 @@ impl<'a> Walk<'a> {
             self.advance(u64::from(claim.reference.pages))?;
             return leaves.check(self, &check);
         }
-        let Some(frame) = self.read(&claim.reference, kind) else {
-            return self.advance(u64::from(claim.reference.pages));
-        };
+        let read = self.read(&claim.reference, kind);
         self.advance(u64::from(claim.reference.pages))?;
+        let frame = match read {
+            Ok(frame) => frame,
+            Err(Unread::Damaged) => return Ok(()),
+            Err(Unread::Suspect) => return self.again(tree, range),
+        };
         let (header, page) = (frame.header(), claim.reference.page);
         if header.keyspace != tree.keyspace || header.height != claim.height {
             let text = format!(
@@ -302,7 +250,7 @@ impl<'a> Walk<'a> {
         match checked {
             Ok((parent, children)) => {
                 self.check_separators(tree, page, range, separator, &children);
-                self.parent(tree, leaves, claim, &parent, &children)
+                self.parent(tree, leaves, claim, range, &parent, &children)
             }
             Err(problem) => {
                 self.counts.unreadable += 1;
@@ -317,6 +265,7 @@ impl<'a> Walk<'a> {
         tree: &Tree<'_>,
         leaves: &mut Leaves,
         claim: &Claim,
+        range: &KeyRange,
         parent: &Parent<'_>,
         children: &[(Child, KeyRange, Vec<u8>)],
     ) -> Walked {
@@ -325,6 +274,9 @@ impl<'a> Walk<'a> {
         if claim.height == 1 {
             sidecar.read(self, tree, claim, parent);
             self.advance(sidecar.pages)?;
+            if !self.suspects.is_empty() {
+                return self.again(tree, range);
+            }
         } else if children.len() == 1 {
             self.problem(Structure::Parent, page, tree.keyspace, "an upper parent with one child");
         }
@@ -335,7 +287,8 @@ impl<'a> Walk<'a> {
                 let text = format!("child {index} is born in {birth}, after {}", claim.birth);
                 self.problem(Structure::Parent, page, tree.keyspace, text);
             }
-            if tree.promoted.covers(child_range) {
+            let is_wanted = tree.wanted.is_none_or(|wanted| wanted.overlaps(child_range));
+            if !is_wanted || tree.promoted.covers(child_range) {
                 continue;
             }
             let child_claim = Claim::of_child(child, claim.height - 1, birth);
@@ -417,7 +370,7 @@ impl<'a> Walk<'a> {
 fn children_of(
     parent: &Parent<'_>,
     range: &KeyRange,
-) -> std::result::Result<Vec<(Child, KeyRange, Vec<u8>)>, crate::segment::BlockProblem> {
+) -> Result<Vec<(Child, KeyRange, Vec<u8>)>, crate::segment::BlockProblem> {
     let mut separators = Vec::with_capacity(parent.len());
     for index in 0..parent.len() {
         let mut separator = Vec::new();
@@ -491,9 +444,34 @@ fn walk_segment(walk: &mut Walk<'_>, segment: &Segment, keyspace: KeyspaceNumber
     if segment.points.is_none() && segment.ranges.is_none() {
         walk.segment_problem(keyspace, format!("segment {} has no tree", segment.number));
     }
-    let mut leaves = Leaves::new(read_young_filter(walk, segment, keyspace));
+    let unread = |walk: &Walk<'_>| (walk.counts.unreadable, walk.counts.replaced);
+    let mut leaves = Leaves::new(read_young_filter(walk, segment, keyspace)?);
+    let before = unread(walk);
+    visit_trees(walk, segment, keyspace, &mut leaves, None)?;
+    if segment.promoted.is_empty() && unread(walk) == before {
+        leaves.check_shares(walk, segment);
+    }
+    Ok(())
+}
+
+/// Walks a part of a segment's trees.
+pub fn walk_trees(
+    walk: &mut Walk<'_>,
+    segment: &Segment,
+    keyspace: KeyspaceNumber,
+    wanted: &KeyRange,
+) -> Walked {
+    visit_trees(walk, segment, keyspace, &mut Leaves::new(None), Some(wanted))
+}
+
+fn visit_trees(
+    walk: &mut Walk<'_>,
+    segment: &Segment,
+    keyspace: KeyspaceNumber,
+    leaves: &mut Leaves,
+    wanted: Option<&KeyRange>,
+) -> Walked {
     let none = KeyRanges::new();
-    let unreadable = walk.counts.unreadable;
     let trees = [
         (&segment.points, TreeKind::Points, &*segment.promoted),
         // Range tombstones reach over the borders of leaves: their tree dies as one.
@@ -501,17 +479,14 @@ fn walk_segment(walk: &mut Walk<'_>, segment: &Segment, keyspace: KeyspaceNumber
     ];
     for (root, kind, promoted) in trees {
         let Some(root) = root else { continue };
-        let tree = Tree { segment, kind, keyspace, promoted };
+        let tree = Tree { segment, kind, keyspace, promoted, wanted };
         leaves.begin_tree();
         if promoted.covers(&KeyRange::all()) {
             let text = format!("segment {} is promoted whole, but still here", segment.number);
             walk.segment_problem(keyspace, text);
             continue;
         }
-        walk.visit(&tree, &mut leaves, &Claim::of_root(root), &KeyRange::all(), None)?;
-    }
-    if segment.promoted.is_empty() && walk.counts.unreadable == unreadable {
-        leaves.check_shares(walk, segment);
+        walk.visit(&tree, leaves, &Claim::of_root(root), &KeyRange::all(), None)?;
     }
     Ok(())
 }
@@ -521,7 +496,7 @@ fn read_young_filter(
     walk: &mut Walk<'_>,
     segment: &Segment,
     keyspace: KeyspaceNumber,
-) -> Option<Vec<u8>> {
+) -> Result<Option<Vec<u8>>, Cancelled> {
     let roots = segment.points.iter().chain(&segment.ranges);
     let birth = roots.map(|root| root.birth).min().unwrap_or(Epoch(0));
     let mut lines = Vec::new();
@@ -529,9 +504,12 @@ fn read_young_filter(
     for node in &segment.filter.nodes {
         walk.meet(node.block(), birth, NodeKind::YoungFilter, keyspace);
         match walk.read(node, NodeKind::YoungFilter) {
-            Some(frame) => lines.extend_from_slice(frame.content()),
-            None => whole = false,
+            Ok(frame) => lines.extend_from_slice(frame.content()),
+            Err(_) => whole = false,
         }
     }
-    whole.then_some(lines)
+    if !walk.suspects.is_empty() {
+        walk.again_filter(segment.number)?;
+    }
+    Ok(whole.then_some(lines))
 }
