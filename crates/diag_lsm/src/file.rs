@@ -2,10 +2,9 @@
 //! writes.
 //!
 //! *Guarantees*: nothing is written and no lock is taken, so it works beside a process that has the
-//! file
-//! open; that process may go on to overwrite what is read here, but not before it has written a
-//! newer durable state and a header slot that says so. So what cannot be read is damage only while
-//! the header stays as it was ([`steadily`]).
+//! file open; that process may go on to overwrite what is read here, but not before it has written
+//! a newer durable state and a header slot that says so. So what cannot be read is damage only
+//! while the header stays as it was ([`steadily`]).
 
 use std::error::Error;
 use std::path::Path;
@@ -15,7 +14,7 @@ use sapwood::log::reader::{ReplayEnd, ReplayStart, Visit, replay};
 use sapwood::log::record::Record;
 use sapwood::log::ring::RingList;
 use sapwood::log::stream::BlockStream;
-use sapwood::merge::verify::{Newer, NewerState, StateOwners};
+use sapwood::merge::verify::{LiveBlocks, Newer, NewerState, StateOwners, walk_blocks_with};
 use sapwood::page::file_header::{Slots, read_slots};
 use sapwood::page::{
     Block, MemoryBudget, OpenedState, PageManager, PageOptions, RegionEntry, StateLocation,
@@ -25,11 +24,17 @@ use sapwood::state::Contents;
 use sapwood::state::recovery::{ReadState, read_newest_state};
 use sapwood::storage::{FileStorage, Storage};
 
+use crate::output;
+
 /// How often a file is read again that another process has changed meanwhile.
 pub const ATTEMPTS: usize = 10;
 /// What is said when that was not enough.
-const MOVING: &str = "another process changes the file faster than it can be read here; nothing is \
-                      known to be wrong with it: try again, or close it there first";
+const MOVING: &str = "another process changes the file faster than it can be read here: what is \
+                      said to be wrong with it may only have been replaced; try again, or run \
+                      `verify`, which tells the two apart";
+
+/// A segment behind its keyspace (none for young ones) and the name of its level.
+pub type PlacedSegment = (Option<u32>, String, Arc<Segment>);
 
 /// What reading nodes may take.
 const BUDGET_BYTES: u64 = 64 << 20;
@@ -62,13 +67,33 @@ pub fn slots(storage: &dyn Storage) -> sapwood::Result<Slots> {
 
 /// Looks at the newest durable state; when that failed, or what was found is not sound, and the
 /// header has changed since, looks again. So a problem that is handed on is one of a state that
-/// stayed, unless it is in an error that is not the engine's.
+/// stayed; where none did, what was found last is handed on, and that is said.
 pub fn steadily<T>(
     storage: &dyn Storage,
-    mut look: impl FnMut() -> Result<T, Box<dyn Error>>,
+    look: impl FnMut() -> Result<T, Box<dyn Error>>,
     is_sound: impl Fn(&T) -> bool,
 ) -> Result<T, Box<dyn Error>> {
-    for _ in 0..ATTEMPTS {
+    let (outcome, is_steady) = looked_at(storage, look, is_sound)?;
+    if !is_steady {
+        eprintln!("diag_lsm: {MOVING}");
+    }
+    outcome
+}
+
+/// What a look gives.
+type Look<T> = Result<T, Box<dyn Error>>;
+
+/// The same, with whether it is of a state that stayed.
+///
+/// # Errors
+/// When the header cannot be read.
+pub fn looked_at<T>(
+    storage: &dyn Storage,
+    mut look: impl FnMut() -> Look<T>,
+    is_sound: impl Fn(&T) -> bool,
+) -> sapwood::Result<(Look<T>, bool)> {
+    let mut attempt = 0;
+    loop {
         let before = slots(storage)?;
         let outcome = look();
         let failed = match &outcome {
@@ -76,10 +101,13 @@ pub fn steadily<T>(
             Err(error) => error.is::<sapwood::Error>(),
         };
         if !failed || slots(storage)? == before {
-            return outcome;
+            return Ok((outcome, true));
+        }
+        attempt += 1;
+        if attempt == ATTEMPTS {
+            return Ok((outcome, false));
         }
     }
-    Err(MOVING.into())
 }
 
 /// [`steadily`], at a file that is opened anew each time.
@@ -185,6 +213,18 @@ impl DurableFile {
         &self.read.manifest.contents
     }
 
+    /// The blocks that the state's segments use, for which every node is read; with progress.
+    pub fn live_blocks(&self) -> sapwood::Result<LiveBlocks> {
+        let bar = output::progress(0, "looking for what is used");
+        let blocks = walk_blocks_with(&self.pages, self.contents(), &mut |done, all| {
+            bar.set_length(all);
+            bar.set_position(done);
+            true
+        });
+        bar.finish_and_clear();
+        blocks
+    }
+
     /// The blocks of the log and of the encoded state.
     pub fn owners(&self) -> StateOwners {
         let state = match &self.read.slot.state {
@@ -203,19 +243,29 @@ impl DurableFile {
     ) -> (T, sapwood::Result<ReplayEnd>) {
         let (stream, start) = self.log();
         let mut broke_at = None;
+        let bar = output::progress(self.log_bytes(), "reading the log");
         loop {
             let (mut gathered, mut end) = (T::default(), start.cut);
             let replayed = replay(&stream, &start, &mut |record| {
                 end = record.end;
+                bar.set_position(end.0.saturating_sub(start.cut.0));
                 visit(&mut gathered, record)?;
                 Ok(Visit::Continue)
             });
             // Each time it is another place, the log has got longer, which its list bounds.
             if replayed.is_ok() || broke_at == Some(end) {
+                bar.finish_and_clear();
                 return (gathered, replayed);
             }
             broke_at = Some(end);
         }
+    }
+
+    /// The bytes of the log's blocks.
+    pub fn log_bytes(&self) -> u64 {
+        let blocks = &self.read.manifest.log.blocks;
+        let pages: u64 = blocks.iter().map(|block| u64::from(block.pages)).sum();
+        pages.saturating_mul(u64::from(self.read.layout.page_size))
     }
 
     /// The log, with where to begin to read it.
@@ -255,8 +305,8 @@ impl DurableFile {
         }
     }
 
-    /// Every segment, with the keyspace (none for young ones) and the name of its level.
-    pub fn segments(&self) -> Vec<(Option<u32>, String, Arc<Segment>)> {
+    /// Every segment of the state.
+    pub fn segments(&self) -> Vec<PlacedSegment> {
         let contents = self.contents();
         let mut all: Vec<_> =
             contents.young.iter().map(|young| (None, "young".to_owned(), young.clone())).collect();

@@ -2,9 +2,13 @@
 
 use std::error::Error;
 use std::io::{self, IsTerminal, Write};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
+
+/// So often the time of busy work is shown.
+const TICK: Duration = Duration::from_millis(200);
 
 /// Standard output, locked and buffered.
 pub fn out() -> io::BufWriter<io::StdoutLock<'static>> {
@@ -89,5 +93,19 @@ pub fn progress(total: u64, what: &str) -> ProgressBar {
     if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }
+    bar
+}
+
+/// The same for work that does not say how far it is: how long it has lasted.
+pub fn busy(what: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    let template = format!("{what} {{spinner}} {{elapsed}}");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(TICK);
     bar
 }

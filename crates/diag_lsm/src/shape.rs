@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use indicatif::ProgressBar;
 use sapwood::page::{NodeKind, NodeRef, PageManager};
 use sapwood::segment::coverage::child_range;
 use sapwood::segment::descriptor::TreeRoot;
 use sapwood::segment::key_range::{KeyRange, KeyRanges};
 use sapwood::segment::node::read_parent;
 use serde::Serialize;
+
+use crate::file::PlacedSegment;
 
 /// Of so many leaves the fill is looked at.
 const LEAF_SAMPLE: u64 = 256;
@@ -66,19 +69,29 @@ struct Search<'a> {
     depths: Vec<Depth>,
     leaf_step: u64,
     leaf_index: u64,
+    bar: &'a ProgressBar,
 }
 
-/// The depths of a tree, from its root.
+/// The leaves of all trees of these segments, dead ones too.
+pub fn leaf_count(segments: &[PlacedSegment]) -> u64 {
+    let trees = |(_, _, segment): &PlacedSegment| {
+        segment.points.iter().chain(&segment.ranges).map(|tree| tree.leaves).sum::<u64>()
+    };
+    segments.iter().map(trees).sum()
+}
+
+/// The depths of a tree, from its root; `bar` counts its leaves.
 pub fn shape(
     pages: &Arc<PageManager>,
     root: &TreeRoot,
     keyspace: Option<u32>,
     promoted: &KeyRanges,
+    bar: &ProgressBar,
 ) -> Vec<Depth> {
     let depths = (0..=root.height).rev().map(|height| Depth { height, ..Depth::default() });
     let leaf_step = (root.leaves / LEAF_SAMPLE).max(1);
     let depths = depths.collect();
-    let mut search = Search { pages, root, promoted, depths, leaf_step, leaf_index: 0 };
+    let mut search = Search { pages, root, promoted, depths, leaf_step, leaf_index: 0, bar };
     search.visit(&root.reference, root.height, root.entries, keyspace, &KeyRange::all());
     search.depths
 }
@@ -113,6 +126,7 @@ impl Search<'_> {
     fn leaf(&mut self, reference: &NodeRef, entries: u64) {
         self.depth(0).add(reference.pages, entries);
         self.leaf_index += 1;
+        self.bar.inc(1);
         if !(self.leaf_index - 1).is_multiple_of(self.leaf_step) {
             return;
         }

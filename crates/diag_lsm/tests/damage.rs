@@ -11,6 +11,7 @@ use std::fs;
 use std::process::{Command, Output};
 
 use common::{KEYS, PAGE_BYTES, killed, owners, run, text};
+use sapwood::sync::Random;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -206,6 +207,35 @@ fn scan_count_and_export_leave_out_what_is_damaged_and_nothing_else() {
         assert!(text(&got.stderr).contains("damaged"), "{}", text(&got.stderr));
     }
     assert!(losses.len() >= 9 && losses.iter().any(|lost| *lost > 20), "{losses:?}");
+}
+
+/// A value that is too long to be read before it is written.
+#[test]
+fn an_export_over_an_earlier_one_keeps_what_it_cannot_replace() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |name: &str| folder.path().join(name).display().to_string();
+    let (from, to, file) = (name("from"), name("to"), name("data.db"));
+    fs::create_dir(&from).unwrap();
+    let mut long = vec![0; 12 << 20];
+    Random::from_seed(5).fill(&mut long);
+    fs::write(format!("{from}/long"), &long).unwrap();
+    fs::write(format!("{from}/short"), "x").unwrap();
+    assert!(run(&["import", &file, &from]).status.success());
+    let export = || run(&["export", &file, &to, "--form", "folder"]);
+    assert!(export().status.success());
+    assert!(fs::read(format!("{to}/long")).unwrap() == long);
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = &long[6 << 20..][..64];
+    let at = bytes.windows(64).position(|window| window == middle).unwrap();
+    bytes[at] ^= 1;
+    fs::write(&file, &bytes).unwrap();
+    let again = export();
+    assert_eq!(again.status.code(), Some(1), "{}", text(&again.stderr));
+    assert!(fs::read(format!("{to}/long")).unwrap() == long, "it was whole before");
+    let mut left: Vec<_> =
+        fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["long", "short"]);
 }
 
 /// The superuser may open everything, so that the command runs as somebody else then.

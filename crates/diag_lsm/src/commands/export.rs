@@ -83,12 +83,26 @@ fn write_file(folder: &Path, key: &[u8], value: &mut Found) -> Result<(), Box<dy
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    let written = fs::File::create(&path)
-        .map_err(|error| format!("{}: {error}", path.display()).into())
-        .and_then(|mut file| Ok(value.write_to(&mut file)?));
+    let at = |error| format!("{}: {error}", path.display());
+    let (part, mut file) = new_beside(&path).map_err(at)?;
+    let written = value.write_to(&mut file).map_err(Box::from);
+    drop(file);
+    let written = written.and_then(|()| Ok(fs::rename(&part, &path).map_err(at)?));
     if written.is_err() {
-        // A part of a value is none.
-        let _ = fs::remove_file(&path);
+        // A part of a value is none, and what an earlier export wrote there is better.
+        let _ = fs::remove_file(&part);
     }
     written
+}
+
+/// A new file in the folder of `path`.
+fn new_beside(path: &Path) -> io::Result<(PathBuf, fs::File)> {
+    let mut number = 0_u32;
+    loop {
+        let part = path.with_file_name(format!(".sapwood-{number}.part"));
+        match fs::File::create_new(&part) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            created => return Ok((part, created?)),
+        }
+    }
 }

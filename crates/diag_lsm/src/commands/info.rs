@@ -167,7 +167,6 @@ fn state(file: &DurableFile) -> State {
             levels: of_keyspace,
         }
     });
-    let log_pages: u64 = manifest.log.blocks.iter().map(|block| u64::from(block.pages)).sum();
     State {
         format_version: sapwood::page::file_header::FORMAT_VERSION,
         identity: units::hex(&slot.identity),
@@ -180,7 +179,7 @@ fn state(file: &DurableFile) -> State {
         closed_cleanly: manifest.counters.clean.is_some(),
         free_pages: file.maps_problem.is_none().then(|| file.pages.allocator().stats().free_pages),
         free_map_problem: file.maps_problem.as_ref().map(ToString::to_string),
-        log_bytes: log_pages * page_size,
+        log_bytes: file.log_bytes(),
         log_cut: contents.cut.position.0,
         keyspaces: keyspaces.collect(),
         young: level("young", &mut contents.young.iter().map(|segment| &**segment)),

@@ -62,14 +62,12 @@ fn read(file: &DurableFile, limit: usize) -> Log {
             }
             Ok(())
         });
-    let page_size = u64::from(file.read.layout.page_size);
-    let blocks = &file.read.manifest.log.blocks;
     Log {
         cut: file.contents().cut.position.0,
         end: ended.as_ref().ok().map(|end| end.position.0),
         durable: ended.as_ref().ok().map(|end| end.durable.0),
-        blocks: blocks.len(),
-        bytes: blocks.iter().map(|block| u64::from(block.pages) * page_size).sum(),
+        blocks: file.read.manifest.log.blocks.len(),
+        bytes: file.log_bytes(),
         record_count,
         records,
         problem: ended.as_ref().err().map(ToString::to_string),

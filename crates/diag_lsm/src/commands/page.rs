@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use sapwood::merge::verify::walk_blocks;
 use sapwood::page::free_map::FreeMap;
 use sapwood::page::node_image::{pages_to_stream, verify_node};
 use sapwood::page::{
@@ -165,7 +164,7 @@ fn owner(file: &DurableFile, page: &mut Page) -> bool {
             }
         }
     } else {
-        match walk_blocks(&file.pages, file.contents()) {
+        match file.live_blocks() {
             Ok(blocks) => match blocks.range(..=number).next_back() {
                 Some((_, live)) if live.block.contains(number) => {
                     let (first, last) = (live.block.first, live.block.last());

@@ -1,7 +1,9 @@
 //! `scan`: the pairs of a range; in JSON an object to a line. Exit status 1 when something could
 //! not be read.
 
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
+
+use indicatif::ProgressBar;
 
 use crate::Outcome;
 use crate::args::ScanArguments;
@@ -21,6 +23,13 @@ pub fn run(arguments: &ScanArguments, json: bool) -> Outcome {
     };
     let mut out = output::out();
     let limit = arguments.limit.unwrap_or(usize::MAX);
+    // On a terminal the pairs themselves show how far it is.
+    let bar = if io::stdout().is_terminal() {
+        ProgressBar::hidden()
+    } else {
+        let expected = keyspace.estimate::<Vec<u8>>(bounds.clone())?;
+        output::progress(expected.min(limit as u64), "scanning")
+    };
     let mut count = 0;
     let mut visit = |key: &[u8], mut value: Option<Found>| {
         let value = value.as_mut().map(Found::bytes).transpose()?;
@@ -34,10 +43,12 @@ pub fn run(arguments: &ScanArguments, json: bool) -> Outcome {
             }
         }
         count += 1;
+        bar.inc(1);
         Ok(count < limit)
     };
     let problems = if limit == 0 { 0 } else { walk.run(&mut visit)? };
     out.flush()?;
+    bar.finish_and_clear();
     database.close()?;
     Ok(salvage::status(problems))
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::Outcome;
 use crate::file::{DurableFile, look_steadily};
 use crate::output::{self, Table};
-use crate::shape::shape;
+use crate::shape::{leaf_count, shape};
 use crate::units;
 
 #[derive(Serialize)]
@@ -54,11 +54,12 @@ pub fn run(path: &Path, json: bool) -> Outcome {
 fn rows(file: &DurableFile) -> Vec<Row> {
     let page_size = u64::from(file.read.layout.page_size);
     let segments = file.segments();
+    let bar = output::progress(leaf_count(&segments), "looking at leaves");
     let row = |(keyspace, level, segment): &(Option<u32>, String, Arc<Segment>)| {
         let trees = || segment.points.iter().chain(&segment.ranges);
         let points = segment.points.as_ref();
         let depths = points
-            .map(|root| shape(&file.pages, root, *keyspace, &segment.promoted))
+            .map(|root| shape(&file.pages, root, *keyspace, &segment.promoted, &bar))
             .unwrap_or_default();
         let leaves = depths.iter().find(|depth| depth.height == 0);
         let lowest = depths.iter().find(|depth| depth.height == 1);
@@ -86,7 +87,9 @@ fn rows(file: &DurableFile) -> Vec<Row> {
             first_error: depths.iter().find_map(|depth| depth.first_error.clone()),
         }
     };
-    segments.iter().map(row).collect()
+    let rows = segments.iter().map(row).collect();
+    bar.finish_and_clear();
+    rows
 }
 
 fn print(rows: &[Row]) -> std::io::Result<()> {

@@ -1,8 +1,7 @@
 //! `space`: whose each part of the file is, as a map of characters, a paragraph to a region.
 //!
-//! Dead blocks that wait for readers are known only to the process that has the file open; here
-//! they
-//! count as free.
+//! Dead blocks that wait for readers (zombies) are known only to the process that has the file
+//! open; here they count as free, as they are in the durable state.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -10,7 +9,6 @@ use std::process::ExitCode;
 
 use sapwood::log::operation::{LogOperation, operations};
 use sapwood::log::record::RecordKind;
-use sapwood::merge::verify::walk_blocks;
 use sapwood::page::{Block, BlockList, NodeKind};
 use sapwood::segment::overflow_reference::OverflowReference;
 use sapwood::segment::young_blocks::add_blocks;
@@ -102,7 +100,7 @@ fn runs(file: &DurableFile, problems: &mut Vec<String>) -> Vec<(u64, u64, usize)
     });
     problems.extend(replayed.err().map(|error| error.to_string()));
     named.iter().for_each(|block| push(*block, NAMED));
-    match walk_blocks(&file.pages, file.contents()) {
+    match file.live_blocks() {
         Ok(blocks) => {
             for live in blocks.values() {
                 let owner = match live.what {
@@ -239,6 +237,7 @@ fn print(space: &Space, width: usize) -> std::io::Result<()> {
         ]);
     }
     table.print(&mut out)?;
+    writeln!(out, "(what only snapshots of a process that has the file open need is free here)")?;
     writeln!(out, "\neach character: {}", bytes(space.pages_per_character))?;
     for (index, region) in space.regions.iter().enumerate() {
         writeln!(out, "region {index}")?;

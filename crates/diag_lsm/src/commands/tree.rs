@@ -10,7 +10,7 @@ use crate::Outcome;
 use crate::args::TreeArguments;
 use crate::file::{DurableFile, look_steadily};
 use crate::output::{self, Table};
-use crate::shape::{Depth, shape};
+use crate::shape::{Depth, leaf_count, shape};
 use crate::units;
 
 #[derive(Serialize)]
@@ -47,10 +47,10 @@ pub fn run(arguments: &TreeArguments, json: bool) -> Outcome {
 fn trees(file: &DurableFile, asked_for: Option<u64>) -> Vec<Tree> {
     let mut trees = Vec::new();
     let none = KeyRanges::new();
-    for (keyspace, level, segment) in file.segments() {
-        if asked_for.is_some_and(|number| number != segment.number) {
-            continue;
-        }
+    let mut segments = file.segments();
+    segments.retain(|(_, _, segment)| asked_for.is_none_or(|number| number == segment.number));
+    let bar = output::progress(leaf_count(&segments), "looking at leaves");
+    for (keyspace, level, segment) in segments {
         let both =
             [("points", &segment.points, &*segment.promoted), ("ranges", &segment.ranges, &none)];
         for (tree, root, promoted) in both {
@@ -60,10 +60,11 @@ fn trees(file: &DurableFile, asked_for: Option<u64>) -> Vec<Tree> {
                 keyspace: keyspace.map(|number| file.keyspace_name(number)),
                 level: level.clone(),
                 tree,
-                depths: shape(&file.pages, root, keyspace, promoted),
+                depths: shape(&file.pages, root, keyspace, promoted, &bar),
             });
         }
     }
+    bar.finish_and_clear();
     trees
 }
 

@@ -1,9 +1,9 @@
 //! `verify`: every checksum, order, count and reference of the last durable state, its maps, and
-//! the log
-//! behind it.
+//! the log behind it.
 //!
 //! Beside a process that writes the file it reads the state once: what that process has replaced
-//! before it was read is judged as of newer states, and free space is not judged.
+//! before it was read is judged as of newer states, and free space is not judged. Where even that
+//! was replaced again and again it says so, with exit status 1: it has not seen that all is well.
 
 use std::io::Write;
 use std::path::Path;
@@ -18,13 +18,16 @@ use sapwood::page::file_header::Slots;
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::file::{DurableFile, NewestState, open_storage, slots, steadily};
+use crate::file::{DurableFile, NewestState, looked_at, open_storage, slots, steadily};
 use crate::output::{self, line};
 use crate::units;
 
 #[derive(Serialize)]
 struct Verified {
+    /// Nothing that was judged is wrong.
     clean: bool,
+    /// Everything could be judged, but for free space.
+    complete: bool,
     /// Another process made a newer state durable meanwhile.
     written_meanwhile: bool,
     /// Whether the free maps were compared with what is in use.
@@ -64,7 +67,8 @@ struct Found {
 struct Checked {
     report: VerifyReport,
     meanwhile: Meanwhile,
-    log_records: u64,
+    /// `None`: the log was not judged.
+    log_records: Option<u64>,
     notes: Vec<String>,
 }
 
@@ -81,7 +85,8 @@ pub fn run(path: &Path, json: bool) -> Outcome {
     } else {
         print(&verified)?;
     }
-    Ok(if verified.clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_well = verified.clean && verified.complete;
+    Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn check(file: &DurableFile) -> Result<Checked> {
@@ -120,7 +125,7 @@ fn check_log(
     file: &DurableFile,
     report: &mut VerifyReport,
     notes: &mut Vec<String>,
-) -> Result<u64> {
+) -> Result<Option<u64>> {
     let read = |file: &DurableFile| {
         file.read_log(|records: &mut u64, record| {
             *records += 1;
@@ -130,25 +135,28 @@ fn check_log(
             Ok(())
         })
     };
-    let mut log = Ok(read(file));
+    let (mut log, mut is_steady) = (Ok(read(file)), true);
     if log.as_ref().is_ok_and(|(_, replayed)| replayed.is_err()) && file.has_changed() {
         let storage = &file.storage;
         let look = || Ok(read(&DurableFile::over(storage.clone())?));
-        log = steadily(&**storage, look, |(_, replayed)| replayed.is_ok());
+        (log, is_steady) = looked_at(&**storage, look, |(_, replayed)| replayed.is_ok())?;
     }
-    match log {
-        Ok((records, replayed)) => {
-            if let Err(error) = replayed {
-                report.add(Problem::from(&error));
-            }
-            Ok(records)
+    let (problem, records) = match log {
+        Ok((records, Ok(_))) => return Ok(Some(records)),
+        Ok((records, Err(error))) => (Problem::from(&error), records),
+        Err(error) if is_steady => return Err(error),
+        Err(error) => {
+            let text = error.to_string();
+            (Problem { structure: None, page: None, keyspace: None, text }, 0)
         }
-        Err(error) if error.is::<sapwood::Error>() => Err(error),
-        Err(_) => {
-            notes.push("the log was written over each time while it was read: not judged".into());
-            Ok(0)
-        }
+    };
+    if is_steady {
+        report.add(problem);
+        return Ok(Some(records));
     }
+    notes.push("the log was written over each time while it was read, so not judged".into());
+    notes.push(format!("not judged: {problem}"));
+    Ok(None)
 }
 
 /// A slot that does not count may be one that a crash has torn; after a clean close it is damage.
@@ -203,6 +211,8 @@ fn tell_meanwhile(report: &VerifyReport, meanwhile: &Meanwhile, notes: &mut Vec<
     if meanwhile.given_up > 0 {
         let count = units::count(meanwhile.given_up);
         notes.push(format!("replaced again and again, so not judged: {count}"));
+        let unjudged = meanwhile.unjudged.iter();
+        notes.extend(unjudged.map(|problem| format!("not judged: {problem}")));
     }
 }
 
@@ -217,6 +227,7 @@ fn verified(file: &DurableFile, checked: Checked, took: Duration) -> Verified {
     });
     Verified {
         clean: report.is_clean(),
+        complete: meanwhile.given_up == 0 && log_records.is_some(),
         written_meanwhile: meanwhile.moved,
         space_checked: report.space_checked,
         replaced: meanwhile.replaced,
@@ -227,7 +238,7 @@ fn verified(file: &DurableFile, checked: Checked, took: Duration) -> Verified {
         leaves: report.leaves,
         entries: report.entries,
         overflow_values: report.overflow_values,
-        log_records,
+        log_records: log_records.unwrap_or(0),
         bytes_read: report.bytes_read,
         seconds: took.as_secs_f64(),
         file_pages: report.file_pages,
@@ -267,7 +278,12 @@ fn print(verified: &Verified) -> std::io::Result<()> {
         writeln!(out, "{place}{what}{of}: {}", problem.text)?;
     }
     match verified.problem_count {
-        0 => writeln!(out, "nothing is wrong")?,
+        0 if verified.complete => writeln!(out, "nothing is wrong")?,
+        0 => writeln!(
+            out,
+            "nothing is wrong with what could be judged beside the process that writes; the rest \
+             is listed above: try again, or close the database there first"
+        )?,
         1 => writeln!(out, "1 problem")?,
         count if count > verified.problems.len() as u64 => {
             writeln!(out, "{count} problems; the first {} are listed", verified.problems.len())?;

@@ -1,15 +1,10 @@
 //! Checks a state completely: every node, order, count, filter, reference and birth, and that the
-//! maps
-//! give each page exactly one owner.
+//! maps give each page exactly one owner.
 //!
 //! *Assumes*: nothing of the bytes that are read. *Guarantees*: damage is collected, not stopped
-//! at; a
-//! node that lies in a promoted range is dead and is not read. Nodes come from the file, not from
-//! the
-//! cache, unless they were not written yet.
-//! *Format*: docs/format.md, sections 2.2 and 4. *Threads*: any; the install lock is held while
-//! maps
-//! are copied, and never across I/O.
+//! at; a node that lies in a promoted range is dead and is not read. Nodes come from the file, not
+//! from the cache, unless they were not written yet. *Format*: docs/format.md, sections 2.2 and 4.
+//! *Threads*: any; the install lock is held while maps are copied, and never across I/O.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
@@ -33,7 +28,7 @@ mod walk;
 #[allow(unused_imports)]
 pub use again::{Meanwhile, Newer, NewerState, Newest};
 #[allow(unused_imports)]
-pub use blocks::{LiveBlock, LiveBlocks, difference, live_blocks, walk_blocks};
+pub use blocks::{LiveBlock, LiveBlocks, difference, live_blocks, walk_blocks, walk_blocks_with};
 #[cfg(feature = "internals")]
 #[allow(unused_imports)]
 pub use deaths::{DeathCheck, DeathFindings};
@@ -138,8 +133,10 @@ pub fn verify_written(
         return Err(Error::Cancelled);
     }
     let moved = !matches!(walk.newer(), Newer::Same);
-    let counts = walk.counts;
-    let meanwhile = Meanwhile { moved, replaced: counts.replaced, given_up: counts.given_up };
+    let mut counts = walk.counts;
+    let unjudged = std::mem::take(&mut counts.unjudged);
+    let (replaced, given_up) = (counts.replaced, counts.given_up);
+    let meanwhile = Meanwhile { moved, replaced, given_up, unjudged };
     let mut report = VerifyReport::new(pages, contents, &counts);
     if let Some(owners) = owners.filter(|_| !moved) {
         let referenced = pages.allocator().referenced_list();

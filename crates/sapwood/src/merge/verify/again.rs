@@ -6,7 +6,7 @@
 //! could not be read is damaged exactly if a state references it that was read after that; if none
 //! does, what the newer state has in its place is walked instead, and no further than there.
 
-use super::problem::Problem;
+use super::problem::{PROBLEMS_MAX, Problem};
 use super::walk::{Cancelled, Walk, WalkCounts, Walked, walk_trees};
 use crate::page::{NodeRef, PageManager};
 use crate::segment::descriptor::Segment;
@@ -46,7 +46,7 @@ pub enum Newer {
 pub type Newest<'a> = dyn FnMut(u64) -> Newer + 'a;
 
 /// What came between the beginning and the end of a walk.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meanwhile {
     /// A newer state was made durable, so that nothing was compared with the free maps.
     pub moved: bool,
@@ -54,6 +54,8 @@ pub struct Meanwhile {
     pub replaced: u64,
     /// Of those, the ones of which what took their place was replaced again and again.
     pub given_up: u64,
+    /// What is wrong with those, if it is not only that they were replaced; the first of them.
+    pub unjudged: Vec<Problem>,
 }
 
 /// What tells a piece of a file from all others that ever lay there.
@@ -132,15 +134,16 @@ impl Walk<'_> {
 
     /// Hands the suspects to a walk of the newest state.
     fn in_newer(&mut self, visit: &mut dyn FnMut(&mut Walk<'_>, &Contents) -> Walked) -> Walked {
-        let mut known = self.known.clone();
         let suspects = std::mem::take(&mut self.suspects);
         self.counts.replaced += suspects.len() as u64;
-        known.extend(suspects);
         let newer = if self.states >= STATES_MAX { Newer::TooFast } else { self.newer() };
         let (Newer::State(state), Some((_, newest))) = (newer, &mut self.newest) else {
             self.counts.given_up += 1;
+            self.counts.add_unjudged(suspects.into_iter().map(|suspect| suspect.problem));
             return Ok(());
         };
+        let mut known = self.known.clone();
+        known.extend(suspects);
         let (done, total) = (self.pages_done.min(self.pages_total), self.pages_total);
         let progress = &mut self.progress;
         let mut as_before = |_, _| progress(done, total);
@@ -173,6 +176,12 @@ impl WalkCounts {
         self.unreadable += other.unreadable;
         self.replaced += other.replaced;
         self.given_up += other.given_up;
+        self.add_unjudged(other.unjudged.iter().cloned());
+    }
+
+    fn add_unjudged(&mut self, problems: impl Iterator<Item = Problem>) {
+        let room = PROBLEMS_MAX.saturating_sub(self.unjudged.len());
+        self.unjudged.extend(problems.take(room));
     }
 }
 

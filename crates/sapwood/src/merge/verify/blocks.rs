@@ -1,6 +1,5 @@
-//! All live blocks of a state, computed from its leaves: for tests that compare it with what
-//! installs
-//! say was born and died.
+//! All live blocks of a state, computed from its leaves: for showing whose each page is, and for
+//! tests that compare it with what installs say was born and died.
 
 use std::collections::BTreeMap;
 
@@ -31,13 +30,25 @@ pub type LiveBlocks = BTreeMap<PageNumber, LiveBlock>;
 /// # Errors
 /// The first problem that the walk meets; overflow values are not read.
 pub fn walk_blocks(pages: &PageManager, contents: &Contents) -> Result<LiveBlocks> {
+    walk_blocks_with(pages, contents, &mut |_, _| true)
+}
+
+/// [`walk_blocks`], which tells `progress` the pages that it has passed, and of how many; it ends
+/// when that gives false.
+///
+/// # Errors
+/// As [`walk_blocks`], and [`Error::Cancelled`].
+pub fn walk_blocks_with(
+    pages: &PageManager,
+    contents: &Contents,
+    progress: &mut dyn FnMut(u64, u64) -> bool,
+) -> Result<LiveBlocks> {
     let mut blocks = LiveBlocks::new();
     let mut problems = Problems::default();
     let mut found = |live: &LiveBlock| {
         blocks.insert(live.block.first, *live);
     };
-    let mut progress = |_, _| true;
-    let mut walk = Walk::new(pages, contents, false, &mut problems, &mut progress, &mut found);
+    let mut walk = Walk::new(pages, contents, false, &mut problems, progress, &mut found);
     walk_contents(&mut walk, contents).map_err(|_| Error::Cancelled)?;
     match problems.list.into_iter().next() {
         None => Ok(blocks),

@@ -70,7 +70,11 @@ pub struct Problems {
 }
 
 impl Problems {
+    /// Adds a problem, unless it is known: what lies in several states is looked at in each.
     pub fn push(&mut self, problem: Problem) {
+        if self.list.contains(&problem) {
+            return;
+        }
         self.count += 1;
         if self.list.len() < PROBLEMS_MAX {
             self.list.push(problem);

@@ -40,6 +40,8 @@ pub struct WalkCounts {
     /// of them no state was found that stayed for long enough.
     pub replaced: u64,
     pub given_up: u64,
+    /// What they are if a state references them still; not more than are listed of problems.
+    pub unjudged: Vec<Problem>,
     pub live: BlockList,
 }
 

@@ -131,6 +131,7 @@ fn what_is_replaced_again_and_again_is_given_up() {
     let (report, meanwhile) = walked(&mut |_| Newer::TooFast, &root);
     assert!(report.is_clean());
     assert_eq!((meanwhile.replaced, meanwhile.given_up), (1, 1));
+    assert_eq!(meanwhile.unjudged[0].page, Some(root.reference.page));
     // Each state has another root, and each is gone when it is read.
     let lost = root.clone();
     let mut next = |generation: u64| {
@@ -140,6 +141,6 @@ fn what_is_replaced_again_and_again_is_given_up() {
     };
     let (report, meanwhile) = walked(&mut next, &root);
     assert!(report.is_clean());
-    assert_eq!(meanwhile.given_up, 1);
+    assert_eq!((meanwhile.given_up, meanwhile.unjudged.len()), (1, 1));
     assert!((5..50).contains(&meanwhile.replaced), "{meanwhile:?}");
 }
