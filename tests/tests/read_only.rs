@@ -242,6 +242,9 @@ fn a_log_that_does_not_fit_the_budget_names_the_budget_that_is_enough() {
     assert!(left.image() == before);
     let writer = Database::builder().memory_budget(4 << 20).merge_threads(0);
     let database = writer.open_on(Arc::new(left.clone())).unwrap();
+    let memory = database.stats().unwrap().memory;
+    assert!(memory.memtables <= 3 << 20, "flushed before it is handed out: {memory:?}");
+    assert_eq!(database.keyspace("a").unwrap().count::<&str>(..).unwrap(), 8 << 10);
     database.flush().unwrap();
     database.close().unwrap();
     let database = open(4 << 20).unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::database::Database;
 use crate::error::{Error, Result};
+use crate::merge::step::fit_into_memory;
 use crate::options::{Durability, Options};
 use crate::page::Layout;
 use crate::page::file_header::{is_unborn, newest_first, read_slots};
@@ -494,7 +495,9 @@ impl Builder {
             core
         } else {
             let options = self.options_existing(&*storage)?;
-            recovery::open(storage, options, self.clock)?
+            let core = recovery::open(storage, options, self.clock)?;
+            fit_into_memory(&core);
+            core
         };
         Database::start(core)
     }

@@ -38,7 +38,9 @@ const TRANSACT_DOUBLINGS_MAX: u32 = 8;
 /// snapshots, iterators and the rest do not keep it open, and give [`Error::Closed`] afterwards.
 /// Keys and values that were handed out stay readable. When the last one is dropped in a merge
 /// thread, by a [`Storage`](crate::Storage) of the application's own or a subscriber of `tracing`,
-/// a thread of its own closes the database, once the step has ended and after the drop.
+/// a thread of its own closes the database, once the step has ended and after the drop: until then
+/// the file is locked, and a process that ends before loses what it committed with
+/// [`Durability::Memory`].
 ///
 /// # Examples
 /// ```
@@ -75,6 +77,8 @@ impl Drop for Guard {
         // Somebody whom a step has called dropped it: the step must end first.
         let shared = self.shared.clone();
         if let Err(error) = thread::spawn("sapwood-close", move || close_dropped(&shared)) {
+            // Dropped here it would wait for this very step: the file stays open, as it is.
+            std::mem::forget(self.shared.clone());
             let name = self.shared.read(|core| Ok(core.pages.storage().name()));
             tell_failed_close(&Error::io("starting a thread", name.unwrap_or_default(), error));
         }

@@ -429,11 +429,16 @@ impl Options {
             format!("{asked} bytes are too few to be of use: 0, or at least {least}, are allowed")
         })?;
         let Some(file) = self.max_file_bytes else { return Ok(()) };
-        check(asked <= file / 2, "reserve_bytes", || {
-            format!(
-                "{asked} bytes are too many: 0, or at most {}, half of max_file_bytes, are allowed",
-                file / 2
-            )
+        let most = file / 2;
+        check(asked <= most, "reserve_bytes", || match least <= most {
+            true => format!(
+                "{asked} bytes are too many: 0, or at most {most}, half of max_file_bytes, are \
+                 allowed"
+            ),
+            false => format!(
+                "{asked} bytes are more than {most}, half of max_file_bytes, and at least {least} \
+                 are of use: only 0 is allowed"
+            ),
         })
     }
 }

@@ -212,7 +212,7 @@ fn nothing_is_promoted_into_levels_that_are_leaving() {
     drop(state);
     drop_first(&mut lab);
     while is_leaving(&lab) {
-        while let Some(plan) = next_plan(&lab.core, Pressure::Quiet).unwrap() {
+        while let Some(plan) = next_plan(&lab.core, Pressure::Quiet, &[]).unwrap() {
             assert_ne!(plan.keyspace, dropped, "what has left may hold anything");
             promote(&lab.core, plan).unwrap();
         }

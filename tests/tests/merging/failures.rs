@@ -2,11 +2,12 @@
 //! done again.
 
 use crate::lab::{Lab, Map, builder, key, value};
-use sapwood::Error;
 use sapwood::merge::verify::DeathCheck;
+use sapwood::state::State;
 use sapwood::storage::{FaultKind, OperationKind, SimulatedStorage};
 use sapwood::sync::atomic::{AtomicU64, Ordering};
 use sapwood::sync::{Arc, Random};
+use sapwood::{Error, KeyspaceNumber};
 
 /// A file with a last level, young segments, values in blocks of their own, tombstones of both
 /// kinds, and a keyspace that is dropped but not merged away.
@@ -241,4 +242,63 @@ fn a_flush_and_a_merge_that_cannot_grow_the_file_leak_nothing_and_are_made_again
             lab.check_at_rest();
         }
     }
+}
+
+/// The last level of a keyspace: where its root lies, its entries, and its height.
+fn last_of(state: &State, keyspace: KeyspaceNumber) -> (u64, u64, u8) {
+    let last = state.levels_of(keyspace).and_then(|levels| levels.last()).unwrap();
+    let root = last.points.as_ref().unwrap();
+    (root.reference.page.0, root.entries, root.height)
+}
+
+/// One parent and one leaf are damaged, and a parent of a keyspace that is dropped.
+#[test]
+fn what_cannot_be_read_in_one_keyspace_hinders_no_other() {
+    let storage = SimulatedStorage::new();
+    let mut lab = Lab::open_on(Arc::new(storage.clone()));
+    let mut random = Random::from_seed(8);
+    let numbers: Vec<KeyspaceNumber> = (0..4)
+        .map(|index| {
+            lab.create();
+            for number in 0..[300, 3, 300, 300][index] {
+                let bytes = value(&mut random, 90);
+                lab.put(index, &key(number), &bytes);
+            }
+            lab.database.wait_until_idle().unwrap();
+            *lab.core.state().levels.keys().next_back().unwrap()
+        })
+        .collect();
+    let state = lab.core.state();
+    let lasts: Vec<_> = numbers.iter().map(|number| last_of(&state, *number)).collect();
+    assert!(lasts[0].2 > 0 && lasts[1].2 == 0 && lasts[2].2 > 0, "{lasts:?}");
+    let page_bytes = u64::from(lab.core.pages.layout().page_size);
+    let names: Vec<_> = lab.keyspaces.iter().map(|(keyspace, _)| keyspace.name()).collect();
+    drop(state);
+    let Lab { database, core, keyspaces, .. } = lab;
+    drop((core, keyspaces));
+    database.close().unwrap();
+
+    let storage = SimulatedStorage::from_image(storage.image());
+    lasts[..3].iter().for_each(|(page, ..)| storage.flip_bit(page * page_bytes + 100, 3));
+    let lab = Lab::open_on(Arc::new(storage));
+    *lab.core.install_check.lock() = None;
+    for name in [&names[0], &names[1], &names[3]] {
+        let keyspace = lab.database.existing_keyspace(name).unwrap();
+        // Each between two that are there, but for the second.
+        let between = |number| [key(number), b"+".to_vec()].concat();
+        (0..10).for_each(|number| keyspace.put(between(number), "new").unwrap());
+    }
+    lab.database.drop_keyspace(&names[2]).unwrap();
+    lab.database.flush().unwrap();
+    lab.pause();
+    let error = lab.database.wait_until_idle().unwrap_err();
+    assert!(error.is_corruption(), "{error}");
+    let state = lab.core.state();
+    let entries_of = |number: KeyspaceNumber| {
+        let levels = state.levels_of(number).unwrap();
+        levels.iter().map(|segment| segment.entries()).sum::<u64>()
+    };
+    assert_eq!(entries_of(numbers[3]), lasts[3].1 + 10, "the sound one is merged");
+    assert_eq!(entries_of(numbers[1]), lasts[1].1, "and what is damaged stays as it is");
+    assert_eq!(entries_of(numbers[2]), lasts[2].1);
 }

@@ -98,7 +98,7 @@ fn each_option_of_a_database_is_refused_beyond_its_limits() {
     }
     // Half of the shortest file is less than the least reserve.
     let builder = small().max_file_bytes(4 << 20).reserve_bytes(least);
-    refused(builder, "reserve_bytes", &["0, or at most 2097152, half of max_file_bytes"]);
+    refused(builder, "reserve_bytes", &["more than 2097152", &least.to_string(), "only 0 is"]);
     let in_memory = small().read_only(true).open_in_memory().unwrap_err();
     assert!(in_memory.to_string().contains("a database in memory is new"), "{in_memory}");
 }

@@ -126,6 +126,9 @@ pub struct Buffer {
     pub writing: bool,
     /// A thread leads a sync.
     pub syncing: bool,
+    /// The sync under way writes bytes again that the operating system has: until it ends, a power
+    /// cut may tear them, whatever another sync of the file has brought to the disk before.
+    pub rewriting: bool,
     /// The failure after which nothing is written any more.
     pub stopped: Option<Arc<Error>>,
     pub counters: LogCounters,
@@ -158,6 +161,11 @@ impl Buffer {
             Some(uncertain) => self.durable.min(uncertain.start),
             None => self.durable,
         }
+    }
+
+    /// The end of what an open replayed, while it has not been made durable as it lies.
+    pub fn unclaimed_tail(&self) -> Option<u64> {
+        self.uncertain.as_ref().map(|tail| tail.end).filter(|end| self.written < *end)
     }
 
     pub fn append(

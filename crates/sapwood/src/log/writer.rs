@@ -3,14 +3,16 @@
 //! *Assumes*: records are appended in the commit order; the caller makes a durable state when the
 //! log is full. *Guarantees*: L1, L2, L3, L5 of [`super`]. *Format*: section 5. *Threads*: any
 //! thread calls anything. One lock (rank "log writer") guards the buffer and the positions; no I/O
-//! happens under it. At most one thread writes and at most one syncs; whoever needs a sync and
-//! finds none under way leads one for everything that was appended until then, the others wait for
-//! it.
+//! happens under it. At most one thread writes what the system does not have, and at most one
+//! syncs, which may write again what the system has, before what the other writes; whoever needs a
+//! sync and finds none under way leads one for everything that was appended until then, the others
+//! wait for it.
 //!
 //! Three positions (in [`super::buffer`]): `durable <= written <= end`. In memory are the bytes
 //! from `written` on, and those from `durable` on while they are at most 1 MiB. After an open, what
-//! was replayed behind `durable` counts as not yet written, so that the first write or sync takes
-//! it along: it may lie in the system's cache only, or a write-back of it may have failed unseen.
+//! was replayed behind `durable` counts as not yet written: it may lie in the system's cache only,
+//! or a write-back of it may have failed unseen. The first write or sync makes it durable as it
+//! lies, and never writes it again.
 //!
 //! The list of blocks changes so:
 //!
@@ -148,6 +150,7 @@ impl LogWriter {
             stale: start.stale,
             writing: false,
             syncing: false,
+            rewriting: false,
             stopped: None,
             counters: LogCounters::default(),
         };
@@ -162,7 +165,8 @@ impl LogWriter {
     /// Erases the records of a lost time and syncs the file, so that what was replayed is on disk
     /// as far as the system knows. It is not written again: most of it is on disk already, and a
     /// power cut could tear it. Nor does any record say that it is there, until [`Self::passed`].
-    /// An open calls it, and takes what was replayed out of the log before the first commit.
+    /// The first write after an open calls it, and takes what was replayed out of the log before
+    /// the first commit; any other write or sync that came before would begin with the same.
     pub fn make_tail_durable(&self) -> Result<()> {
         let _exclusive = preempt::exclusive();
         let mut inner = self.inner.lock();
@@ -170,25 +174,14 @@ impl LogWriter {
             inner.wait(&self.changed);
         }
         inner.check()?;
-        if inner.stale.is_empty() && inner.durable == inner.end {
+        if inner.stale.is_empty() && inner.unclaimed_tail().is_none() {
             return Ok(());
         }
         inner.writing = true;
-        let inner = self.erase_stale(inner)?;
-        let end = inner.end;
-        drop(inner);
-        let outcome = self.stream.sync_data();
-        let mut inner = self.inner.lock();
+        let mut inner = self.claim_tail(inner)?;
         inner.writing = false;
-        match outcome {
-            Ok(()) => {
-                inner.written = inner.written.max(end);
-                inner.became_durable(end);
-            }
-            Err(error) => inner.stop(Arc::new(error)),
-        }
         self.changed.notify_all();
-        inner.check()
+        Ok(())
     }
 
     /// Puts a record into the buffer. Called in the commit order. No I/O.
@@ -222,7 +215,7 @@ impl LogWriter {
             inner.wait(&self.changed);
         }
         inner.writing = true;
-        let inner = self.erase_stale(inner)?;
+        let inner = self.claim_tail(inner)?;
         self.write_rest(inner).map(|_| ())
     }
 
@@ -250,7 +243,7 @@ impl LogWriter {
             return Err(error);
         }
         inner.writing = true;
-        let mut inner = match self.erase_stale(inner) {
+        let mut inner = match self.claim_tail(inner) {
             Ok(inner) => inner,
             Err(error) => return Err(self.give_up_sync(error)),
         };
@@ -263,6 +256,10 @@ impl LogWriter {
     pub fn note_file_synced(&self, written: LogPosition) {
         let mut inner = self.inner.lock();
         assert!(written.0 <= inner.written, "only what was written can have been synced");
+        if inner.rewriting {
+            // The sync that is at it says so for all when it ends.
+            return;
+        }
         inner.became_durable(written.0);
         self.changed.notify_all();
     }
@@ -468,6 +465,32 @@ impl LogWriter {
         Ok(inner)
     }
 
+    /// What must come before anything is written: erases records of a lost time, and makes what was
+    /// replayed durable as it lies (D7). The caller has set `writing`.
+    fn claim_tail<'a>(
+        &'a self,
+        inner: OrderedGuard<'a, Buffer>,
+    ) -> Result<OrderedGuard<'a, Buffer>> {
+        let inner = self.erase_stale(inner)?;
+        let Some(tail_end) = inner.unclaimed_tail() else { return Ok(inner) };
+        drop(inner);
+        let outcome = self.stream.sync_data();
+        let mut inner = self.inner.lock();
+        match outcome {
+            Ok(()) => {
+                inner.written = inner.written.max(tail_end);
+                inner.became_durable(tail_end);
+            }
+            Err(error) => inner.stop(Arc::new(error)),
+        }
+        if let Err(error) = inner.check() {
+            inner.writing = false;
+            self.changed.notify_all();
+            return Err(error);
+        }
+        Ok(inner)
+    }
+
     /// Lets others see that this thread's sync has failed.
     fn give_up_sync(&self, error: Error) -> Error {
         self.inner.lock().syncing = false;
@@ -514,6 +537,7 @@ impl LogWriter {
         // The system has these bytes already, and what others write lies behind them: who only
         // hands over need not wait for the device.
         let is_written = inner.written >= sealed.end;
+        inner.rewriting = from < inner.written;
         if is_written {
             inner.writing = false;
             self.changed.notify_all();
@@ -561,6 +585,7 @@ impl LogWriter {
         outcome: Result<()>,
     ) -> Result<()> {
         inner.syncing = false;
+        inner.rewriting = false;
         match outcome {
             Ok(()) => {
                 inner.became_durable(sealed.end);

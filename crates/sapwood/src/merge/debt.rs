@@ -87,8 +87,13 @@ impl Debt {
         Debt { memory, young, above }
     }
 
+    /// What promotions would pay.
+    pub fn of_merging(self) -> f64 {
+        self.young.max(self.above)
+    }
+
     /// What writers feel of it.
     pub fn felt(self) -> f64 {
-        self.memory.max(self.young).max(self.above)
+        self.memory.max(self.of_merging())
     }
 }

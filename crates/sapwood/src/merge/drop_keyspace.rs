@@ -40,14 +40,28 @@ pub fn is_leaving(state: &State, keyspace: KeyspaceNumber) -> bool {
     state.is_dropped(keyspace) && state.levels_of(keyspace).is_some()
 }
 
-/// One step; false when no keyspace leaves, or somebody works in it.
+/// One step; false when no keyspace leaves, or somebody works in each that does.
 ///
 /// # Errors
-/// When a node cannot be read. The step can be made again.
+/// When a node cannot be read, and no step could be made elsewhere. It can be made again.
 pub fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
     let state = core.state();
-    let leaving = state.levels.keys().copied().find(|keyspace| state.is_dropped(*keyspace));
-    let Some(keyspace) = leaving else { return Ok(false) };
+    let mut failed = None;
+    for keyspace in state.levels.keys().copied().filter(|number| state.is_dropped(*number)) {
+        match leave(core, keyspace) {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            // What cannot be read in one of them does not keep another.
+            Err(error) => {
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    failed.map_or(Ok(false), Err)
+}
+
+/// One step in one keyspace.
+fn leave(core: &Arc<Core>, keyspace: KeyspaceNumber) -> Result<bool> {
     let reservations = &core.background.reservations;
     let Ok(reservation) = reservations.reserve(keyspace, LEVELS_ALL, KeyRange::all()) else {
         return Ok(false);

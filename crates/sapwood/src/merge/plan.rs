@@ -19,17 +19,22 @@ use super::debt::{
 use super::drop_keyspace::is_leaving;
 use super::install::Destination;
 use super::promote::{Plan, bare_range, young_range};
+use super::step::is_of_one_place;
 use super::stretch::{Stretch, end_after, load_stretch};
 use super::touched::Touched;
 
-/// The next step to make, if any is due and its range is free.
+/// The next step to make, if any is due and its range is free; in no keyspace that is passed over.
 ///
 /// # Errors
-/// When a parent cannot be read.
-pub fn next_plan(core: &Arc<Core>, pressure: Pressure) -> Result<Option<Plan>> {
+/// When a parent cannot be read, or there is no room, and no other step can be made.
+pub fn next_plan(
+    core: &Arc<Core>,
+    pressure: Pressure,
+    passed_over: &[KeyspaceNumber],
+) -> Result<Option<Plan>> {
     let mut state = core.state();
     loop {
-        if let Some(plan) = plan_from(core, &state, pressure)? {
+        if let Some(plan) = plan_from(core, &state, pressure, passed_over)? {
             return Ok(Some(plan));
         }
         // An install that came meanwhile may be all that was in the way, and whoever made it may
@@ -48,11 +53,12 @@ pub(crate) fn plan_from(
     core: &Arc<Core>,
     state: &Arc<State>,
     pressure: Pressure,
+    passed_over: &[KeyspaceNumber],
 ) -> Result<Option<Plan>> {
-    // What there is no room for in one keyspace does not hinder another.
+    // What there is no room for in one keyspace, or what cannot be read, does not hinder another.
     let mut refused = None;
-    let mut unless_full = |plan: Result<Option<Plan>>| match plan {
-        Err(error @ Error::NoSpace { .. }) => {
+    let mut unless_refused = |plan: Result<Option<Plan>>| match plan {
+        Err(error) if matches!(error, Error::NoSpace { .. }) || is_of_one_place(core, &error) => {
             refused = Some(error);
             Ok(None)
         }
@@ -60,11 +66,14 @@ pub(crate) fn plan_from(
     };
     let members = young_members(core, state, pressure);
     for due in in_order_of_need(core, state, &members, pressure) {
+        if passed_over.contains(&due.keyspace()) {
+            continue;
+        }
         let plan = match due {
             Due::Above(keyspace, open) => plan_above(core, state, keyspace, open),
             Due::Young(keyspace) => plan_young(core, state, &members, keyspace, pressure),
         };
-        if let Some(plan) = unless_full(plan)? {
+        if let Some(plan) = unless_refused(plan)? {
             return Ok(Some(plan));
         }
     }
@@ -78,6 +87,14 @@ enum Due {
     Above(KeyspaceNumber, Option<u64>),
     /// The young segments go down.
     Young(KeyspaceNumber),
+}
+
+impl Due {
+    fn keyspace(self) -> KeyspaceNumber {
+        match self {
+            Due::Above(keyspace, _) | Due::Young(keyspace) => keyspace,
+        }
+    }
 }
 
 /// All that is due. While writes go on, what is owed most comes first: a long merge of one level

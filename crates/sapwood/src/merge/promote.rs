@@ -33,6 +33,7 @@ use crate::types::{Epoch, KeyspaceNumber, PageNumber};
 use super::install::{Change, Destination, LevelEdit, install};
 use super::ranges::source_fragments;
 use super::stretch::{Side, Stretch, lowest_beside};
+use super::throttle::paid_by_promotion;
 
 /// What one step does.
 #[derive(Debug)]
@@ -89,6 +90,7 @@ pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
         "a range was promoted"
     );
     core.counters.promotions.fetch_add(1, Ordering::Relaxed);
+    core.background.merge_toll.pay(paid_by_promotion(core));
     Ok(())
 }
 

@@ -25,6 +25,7 @@ use super::plan::next_plan;
 use super::promote::promote;
 use super::shrink;
 use super::tell::tell;
+use super::throttle::MEMTABLES_MAX;
 
 /// A state is made durable when so much was written to segments since the last one.
 const DURABLE_EVERY_BYTES: u64 = 64 << 20;
@@ -52,20 +53,20 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
     // Ends before that when the step panics: nobody sees rest before writing has stopped.
     let guard = PanicGuard::new(core, "a step of merging");
     let result = step_in_order(core).or_else(|error| free_dead(core, error));
-    if let Ok(true) = result {
-        // Whoever sees nobody at work sees that this was made.
-        core.background.count_step();
-    }
-    drop((running, guard));
+    // Whoever sees nobody at work sees what came of this.
     match &result {
         Ok(true) => {
+            core.background.count_step();
             core.background.succeed(failures);
-            core.background.notify();
         }
         // What another thread works on may fail yet.
         Ok(false) if is_alone => core.background.succeed(failures),
         Ok(false) => {}
         Err(error) => core.background.fail(error),
+    }
+    drop((running, guard));
+    if !matches!(result, Ok(false)) {
+        core.background.notify();
     }
     result
 }
@@ -113,6 +114,23 @@ pub fn begin_writing(core: &Arc<Core>) -> Result<()> {
     Ok(())
 }
 
+/// Flushes what an open has replayed when it is more than memtables may take: the budget that left
+/// the log may have been larger. What fails is told only: reading goes on without.
+pub fn fit_into_memory(core: &Arc<Core>) {
+    let most = core.memtable_bytes_max().saturating_mul(MEMTABLES_MAX);
+    if core.options.read_only || core.memtable_bytes() <= most {
+        return;
+    }
+    let flushed = begin_writing(core).and_then(|()| {
+        seal_when_quiet(core);
+        flush_sealed(core)
+    });
+    if let Err(error) = flushed {
+        tracing::warn!(target: "sapwood::failure", %error, "flushing what was replayed failed");
+    }
+    core.charge_memtables();
+}
+
 /// A list of dead blocks that cannot be written or read hinders nothing else.
 fn step_in_order(core: &Arc<Core>) -> Result<bool> {
     core.collect_released();
@@ -152,11 +170,7 @@ fn other_step(core: &Arc<Core>) -> Result<bool> {
         return Ok(false);
     }
     begin_writing(core)?;
-    if drop_keyspace_step(core)? {
-        return Ok(true);
-    }
-    if let Some(plan) = next_plan(core, pressure)? {
-        promote(core, plan)?;
+    if merge_step(core, pressure)? {
         return Ok(true);
     }
     let may_move = paused && !(core.reserve.is_short() && is_quiet_alone(core));
@@ -164,6 +178,60 @@ fn other_step(core: &Arc<Core>) -> Result<bool> {
         return shrink::settle(core);
     }
     Ok(false)
+}
+
+/// One step of what leaves or goes down. What cannot be read in one keyspace hinders no other; but
+/// whoever waits for merging is told.
+fn merge_step(core: &Arc<Core>, pressure: Pressure) -> Result<bool> {
+    let (mut failed, mut passed_over) = (None, Vec::new());
+    let mut is_made = false;
+    match drop_keyspace_step(core) {
+        Ok(made) => is_made = made,
+        Err(error) => pass_over(core, error, &mut failed)?,
+    }
+    while !is_made {
+        let plan = match next_plan(core, pressure, &passed_over) {
+            Ok(Some(plan)) => plan,
+            Ok(None) => break,
+            Err(error) => {
+                pass_over(core, error, &mut failed)?;
+                break;
+            }
+        };
+        let keyspace = plan.keyspace;
+        match promote(core, plan) {
+            Ok(()) => is_made = true,
+            Err(error) => {
+                pass_over(core, error, &mut failed)?;
+                passed_over.push(keyspace);
+            }
+        }
+    }
+    match failed {
+        Some(error) if !is_made => Err(error),
+        Some(error) => {
+            core.background.fail(&error);
+            Ok(true)
+        }
+        None => Ok(is_made),
+    }
+}
+
+/// Keeps the first error that concerns one place of the file; any other is handed on.
+fn pass_over(core: &Core, error: Error, failed: &mut Option<Error>) -> Result<()> {
+    if core.has_stopped() || !is_of_one_place(core, &error) {
+        return Err(error);
+    }
+    tracing::warn!(target: "sapwood::failure", %error, "a step was passed over");
+    failed.get_or_insert(error);
+    Ok(())
+}
+
+/// Whether an error says that something cannot be read, and nothing of anything else. What the
+/// system refuses may go the next time: it does when it refuses again.
+pub(super) fn is_of_one_place(core: &Core, error: &Error) -> bool {
+    let is_io = |error: &Error| matches!(error, Error::Io { .. });
+    error.is_corruption() || is_io(error) && core.background.failure().as_ref().is_some_and(is_io)
 }
 
 /// Whether merging would have anything to do: an open that nobody writes to stays as it is.
@@ -260,6 +328,7 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     let done = job.step(core)?;
     out.kept = (!done).then_some(job);
     drop(out);
+    core.background.flush_toll.pay(core.options.step_bytes);
     core.background.flush_steps.fetch_add(1, Ordering::AcqRel);
     Ok(true)
 }
@@ -351,6 +420,7 @@ pub(super) enum Turn {
 pub(super) fn step_or_wait(core: &Arc<Core>) -> Result<Turn> {
     let mark = core.background.mark();
     let steps = core.background.steps.load(Ordering::Acquire);
+    let durable = core.durable.mark();
     let refused = match run_step(core) {
         Ok(true) => return Ok(Turn::Made),
         Ok(false) => None,
@@ -362,11 +432,10 @@ pub(super) fn step_or_wait(core: &Arc<Core>) -> Result<Turn> {
         return Ok(Turn::Waited);
     }
     // A step that another thread has made meanwhile may have left something to do that could not
-    // be done beside it.
-    match core.background.steps.load(Ordering::Acquire) == steps {
-        true => Ok(Turn::Nothing(refused)),
-        false => Ok(Turn::Waited),
-    }
+    // be done beside it; a durable state may have given space back.
+    let is_as_before =
+        core.background.steps.load(Ordering::Acquire) == steps && core.durable.mark() == durable;
+    Ok(if is_as_before { Turn::Nothing(refused) } else { Turn::Waited })
 }
 
 /// Flushes every memtable and makes the state durable.

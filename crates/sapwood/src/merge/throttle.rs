@@ -1,9 +1,13 @@
 //! Slows writers in proportion to merge debt, and makes room where they cannot go on without.
 //!
 //! *Guarantees*: with room there is no wait at all. A writer waits for at most one step, or, when
-//! it brings more than a step takes away, for one step for each step's worth that it brings. So
-//! memtables take at most what three of them may: two, and what is brought while the flush of the
-//! older one, which then runs step by step, comes to its end.
+//! it brings more than a step takes away, or all who write bring more together, for as many steps
+//! as take that away; for flushes and for promotions each. So memtables take at most what three of
+//! them may: two, and what is brought while the flush of the older one, which then runs step by
+//! step, comes to its end; and what waits to be merged is bounded however much one commit brings,
+//! and however many there are. Where the log is full of what the last durable state has not, a
+//! writer waits for the next one, which is made once for all who wait: that is the device's time,
+//! and no step.
 //! *Threads*: writers, before they take the commit lock.
 
 use std::time::Duration;
@@ -20,8 +24,7 @@ use crate::sync::atomic::Ordering;
 
 use super::debt::Debt;
 use super::step::{
-    LOOK_AGAIN, Turn, flush, flush_all_so_far, flush_step, free_dead, run_step, seal_when_quiet,
-    step_or_wait,
+    LOOK_AGAIN, Turn, flush, flush_all_so_far, flush_step, free_dead, seal_when_quiet, step_or_wait,
 };
 
 /// Below this debt writers are not slowed.
@@ -30,6 +33,17 @@ const DEBT_FREE: f64 = 0.5;
 const SLOW_PER_KIB: Duration = Duration::from_micros(25);
 /// The longest that one commit is slowed.
 const SLOW_MAX: Duration = Duration::from_millis(20);
+
+/// A commit of at most this part of a step waits for one step, as long as promotions pay for all.
+/// Merging writes about so many bytes for each that is committed, see
+/// [`super::debt::YOUNG_MERGE_COUNT`].
+const FREE_PART: u64 = 4;
+/// A promotion pays for this part of its bytes. In the worst case, a small memtable above a long
+/// last level, it writes seven bytes for each that is committed.
+const PAID_PART: u64 = 16;
+
+/// So many memtables' worth of memory may be taken.
+pub(super) const MEMTABLES_MAX: usize = 3;
 
 /// So much must wait in memory for a flush to be worth while when space is short.
 const RELIEF_BYTES_MIN: usize = 256 << 10;
@@ -48,20 +62,38 @@ const LOOKS_MAX: u32 = 16;
 /// failed.
 pub fn before_commit(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<()> {
     admit(core, brings, bytes)?;
+    pay_debt(core, bytes as u64, bytes as u64)
+}
+
+/// Called before a commit whose `bytes` lie in segments already.
+///
+/// # Errors
+/// As [`before_commit`].
+pub fn before_commit_by_reference(core: &Arc<Core>, bytes: u64) -> Result<()> {
+    admit(core, Brings::Deletions, 0)?;
+    pay_debt(core, 0, bytes)
+}
+
+/// Waits as debt asks whoever brings so many bytes to memtables and to segments.
+fn pay_debt(core: &Arc<Core>, to_memory: u64, to_segments: u64) -> Result<()> {
     seal_when_full(core);
     let owed = debt_of(core);
     if owed.felt() >= 1.0 {
         let begun = core.clock.now();
-        let waited = match owed.memory >= 1.0 {
-            true => wait_for_flush(core, bytes as u64),
-            false => wait_for_step(core),
-        };
+        // Each by itself: who fills memtables fast would never wait for merging otherwise.
+        let mut waited = Ok(());
+        if owed.of_merging() >= 1.0 {
+            waited = wait_for_merging(core, to_segments);
+        }
+        if waited.is_ok() && debt_of(core).memory >= 1.0 {
+            waited = wait_for_flush(core, to_memory);
+        }
         let micros = core.clock.now().saturating_sub(begun).as_micros() as u64;
         let owed = owed.felt();
         tracing::info!(target: "sapwood::stall", micros, debt = owed, "a commit waited for a step");
         return waited;
     }
-    let slow = slowed_by(owed.felt(), bytes);
+    let slow = slowed_by(owed.felt(), to_segments);
     if !slow.is_zero() && core.background.has_threads.load(Ordering::Acquire) {
         let micros = slow.as_micros() as u64;
         core.counters.slowed_microseconds.fetch_add(micros, Ordering::Relaxed);
@@ -73,7 +105,7 @@ pub fn before_commit(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<(
 }
 
 /// How long a commit of `bytes` waits at a debt below the full one, at which it waits for steps.
-fn slowed_by(debt: f64, bytes: usize) -> Duration {
+fn slowed_by(debt: f64, bytes: u64) -> Duration {
     let share = ((debt - DEBT_FREE) / (1.0 - DEBT_FREE)).clamp(0.0, 1.0);
     SLOW_PER_KIB.mul_f64(share * bytes as f64 / 1024.0).min(SLOW_MAX)
 }
@@ -194,48 +226,79 @@ fn done_unless_full<T>(result: Result<T>) -> Result<bool> {
     }
 }
 
-/// Waits until any step has ended, or makes one when there are no threads. When one fails instead,
-/// so does the commit: none might succeed for as long as it waits. But what has been admitted is
-/// not refused because a step found no space (F5), and does not wait for the next try.
-fn wait_for_step(core: &Arc<Core>) -> Result<()> {
+/// Waits until any step has ended, and until promotions have paid for what is brought beyond one;
+/// or makes them when there are no threads. When one fails instead, so does the commit: none might
+/// succeed for as long as it waits. But what has been admitted is not refused because a step found
+/// no space (F5), and does not wait for the next try.
+fn wait_for_merging(core: &Arc<Core>, bytes: u64) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
+    let free = core.options.step_bytes / FREE_PART;
     if !core.background.has_threads.load(Ordering::Acquire) {
-        return done_unless_full(run_step(core)).map(|_| ());
+        for _ in 0..=bytes.saturating_sub(free).div_ceil(paid_by_promotion(core)) {
+            if let Turn::Nothing(_) = step_or_wait(core)? {
+                break;
+            }
+            if debt_of(core).of_merging() < 1.0 {
+                break;
+            }
+        }
+        return Ok(());
     }
+    let toll = &core.background.merge_toll;
+    let ticket = toll.bring(bytes);
     let steps = core.background.steps.load(Ordering::Acquire);
     let failures = core.background.failure_count();
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
         let has_stepped = core.background.steps.load(Ordering::Acquire) != steps;
-        if has_stepped || debt_of(core).felt() < 1.0 {
+        if has_stepped && toll.is_paid(ticket, free) {
             return Ok(());
         }
-        match core.background.failure() {
-            Some(Error::NoSpace { .. }) => return Ok(()),
-            Some(error) if core.background.failure_count() != failures => return Err(error),
-            _ => {}
+        let is_over = debt_of(core).of_merging() < 1.0;
+        let outcome = match core.background.failure() {
+            _ if is_over => Some(Ok(())),
+            Some(Error::NoSpace { .. }) => Some(Ok(())),
+            Some(error) if core.background.failure_count() != failures => Some(Err(error)),
+            _ => None,
+        };
+        if let Some(outcome) = outcome {
+            toll.forgive(ticket);
+            return outcome;
         }
         core.background.wait_since(mark, LOOK_AGAIN);
     }
 }
 
-/// Waits for steps of the flush, as many as `bytes` are worth; makes one where nobody is at it.
+/// What a promotion pays for, in bytes of commits. It is less than merging takes away in the end,
+/// so that debt falls until nobody need pay.
+pub(super) fn paid_by_promotion(core: &Core) -> u64 {
+    (core.options.step_bytes / PAID_PART).max(1)
+}
+
+/// Waits for steps of the flush, as many as take away what is brought; makes one where nobody is at
+/// it.
 fn wait_for_flush(core: &Arc<Core>, bytes: u64) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
-    let worth = 1 + bytes / core.options.step_bytes.max(1);
     let flush_steps = || core.background.flush_steps.load(Ordering::Acquire);
-    let enough = flush_steps() + worth;
+    let begun = flush_steps();
+    let toll = &core.background.flush_toll;
+    let ticket = toll.bring(bytes);
     loop {
         core.check_writable()?;
         let mark = core.background.mark();
+        if flush_steps() > begun && toll.is_paid(ticket, core.options.step_bytes) {
+            return Ok(());
+        }
         // What merging owes besides is not what it waits for: no flush would pay that.
-        if flush_steps() >= enough || debt_of(core).memory < 1.0 {
+        if debt_of(core).memory < 1.0 {
+            toll.forgive(ticket);
             return Ok(());
         }
         // Several who came at once may have filled it again.
         seal_when_full(core);
-        match flush_step(core).or_else(|error| free_dead(core, error))? {
+        let made = flush_step(core).or_else(|error| free_dead(core, error));
+        match made.inspect_err(|_| toll.forgive(ticket))? {
             true => core.background.step_ended(),
             // Another thread is at it, or its last commit is on its way to the disk.
             false => core.background.wait_since(mark, LOOK_AGAIN),
@@ -245,6 +308,23 @@ fn wait_for_flush(core: &Arc<Core>, bytes: u64) -> Result<()> {
 
 fn debt_of(core: &Core) -> Debt {
     Debt::of(core.state().backlog(), core.memtable_bytes(), core.memtable_bytes_max())
+}
+
+/// Whether a commit of so many bytes would take memtables beyond what three of them may have.
+/// Several who were let in at once may have filled what there was. Asked under the commit lock.
+pub fn is_memory_full(core: &Core, bytes: usize) -> bool {
+    let held = core.memtable_bytes();
+    held.saturating_add(bytes) > core.memtable_bytes_max().saturating_mul(MEMTABLES_MAX)
+        && held > core.memtable_bytes_max()
+}
+
+/// Waits until flushes have made room for a commit of so many bytes.
+///
+/// # Errors
+/// When a flush fails.
+pub fn wait_for_memory(core: &Arc<Core>, bytes: usize) -> Result<()> {
+    seal_when_full(core);
+    wait_for_flush(core, bytes as u64)
 }
 
 fn seal_when_full(core: &Core) {
@@ -257,12 +337,18 @@ fn seal_when_full(core: &Core) {
     }
 }
 
-/// Makes room in the log, after a record found none.
+/// Makes room in the log, after a record found none. False when there is none still, or others have
+/// taken it already: so many times in vain is `attempt`.
 ///
 /// # Errors
 /// `NoSpace`, when the reserve would have to be used for it; or when the state cannot be made
 /// durable.
-pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Brings) -> Result<()> {
+pub fn make_room_in_log(
+    core: &Arc<Core>,
+    attempt: u32,
+    needed: u64,
+    brings: Brings,
+) -> Result<bool> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     let begun = core.clock.now();
     if attempt > 0 {
@@ -270,10 +356,15 @@ pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Bri
         flush_all_so_far(core, &mut || Ok(()))?;
         // The record's place in the log and, later, what it brings.
         admit(core, brings, usize::try_from(needed.saturating_mul(2)).unwrap_or(usize::MAX))?;
-        core.durable.want_room(needed);
     }
-    // Others may have waited for the same: whoever comes first makes room for all.
-    make_durable_unless(core, Purpose::Running, || core.log.available() >= needed)?;
+    // Others may have waited for the same: whoever comes first makes room for all that fits.
+    make_durable_unless(core, Purpose::Running, || {
+        let has_room = core.log.available() >= needed;
+        if !has_room && attempt > 0 {
+            core.durable.want_room(needed);
+        }
+        has_room
+    })?;
     // No step: whoever waits for one waits for merging.
     core.background.notify();
     let micros = core.clock.now().saturating_sub(begun).as_micros() as u64;
@@ -283,7 +374,7 @@ pub fn make_room_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Bri
         bytes = needed,
         "a commit waited for room in the log"
     );
-    Ok(())
+    Ok(core.log.available() >= needed)
 }
 
 #[cfg(test)]

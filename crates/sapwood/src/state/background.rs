@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use super::core::Core;
+use super::toll::Toll;
 use crate::error::{Error, Result};
 use crate::segment::key_range::KeyRange;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -222,6 +223,10 @@ pub struct Background {
     pub steps: AtomicU64,
     /// Those of them that were a flush's.
     pub flush_steps: AtomicU64,
+    /// What commits bring to memtables at full debt, and flushes take away.
+    pub flush_toll: Toll,
+    /// What commits bring to segments at full debt, and promotions take away.
+    pub merge_toll: Toll,
     /// Somebody waits for quiet: merges go on until each range lies in one segment.
     pub drain: AtomicU64,
     /// When the last commit was made, in microseconds of the clock.
@@ -245,6 +250,8 @@ impl Default for Background {
             running: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             flush_steps: AtomicU64::new(0),
+            flush_toll: Toll::default(),
+            merge_toll: Toll::default(),
             drain: AtomicU64::new(0),
             last_commit: AtomicU64::new(0),
             unsynced_since: AtomicU64::new(0),

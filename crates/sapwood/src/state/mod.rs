@@ -30,6 +30,7 @@ pub mod reserve;
 pub mod snapshot;
 pub mod sources;
 pub mod state;
+pub mod toll;
 pub mod view;
 
 pub use self::backlog::{Backlog, PromotedLeaves};

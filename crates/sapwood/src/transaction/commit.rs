@@ -7,6 +7,8 @@
 //! that fails after its record was appended is there whole or not at all after the next open.
 //! *Format*: docs/format.md, section 5. *Threads*: any.
 
+use std::cell::Cell;
+
 use super::batch_writes::{BatchWrites, Collected};
 use super::pending::{PendingOperation, PendingWrites};
 use super::validate::{LOOKS_MAX, Validation, has_much_since, validate};
@@ -16,7 +18,9 @@ use crate::log::operation::CommitEncoder;
 use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
 use crate::merge::step::{begin_writing, sync};
-use crate::merge::throttle::{admit, admit_ahead, before_commit, make_room_in_log};
+use crate::merge::throttle::{
+    admit, admit_ahead, before_commit, is_memory_full, make_room_in_log, wait_for_memory,
+};
 use crate::options::Durability;
 use crate::page::Block;
 use crate::segment::overflow::{blocks_of, write_value};
@@ -35,8 +39,8 @@ use crate::types::{KeyspaceNumber, LogPosition, SequenceNumber};
 /// references.
 pub const OVERFLOW_AT_COMMIT_BYTES: usize = 64 * 1024;
 
-/// How often a commit makes room in the log before it gives up.
-const ROOM_ATTEMPTS: u32 = 6;
+/// How often a commit makes room in the log in vain before it gives up.
+pub(super) const ROOM_ATTEMPTS: u32 = 6;
 
 /// A commit that needs only its place.
 #[derive(Debug, Default)]
@@ -70,29 +74,29 @@ pub fn commit(
     }
     begin(core, writes.bytes(), brings(writes.has_data()))?;
     let mut prepared = prepare(core, writes, durability)?;
-    let result = match validation {
-        Some(validation) => validate_most(core, writes, validation),
-        None => Ok(SequenceNumber(0)),
+    let validated = Cell::new(validation.map_or(SequenceNumber(0), |validation| validation.began));
+    let mut ahead = || {
+        let Some(validation) = validation else { return Ok(()) };
+        validated.set(validate_most(core, writes, validation, validated.get())?);
+        Ok(())
     };
-    let result = result.and_then(|validated| {
-        let mut check = |core: &Core, _: &mut Prepared| match validation {
-            // A drop is a range tombstone over the keyspace's number, so it is seen here too.
-            Some(validation) => validate(core, writes, validation, validated),
-            None => writes.keyspaces().try_for_each(|keyspace| check_keyspace(core, keyspace)),
-        };
-        place(core, &mut prepared, durability, &mut check)
-    });
-    conclude(core, &mut prepared, writes.bytes() as u64, durability, result)
+    let mut check = |core: &Core, _: &mut Prepared| match validation {
+        // A drop is a range tombstone over the keyspace's number, so it is seen here too.
+        Some(validation) => validate(core, writes, validation, validated.get()),
+        None => writes.keyspaces().try_for_each(|keyspace| check_keyspace(core, keyspace)),
+    };
+    let placed = place(core, &mut prepared, durability, &mut ahead, &mut check);
+    conclude(core, &mut prepared, writes.bytes() as u64, durability, placed)
 }
 
-/// Validates outside the lock, again while what came meanwhile is much; returns the last commit
-/// that need not be looked at under the lock.
+/// Validates outside the lock what came after `validated`, again while what came meanwhile is much;
+/// returns the last commit that need not be looked at under the lock.
 fn validate_most(
     core: &Core,
     writes: &PendingWrites,
     validation: &Validation<'_>,
+    mut validated: SequenceNumber,
 ) -> Result<SequenceNumber> {
-    let mut validated = validation.began;
     for _ in 0..LOOKS_MAX {
         let seen = SequenceNumber(core.commit_numbers().0.0 - 1);
         validate(core, writes, validation, validated)?;
@@ -171,7 +175,7 @@ pub fn commit_if(
         Collected::Pending(pending) => prepare(core, pending, durability)?,
         Collected::Encoded { encoder, .. } => Prepared { encoder, ..Prepared::default() },
     };
-    let placed = place(core, &mut prepared, durability, &mut |core, _| check(core));
+    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut |core, _| check(core));
     conclude(core, &mut prepared, bytes as u64, durability, placed)
 }
 
@@ -181,8 +185,11 @@ fn commit_nothing(core: &Arc<Core>, durability: Durability) -> Result<SequenceNu
     match durability {
         Durability::Sync => sync(core)?,
         Durability::Buffered => {
-            let end = core.log.positions().end;
-            core.write_log_to(end)?;
+            if core.log.positions().written < core.log.positions().end {
+                // After an open that may be what was replayed (D7).
+                begin_writing(core)?;
+            }
+            core.write_log_to(core.log.positions().end)?;
             core.publisher.publish(core.log.positions());
             core.background.note_commit(core.clock.now(), true);
         }
@@ -208,7 +215,7 @@ fn commit_encoded(
     let mut check = |core: &Core, _: &mut Prepared| {
         keyspaces.iter().try_for_each(|keyspace| check_keyspace(core, *keyspace))
     };
-    let placed = place(core, &mut prepared, durability, &mut check)?;
+    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut check)?;
     core.counters.user_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     finish(core, placed, durability)
 }
@@ -234,7 +241,7 @@ pub fn commit_value(
         .and_then(|()| before_commit(core, key.len() + encoded.len(), Brings::Data))
         .and_then(|()| {
             let mut check = |core: &Core, _: &mut Prepared| check_keyspace(core, keyspace);
-            place(core, &mut prepared, durability, &mut check)
+            place(core, &mut prepared, durability, &mut || Ok(()), &mut check)
         });
     // Either its record names the blocks now, or they go with the value.
     prepared.blocks.clear();
@@ -342,7 +349,7 @@ fn change_catalogue(
     begin_writing(core)?;
     before_commit(core, 256, brings)?;
     let mut prepared = Prepared::default();
-    let placed = place(core, &mut prepared, durability, &mut |core, prepared| {
+    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut |core, prepared| {
         let change = choose(&core.catalogue.load())?;
         prepared.encoder.clear();
         match &change {
@@ -436,15 +443,18 @@ pub(super) struct Placed {
     pub buffer_is_full: bool,
 }
 
-/// Gives a commit its place: number, record, entries. `check` runs under the commit lock.
+/// Gives a commit its place: number, record, entries. `check` runs under the commit lock, and
+/// `ahead` each time before that is taken.
 fn place(
     core: &Arc<Core>,
     prepared: &mut Prepared,
     durability: Durability,
+    ahead: &mut dyn FnMut() -> Result<()>,
     check: &mut dyn FnMut(&Core, &mut Prepared) -> Result<()>,
 ) -> Result<Placed> {
-    let mut attempt = 0;
-    while attempt < ROOM_ATTEMPTS {
+    let mut in_vain = 0;
+    while in_vain < ROOM_ATTEMPTS {
+        ahead()?;
         let order = core.commit_order.lock();
         let _guard = PanicGuard::new(core, "a commit");
         core.check_writable()?;
@@ -459,6 +469,12 @@ fn place(
         if !has_room(core, brought, bytes) {
             drop(order);
             admit(core, brought, bytes)?;
+            continue;
+        }
+        let to_memory = prepared.encoder.encoded_bytes();
+        if is_memory_full(core, to_memory) {
+            drop(order);
+            wait_for_memory(core, to_memory)?;
             continue;
         }
         let number = core.commit_numbers().0;
@@ -481,8 +497,8 @@ fn place(
             Err(AppendError::Failed(error)) => return Err(error),
             Err(AppendError::Full(full)) => {
                 drop(order);
-                make_room_in_log(core, attempt, full.needed, brought)?;
-                attempt += 1;
+                let has_room = make_room_in_log(core, in_vain, full.needed, brought)?;
+                in_vain += u32::from(!has_room);
             }
         }
     }

@@ -4,7 +4,7 @@
 //! *Guarantees*: P4, P8, P10, P11 of docs/architecture.md. *Format*: docs/format.md, section 5.
 //! *Threads*: any.
 
-use super::commit::{Placed, finish};
+use super::commit::{Placed, ROOM_ATTEMPTS, finish};
 use super::layers::Layers;
 use super::pending_segment::PendingSegment;
 use super::validate::{LOOKS_MAX, Validation, has_much_since, validate_pending};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
 use crate::merge::step::begin_writing;
-use crate::merge::throttle::{before_commit, make_room_in_log};
+use crate::merge::throttle::{before_commit_by_reference, make_room_in_log};
 use crate::options::Durability;
 use crate::state::Core;
 use crate::state::by_reference::{encode, numbered};
@@ -22,9 +22,6 @@ use crate::state::view::ByReference;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::SequenceNumber;
-
-/// How often a commit makes room in the log before it gives up.
-const ROOM_ATTEMPTS: u32 = 6;
 
 /// Commits all that a transaction has written.
 ///
@@ -39,7 +36,7 @@ pub fn commit_by_reference(
 ) -> Result<SequenceNumber> {
     core.check_writable()?;
     begin_writing(core)?;
-    before_commit(core, 0, Brings::Deletions)?;
+    before_commit_by_reference(core, bytes_of(writes.segments()))?;
     let segments = writes.take_segments(core)?;
     // Upper parents are in memory until here; the record names roots.
     core.pages.write_unwritten()?;
@@ -49,11 +46,15 @@ pub fn commit_by_reference(
     let storage = core.pages.storage();
     let failed = |error| Error::io("syncing a transaction", storage.name(), error);
     core.sync_file().map_err(|error| core.stop(&failed(error)))?;
-    let bytes = segments.iter().flat_map(|pending| pending.segment().keyspaces.iter());
-    let bytes: u64 = bytes.map(|share| share.bytes).sum();
+    let bytes = bytes_of(segments.iter());
     let placed = place(core, writes, &segments, durability, validation)?;
     core.counters.user_bytes.fetch_add(bytes, Ordering::Relaxed);
     finish(core, placed, durability)
+}
+
+fn bytes_of<'a>(segments: impl Iterator<Item = &'a Arc<PendingSegment>>) -> u64 {
+    let shares = segments.flat_map(|pending| pending.segment().keyspaces.iter());
+    shares.map(|share| share.bytes).sum()
 }
 
 /// Validates, and gives the commit its place: number, record, slot.
@@ -65,7 +66,7 @@ fn place(
     validation: &Validation<'_>,
 ) -> Result<Placed> {
     let mut validated = validation.began;
-    let (mut looks, mut attempts) = (0, 0);
+    let (mut looks, mut in_vain) = (0, 0);
     loop {
         let seen = seal_what_came(core, validated)?;
         validate_pending(core, writes, validation.reads, validated)?;
@@ -108,13 +109,13 @@ fn place(
             Err(AppendError::Failed(error)) => return Err(error),
             Err(AppendError::Full(full)) => {
                 drop(order);
-                if attempts == ROOM_ATTEMPTS {
+                if in_vain == ROOM_ATTEMPTS {
                     let operation = format!("{} bytes of the log", payload.len());
                     let file = core.pages.storage().name();
                     return Err(Error::NoSpace { operation, file });
                 }
-                make_room_in_log(core, attempts, full.needed, Brings::Data)?;
-                attempts += 1;
+                let has_room = make_room_in_log(core, in_vain, full.needed, Brings::Data)?;
+                in_vain += u32::from(!has_room);
             }
         }
     }

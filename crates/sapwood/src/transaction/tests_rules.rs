@@ -225,7 +225,7 @@ fn with_many_parents() -> Engine {
 fn two_promotions_side_by_side_keep_out_of_each_others_range() {
     let engine = with_many_parents();
     let mut plans = Vec::new();
-    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet).unwrap() {
+    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap() {
         plans.push(plan);
         assert!(plans.len() < 1000, "the same range is planned again and again");
     }
@@ -258,7 +258,7 @@ fn with_few_keys_above() -> Engine {
 #[test]
 fn a_step_reads_on_behind_its_range_where_others_have_promoted() {
     let all_plans = |engine: &Engine| -> Vec<_> {
-        std::iter::from_fn(|| next_plan(&engine.core, Pressure::Quiet).unwrap()).collect()
+        std::iter::from_fn(|| next_plan(&engine.core, Pressure::Quiet, &[]).unwrap()).collect()
     };
     // Where one step ends and another begins.
     let mut borders = Vec::new();
@@ -305,8 +305,8 @@ fn a_promotion_installs_into_what_others_have_left_of_the_tree() {
         let mut engine = with_many_parents();
         engine.delete_from(0);
         engine.young(left, b"left");
-        let first = next_plan(&engine.core, Pressure::Quiet).unwrap().unwrap();
-        while let Some(plan) = next_plan(&engine.core, Pressure::Quiet).unwrap() {
+        let first = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap().unwrap();
+        while let Some(plan) = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap() {
             promote(&engine.core, plan).unwrap();
         }
         promote(&engine.core, first).unwrap();
@@ -320,7 +320,7 @@ fn a_promotion_installs_into_what_others_have_left_of_the_tree() {
 fn a_run_keeps_out_of_the_range_of_a_promotion() {
     let mut engine = with_many_parents();
     let mut plans = Vec::new();
-    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet).unwrap() {
+    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap() {
         plans.push(plan);
     }
     let last = plans.pop().unwrap();
@@ -379,9 +379,9 @@ fn a_run_in_a_reserved_range_goes_to_the_young_segment_and_another_beside_it_doe
 #[test]
 fn what_a_promotion_reads_behind_its_range_is_not_used_again_meanwhile() {
     let mut engine = with_many_parents();
-    let first = next_plan(&engine.core, Pressure::Quiet).unwrap().unwrap();
+    let first = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap().unwrap();
     let mut others = Vec::new();
-    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet).unwrap() {
+    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap() {
         others.push(plan);
     }
     assert!(!others.is_empty(), "no promotion beside the first");
@@ -419,7 +419,7 @@ fn a_promotion_planned_in_an_older_state_does_not_undo_what_a_flush_has_installe
     let mut engine = with_many_parents();
     let before = engine.core.state();
     flush_a_run(&mut engine);
-    if let Some(plan) = plan_from(&engine.core, &before, Pressure::Quiet).unwrap() {
+    if let Some(plan) = plan_from(&engine.core, &before, Pressure::Quiet, &[]).unwrap() {
         promote(&engine.core, plan).unwrap();
     }
     engine.check();
@@ -452,7 +452,7 @@ fn a_plan_that_a_flush_has_overtaken_is_made_again() {
             step::flush_sealed(&core).unwrap();
         }
     }));
-    let plan = next_plan(&engine.core, Pressure::Quiet).unwrap();
+    let plan = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap();
     engine.storage.clear_on_operation();
     assert!(fired.load(Ordering::Acquire) > 0, "nothing was read");
     let run = (0..100).map(|n| ([key(1), vec![n]].concat(), vec![8; 30]));
@@ -475,7 +475,7 @@ fn with_a_large_last_level() -> Engine {
 /// Makes all promotions that are due while writes go on, and sees that they went above the last
 /// level.
 fn promote_above(engine: &Engine, segments: usize) {
-    while let Some(plan) = next_plan(&engine.core, Pressure::Writing).unwrap() {
+    while let Some(plan) = next_plan(&engine.core, Pressure::Writing, &[]).unwrap() {
         promote(&engine.core, plan).unwrap();
     }
     assert!(engine.core.state().young.is_empty());
@@ -490,7 +490,7 @@ fn above_count(engine: &Engine) -> usize {
 /// Makes the promotions of quiet times one by one, with a look at the content after each.
 fn promote_to_the_last(engine: &Engine) {
     let mut made = 0;
-    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet).unwrap() {
+    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap() {
         promote(&engine.core, plan).unwrap();
         made += 1;
         engine.check();
@@ -543,10 +543,10 @@ fn a_segment_that_is_still_being_written_is_no_source() {
     for round in 0..8 {
         engine.young((0..12_000).skip(round).step_by(100), &[round as u8; 60]);
     }
-    let plan = next_plan(&engine.core, Pressure::Writing).unwrap().unwrap();
+    let plan = next_plan(&engine.core, Pressure::Writing, &[]).unwrap().unwrap();
     promote(&engine.core, plan).unwrap();
     assert!(above_count(&engine) == 1 && !engine.core.state().young.is_empty());
-    let plan = next_plan(&engine.core, Pressure::Quiet).unwrap().unwrap();
+    let plan = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap().unwrap();
     assert!(plan.sources.iter().all(|source| source.is_young()));
     drop(plan);
     promote_above(&engine, 1);
@@ -591,7 +591,7 @@ fn a_value_that_replay_would_meet_again_is_not_written_over() {
 #[test]
 fn a_dropped_keyspace_waits_for_the_promotion_in_it() {
     let engine = with_many_parents();
-    let plan = next_plan(&engine.core, Pressure::Quiet).unwrap().unwrap();
+    let plan = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap().unwrap();
     drop_keyspace(&engine.core, engine.keyspace, Durability::Buffered).unwrap();
     engine.flush();
     while run_step(&engine.core).unwrap() {}
@@ -664,7 +664,7 @@ fn a_merge_that_does_not_add_up_is_not_installed() {
     let engine = with_many_parents();
     let before = engine.core.state().epoch;
     let given = engine.core.pages.allocator().given_list();
-    let plan = next_plan(&engine.core, Pressure::Quiet).unwrap().unwrap();
+    let plan = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap().unwrap();
     let error = promote_miscounted(&engine.core, plan).unwrap_err();
     assert!(matches!(error, Error::MergeMismatch { .. }), "{error}");
     assert_eq!(engine.core.state().epoch, before);

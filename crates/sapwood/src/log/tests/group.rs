@@ -82,6 +82,35 @@ fn buffered_commits_go_on_beside_a_data_sync_and_are_not_counted_as_synced() {
     assert_eq!(sequences(&storage.harshest_power_cut(), &image), [1, 2]);
 }
 
+/// A data sync of the file, for another reason, may have brought those bytes to the disk before:
+/// but while they are written again a power cut may tear them, and what lies behind is lost too.
+#[test]
+fn nothing_is_durable_behind_bytes_that_are_being_written_again() {
+    let (storage, image, writer) = new_log(&[block(1, 64)], PAGE);
+    let (begun, has_begun) = channel::unbounded();
+    let (go, may_go) = channel::unbounded();
+    storage.set_gate(begun, may_go);
+    thread::scope(|scope| {
+        let first = commit(&writer, 1, 10);
+        writer.write_to(first.end).unwrap();
+        let before = writer.positions().durable;
+        let writer = &writer;
+        let leader = scope.spawn(move || writer.sync_to(first.end).unwrap());
+        has_begun.recv().unwrap();
+        let second = commit(writer, 2, 10);
+        writer.write_to(second.end).unwrap();
+        writer.note_file_synced(second.end);
+        assert_eq!(writer.positions().durable, before);
+        go.send(()).unwrap();
+        leader.join().unwrap();
+        assert_eq!(writer.positions().durable, first.end);
+        // It has ended: a sync that begins now counts.
+        writer.note_file_synced(second.end);
+        assert_eq!(writer.positions().durable, second.end);
+    });
+    assert_eq!(sequences(&storage.harshest_power_cut(), &image), [1]);
+}
+
 #[test]
 fn threads_of_every_durability_leave_one_order_and_lose_no_sync() {
     let (storage, image, writer) = new_log(&[block(1, 700), block(900, 700)], PAGE);
