@@ -1,15 +1,10 @@
 //! Checks a state completely: every node, order, count, filter, reference and birth, and that the
-//! maps
-//! give each page exactly one owner.
+//! maps give each page exactly one owner.
 //!
 //! *Assumes*: nothing of the bytes that are read. *Guarantees*: damage is collected, not stopped
-//! at; a
-//! node that lies in a promoted range is dead and is not read. Nodes come from the file, not from
-//! the
-//! cache, unless they were not written yet.
-//! *Format*: docs/format.md, sections 2.2 and 4. *Threads*: any; the install lock is held while
-//! maps
-//! are copied, and never across I/O.
+//! at; a node that lies in a promoted range is dead and is not read. Nodes come from the file, not
+//! from the cache, unless they were not written yet. *Format*: docs/format.md, sections 2.2 and 4.
+//! *Threads*: any; the install lock is held while maps are copied, and never across I/O.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing))]
 
