@@ -501,6 +501,35 @@ fn snapshots_before_at_and_after_a_large_commit_see_their_instant_for_ever() {
     assert_clean(&database);
 }
 
+/// A cursor of the transaction outlives its commit. All that was committed is deleted and merged
+/// away, nobody else reads it, and what is free holds something else.
+#[test]
+fn an_iterator_of_a_large_transaction_reads_on_when_what_it_brought_was_merged_away() {
+    let (storage, database, keyspace) = made();
+    let mut large = database.begin(Isolation::Snapshot).unwrap();
+    put_many(&mut large, &keyspace, 0..3000, "large");
+    let own = large.iter(&keyspace).unwrap();
+    large.commit().unwrap();
+    database.flush().unwrap();
+    keyspace.delete_range::<&[u8]>(..).unwrap();
+    database.compact().unwrap();
+    for _ in 0..2 {
+        database.flush().unwrap();
+    }
+    database.core().unwrap().collect_released();
+    overwrite_what_is_free(&database, &storage);
+    database.core().unwrap().pages.cache().clear();
+    let found: Vec<_> = own.map(|pair| pair.unwrap()).collect();
+    assert_eq!(found.len(), 3000);
+    for ((k, v), number) in found.iter().zip(0..) {
+        assert!(*k == key(number).as_str() && *v == format!("large{number}").as_str(), "{number}");
+    }
+    drop(found);
+    database.flush().unwrap();
+    assert_eq!(count(&database), 0);
+    assert_clean(&database);
+}
+
 /// Until its record is on disk nobody sees anything of it.
 #[test]
 fn a_large_commit_that_waits_for_the_disk_is_not_seen() {
