@@ -8,10 +8,9 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
 use std::process::{Command, Output};
 
-use common::{KEYS, PAGE_BYTES, killed, owners, run, text, used};
+use common::{KEYS, PAGE_BYTES, killed, owners, run, text};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -143,8 +142,8 @@ fn every_command_that_opens_the_database_gives_an_answer_or_an_error() {
 
 /// A file with a node of every kind: so many keyspaces that the state does not fit its slot, a
 /// level, a young segment, and values in blocks of their own.
-fn with_every_kind(path: &Path) {
-    let (database, keyspace) = used(path);
+fn with_every_kind(path: &std::path::Path) {
+    let (database, keyspace) = common::used(path);
     for number in 0..150 {
         database.keyspace(&format!("{number} {}", "name ".repeat(10))).unwrap();
     }

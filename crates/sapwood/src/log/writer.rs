@@ -3,11 +3,9 @@
 //! *Assumes*: records are appended in the commit order; the caller makes a durable state when the
 //! log is full. *Guarantees*: L1, L2, L3, L5 of [`super`]. *Format*: section 5. *Threads*: any
 //! thread calls anything. One lock (rank "log writer") guards the buffer and the positions; no I/O
-//! happens under it. At most one thread writes what the system does not have yet, so that nothing
-//! lies behind a hole, and at most one syncs; whoever needs a sync and finds none under way leads
-//! one for everything that was appended until then, the others wait for it. The synced write of
-//! bytes that the system has already, as a timed sync mostly is, goes on beside who writes behind
-//! them.
+//! happens under it. At most one thread writes and at most one syncs; whoever needs a sync and
+//! finds none under way leads one for everything that was appended until then, the others wait for
+//! it.
 //!
 //! Three positions (in [`super::buffer`]): `durable <= written <= end`. In memory are the bytes
 //! from `written` on, and those from `durable` on while they are at most 1 MiB. After an open, what
