@@ -166,15 +166,29 @@ fn run_case(case: Case, limits: &Limits) -> Outcome<Vec<Figure>> {
     Ok(run.figures)
 }
 
+/// What an idle database with the smallest budget and no threads may take of memory.
+const SMALL_MIB: f64 = 0.25;
+
 fn print(figure: &Figure) {
     let Figure { case, what, value, unit, bound } = figure;
     let bound = match bound {
         None => String::new(),
-        Some(Bound::AtMost(most)) => format!("at most {most:.1}"),
-        Some(Bound::AtLeast(least)) => format!("at least {least:.1}"),
+        Some(Bound::AtMost(most)) => format!("at most {}", shown(*most, unit)),
+        Some(Bound::AtLeast(least)) => format!("at least {}", shown(*least, unit)),
     };
-    let line = format!("{case:<12} {what:<58} {value:>12.1} {unit:<6} {bound}");
+    let value = shown(*value, unit);
+    let line = format!("{case:<12} {what:<58} {value:>12} {unit:<6} {bound}");
     println!("{}", line.trim_end());
+}
+
+/// A number with as many decimals as it deserves: without a unit are counts, and ratios near 1.
+fn shown(number: f64, unit: &str) -> String {
+    let decimals = match (unit.is_empty(), number.fract() == 0.0) {
+        (true, true) => 0,
+        (true, false) => 2,
+        (false, _) => 1,
+    };
+    format!("{number:.decimals$}")
 }
 
 fn micros(time: Duration) -> f64 {
@@ -402,6 +416,7 @@ impl Run {
         }
         let (_, after) = resident_mib();
         self.note("empty", format!("memory of {count} small databases"), after - before, "MiB");
+        self.bound(Bound::AtMost(count as f64 * SMALL_MIB));
         open.into_iter().try_for_each(|database| Ok(database.close()?))
     }
 

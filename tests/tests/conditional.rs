@@ -3,13 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use crash_lsm::access;
 use crash_lsm::fixtures::{ARRANGEMENTS, KeyChange, arrange, result_of, run_all_steps, tiny};
 use crash_lsm::setup::Setup;
 use proptest::prelude::*;
-use sapwood::storage::{MemoryStorage, Storage};
-use sapwood::sync::{Arc, Random, thread};
+use sapwood::storage::{MemoryStorage, OperationKind, SimulatedStorage, Storage};
+use sapwood::sync::atomic::{AtomicBool, Ordering};
+use sapwood::sync::{Arc, Mutex, Random, channel, thread};
 use sapwood::{Database, Durability, Error, Isolation, Keyspace, Snapshot, Value};
 
 fn tiny_keyspace() -> (Database, Keyspace) {
@@ -192,6 +194,43 @@ fn an_update_that_never_gets_through_is_a_conflict_and_changes_nothing() {
     let caught = catch_unwind(AssertUnwindSafe(|| keyspace.update("k", |_| panic!("on purpose"))));
     assert!(caught.is_err());
     assert!(keyspace.compare_and_set("k", Some(calls.to_string().as_bytes()), None).unwrap());
+}
+
+/// K2: the key is there in memory, and its commit is on the way to the disk, where it never comes.
+/// Whoever was told that it is there would have been told of what never was.
+#[test]
+fn an_answer_that_commits_nothing_waits_for_what_it_rests_on() {
+    let storage = SimulatedStorage::new();
+    let database = Setup::tiny().open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("k").unwrap();
+    keyspace.put("before", "v").unwrap();
+    database.flush().unwrap();
+    let (tell, told) = channel::unbounded();
+    let (of, other, is_asked) = (storage.clone(), keyspace.clone(), AtomicBool::new(false));
+    let (answers, asking) = (Mutex::new(told.clone()), Arc::new(Mutex::new(None)));
+    let asked = Arc::clone(&asking);
+    storage.on_operation(Box::new(move |operation| {
+        let is_log = operation.kind == OperationKind::WriteSync && operation.offset >= 8192;
+        if !is_log || is_asked.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (other, tell) = (other.clone(), tell.clone());
+        let ask = move || tell.send(other.put_if_absent("k", "other")).unwrap();
+        *asked.lock() = Some(thread::spawn("asks", ask).unwrap());
+        // Long enough for an answer that does not wait; one that waits is not there yet.
+        let early = answers.lock().recv_timeout(Duration::from_millis(300));
+        assert!(early.is_err(), "it has not waited: {early:?}");
+        of.fail_sync_and_drop_cache();
+    }));
+    let mut batch = database.batch();
+    batch.put(&keyspace, "k", "v").unwrap();
+    let committed = batch.commit_with(Durability::Sync);
+    storage.clear_on_operation();
+    assert!(matches!(committed, Err(Error::Stopped(_))), "{committed:?}");
+    let answer = told.recv().unwrap();
+    assert!(matches!(answer, Err(Error::Stopped(_))), "{answer:?}");
+    asking.lock().take().unwrap().join().unwrap();
+    assert_eq!(keyspace.get("k").unwrap(), None);
 }
 
 #[test]

@@ -8,10 +8,14 @@ use std::collections::BTreeMap;
 use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
+use sapwood::page::{NodeHeader, NodeKind, NodeRef};
+use sapwood::segment::node::read_parent;
+use sapwood::state::Core;
 use sapwood::storage::{CrashPlan, MemoryStorage, OperationKind, SimulatedStorage};
 use sapwood::sync::{Arc, Mutex, Random};
 use sapwood::{
-    Compression, Database, Durability, Error, Isolation, Keyspace, KeyspaceOptions, Snapshot,
+    Compression, Database, Durability, Error, Isolation, Keyspace, KeyspaceNumber, KeyspaceOptions,
+    Snapshot,
 };
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -175,6 +179,78 @@ fn a_tree_of_one_leaf_takes_runs_before_inside_and_behind() {
         fixture.append(series, 0..RUN_PAIRS);
         assert_eq!(fixture.flush(), Flushed { last: i64::from(RUN_PAIRS), young: 0 });
         fixture.check();
+    }
+}
+
+/// The headers of all leaves below a node.
+fn leaves(
+    core: &Core,
+    keyspace: KeyspaceNumber,
+    node: &NodeRef,
+    height: u8,
+    found: &mut Vec<NodeHeader>,
+) {
+    if height == 0 {
+        let frame = core.pages.read_node_uncached(node, NodeKind::Leaf).unwrap();
+        found.push(*frame.header());
+        return;
+    }
+    let parent = read_parent(&core.pages, node, keyspace, height).unwrap();
+    for index in 0..parent.view().len() {
+        let child = parent.child_reference(index).unwrap();
+        leaves(core, keyspace, &child, height - 1, found);
+    }
+}
+
+/// All leaves of the last level are in its form: what is more than a page is compressed. Their
+/// bytes as stored, and as they are read.
+fn compressed_bytes(database: &Database) -> (u64, u64) {
+    let core = database.core().unwrap();
+    let (mut found, state) = (Vec::new(), core.state());
+    for (keyspace, levels) in &state.levels {
+        assert_eq!(levels.iter().count(), 1, "it lies in the last level alone");
+        let root = levels.last().and_then(|last| last.points.clone()).unwrap();
+        leaves(&core, *keyspace, &root.reference, root.height, &mut found);
+    }
+    let page_bytes = core.pages.layout().page_size;
+    for leaf in &found {
+        let saves_nothing = leaf.raw_bytes <= page_bytes;
+        assert!(leaf.codec_id() != 0 || saves_nothing, "a leaf is not compressed: {leaf:?}");
+    }
+    let sum = |bytes: fn(&NodeHeader) -> u32| -> u64 {
+        found.iter().map(|leaf| u64::from(bytes(leaf))).sum()
+    };
+    (sum(|leaf| leaf.stored_bytes), sum(|leaf| leaf.raw_bytes))
+}
+
+/// Leaves move unread once they are in the last level: one that was laid down there as memtables
+/// are flushed otherwise, not compressed, would stay so for ever.
+#[test]
+fn what_goes_to_the_last_level_of_a_compressed_keyspace_is_compressed_there() {
+    for sorted in [true, false] {
+        let setup = Setup { leaf_bytes: 4 << 10, ..setup() };
+        let database = setup.builder().open_in_memory().unwrap();
+        let options = KeyspaceOptions::default().compression(Compression::Zstd(1));
+        let keyspace = database.keyspace_with("a", options).unwrap();
+        let mut brought = 0;
+        for number in 0..6000_u32 {
+            let place = if sorted { number } else { number.wrapping_mul(0x9e37_79b1) };
+            let value = format!("{number:0>100}");
+            keyspace.put(place.to_be_bytes(), &value).unwrap();
+            brought += 4 + value.len() as u64;
+            if number % 1000 == 999 {
+                database.flush().unwrap();
+                let young = database.stats().unwrap().young_segments;
+                assert!(!sorted || young == 0, "{young} young segments");
+            }
+        }
+        if !sorted {
+            database.compact().unwrap();
+        }
+        let (stored, raw) = compressed_bytes(&database);
+        assert!(raw >= brought, "{raw} bytes in leaves, {brought} were brought");
+        assert!(stored * 4 < raw, "sorted {sorted}: {stored} bytes are stored, {raw} are read");
+        assert_eq!(database.stats().unwrap().promotions > 0, !sorted);
     }
 }
 

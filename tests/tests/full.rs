@@ -192,6 +192,51 @@ fn a_file_that_was_closed_has_its_reserve_still() {
     assert_eq!(access::verify(&database).unwrap(), None);
 }
 
+/// F3: with the option unset a small file at rest keeps an eighth of its segments, which is less
+/// than deletions need. When others have filled the device since, these are refused, by the error
+/// that says so; nothing is lost, and they go on as soon as there is space.
+#[test]
+fn a_small_file_with_default_options_may_refuse_deletions_once_others_have_filled_the_device() {
+    for closed in [true, false] {
+        let storage = SimulatedStorage::new();
+        let open = || {
+            let builder = Database::builder().merge_threads(0).durability(Durability::Buffered);
+            let database = builder.open_on(Arc::new(storage.clone())).unwrap();
+            let keyspace = database.keyspace("a").unwrap();
+            (database, keyspace)
+        };
+        let (mut pairs, mut random) = (Pairs::new(), Random::from_seed(5));
+        let (mut database, mut keyspace) = open();
+        for n in 0..2000_u64 {
+            let value = random_value(&mut random, 1000);
+            keyspace.put(n.to_be_bytes(), &value).unwrap();
+            pairs.insert(n.to_be_bytes().to_vec(), value);
+        }
+        database.wait_until_idle().unwrap();
+        if closed {
+            drop(keyspace);
+            database.close().unwrap();
+            storage.set_capacity(storage.length().unwrap());
+            (database, keyspace) = open();
+        }
+        storage.set_capacity(storage.length().unwrap());
+        let keys: Vec<Vec<u8>> = pairs.keys().cloned().collect();
+        let error = keyspace.delete(&keys[0]).unwrap_err();
+        assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+        assert!(error.to_string().contains("no space"), "{error}");
+        check(&keyspace, &pairs, "refused");
+        // As much as a log of a few blocks and a reserve take.
+        storage.set_capacity(storage.length().unwrap() + (4 << 20));
+        for key in keys.iter().step_by(2) {
+            keyspace.delete(key).unwrap();
+            pairs.remove(key);
+        }
+        database.wait_until_idle().unwrap();
+        check(&keyspace, &pairs, "deleted");
+        assert_eq!(access::verify(&database).unwrap(), None);
+    }
+}
+
 fn check_without(keyspace: &Keyspace, pairs: &Pairs, key: &[u8]) {
     let mut pairs = pairs.clone();
     pairs.insert(key.to_vec(), keyspace.get(key).unwrap().unwrap().to_vec());

@@ -2,16 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "large_transactions/conflicts.rs"]
+mod conflicts;
+#[path = "large_transactions/random.rs"]
+mod random;
+
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::time::Duration;
 
 use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, OperationKind, SimulatedStorage, Storage};
-use sapwood::sync::{Arc, Clock, Mutex, Random};
-use sapwood::{Database, Durability, Error, Isolation, Keyspace, Result, Savepoint, Transaction};
+use sapwood::sync::{Arc, Clock, Mutex};
+use sapwood::{Database, Durability, Error, Isolation, Keyspace, Result, Transaction};
 
 /// So much a transaction of these tests keeps in memory.
 const TRANSACTION_BYTES: u64 = 4 << 10;
@@ -59,6 +63,13 @@ fn contents(keyspace: &Keyspace) -> Map {
     pairs.map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
 }
 
+fn difference(found: &Map, expected: &Map) -> String {
+    let text = |key: &Vec<u8>| String::from_utf8_lossy(key).into_owned();
+    let missing = expected.iter().find(|(key, value)| found.get(*key) != Some(value));
+    let extra = found.keys().find(|key| !expected.contains_key(*key));
+    format!("missing or other: {:?}, extra: {:?}", missing.map(|(k, _)| text(k)), extra.map(text))
+}
+
 #[test]
 fn a_large_transaction_reads_what_it_spilled_and_commits_whole() {
     let (storage, database, keyspace) = made();
@@ -90,202 +101,6 @@ fn a_large_transaction_reads_what_it_spilled_and_commits_whole() {
     let database = open(&crashed).unwrap();
     assert_eq!(count(&database), 3000);
     assert_clean(&database);
-}
-
-/// A transaction with its own model of each keyspace.
-struct Life {
-    random: Random,
-    keyspaces: Vec<Keyspace>,
-    maps: Vec<Map>,
-    /// Savepoints with what was there then.
-    savepoints: Vec<(Savepoint, Vec<Map>)>,
-    /// Iterators that were opened at some time, with what they must give.
-    kept: Vec<(sapwood::Range, Map)>,
-}
-
-impl Life {
-    fn key(&mut self) -> Vec<u8> {
-        format!("{:04}", self.random.below(400)).into_bytes()
-    }
-
-    fn value(&mut self) -> Vec<u8> {
-        let length = match self.random.below(60) {
-            0 => 70_000,
-            1 | 2 => 3000,
-            _ => self.random.below(80) as usize,
-        };
-        let mut value = vec![0; length];
-        self.random.fill(&mut value);
-        value
-    }
-
-    fn write(&mut self, transaction: &mut Transaction) {
-        let index = self.random.below(self.keyspaces.len() as u64) as usize;
-        let keyspace = self.keyspaces[index].clone();
-        match self.random.below(40) {
-            0..=27 => {
-                let (key, value) = (self.key(), self.value());
-                transaction.put(&keyspace, &key, &value).unwrap();
-                self.maps[index].insert(key, value);
-            }
-            28..=36 => {
-                let key = self.key();
-                transaction.delete(&keyspace, &key).unwrap();
-                self.maps[index].remove(&key);
-            }
-            _ => {
-                let (mut start, mut end) = (self.key(), self.key());
-                if start > end {
-                    std::mem::swap(&mut start, &mut end);
-                }
-                if !self.random.one_in(4) {
-                    end = format!("{}~", String::from_utf8_lossy(&start)).into_bytes();
-                }
-                transaction.delete_range(&keyspace, start.as_slice()..end.as_slice()).unwrap();
-                self.maps[index].retain(|key, _| *key < start || *key >= end);
-            }
-        }
-    }
-
-    fn check(&mut self, transaction: &Transaction) {
-        for (keyspace, map) in self.keyspaces.iter().zip(&self.maps) {
-            let own = |pair: Result<(sapwood::Key, sapwood::Value)>| {
-                let (key, value) = pair.unwrap();
-                (key.to_vec(), value.to_vec())
-            };
-            let forward: Map = transaction.iter(keyspace).unwrap().map(own).collect();
-            assert!(forward == *map, "{}", difference(&forward, map));
-            let backward: Map = transaction.iter(keyspace).unwrap().rev().map(own).collect();
-            assert!(backward == *map, "backward: {}", difference(&backward, map));
-            assert_eq!(transaction.count::<&[u8]>(keyspace, ..).unwrap(), map.len() as u64);
-        }
-        for _ in 0..20 {
-            let key = self.key();
-            let index = self.random.below(self.keyspaces.len() as u64) as usize;
-            let found = transaction.get(&self.keyspaces[index], &key).unwrap();
-            let expected = self.maps[index].get(&key);
-            assert_eq!(found.as_deref(), expected.map(Vec::as_slice));
-            let mut cursor = transaction.cursor(&self.keyspaces[index]).unwrap();
-            cursor.seek(&key, sapwood::Seek::AtOrAfter).unwrap();
-            let mut next = self.maps[index].range(key.clone()..);
-            assert_eq!(cursor.key(), next.next().map(|(key, _)| key.as_slice()));
-            if cursor.valid() {
-                cursor.prev().unwrap();
-                let before = (Bound::Unbounded, Bound::Excluded(key));
-                let before = self.maps[index].range(before).next_back();
-                assert_eq!(cursor.key(), before.map(|(key, _)| key.as_slice()));
-            }
-        }
-    }
-
-    fn keep_iterator(&mut self, transaction: &Transaction) {
-        let index = self.random.below(self.keyspaces.len() as u64) as usize;
-        let iterator = transaction.iter(&self.keyspaces[index]).unwrap();
-        self.kept.push((iterator, self.maps[index].clone()));
-    }
-
-    fn check_kept(&mut self) {
-        for (iterator, map) in self.kept.drain(..) {
-            let found: Map = iterator
-                .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap())
-                .collect();
-            assert!(found == map, "an iterator: {}", difference(&found, &map));
-        }
-    }
-
-    /// Writes, goes back to savepoints, and looks.
-    fn run(&mut self, transaction: &mut Transaction, steps: u64) {
-        for step in 0..steps {
-            self.write(transaction);
-            if self.random.one_in(40) {
-                self.savepoints.push((transaction.savepoint(), self.maps.clone()));
-            }
-            if self.random.one_in(90) && !self.savepoints.is_empty() {
-                let index = self.random.below(self.savepoints.len() as u64) as usize;
-                transaction.rollback_to(&self.savepoints[index].0).unwrap();
-                for (void, _) in self.savepoints.drain(index + 1..) {
-                    let error = transaction.rollback_to(&void).unwrap_err();
-                    assert!(matches!(error, Error::InvalidSavepoint), "{error}");
-                }
-                self.maps.clone_from(&self.savepoints[index].1);
-            }
-            if self.random.one_in(60) && !self.savepoints.is_empty() {
-                let index = self.random.below(self.savepoints.len() as u64) as usize;
-                self.savepoints.remove(index);
-            }
-            if self.random.one_in(150) {
-                self.keep_iterator(transaction);
-            }
-            if step % 64 == 0 {
-                self.check(transaction);
-            }
-        }
-        self.check(transaction);
-    }
-}
-
-fn difference(found: &Map, expected: &Map) -> String {
-    let text = |key: &Vec<u8>| String::from_utf8_lossy(key).into_owned();
-    let missing = expected.iter().find(|(key, value)| found.get(*key) != Some(value));
-    let extra = found.keys().find(|key| !expected.contains_key(*key));
-    format!("missing or other: {:?}, extra: {:?}", missing.map(|(k, _)| text(k)), extra.map(text))
-}
-
-#[test]
-fn random_transactions_read_what_they_wrote_across_spills_savepoints_and_commits() {
-    for seed in 0..12 {
-        let (storage, database, keyspace) = made();
-        let other = database.keyspace("b").unwrap();
-        let keyspaces = vec![keyspace, other];
-        let mut maps = vec![Map::new(), Map::new()];
-        let mut random = Random::from_seed(seed);
-        for round in 0..4 {
-            let mut life = Life {
-                random: Random::from_seed(seed * 100 + round),
-                keyspaces: keyspaces.clone(),
-                maps: maps.clone(),
-                savepoints: Vec::new(),
-                kept: Vec::new(),
-            };
-            let mut transaction = database.begin(Isolation::Serializable).unwrap();
-            let steps = 200 + random.below(900);
-            life.run(&mut transaction, steps);
-            assert_clean(&database);
-            match random.below(4) {
-                0 => drop(transaction),
-                _ => {
-                    transaction.commit().unwrap();
-                    maps.clone_from(&life.maps);
-                }
-            }
-            assert_clean(&database);
-            if random.one_in(2) {
-                run_all_steps(&database).unwrap();
-            }
-            for (keyspace, map) in keyspaces.iter().zip(&maps) {
-                assert!(contents(keyspace) == *map, "{}", difference(&contents(keyspace), map));
-            }
-            life.check_kept();
-            assert_clean(&database);
-        }
-        drop(keyspaces);
-        let killed = storage.kill();
-        drop(database);
-        let database = open(&killed).unwrap();
-        for (name, map) in ["a", "b"].iter().zip(&maps) {
-            let keyspace = database.keyspace(name).unwrap();
-            assert!(contents(&keyspace) == *map, "{}", difference(&contents(&keyspace), map));
-        }
-        assert_clean(&database);
-        run_all_steps(&database).unwrap();
-        assert_clean(&database);
-        database.close().unwrap();
-        let database = open(&killed).unwrap();
-        for (name, map) in ["a", "b"].iter().zip(&maps) {
-            assert!(contents(&database.keyspace(name).unwrap()) == *map);
-        }
-        assert_clean(&database);
-    }
 }
 
 /// Commits one large transaction between two small commits with some of the same keys.
@@ -637,104 +452,6 @@ fn a_database_closes_under_a_large_transaction_and_keeps_nothing_of_it() {
     assert_clean(&database);
 }
 
-/// A large transaction beside another one, whatever comes between: who is second has a conflict.
-#[test]
-fn the_first_committer_wins_between_large_and_small_transactions() {
-    for steps in [0, 1, 2, 3, 1000] {
-        for (first_is_large, second_is_large) in [(true, false), (false, true), (true, true)] {
-            for isolation in [Isolation::Snapshot, Isolation::Serializable] {
-                let (_storage, database, keyspace) = made();
-                let fill =
-                    |transaction: &mut Transaction, large: bool, touch: &str, offset: u32| {
-                        transaction.put(&keyspace, touch, "touched").unwrap();
-                        if large {
-                            put_many(transaction, &keyspace, offset..offset + 300, "x");
-                        }
-                    };
-                let mut first = database.begin(isolation).unwrap();
-                let mut second = database.begin(isolation).unwrap();
-                let mut third = database.begin(isolation).unwrap();
-                fill(&mut first, first_is_large, "same", 0);
-                fill(&mut second, second_is_large, "same", 1000);
-                fill(&mut third, second_is_large, "another", 2000);
-                first.commit().unwrap();
-                for _ in 0..steps {
-                    if !database.run_step().unwrap() {
-                        break;
-                    }
-                }
-                let error = second.commit().unwrap_err();
-                assert!(error.is_conflict(), "{steps}: {error}");
-                third.commit().unwrap();
-                assert_clean(&database);
-            }
-        }
-    }
-}
-
-#[test]
-fn ranges_deletes_and_reads_conflict_with_large_transactions() {
-    for steps in [0, 2, 1000] {
-        let (_storage, database, keyspace) = made();
-        for number in 0..50 {
-            keyspace.put(key(number), "base").unwrap();
-        }
-        let mut deletes = database.begin(Isolation::Snapshot).unwrap();
-        deletes.delete_range(&keyspace, key(400).as_str()..key(420).as_str()).unwrap();
-        let reads = database.begin(Isolation::Serializable).unwrap();
-        assert_eq!(reads.get(&keyspace, key(405)).unwrap(), None);
-        let ranges = database.begin(Isolation::Serializable).unwrap();
-        let empty = key(400)..key(420);
-        assert_eq!(ranges.count(&keyspace, empty.clone()).unwrap(), 0);
-        let mut large_deletes = database.begin(Isolation::Snapshot).unwrap();
-        put_many(&mut large_deletes, &keyspace, 3000..3300, "x");
-        large_deletes.delete_range(&keyspace, empty).unwrap();
-
-        let mut large = database.begin(Isolation::Snapshot).unwrap();
-        put_many(&mut large, &keyspace, 300..800, "x");
-        large.commit().unwrap();
-        for _ in 0..steps {
-            if !database.run_step().unwrap() {
-                break;
-            }
-        }
-        assert!(deletes.commit().unwrap_err().is_conflict());
-        assert!(large_deletes.commit().unwrap_err().is_conflict());
-        for mut reader in [reads, ranges] {
-            reader.put(&keyspace, "elsewhere", "").unwrap();
-            assert!(reader.commit().unwrap_err().is_conflict(), "{steps}");
-        }
-        assert_eq!(count(&database), 550);
-        assert_clean(&database);
-    }
-}
-
-#[test]
-fn a_serializable_large_transaction_conflicts_with_a_change_of_what_it_read() {
-    let (_storage, database, keyspace) = made();
-    let mut large = database.begin(Isolation::Serializable).unwrap();
-    assert_eq!(large.get(&keyspace, "absent").unwrap(), None);
-    put_many(&mut large, &keyspace, 0..500, "x");
-    keyspace.put("absent", "here").unwrap();
-    assert!(large.commit().unwrap_err().is_conflict());
-    assert_eq!(count(&database), 1);
-    assert_clean(&database);
-}
-
-#[test]
-fn a_keyspace_dropped_meanwhile_is_a_conflict_also_when_all_was_spilled() {
-    let (_storage, database, keyspace) = made();
-    let other = database.keyspace("b").unwrap();
-    let mut large = database.begin(Isolation::Snapshot).unwrap();
-    put_many(&mut large, &other, 0..300, "x");
-    put_many(&mut large, &keyspace, 0..3000, "x");
-    database.drop_keyspace("b").unwrap();
-    assert!(large.commit().unwrap_err().is_conflict());
-    assert_eq!(count(&database), 0);
-    run_all_steps(&database).unwrap();
-    assert_clean(&database);
-}
-
 #[test]
 fn snapshots_before_at_and_after_a_large_commit_see_their_instant_for_ever() {
     let (_storage, database, keyspace) = made();
@@ -784,8 +501,35 @@ fn snapshots_before_at_and_after_a_large_commit_see_their_instant_for_ever() {
     assert_clean(&database);
 }
 
-/// What a large commit wrote is on disk before its record, whatever it asked for: so damage is
-/// damage, and never taken for a commit that the power took away.
+/// A cursor of the transaction outlives its commit. All that was committed is deleted and merged
+/// away, nobody else reads it, and what is free holds something else.
+#[test]
+fn an_iterator_of_a_large_transaction_reads_on_when_what_it_brought_was_merged_away() {
+    let (storage, database, keyspace) = made();
+    let mut large = database.begin(Isolation::Snapshot).unwrap();
+    put_many(&mut large, &keyspace, 0..3000, "large");
+    let own = large.iter(&keyspace).unwrap();
+    large.commit().unwrap();
+    database.flush().unwrap();
+    keyspace.delete_range::<&[u8]>(..).unwrap();
+    database.compact().unwrap();
+    for _ in 0..2 {
+        database.flush().unwrap();
+    }
+    database.core().unwrap().collect_released();
+    overwrite_what_is_free(&database, &storage);
+    database.core().unwrap().pages.cache().clear();
+    let found: Vec<_> = own.map(|pair| pair.unwrap()).collect();
+    assert_eq!(found.len(), 3000);
+    for ((k, v), number) in found.iter().zip(0..) {
+        assert!(*k == key(number).as_str() && *v == format!("large{number}").as_str(), "{number}");
+    }
+    drop(found);
+    database.flush().unwrap();
+    assert_eq!(count(&database), 0);
+    assert_clean(&database);
+}
+
 /// Until its record is on disk nobody sees anything of it.
 #[test]
 fn a_large_commit_that_waits_for_the_disk_is_not_seen() {
@@ -811,6 +555,8 @@ fn a_large_commit_that_waits_for_the_disk_is_not_seen() {
     assert_clean(&database);
 }
 
+/// What a large commit wrote is on disk before its record, whatever it asked for: so damage is
+/// damage, and never taken for a commit that the power took away.
 #[test]
 fn damage_in_a_large_commit_is_reported_and_does_not_end_the_log() {
     let (storage, database, keyspace) = made();

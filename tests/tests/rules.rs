@@ -7,6 +7,8 @@
 mod durable;
 #[path = "rules/every_cut.rs"]
 mod every_cut;
+#[path = "rules/memtable.rs"]
+mod memtable;
 
 use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;

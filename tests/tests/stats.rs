@@ -109,12 +109,36 @@ fn debt_grows_with_memtables_and_young_segments_and_is_shown() {
     assert_eq!(debt().felt, 0.0);
 }
 
+/// While merging is behind, and threads are at it, commits wait: `stats` shows for how long, by the
+/// clock that the database goes by.
 #[test]
 fn the_time_for_which_writers_were_slowed_is_shown() {
-    let database = builder().open_in_memory().unwrap();
-    let counters = &database.core().unwrap().counters;
-    counters.slowed_microseconds.store(123_456, Ordering::SeqCst);
-    let stats = database.stats().unwrap();
-    assert_eq!(stats.slowed_microseconds, 123_456);
-    assert_eq!(row(&stats.to_string(), "slowed, microseconds"), "123456");
+    let (clock, _hand) = Clock::fake();
+    let database = builder().clock(clock.clone()).open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut random = Random::from_seed(1);
+    let mut put = |bytes: usize| keyspace.put(random.next_u64().to_be_bytes(), vec![7; bytes]);
+    for _ in 0..16 {
+        (0..10).for_each(|_| put(10).unwrap());
+        database.flush().unwrap();
+    }
+    let slowed = || database.stats().unwrap().slowed_microseconds;
+    let debt = database.stats().unwrap().debt.felt;
+    assert!((0.6..0.7).contains(&debt), "{debt}");
+    put(10_000).unwrap();
+    assert_eq!((slowed(), clock.now()), (0, Duration::ZERO), "nobody merges meanwhile");
+    let core = database.core().unwrap();
+    core.background.has_threads.store(true, Ordering::SeqCst);
+    let mut known = 0;
+    for bytes in [1000, 30_000, 3000] {
+        let before = clock.now();
+        put(bytes).unwrap();
+        let slept = (clock.now() - before).as_micros() as u64;
+        assert!(slept > 0, "a commit of {bytes} bytes was not slowed");
+        assert_eq!(slowed(), known + slept, "{bytes} bytes");
+        known += slept;
+    }
+    core.background.has_threads.store(false, Ordering::SeqCst);
+    let text = database.stats().unwrap().to_string();
+    assert_eq!(row(&text, "slowed, microseconds"), known.to_string());
 }

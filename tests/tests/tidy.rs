@@ -110,5 +110,7 @@ fn every_patch_of_the_rules_applies_and_names_a_test() {
         .map(|name| rules::Patch { text: tree::read(&format!("tests/rules/{name}.patch")), name })
         .collect();
     let tests = rules::test_names(&tree::rust_files(""));
-    expect_none(&rules::findings(&patches, &tests, &tree::read("docs/testing.md"), tree::read));
+    let page = tree::read("docs/testing.md");
+    expect_none(&rules::findings(&patches, &tests, &page, tree::read));
+    expect_none(&rules::without_patch(&patches, &tree::read("docs/architecture.md"), &page));
 }

@@ -81,7 +81,7 @@ impl Run {
             held_mib(full.held_pages),
             "MiB",
         );
-        self.note_lists(CASE, &database, "with all of them")?;
+        self.note_file(CASE, &database, &full)?;
         let (mut last, mut drops) = (full.held_pages, Vec::new());
         while !snapshots.is_empty() {
             let index = (random.next() % snapshots.len() as u64) as usize;
@@ -90,24 +90,17 @@ impl Run {
             drop(snapshots.remove(index));
             drops.push(micros(begin.elapsed()));
             let held = loop {
-                let held = look(&database, &mut check, &mut memory)?.held_pages;
-                if alone.get(index).is_some_and(|alone| held == last - alone) {
+                let held = look(&database, &mut check, &mut memory)?;
+                if alone.get(index).is_some_and(|alone| held.held_pages == last - alone) {
                     break held;
                 }
                 if !database.run_step()? {
+                    let held = held.held_pages;
                     return Err(format!("{held} pages are held, of {last} {alone:?} go").into());
                 }
             };
-            last = held;
-            if snapshots.len().is_multiple_of(25) {
-                self.note(
-                    CASE,
-                    format!("held with {} of them", snapshots.len()),
-                    held_mib(last),
-                    "MiB",
-                );
-                self.note_lists(CASE, &database, "then")?;
-            }
+            last = held.held_pages;
+            self.note_file(CASE, &database, &held)?;
         }
         database.wait_until_idle()?;
         drops.sort_by(f64::total_cmp);
@@ -119,9 +112,29 @@ impl Run {
         Ok(database.close()?)
     }
 
-    fn note_lists(&mut self, case: &str, database: &Database, when: &str) -> Outcome<()> {
-        let bytes = database.stats()?.memory.dead_lists;
-        self.note(case, format!("dead lists in memory, {when}"), mib(bytes), "MiB");
+    /// Notes the length of the file beside what is held, and sees that it is the sum of its parts.
+    fn note_file(&mut self, case: &str, database: &Database, look: &HeldLook) -> Outcome<()> {
+        let stats = database.stats()?;
+        let core = database.core()?;
+        let layout = core.pages.layout();
+        let page_bytes = u64::from(layout.page_size);
+        let file_pages = stats.file_bytes / page_bytes;
+        let fixed = |region| u64::from(layout.fixed_pages(region));
+        let fixed: u64 = (0..layout.region_count(file_pages)).map(fixed).sum();
+        let free = stats.free_bytes / page_bytes;
+        let parts = [look.live_pages, look.held_pages, look.own_pages, free, fixed];
+        if parts.iter().sum::<u64>() != file_pages {
+            let names = "in use, held, log and state, free, maps";
+            return Err(format!("the file has {file_pages} pages, not {parts:?} ({names})").into());
+        }
+        let (held, lists) = (look.held_pages * page_bytes, stats.memory.dead_lists);
+        let what = format!(
+            "{:>3} left: held {:.1} MiB, lists {} KiB; the file",
+            look.alone_pages.len(),
+            mib(held),
+            lists >> 10
+        );
+        self.note(case, what, mib(stats.file_bytes), "MiB");
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 //! `diag_lsm`: looks inside a Sapwood database file, loads it, checks it and measures it.
 //!
-//! *Guarantees*: commands that only look read the last durable state, without the lock and without
-//! writing; they go past what cannot be read, and say so. Exit status 0: done; 1: an error,
+//! *Guarantees*: `info`, `segments`, `tree`, `page`, `space`, `log` and `verify` read the last
+//! durable state, without the lock; `get`, `scan`, `count` and `export` open the file read-only,
+//! with the shared lock, so that they are refused beside a process that writes it. None of these
+//! writes; they go past what cannot be read, and say so. Exit status 0: done; 1: an error,
 //! something could not be read, or `verify` found something; 2: wrong usage.
 
 // The tool reads other files than databases, and measures time; the library does neither.

@@ -134,7 +134,7 @@ fn every_page_can_be_decoded() {
     // The log takes most of the file: its pages are tried here and there.
     for page in (0..20).chain((20..pages).step_by(7)).chain(pages - 60..pages) {
         let page = good_json(&["page", &file, &page.to_string()]);
-        assert!(page["problem"].is_null() || page["what"] != "leaf", "{page}");
+        assert!(page["problem"].is_null(), "{page}");
         kinds.insert(page["what"].as_str().unwrap().to_owned());
     }
     for kind in ["header slots", "free map"] {

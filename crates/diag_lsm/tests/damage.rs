@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::{Command, Output};
 
@@ -139,6 +139,86 @@ fn every_command_that_opens_the_database_gives_an_answer_or_an_error() {
             assert!(fs::read(&path).unwrap() == damage.bytes, "{}", damage.what);
         }
     }
+}
+
+/// A file with a node of every kind: so many keyspaces that the state does not fit its slot, a
+/// level, a young segment, and values in blocks of their own.
+fn with_every_kind(path: &std::path::Path) {
+    let (database, keyspace) = common::used(path);
+    for number in 0..150 {
+        database.keyspace(&format!("{number} {}", "name ".repeat(10))).unwrap();
+    }
+    for number in 0..20 {
+        keyspace.put(format!("key {:05}+", number * 150), "between two keys of the level").unwrap();
+    }
+    drop(keyspace);
+    database.close().unwrap();
+}
+
+/// What `page` says of a page, as JSON; what it says to people is not empty.
+fn page_of(file: &str, page: usize) -> Value {
+    let [printed, json] = both("", &["page", file, &page.to_string(), "--page-size", "1024"]);
+    assert!(text(&printed.stdout).contains("what"), "{}", text(&printed.stdout));
+    serde_json::from_slice(&json.stdout).unwrap()
+}
+
+fn field<'a>(page: &'a Value, name: &str) -> Option<&'a str> {
+    let fields = page["fields"].as_array().unwrap().iter();
+    fields.filter(|field| field[0] == name).find_map(|field| field[1].as_str())
+}
+
+/// The stream of a value or of a state may go over several blocks, which the page does not know:
+/// of these it says whose they are, and `verify` says what is wrong with them.
+#[test]
+fn page_says_what_is_wrong_with_a_page_of_each_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.db");
+    with_every_kind(&path);
+    let (file, whole) = (path.display().to_string(), fs::read(&path).unwrap());
+    let mut first: BTreeMap<String, usize> = BTreeMap::new();
+    for (page, owner) in owners(&file).into_iter().enumerate() {
+        if !['.', 'g'].contains(&owner) {
+            let output = run(&["page", &file, &page.to_string(), "--json"]);
+            let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert!(found["problem"].is_null(), "{found}");
+            first.entry(found["what"].as_str().unwrap().to_owned()).or_insert(page);
+        }
+    }
+    let sound = page_of(&file, 0);
+    assert_eq!(sound["what"], "header slots");
+    let damaged = |page: usize, at: usize| {
+        let mut bytes = whole.clone();
+        bytes[page * PAGE_BYTES + at] ^= 0x10;
+        fs::write(&path, bytes).unwrap();
+        page_of(&file, page)
+    };
+    for what in ["leaf", "parent", "filter piece", "overflow list", "filter", "free map"] {
+        let page = first[what];
+        // Behind the node's header, in the first bytes of its content.
+        let found = damaged(page, 40);
+        assert_eq!(found["what"], what, "{found}");
+        let problem = found["problem"].as_str().or(field(&found, "no whole node"));
+        assert!(problem.is_some_and(|told| told.contains("checksum")), "{what}: {found}");
+        // Without its header it is no node, but it is known whose page it is.
+        let found = damaged(page, 8);
+        assert_eq!(found["what"], "no first page of a node", "{what}: {found}");
+    }
+    for (what, owner) in [("overflow value", "overflow value"), ("state", "the state")] {
+        let found = damaged(first[what], 60);
+        let is_owned = field(&found, "owner").is_some_and(|told| told.starts_with(owner));
+        assert!(is_owned || !found["problem"].is_null(), "{what}: {found}");
+        let verified = run(&["verify", &file]);
+        assert_eq!(verified.status.code(), Some(1), "{what}: {}", text(&verified.stdout));
+    }
+    for (page, slot) in [(0, "slot 0"), (4, "slot 1")] {
+        assert!(field(&sound, slot).unwrap().starts_with("generation"), "{sound}");
+        let found = damaged(page, 60);
+        assert_eq!(found["what"], "header slots");
+        let told = field(&found, slot).unwrap();
+        assert!(told.contains("checksum"), "{slot}: {found}");
+    }
+    fs::write(&path, &whole).unwrap();
+    assert_eq!(run(&["verify", &file]).status.code(), Some(0));
 }
 
 fn lines(output: &Output) -> Vec<String> {

@@ -266,9 +266,8 @@ fn generation(file: &str) -> u64 {
 
 #[test]
 fn damage_beside_a_writer_is_found_where_it_is() {
-    let mut written_meanwhile = 0;
     for owner in ['l', 'p', 'f', 'o'] {
-        let mut damaged = 0;
+        let (mut damaged, mut written_meanwhile) = (0, 0);
         let written = Written::begin(|file| {
             let owners = owners(file);
             let of_owner = (0..owners.len()).filter(|page| owners[*page] == owner);
@@ -297,8 +296,8 @@ fn damage_beside_a_writer_is_found_where_it_is() {
             assert_eq!(problems.len(), 1, "{owner} at {damaged}: {told}");
         }
         written.end();
+        assert!(written_meanwhile > 0, "{owner}: no state has moved while the file was checked");
     }
-    assert!(written_meanwhile > 0, "no state has moved while the file was checked");
 }
 
 #[test]

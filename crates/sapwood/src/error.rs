@@ -244,7 +244,8 @@ pub enum Error {
         /// What the other one does with it: "for writing" or "read-only".
         open_for: &'static str,
     },
-    /// No space is left for a write. Nothing acknowledged is lost; deletes still work.
+    /// No space is left for a write. Nothing acknowledged is lost; deletes work in a reserve, but
+    /// for the cases that `docs/limits.md` names.
     #[error("no space left for {file} ({operation}); free space on the device, or delete data")]
     NoSpace {
         /// What was attempted.

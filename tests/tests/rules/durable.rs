@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use crash_lsm::access;
+use crash_lsm::counting::CountingStorage;
+use crash_lsm::setup::Setup;
 use sapwood::page::Block;
-use sapwood::storage::{CrashPlan, OperationKind, SimulatedStorage};
+use sapwood::storage::{CrashPlan, MemoryStorage, OperationKind, SimulatedStorage};
 use sapwood::sync::atomic::{AtomicU64, Ordering};
-use sapwood::sync::{Arc, Mutex, Random};
+use sapwood::sync::{Arc, Clock, Mutex, Random};
 use sapwood::{Database, Durability, Error, Isolation, PageNumber};
 
 use crate::every_cut::{Left, every_cut};
@@ -397,4 +399,35 @@ fn a_close_cuts_nothing_off_that_a_slot_on_disk_names() {
     );
     let after = storage.image().len();
     assert!(after + (2 << 20) < before, "{before} bytes, and {after} after the close");
+}
+
+/// Each step of a load installs a state, and few of these become durable: only those that the log
+/// asks for. No commit here asks for a sync, so that the storage sees those of states alone.
+#[test]
+fn a_load_of_many_steps_makes_few_durable_states() {
+    let storage = Arc::new(CountingStorage::new(Arc::new(MemoryStorage::new())));
+    let setup = Setup { region_bytes: 1 << 20, durability: Durability::Memory, ..Setup::tiny() };
+    let builder = setup.builder().step_bytes(64 << 10).clock(Clock::fake().0);
+    let database = builder.open_on(storage.clone()).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut random = Random::from_seed(2);
+    let before = (database.stats().unwrap().durable_states, storage.calls().syncs);
+    let mut steps = 0;
+    for _ in 0..200 {
+        let mut batch = database.batch();
+        for _ in 0..100 {
+            let mut value = [0; 1000];
+            random.fill(&mut value);
+            batch.put(&keyspace, random.next_u64().to_be_bytes(), value).unwrap();
+        }
+        batch.commit().unwrap();
+        while database.run_step().unwrap() {
+            steps += 1;
+        }
+    }
+    let states = database.stats().unwrap().durable_states - before.0;
+    let syncs = storage.calls().syncs - before.1;
+    assert!(steps > 500, "only {steps} steps");
+    assert!(states > 0 && states * 20 < steps, "{states} durable states in {steps} steps");
+    assert!(syncs * 4 < steps, "{syncs} syncs in {steps} steps");
 }

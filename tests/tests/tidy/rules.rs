@@ -1,5 +1,6 @@
 //! The patches of `tests/rules` still take out what they say, name tests that exist, and stand in
-//! the table of `docs/testing.md`.
+//! the table of `docs/testing.md`; and each rule of `docs/architecture.md` has one, or is named
+//! among those that have none.
 
 use std::collections::BTreeSet;
 
@@ -97,6 +98,47 @@ pub fn findings(
     findings
 }
 
+/// What `docs/testing.md` says before the rules that no patch takes out.
+const WITHOUT: &str = "- Rules without a patch of their own: ";
+
+/// The rules that a line of `docs/architecture.md` states: "C1. Text", and further ones within it.
+fn stated(line: &str) -> Vec<&str> {
+    let is_label = |word: &str| {
+        let (letter, digits) = word.split_at_checked(1).unwrap_or(("", ""));
+        let is_letter = letter.chars().all(|c| c.is_ascii_uppercase());
+        is_letter && !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit())
+    };
+    let sentences = line.split_inclusive(". ");
+    sentences.filter_map(|sentence| sentence.strip_suffix(". ")).filter(|of| is_label(of)).collect()
+}
+
+/// Rules of `architecture` that neither a patch takes out nor `page` names as having none; and
+/// those that it names although there is a patch.
+pub fn without_patch(patches: &[Patch], architecture: &str, page: &str) -> Vec<String> {
+    let taken_out = |label: &str| {
+        patches.iter().any(|patch| {
+            let rule = patch.field("Rule").and_then(|rule| rule.strip_prefix(label));
+            rule.is_some_and(|rest| rest.starts_with(':') || rest.starts_with(' '))
+        })
+    };
+    let without = page.lines().find_map(|line| line.strip_prefix(WITHOUT)).unwrap_or_default();
+    let named: BTreeSet<&str> =
+        without.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| word.len() > 1).collect();
+    let mut findings = Vec::new();
+    let labels: BTreeSet<&str> = architecture.lines().flat_map(stated).collect();
+    if labels.is_empty() {
+        findings.push("docs/architecture.md states no rule".to_owned());
+    }
+    for label in labels {
+        match (taken_out(label), named.contains(label)) {
+            (true, false) | (false, true) => {}
+            (false, false) => findings.push(format!("no patch takes out {label}")),
+            (true, true) => findings.push(format!("docs/testing.md: {label} has a patch")),
+        }
+    }
+    findings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +165,25 @@ mod tests {
         assert_eq!(found(TEXT, file, "", "shows_it").len(), 1);
         assert_eq!(found(TEXT, file, ROW, "shows_something_else").len(), 1);
         assert_eq!(found("Rule: a\n", file, ROW, "shows_it").len(), 2);
+    }
+
+    #[test]
+    fn rules_are_found_where_a_line_or_a_sentence_begins_with_their_name() {
+        assert_eq!(stated("V1. One thing. V2. Another, as of (C1)."), ["V1", "V2"]);
+        assert!(stated("as I3 says. It is so. (P2 too. )").is_empty());
+    }
+
+    #[test]
+    fn a_rule_without_patch_is_a_finding_unless_it_is_named() {
+        let rules = "A1. One.\nA12. Another.\n";
+        let patch = |rule: &str| Patch { name: String::new(), text: format!("Rule: {rule}\n") };
+        let found = |patches: &[Patch], page: &str| without_patch(patches, rules, page).len();
+        assert_eq!(found(&[patch("A1: x"), patch("A12 for y: x")], ""), 0);
+        assert_eq!(found(&[patch("A12: x")], ""), 1);
+        let page = format!("{WITHOUT}A1, since so.\n");
+        assert_eq!(found(&[patch("A12: x")], &page), 0);
+        assert_eq!(found(&[patch("A1: x"), patch("A12: x")], &page), 1);
+        assert_eq!(without_patch(&[], "", "").len(), 1);
     }
 
     #[test]

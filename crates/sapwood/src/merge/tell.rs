@@ -1,9 +1,13 @@
-//! Tells `tracing` how a database stands, whenever a state became durable: which snapshots are
-//! held, and what [`Stats`](crate::Stats) has of cache, log, debt and syncs.
+//! Tells `tracing` how a database stands, when a step, a `flush` or a `compact` has made a state
+//! durable: which snapshots are held, and what [`Stats`](crate::Stats) has of cache, log, debt and
+//! syncs. Nothing is told of states that commits have made durable for room, in the log or in the
+//! file, nor of those before the first write.
 //!
-//! *Guarantees*: nothing is looked up for events that nobody wants; no I/O; no lock is held while
-//! somebody is told, and what is looked at is bounded however many snapshots there are. *Threads*:
-//! any that makes a state durable, once it has let go of its locks.
+//! *Guarantees*: nothing is looked up for events that nobody wants; no I/O. At most 16 snapshots
+//! are looked at; what is held for all is a sum over each part of each dead list, made under their
+//! lock. None of the locks that have a rank is held while somebody is told; a `flush` or `compact`
+//! of the application's is then still a call under way, for which a close waits. *Threads*: any
+//! that makes a step or such a call.
 
 use crate::state::Core;
 

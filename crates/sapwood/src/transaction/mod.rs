@@ -26,6 +26,8 @@ mod tests_build;
 #[cfg(test)]
 mod tests_rules;
 #[cfg(test)]
+mod tests_validate;
+#[cfg(test)]
 mod tests_verify;
 
 // The commit and the public face use the rest of them.

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 
 use super::PendingWrites;
 use super::commit::{commit, create_keyspace, drop_keyspace};
-use super::validate::Validation;
 use crate::error::Error;
 use crate::merge::debt::Pressure;
 use crate::merge::flush;
@@ -44,10 +43,10 @@ fn options() -> Options {
 }
 
 /// An engine that does nothing by itself: its clock stands still, so writes never pause.
-struct Engine {
-    storage: SimulatedStorage,
-    core: Arc<Core>,
-    keyspace: KeyspaceNumber,
+pub(super) struct Engine {
+    pub storage: SimulatedStorage,
+    pub core: Arc<Core>,
+    pub keyspace: KeyspaceNumber,
     model: Model,
 }
 
@@ -56,7 +55,7 @@ fn open(storage: &SimulatedStorage) -> Arc<Core> {
 }
 
 impl Engine {
-    fn new() -> Engine {
+    pub fn new() -> Engine {
         let storage = SimulatedStorage::new();
         let core = create::create(Arc::new(storage.clone()), options(), Clock::fake().0).unwrap();
         let settings = KeyspaceSettings::default();
@@ -64,7 +63,7 @@ impl Engine {
         Engine { storage, core, keyspace, model: Model::new() }
     }
 
-    fn put(&mut self, keys: impl IntoIterator<Item = u32>, value: &[u8]) {
+    pub fn put(&mut self, keys: impl IntoIterator<Item = u32>, value: &[u8]) {
         let mut writes = PendingWrites::new();
         for number in keys {
             let key = key(number);
@@ -90,23 +89,23 @@ impl Engine {
         commit(&self.core, &writes, Durability::Buffered, None).unwrap();
     }
 
-    fn seal(&self) {
+    pub fn seal(&self) {
         let _order = self.core.commit_order.lock();
         self.core.seal();
     }
 
-    fn flush(&self) {
+    pub fn flush(&self) {
         self.seal();
         step::flush_sealed(&self.core).unwrap();
     }
 
     /// Puts and flushes a young segment.
-    fn young(&mut self, keys: impl IntoIterator<Item = u32>, value: &[u8]) {
+    pub fn young(&mut self, keys: impl IntoIterator<Item = u32>, value: &[u8]) {
         self.put(keys, value);
         self.flush();
     }
 
-    fn value(&self, number: u32) -> Option<Vec<u8>> {
+    pub fn value(&self, number: u32) -> Option<Vec<u8>> {
         read(&self.core, self.keyspace).remove(&key(number))
     }
 
@@ -119,7 +118,7 @@ impl Engine {
     }
 }
 
-fn key(number: u32) -> Vec<u8> {
+pub(super) fn key(number: u32) -> Vec<u8> {
     format!("key {number:06}").into_bytes()
 }
 
@@ -689,34 +688,4 @@ fn a_flush_whose_runs_do_not_add_up_is_not_installed() {
     step::flush_sealed(&engine.core).unwrap();
     assert_eq!(engine.core.state().young.len(), 0);
     engine.check();
-}
-
-/// While a transaction is validated outside the commit lock, another one commits the same key.
-#[test]
-fn what_is_committed_during_a_validation_is_seen_by_it() {
-    let mut engine = Engine::new();
-    engine.put([7], b"first");
-    let name = engine.core.transactions.begin(engine.core.clock.now());
-    let began = SnapshotHold::take(&engine.core).number();
-    engine.core.transactions.began_at(name, began);
-    // Validation must read this flush: it has the key, in an older version.
-    engine.young([8], b"other");
-    let fired = Arc::new(AtomicU32::new(0));
-    let (core, count, keyspace) = (engine.core.clone(), fired.clone(), engine.keyspace);
-    engine.storage.on_operation(Box::new(move |operation| {
-        if operation.kind == OperationKind::Read && count.fetch_add(1, Ordering::AcqRel) == 0 {
-            let mut writes = PendingWrites::new();
-            writes.put(keyspace, &key(7), b"beside");
-            commit(&core, &writes, Durability::Memory, None).unwrap();
-        }
-    }));
-    let mut writes = PendingWrites::new();
-    writes.put(engine.keyspace, &key(7), b"mine");
-    let validation = Validation { began, reads: None };
-    let result = commit(&engine.core, &writes, Durability::Memory, Some(&validation));
-    engine.storage.clear_on_operation();
-    assert!(fired.load(Ordering::Acquire) > 0, "nothing was read");
-    assert!(matches!(result, Err(Error::Conflict)), "{result:?}");
-    assert_eq!(engine.value(7).as_deref(), Some(&b"beside"[..]));
-    engine.core.end_transaction(name);
 }

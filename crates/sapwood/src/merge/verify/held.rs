@@ -29,6 +29,9 @@ pub struct HeldLook {
     pub live_pages: u64,
     /// Pages that only older states use.
     pub held_pages: u64,
+    /// Pages of the log, of the encoded state, of lists that went to the file, and those that only
+    /// the log names.
+    pub own_pages: u64,
     /// For each snapshot, the oldest first: pages that it alone uses.
     pub alone_pages: Vec<u64>,
     /// What does not agree with the trees.
@@ -141,6 +144,7 @@ impl HeldCheck {
         let used = self.uses.keys().copied().filter(states).count() as u64
             + owned.page_count()
             + core.held.stats().list_pages;
+        look.own_pages = used.saturating_sub(self.uses.len() as u64);
         if given.page_count() != used {
             let given = given.page_count();
             look.problems.push(format!("{given} pages are given out, {used} are needed"));
