@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "memory/open_transactions.rs"]
+mod open_transactions;
 #[path = "memory/young_filters.rs"]
 mod young_filters;
 
@@ -25,6 +27,7 @@ fn counted_bytes(database: &Database) -> u64 {
         + memory.merge_buffers
         + memory.free_maps
         + memory.read_sets
+        + memory.pending_writes
         + memory.dead_lists
         + memory.other
 }

@@ -331,6 +331,8 @@ pub struct MemoryStats {
     pub free_maps: u64,
     /// What serializable transactions have read.
     pub read_sets: u64,
+    /// Writes of open transactions that lie in memory.
+    pub pending_writes: u64,
     /// Lists of dead blocks.
     pub dead_lists: u64,
     /// Everything else.
@@ -546,12 +548,13 @@ impl Stats {
             merge_buffers: part(MemoryPart::MergeBuffers),
             free_maps: part(MemoryPart::FreeMaps),
             read_sets: part(MemoryPart::ReadSets),
+            pending_writes: part(MemoryPart::PendingWrites),
             dead_lists: part(MemoryPart::DeadLists),
             other: part(MemoryPart::Other),
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 47] {
+    fn rows(&self) -> [(&'static str, u64); 48] {
         let memory = &self.memory;
         // What the oldest one needs is all that is kept.
         let kept_bytes = self.transactions.iter().map(|transaction| transaction.kept_bytes);
@@ -581,6 +584,7 @@ impl Stats {
             ("  merge buffers", memory.merge_buffers),
             ("  free maps", memory.free_maps),
             ("  read sets", memory.read_sets),
+            ("  pending writes", memory.pending_writes),
             ("  dead lists", memory.dead_lists),
             ("  other", memory.other),
             ("commits", self.commits),

@@ -25,6 +25,8 @@ pub enum MemoryPart {
     FreeMaps,
     /// Read sets of transactions.
     ReadSets,
+    /// Writes of open transactions that lie in memory.
+    PendingWrites,
     /// Dead lists.
     DeadLists,
     /// Nodes that were not written yet, and whatever else there is.
@@ -33,13 +35,14 @@ pub enum MemoryPart {
 
 impl MemoryPart {
     /// Every part.
-    pub const ALL: [MemoryPart; 8] = [
+    pub const ALL: [MemoryPart; 9] = [
         MemoryPart::Memtables,
         MemoryPart::Cache,
         MemoryPart::Filters,
         MemoryPart::MergeBuffers,
         MemoryPart::FreeMaps,
         MemoryPart::ReadSets,
+        MemoryPart::PendingWrites,
         MemoryPart::DeadLists,
         MemoryPart::Other,
     ];
@@ -112,17 +115,23 @@ impl MemoryBudget {
 
     /// Counts `bytes` more for a part.
     pub fn add(&self, part: MemoryPart, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
         self.counter(part).fetch_add(bytes, Ordering::Relaxed);
-        if part != MemoryPart::Cache && bytes > 0 {
+        if part != MemoryPart::Cache {
             self.tell_if_moved();
         }
     }
 
     /// Counts `bytes` fewer for a part.
     pub fn sub(&self, part: MemoryPart, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
         let before = self.counter(part).fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(before >= bytes, "{part:?} gives back more than it took");
-        if part != MemoryPart::Cache && bytes > 0 {
+        if part != MemoryPart::Cache {
             self.tell_if_moved();
         }
     }
@@ -205,6 +214,16 @@ impl Charge {
         self.bytes
     }
 
+    /// What all charges for the same part come to, in bytes.
+    pub(super) fn bytes_of_all(&self) -> u64 {
+        self.budget.part(self.part)
+    }
+
+    /// The budget that it counts in.
+    pub(super) fn budget(&self) -> &Arc<MemoryBudget> {
+        &self.budget
+    }
+
     /// Counts so many bytes from now on.
     pub fn set(&mut self, bytes: u64) {
         let before = std::mem::replace(&mut self.bytes, bytes);
@@ -254,7 +273,7 @@ mod tests {
         for (index, part) in MemoryPart::ALL.into_iter().enumerate() {
             assert_eq!(budget.part(part), 1 << index);
         }
-        assert_eq!(budget.used(), 255);
+        assert_eq!(budget.used(), (1 << MemoryPart::ALL.len()) - 1);
         drop(charges);
         assert_eq!(budget.used(), 0);
     }
