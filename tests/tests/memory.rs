@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "memory/held_by_application.rs"]
+mod held_by_application;
 #[path = "memory/open_transactions.rs"]
 mod open_transactions;
 #[path = "memory/young_filters.rs"]

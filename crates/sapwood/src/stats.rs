@@ -299,7 +299,7 @@ pub struct SnapshotStats {
     pub alone_bytes: u64,
 }
 
-/// How the memory budget is used, in bytes.
+/// How the memory budget is used, and what the application holds beside it, in bytes.
 ///
 /// # Examples
 /// ```
@@ -337,6 +337,12 @@ pub struct MemoryStats {
     pub dead_lists: u64,
     /// Everything else.
     pub other: u64,
+    /// No part of the budget: what handles of the application keep in memory. Nodes that the cache
+    /// has let go, or never had, and values, iterators or cursors still hold; entries that
+    /// iterators and cursors have read ahead, pieces of values that are read as streams, and the
+    /// writes of batches. Copies that were handed out are the application's alone, and are not
+    /// known here: keys, and values that are short or lie in blocks of their own.
+    pub held_by_application: u64,
 }
 
 /// The log.
@@ -551,10 +557,11 @@ impl Stats {
             pending_writes: part(MemoryPart::PendingWrites),
             dead_lists: part(MemoryPart::DeadLists),
             other: part(MemoryPart::Other),
+            held_by_application: core.pages.budget().held_by_application(),
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 48] {
+    fn rows(&self) -> [(&'static str, u64); 49] {
         let memory = &self.memory;
         // What the oldest one needs is all that is kept.
         let kept_bytes = self.transactions.iter().map(|transaction| transaction.kept_bytes);
@@ -587,6 +594,7 @@ impl Stats {
             ("  pending writes", memory.pending_writes),
             ("  dead lists", memory.dead_lists),
             ("  other", memory.other),
+            ("held by application", memory.held_by_application),
             ("commits", self.commits),
             ("  bytes", self.user_bytes),
             ("flushes", self.flushes),

@@ -71,6 +71,8 @@ pub struct MemoryBudget {
     /// What all parts but the cache used when the listener ran last.
     told: AtomicU64,
     listener: OnceLock<Listener>,
+    /// See [`MemoryBudget::held_by_application`].
+    held: AtomicU64,
 }
 
 impl MemoryBudget {
@@ -81,6 +83,7 @@ impl MemoryBudget {
             parts: Default::default(),
             told: AtomicU64::new(0),
             listener: OnceLock::new(),
+            held: AtomicU64::new(0),
         }
     }
 
@@ -159,6 +162,22 @@ impl MemoryBudget {
         counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         self.tell_if_moved();
         Some(Charge { budget: Arc::clone(self), part, bytes })
+    }
+
+    /// What the application holds beside the budget, in bytes: [`super::held`], and frames that
+    /// the cache does not have.
+    pub fn held_by_application(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn hold(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn let_go(&self, bytes: u64) {
+        if bytes > 0 {
+            self.held.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Whom to tell the cache's capacity when it has moved. The first call counts.

@@ -202,6 +202,8 @@ impl PageManager {
         // What lies in the file takes next to nothing, and is not checked again while it is kept.
         if frame.is_in_place() || self.seen.meet(reference) {
             self.cache.insert(Arc::clone(&frame));
+        } else {
+            frame.count_as_held(&self.budget);
         }
         Ok(frame)
     }
@@ -283,7 +285,8 @@ impl PageManager {
         let header = spec.header(block.first, self.next_stamp(), codec_id, lengths);
         let mut image = Vec::new();
         let reference = append_node(&self.layout, &header, stored, &mut image);
-        let frame = Arc::new(Frame::new(reference, header, content.to_vec(), 0));
+        let frame = Frame::new(reference, header, content.to_vec(), 0).counted_elsewhere();
+        let frame = Arc::new(frame);
         self.unwritten.put(UnwrittenNode { frame: Arc::clone(&frame), image: Arc::new(image) });
         self.cache.insert(frame);
         Ok(reference)

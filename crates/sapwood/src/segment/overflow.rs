@@ -353,6 +353,13 @@ impl<P: Deref<Target = PageManager>> OverflowReader<P> {
         self.chunks.len()
     }
 
+    /// What it takes of memory itself, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let chunks = self.chunks.capacity().saturating_mul(size_of::<ChunkPlace>());
+        let blocks = self.blocks.capacity().saturating_mul(size_of::<Block>());
+        chunks.saturating_add(blocks)
+    }
+
     /// Reads and checks one chunk; empty behind the last one.
     ///
     /// # Errors
