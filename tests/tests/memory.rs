@@ -12,7 +12,7 @@ mod young_filters;
 use crash_lsm::setup::{BUDGET_BYTES_MIN, Setup};
 use sapwood::page::NodeKind;
 use sapwood::sync::Random;
-use sapwood::{Database, Durability, Isolation, Keyspace};
+use sapwood::{Compression, Database, Durability, Isolation, Keyspace, KeyspaceOptions};
 
 fn open() -> (Database, Keyspace) {
     let setup = Setup { region_bytes: 8 << 20, ..Setup::tiny() };
@@ -27,6 +27,7 @@ fn counted_bytes(database: &Database) -> u64 {
         + memory.cache
         + memory.filters
         + memory.merge_buffers
+        + memory.compression
         + memory.free_maps
         + memory.read_sets
         + memory.pending_writes
@@ -139,6 +140,30 @@ fn a_transaction_larger_than_the_budget_is_committed_whole() {
         );
     }
     assert_eq!(keyspace.count::<&[u8]>(..).unwrap(), COUNT);
+}
+
+#[test]
+fn compression_contexts_count_for_a_database_that_uses_them() {
+    let counted = |compression| {
+        let setup = Setup { leaf_bytes: 8192, region_bytes: 8 << 20, ..Setup::tiny() };
+        let database = setup.builder().open_in_memory().unwrap();
+        let options = KeyspaceOptions::default().compression(compression);
+        let keyspace = database.keyspace_with("a", options).unwrap();
+        for number in 0..2000_u32 {
+            keyspace.put(number.to_be_bytes(), [7; 50]).unwrap();
+        }
+        database.compact().unwrap();
+        // A database of another test may use the same contexts in between.
+        let bytes = (0..500_u32).map(|number| {
+            database.core().unwrap().pages.cache().clear();
+            assert!(keyspace.get(number.to_be_bytes()).unwrap().is_some());
+            database.stats().unwrap().memory.compression
+        });
+        bytes.max().unwrap()
+    };
+    assert_eq!(counted(Compression::None), 0);
+    let bytes = counted(Compression::Zstd(1));
+    assert!(bytes > 10_000, "{bytes} bytes");
 }
 
 /// Walks once over everything must not drive out what is read again and again.

@@ -325,8 +325,11 @@ pub struct MemoryStats {
     pub pinned_parents: u64,
     /// Filters that stay in memory.
     pub filters: u64,
-    /// Buffers of merges.
+    /// Buffers of merges, and of values that are written as streams.
     pub merge_buffers: u64,
+    /// Compression contexts. All databases of a process share them: each counts for the one that
+    /// used it last.
+    pub compression: u64,
     /// Free maps.
     pub free_maps: u64,
     /// What serializable transactions have read.
@@ -552,6 +555,7 @@ impl Stats {
             pinned_parents: core.pages.cache().pinned(),
             filters: part(MemoryPart::Filters),
             merge_buffers: part(MemoryPart::MergeBuffers),
+            compression: part(MemoryPart::Compression),
             free_maps: part(MemoryPart::FreeMaps),
             read_sets: part(MemoryPart::ReadSets),
             pending_writes: part(MemoryPart::PendingWrites),
@@ -561,7 +565,7 @@ impl Stats {
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 49] {
+    fn rows(&self) -> [(&'static str, u64); 50] {
         let memory = &self.memory;
         // What the oldest one needs is all that is kept.
         let kept_bytes = self.transactions.iter().map(|transaction| transaction.kept_bytes);
@@ -589,6 +593,7 @@ impl Stats {
             ("    pinned parents", memory.pinned_parents),
             ("  filters", memory.filters),
             ("  merge buffers", memory.merge_buffers),
+            ("  compression", memory.compression),
             ("  free maps", memory.free_maps),
             ("  read sets", memory.read_sets),
             ("  pending writes", memory.pending_writes),

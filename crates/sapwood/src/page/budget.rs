@@ -19,8 +19,10 @@ pub enum MemoryPart {
     Cache,
     /// Filters that stay in memory.
     Filters,
-    /// Buffers of merges, and compression contexts.
+    /// Buffers of merges, and of values that are written as streams.
     MergeBuffers,
+    /// Compression contexts, which the databases of a process share: those that this one used last.
+    Compression,
     /// Free maps.
     FreeMaps,
     /// Read sets of transactions.
@@ -35,11 +37,12 @@ pub enum MemoryPart {
 
 impl MemoryPart {
     /// Every part.
-    pub const ALL: [MemoryPart; 9] = [
+    pub const ALL: [MemoryPart; 10] = [
         MemoryPart::Memtables,
         MemoryPart::Cache,
         MemoryPart::Filters,
         MemoryPart::MergeBuffers,
+        MemoryPart::Compression,
         MemoryPart::FreeMaps,
         MemoryPart::ReadSets,
         MemoryPart::PendingWrites,
@@ -50,7 +53,8 @@ impl MemoryPart {
 
 /// What a process takes beside what is counted: its own pages, stacks, and above all what the
 /// system's allocator keeps, thread by thread, of memory that was given back. Measured with reads
-/// and writes by turns, beside two merge threads: 21 to 36 MiB with budgets of 16 to 160 MiB.
+/// and writes by turns, beside two merge threads: 21 to 36 MiB with budgets of 16 to 160 MiB, their
+/// compression contexts included, which were not counted then.
 const PROCESS_BYTES: u64 = 40 << 20;
 /// A smaller total is for many databases in one process, which share that.
 const SHARED_BELOW_BYTES: u64 = 32 << 20;
@@ -112,7 +116,10 @@ impl MemoryBudget {
     /// sixteenth of it at least.
     pub fn cache_capacity(&self) -> u64 {
         let total = self.total();
-        let left = total.saturating_sub(self.beside_cache() + left_for_process(total));
+        // What is left for the process has room for them.
+        let contexts = self.part(MemoryPart::Compression);
+        let others = self.beside_cache().saturating_sub(contexts);
+        let left = total.saturating_sub(others + left_for_process(total).max(contexts));
         left.max(total / 16)
     }
 
@@ -279,6 +286,18 @@ mod tests {
         let left_mib = |mib: u64| mib - (MemoryBudget::new(mib << 20).cache_capacity() >> 20);
         assert_eq!([1, 4, 31].map(left_mib), [0, 0, 0]);
         assert_eq!([32, 48, 64, 128, 200, 1024].map(left_mib), [0, 8, 16, 15, 0, 0]);
+    }
+
+    #[test]
+    fn what_is_left_for_the_process_has_room_for_compression_contexts() {
+        let budget = Arc::new(MemoryBudget::new(64 << 20));
+        let mut contexts = budget.charge(MemoryPart::Compression, 3 << 20);
+        assert_eq!(budget.cache_capacity(), 48 << 20);
+        contexts.set(20 << 20);
+        assert_eq!(budget.cache_capacity(), 44 << 20);
+        let large = Arc::new(MemoryBudget::new(1 << 30));
+        let _contexts = large.charge(MemoryPart::Compression, 3 << 20);
+        assert_eq!(large.cache_capacity(), 1021 << 20);
     }
 
     #[test]

@@ -173,7 +173,8 @@ impl OverflowWriter {
         compressed.clear();
         // Reading a chunk that hardly shrinks costs more than the place that it saves.
         let worth = self.pages.layout().usable_bytes();
-        let shrinks = compress(self.codec, &raw, &mut compressed)?
+        let counted_in = Some(self.pages.budget());
+        let shrinks = compress(self.codec, &raw, &mut compressed, counted_in)?
             && compressed.len().saturating_add(worth) <= raw.len();
         let (stored, flag) = if shrinks { (&compressed, COMPRESSED) } else { (&raw, 0) };
         // At most CHUNK_BYTES, so that bit 31 is free.
