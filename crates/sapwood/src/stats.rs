@@ -342,9 +342,10 @@ pub struct MemoryStats {
     pub other: u64,
     /// No part of the budget: what handles of the application keep in memory. Nodes that the cache
     /// has let go, or never had, and values, iterators or cursors still hold; entries that
-    /// iterators and cursors have read ahead, pieces of values that are read as streams, and the
-    /// writes of batches. Copies that were handed out are the application's alone, and are not
-    /// known here: keys, and values that are short or lie in blocks of their own.
+    /// iterators and cursors have read ahead, and writes that those of a transaction see and the
+    /// transaction itself has let go; pieces of values that are read as streams; and the writes of
+    /// batches. Copies that were handed out are the application's alone, and are not known here:
+    /// keys, and values that are short or lie in blocks of their own.
     pub held_by_application: u64,
 }
 

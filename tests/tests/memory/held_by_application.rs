@@ -4,7 +4,7 @@ use std::io::{self, Read};
 
 use crash_lsm::setup::{BUDGET_BYTES_MIN, Setup};
 use sapwood::sync::Random;
-use sapwood::{Database, Keyspace, KeyspaceOptions, Value};
+use sapwood::{Database, Isolation, Keyspace, KeyspaceOptions, Value};
 
 use super::{LIMIT_BYTES, counted_bytes};
 
@@ -143,6 +143,44 @@ fn what_cursors_and_iterators_have_read_ahead_is_held() {
     assert_held(&database, 50 * 32 * 300, 50 * 80 * 500);
     // One that has ended holds nothing.
     ranges.iter_mut().for_each(|range| assert_eq!(range.count(), 449));
+    assert_eq!(held(&database), 0);
+}
+
+/// The transaction goes on with a copy, spills, or ends: what iterators see stays.
+#[test]
+fn writes_that_a_transaction_has_let_go_are_held_by_its_iterators() {
+    let setup = Setup { transaction_bytes: Some(100_000), ..Setup::tiny() };
+    let database = setup.builder().open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    let count = |range: sapwood::Range| range.inspect(|pair| assert!(pair.is_ok())).count();
+    for number in 0..100_u32 {
+        transaction.put(&keyspace, number.to_be_bytes(), [7; 400]).unwrap();
+    }
+    let mut ranges: Vec<_> = (0..10).map(|_| transaction.iter(&keyspace).unwrap()).collect();
+    assert_eq!(held(&database), 0, "they are the transaction's");
+    transaction.put(&keyspace, "more", "v").unwrap();
+    assert_held(&database, 40_000, 60_000);
+    // A second put copies nothing.
+    transaction.put(&keyspace, "more", "w").unwrap();
+    assert_held(&database, 40_000, 60_000);
+    let later = transaction.iter(&keyspace).unwrap();
+    for number in 100..500_u32 {
+        transaction.put(&keyspace, number.to_be_bytes(), [7; 400]).unwrap();
+    }
+    assert_held(&database, 80_000, 120_000);
+    assert_eq!(count(ranges.pop().unwrap()), 100);
+    drop(ranges);
+    assert_held(&database, 40_000, 60_000);
+    assert_eq!(count(later), 101);
+    assert_eq!(held(&database), 0);
+    let last = transaction.iter(&keyspace).unwrap();
+    assert_eq!(held(&database), 0);
+    transaction.rollback();
+    let spilled = database.stats().unwrap().memory.pending_writes;
+    assert_eq!(spilled, 0);
+    assert!(held(&database) > 400, "what was not spilled");
+    assert_eq!(count(last), 501);
     assert_eq!(held(&database), 0);
 }
 

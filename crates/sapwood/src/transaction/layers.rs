@@ -79,7 +79,7 @@ impl Layers {
     pub fn new(budget: &Arc<MemoryBudget>) -> Layers {
         Layers {
             below: Vec::new(),
-            top: PendingWrites::new(),
+            top: PendingWrites::counted_in(budget),
             serial: 0,
             savepoints: Vec::new(),
             below_bytes: 0,
@@ -149,10 +149,15 @@ impl Layers {
         self.savepoints.retain(|(_, held)| held.strong_count() > 0);
     }
 
+    fn take_top(&mut self) -> PendingWrites {
+        let empty = PendingWrites::counted_in(self.share.budget());
+        std::mem::replace(&mut self.top, empty)
+    }
+
     /// Puts the top below, joined with the memory layer under it where that is allowed.
     fn close_top(&mut self) {
         self.forget_savepoints();
-        let top = std::mem::take(&mut self.top);
+        let top = self.take_top();
         if !top.is_empty() {
             let last = self.below.last().map_or(0, |layer| layer.serial);
             let joins = !self.is_border(last, self.serial);
@@ -195,7 +200,7 @@ impl Layers {
         let serial = *savepoint.held;
         self.savepoints.truncate(index + 1);
         self.below.retain(|layer| layer.serial < serial);
-        self.top = PendingWrites::new();
+        drop(self.take_top());
         self.count_below();
         self.recharge();
         Ok(())
