@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "memory/held_by_application.rs"]
+mod held_by_application;
+#[path = "memory/open_transactions.rs"]
+mod open_transactions;
 #[path = "memory/young_filters.rs"]
 mod young_filters;
 
 use crash_lsm::setup::{BUDGET_BYTES_MIN, Setup};
 use sapwood::page::NodeKind;
 use sapwood::sync::Random;
-use sapwood::{Database, Durability, Isolation, Keyspace};
+use sapwood::{Compression, Database, Durability, Isolation, Keyspace, KeyspaceOptions};
 
 fn open() -> (Database, Keyspace) {
     let setup = Setup { region_bytes: 8 << 20, ..Setup::tiny() };
@@ -23,8 +27,10 @@ fn counted_bytes(database: &Database) -> u64 {
         + memory.cache
         + memory.filters
         + memory.merge_buffers
+        + memory.compression
         + memory.free_maps
         + memory.read_sets
+        + memory.pending_writes
         + memory.dead_lists
         + memory.other
 }
@@ -112,28 +118,52 @@ fn read_sets_of_serializable_transactions_stay_within_the_budget() {
 }
 
 #[test]
-fn a_transaction_larger_than_a_memtable_is_committed_or_refused_with_its_limit() {
+fn a_transaction_larger_than_the_budget_is_committed_whole() {
+    const COUNT: u64 = 20_000;
     let (database, keyspace) = open();
     let mut transaction = database.begin(Isolation::Snapshot).unwrap();
-    let mut refused = None;
-    for n in 0..20_000u64 {
-        if let Err(error) = transaction.put(&keyspace, n.to_be_bytes(), vec![b'v'; 1000]) {
-            refused = Some(error);
-            break;
+    let mut most = 0;
+    for number in 0..COUNT {
+        transaction.put(&keyspace, number.to_be_bytes(), vec![b'v'; 1000]).unwrap();
+        if number % 100 == 0 {
+            most = most.max(counted_bytes(&database));
         }
     }
-    let result = match refused {
-        Some(error) => Err(error),
-        None => transaction.commit(),
+    assert_eq!(keyspace.count::<&[u8]>(..).unwrap(), 0);
+    transaction.commit().unwrap();
+    most = most.max(counted_bytes(&database));
+    assert!(most <= LIMIT_BYTES, "{most} of {BUDGET_BYTES_MIN} bytes");
+    for (pair, number) in keyspace.iter().unwrap().zip(0..) {
+        assert_eq!(
+            pair.unwrap(),
+            (u64::to_be_bytes(number).as_slice().into(), vec![b'v'; 1000].into())
+        );
+    }
+    assert_eq!(keyspace.count::<&[u8]>(..).unwrap(), COUNT);
+}
+
+#[test]
+fn compression_contexts_count_for_a_database_that_uses_them() {
+    let counted = |compression| {
+        let setup = Setup { leaf_bytes: 8192, region_bytes: 8 << 20, ..Setup::tiny() };
+        let database = setup.builder().open_in_memory().unwrap();
+        let options = KeyspaceOptions::default().compression(compression);
+        let keyspace = database.keyspace_with("a", options).unwrap();
+        for number in 0..2000_u32 {
+            keyspace.put(number.to_be_bytes(), [7; 50]).unwrap();
+        }
+        database.compact().unwrap();
+        // A database of another test may use the same contexts in between.
+        let bytes = (0..500_u32).map(|number| {
+            database.core().unwrap().pages.cache().clear();
+            assert!(keyspace.get(number.to_be_bytes()).unwrap().is_some());
+            database.stats().unwrap().memory.compression
+        });
+        bytes.max().unwrap()
     };
-    match result {
-        Ok(()) => assert_eq!(keyspace.count::<&[u8]>(..).unwrap(), 20_000),
-        Err(error) => {
-            assert!(error.to_string().contains("split it"), "{error}");
-            assert_eq!(keyspace.count::<&[u8]>(..).unwrap(), 0);
-            keyspace.put("small", "v").unwrap();
-        }
-    }
+    assert_eq!(counted(Compression::None), 0);
+    let bytes = counted(Compression::Zstd(1));
+    assert!(bytes > 10_000, "{bytes} bytes");
 }
 
 /// Walks once over everything must not drive out what is read again and again.

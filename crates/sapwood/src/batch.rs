@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::key_bounds::key_range;
 use crate::keyspace::Keyspace;
 use crate::options::Durability;
+use crate::page::Held;
 use crate::shared::{Shared, check_key};
 use crate::sync::Arc;
 use crate::transaction::batch_writes::BatchWrites;
@@ -42,6 +43,8 @@ pub struct Batch {
     bytes_max: usize,
     /// Those that were written to, each once.
     keyspaces: Vec<Keyspace>,
+    /// What the writes take; `None` before the first.
+    held: Option<Held>,
 }
 
 impl fmt::Debug for Batch {
@@ -57,6 +60,7 @@ impl Batch {
             writes: BatchWrites::default(),
             bytes_max: 0,
             keyspaces: Vec::new(),
+            held: None,
         }
     }
 
@@ -70,12 +74,16 @@ impl Batch {
         if !self.keyspaces.iter().any(|known| known.is_same(keyspace)) {
             self.bytes_max = self.shared.read(|core| {
                 keyspace.live_in(&self.shared, core)?;
+                self.held.get_or_insert_with(|| Held::new(core.pages.budget()));
                 Ok(core.memtable_bytes_max())
             })?;
             self.keyspaces.push(keyspace.clone());
         }
         operation(&mut self.writes, number)?;
         let (bytes, limit) = (self.writes.bytes_within(self.bytes_max)?, self.bytes_max);
+        if let Some(held) = &mut self.held {
+            held.follow(self.writes.memory_bytes());
+        }
         if bytes > limit {
             return Err(Error::TransactionTooLarge { bytes: bytes as u64, limit: limit as u64 });
         }

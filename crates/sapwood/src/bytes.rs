@@ -105,6 +105,14 @@ impl Key {
         }
     }
 
+    /// Memory beside its own size, in bytes.
+    pub(crate) fn boxed_bytes(&self) -> usize {
+        match &self.0 {
+            KeyBytes::Inline(_) => 0,
+            KeyBytes::Boxed(boxed) => boxed.len(),
+        }
+    }
+
     /// The bytes as a vector; without a copy where they have memory of their own.
     #[must_use]
     pub fn into_vec(self) -> Vec<u8> {
@@ -195,6 +203,15 @@ impl Value {
             ValueBytes::Frame { frame, start, end } => {
                 frame.content().get(*start as usize..*end as usize).unwrap_or_default()
             }
+        }
+    }
+
+    /// Memory beside its own size, in bytes; that of a frame counts by itself.
+    pub(crate) fn boxed_bytes(&self) -> usize {
+        match &self.0 {
+            ValueBytes::Inline(_) | ValueBytes::Frame { .. } => 0,
+            ValueBytes::Boxed(boxed) => boxed.len(),
+            ValueBytes::Shared(shared) => shared.len(),
         }
     }
 

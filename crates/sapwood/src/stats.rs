@@ -299,7 +299,7 @@ pub struct SnapshotStats {
     pub alone_bytes: u64,
 }
 
-/// How the memory budget is used, in bytes.
+/// How the memory budget is used, and what the application holds beside it, in bytes.
 ///
 /// # Examples
 /// ```
@@ -325,16 +325,28 @@ pub struct MemoryStats {
     pub pinned_parents: u64,
     /// Filters that stay in memory.
     pub filters: u64,
-    /// Buffers of merges.
+    /// Buffers of merges, and of values that are written as streams.
     pub merge_buffers: u64,
+    /// Compression contexts. All databases of a process share them: each counts for the one that
+    /// used it last.
+    pub compression: u64,
     /// Free maps.
     pub free_maps: u64,
     /// What serializable transactions have read.
     pub read_sets: u64,
+    /// Writes of open transactions that lie in memory.
+    pub pending_writes: u64,
     /// Lists of dead blocks.
     pub dead_lists: u64,
     /// Everything else.
     pub other: u64,
+    /// No part of the budget: what handles of the application keep in memory. Nodes that the cache
+    /// has let go, or never had, and values, iterators or cursors still hold; entries that
+    /// iterators and cursors have read ahead, and writes that those of a transaction see and the
+    /// transaction itself has let go; pieces of values that are read as streams; and the writes of
+    /// batches. Copies that were handed out are the application's alone, and are not known here:
+    /// keys, and values that are short or lie in blocks of their own.
+    pub held_by_application: u64,
 }
 
 /// The log.
@@ -544,14 +556,17 @@ impl Stats {
             pinned_parents: core.pages.cache().pinned(),
             filters: part(MemoryPart::Filters),
             merge_buffers: part(MemoryPart::MergeBuffers),
+            compression: part(MemoryPart::Compression),
             free_maps: part(MemoryPart::FreeMaps),
             read_sets: part(MemoryPart::ReadSets),
+            pending_writes: part(MemoryPart::PendingWrites),
             dead_lists: part(MemoryPart::DeadLists),
             other: part(MemoryPart::Other),
+            held_by_application: core.pages.budget().held_by_application(),
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 47] {
+    fn rows(&self) -> [(&'static str, u64); 50] {
         let memory = &self.memory;
         // What the oldest one needs is all that is kept.
         let kept_bytes = self.transactions.iter().map(|transaction| transaction.kept_bytes);
@@ -579,10 +594,13 @@ impl Stats {
             ("    pinned parents", memory.pinned_parents),
             ("  filters", memory.filters),
             ("  merge buffers", memory.merge_buffers),
+            ("  compression", memory.compression),
             ("  free maps", memory.free_maps),
             ("  read sets", memory.read_sets),
+            ("  pending writes", memory.pending_writes),
             ("  dead lists", memory.dead_lists),
             ("  other", memory.other),
+            ("held by application", memory.held_by_application),
             ("commits", self.commits),
             ("  bytes", self.user_bytes),
             ("flushes", self.flushes),

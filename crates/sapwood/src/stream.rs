@@ -6,7 +6,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use crate::bytes::Value;
 use crate::error::{Error, Result};
 use crate::keyspace::{Keyspace, value_of};
-use crate::page::PageManager;
+use crate::page::{Held, PageManager};
 use crate::scan::OwnLayer;
 use crate::segment::overflow::{CHUNK_BYTES, OverflowReader};
 use crate::shared::{Shared, check_key};
@@ -65,6 +65,8 @@ enum Source {
         _hold: Hold,
         /// The chunk that was read last, and its index.
         chunk: Option<(u64, Vec<u8>)>,
+        /// What the reader takes, and the largest chunk.
+        held: Held,
     },
 }
 
@@ -140,7 +142,9 @@ impl ValueStream {
         match found {
             Found::Overflow(reference) => {
                 let reader = OverflowReader::open(core.pages.clone(), keyspace, &reference)?;
-                let source = Source::Chunks { reader, _hold: hold, chunk: None };
+                let mut held = Held::new(core.pages.budget());
+                held.follow(reader.memory_bytes());
+                let source = Source::Chunks { reader, _hold: hold, chunk: None, held };
                 Ok(ValueStream { shared: shared.clone(), source, position: 0 })
             }
             found => Ok(ValueStream::whole(shared, value_of(shared, core, keyspace, found)?)),
@@ -160,7 +164,7 @@ impl ValueStream {
                 let at = usize::try_from(self.position).unwrap_or(usize::MAX);
                 Ok(value.get(at..).unwrap_or_default())
             }
-            Source::Chunks { reader, chunk, .. } => {
+            Source::Chunks { reader, chunk, held, .. } => {
                 if self.position >= reader.len() {
                     return Ok(&[]);
                 }
@@ -169,6 +173,7 @@ impl ValueStream {
                     // The one before goes first: never two in memory.
                     *chunk = None;
                     let bytes = reader.read_chunk(usize::try_from(index).unwrap_or(usize::MAX))?;
+                    held.follow_up(reader.memory_bytes() + bytes.capacity());
                     *chunk = Some((index, bytes));
                 }
                 let skip = (self.position % CHUNK_BYTES as u64) as usize;
@@ -218,7 +223,7 @@ enum Given {
     /// It is put as any other value.
     Short(Vec<u8>),
     /// It lies in blocks of its own.
-    Long(ValueWriter),
+    Long(Box<ValueWriter>),
 }
 
 /// Reads to the end, and writes what is long as it comes. The reader is never called from within a
@@ -234,7 +239,7 @@ fn take_in(keyspace: &Keyspace, reader: &mut impl Read) -> Result<Given> {
         keyspace.change(|_, _| value.push(&buffer))?;
         fill(reader, &mut buffer, CHUNK_BYTES)?;
     }
-    Ok(Given::Long(value))
+    Ok(Given::Long(Box::new(value)))
 }
 
 impl Keyspace {
@@ -268,7 +273,7 @@ impl Keyspace {
             Given::Long(value) => {
                 let length = value.length();
                 let durability = self.shared().durability;
-                self.change(|core, number| commit_value(core, number, key, value, durability))?;
+                self.change(|core, number| commit_value(core, number, key, *value, durability))?;
                 Ok(length)
             }
         }
@@ -375,7 +380,7 @@ impl Transaction {
             }
             Given::Long(value) => {
                 let length = value.length();
-                self.put_value(keyspace, key, value)?;
+                self.put_value(keyspace, key, *value)?;
                 Ok(length)
             }
         }

@@ -114,6 +114,11 @@ impl CommitEncoder {
         self.operations.len()
     }
 
+    /// How much memory they take.
+    pub fn memory_bytes(&self) -> usize {
+        self.operations.capacity()
+    }
+
     /// Appends a pair.
     pub fn put(&mut self, keyspace: KeyspaceNumber, key: &[u8], value: &[u8]) {
         self.has_data = true;

@@ -19,12 +19,16 @@ pub enum MemoryPart {
     Cache,
     /// Filters that stay in memory.
     Filters,
-    /// Buffers of merges, and compression contexts.
+    /// Buffers of merges, and of values that are written as streams.
     MergeBuffers,
+    /// Compression contexts, which the databases of a process share: those that this one used last.
+    Compression,
     /// Free maps.
     FreeMaps,
     /// Read sets of transactions.
     ReadSets,
+    /// Writes of open transactions that lie in memory.
+    PendingWrites,
     /// Dead lists.
     DeadLists,
     /// Nodes that were not written yet, and whatever else there is.
@@ -33,13 +37,15 @@ pub enum MemoryPart {
 
 impl MemoryPart {
     /// Every part.
-    pub const ALL: [MemoryPart; 8] = [
+    pub const ALL: [MemoryPart; 10] = [
         MemoryPart::Memtables,
         MemoryPart::Cache,
         MemoryPart::Filters,
         MemoryPart::MergeBuffers,
+        MemoryPart::Compression,
         MemoryPart::FreeMaps,
         MemoryPart::ReadSets,
+        MemoryPart::PendingWrites,
         MemoryPart::DeadLists,
         MemoryPart::Other,
     ];
@@ -47,7 +53,8 @@ impl MemoryPart {
 
 /// What a process takes beside what is counted: its own pages, stacks, and above all what the
 /// system's allocator keeps, thread by thread, of memory that was given back. Measured with reads
-/// and writes by turns, beside two merge threads: 21 to 36 MiB with budgets of 16 to 160 MiB.
+/// and writes by turns, beside two merge threads: 21 to 36 MiB with budgets of 16 to 160 MiB, their
+/// compression contexts included, which were not counted then.
 const PROCESS_BYTES: u64 = 40 << 20;
 /// A smaller total is for many databases in one process, which share that.
 const SHARED_BELOW_BYTES: u64 = 32 << 20;
@@ -68,6 +75,8 @@ pub struct MemoryBudget {
     /// What all parts but the cache used when the listener ran last.
     told: AtomicU64,
     listener: OnceLock<Listener>,
+    /// See [`MemoryBudget::held_by_application`].
+    held: AtomicU64,
 }
 
 impl MemoryBudget {
@@ -78,6 +87,7 @@ impl MemoryBudget {
             parts: Default::default(),
             told: AtomicU64::new(0),
             listener: OnceLock::new(),
+            held: AtomicU64::new(0),
         }
     }
 
@@ -106,23 +116,32 @@ impl MemoryBudget {
     /// sixteenth of it at least.
     pub fn cache_capacity(&self) -> u64 {
         let total = self.total();
-        let left = total.saturating_sub(self.beside_cache() + left_for_process(total));
+        // What is left for the process has room for them.
+        let contexts = self.part(MemoryPart::Compression);
+        let others = self.beside_cache().saturating_sub(contexts);
+        let left = total.saturating_sub(others + left_for_process(total).max(contexts));
         left.max(total / 16)
     }
 
     /// Counts `bytes` more for a part.
     pub fn add(&self, part: MemoryPart, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
         self.counter(part).fetch_add(bytes, Ordering::Relaxed);
-        if part != MemoryPart::Cache && bytes > 0 {
+        if part != MemoryPart::Cache {
             self.tell_if_moved();
         }
     }
 
     /// Counts `bytes` fewer for a part.
     pub fn sub(&self, part: MemoryPart, bytes: u64) {
+        if bytes == 0 {
+            return;
+        }
         let before = self.counter(part).fetch_sub(bytes, Ordering::Relaxed);
         debug_assert!(before >= bytes, "{part:?} gives back more than it took");
-        if part != MemoryPart::Cache && bytes > 0 {
+        if part != MemoryPart::Cache {
             self.tell_if_moved();
         }
     }
@@ -150,6 +169,22 @@ impl MemoryBudget {
         counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
         self.tell_if_moved();
         Some(Charge { budget: Arc::clone(self), part, bytes })
+    }
+
+    /// What the application holds beside the budget, in bytes: [`super::held`], and frames that
+    /// the cache does not have.
+    pub fn held_by_application(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn hold(&self, bytes: u64) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn let_go(&self, bytes: u64) {
+        if bytes > 0 {
+            self.held.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 
     /// Whom to tell the cache's capacity when it has moved. The first call counts.
@@ -205,6 +240,16 @@ impl Charge {
         self.bytes
     }
 
+    /// What all charges for the same part come to, in bytes.
+    pub(super) fn bytes_of_all(&self) -> u64 {
+        self.budget.part(self.part)
+    }
+
+    /// The budget that it counts in.
+    pub(super) fn budget(&self) -> &Arc<MemoryBudget> {
+        &self.budget
+    }
+
     /// Counts so many bytes from now on.
     pub fn set(&mut self, bytes: u64) {
         let before = std::mem::replace(&mut self.bytes, bytes);
@@ -244,6 +289,18 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_for_the_process_has_room_for_compression_contexts() {
+        let budget = Arc::new(MemoryBudget::new(64 << 20));
+        let mut contexts = budget.charge(MemoryPart::Compression, 3 << 20);
+        assert_eq!(budget.cache_capacity(), 48 << 20);
+        contexts.set(20 << 20);
+        assert_eq!(budget.cache_capacity(), 44 << 20);
+        let large = Arc::new(MemoryBudget::new(1 << 30));
+        let _contexts = large.charge(MemoryPart::Compression, 3 << 20);
+        assert_eq!(large.cache_capacity(), 1021 << 20);
+    }
+
+    #[test]
     fn every_part_has_a_counter_of_its_own() {
         let budget = Arc::new(MemoryBudget::new(1000));
         let charges: Vec<_> = MemoryPart::ALL
@@ -254,7 +311,7 @@ mod tests {
         for (index, part) in MemoryPart::ALL.into_iter().enumerate() {
             assert_eq!(budget.part(part), 1 << index);
         }
-        assert_eq!(budget.used(), 255);
+        assert_eq!(budget.used(), (1 << MemoryPart::ALL.len()) - 1);
         drop(charges);
         assert_eq!(budget.used(), 0);
     }

@@ -1,7 +1,8 @@
 //! The cache of verified nodes.
 //!
 //! *Guarantees*: a frame is found only by page, stamp and checksum together; the bytes held stay
-//! within the capacity. A frame that is larger than a shard's part of it is not kept.
+//! within the capacity. A frame that is larger than a shard's part of it is not kept. What somebody
+//! else still holds when it goes counts as held by the application.
 //! *Threads*: any. A hit costs one short lock of one shard and one clone of an `Arc`.
 //!
 //! Each shard has two queues that are walked as clocks: a frame enters unused, a hit marks it (up
@@ -192,13 +193,15 @@ impl Cache {
         found
     }
 
-    /// Puts a frame in, in the place of any other of the same page.
+    /// Puts a frame in, in the place of any other of the same page. It was not in before, unless it
+    /// counts elsewhere.
     pub fn insert(&self, frame: Arc<Frame>) {
         let bytes = frame.weight_bytes() as u64;
         let weight = bytes + bytes / ALLOCATOR_PART + ENTRY_BYTES;
         let capacity = self.shard_capacity();
         if weight > capacity {
-            return self.remove(frame.page());
+            self.remove(frame.page());
+            return self.let_go([frame]);
         }
         let mut gone = Vec::new();
         let Some(shard) = self.shard(frame.page().0) else { return };
@@ -211,6 +214,18 @@ impl Cache {
         // Under the lock, so that no other thread takes off what was not yet added.
         self.account(before, after);
         drop(shard);
+        self.let_go(gone);
+    }
+
+    /// Frames that it does not have any more, or will not have: whoever else has them holds them
+    /// now.
+    fn let_go(&self, gone: impl IntoIterator<Item = Arc<Frame>>) {
+        for frame in gone {
+            // Nobody comes to have a frame that is out of the cache but from one who has it.
+            if Arc::strong_count(&frame) > 1 {
+                frame.count_as_held(&self.budget);
+            }
+        }
     }
 
     /// Takes out whatever frame begins at this page.
@@ -222,7 +237,7 @@ impl Cache {
         let after = shard.used_bytes();
         self.account(before, after);
         drop(shard);
-        drop(gone);
+        self.let_go(gone);
     }
 
     /// Takes everything out.
@@ -272,6 +287,7 @@ impl Cache {
             let after = shard.used_bytes();
             self.account(before, after);
             drop(shard);
+            self.let_go(gone);
         }
     }
 

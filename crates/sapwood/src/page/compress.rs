@@ -2,10 +2,20 @@
 //!
 //! *Assumes*: nothing of the stored bytes.
 //! *Guarantees*: decompression yields exactly the length asked for, or an error.
+//! Contexts of zstd are kept from one use to the next, for all databases of the process. Each
+//! counts for the budget of the database that used it last, until another one uses it or it is
+//! dropped.
 //! *Format*: `docs/format.md` section 3, codec numbers.
 //! *Threads*: contexts are kept in a pool for all threads; its lock is held to take or return one.
 
 use crate::error::{Error, Result};
+use crate::sync::Arc;
+
+use super::budget::MemoryBudget;
+
+/// Where a context counts from its use on; `None` for tools, which have no database: it counts
+/// where it did.
+pub type CountedIn<'a> = Option<&'a Arc<MemoryBudget>>;
 
 /// How a content is to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -66,10 +76,15 @@ impl DecompressProblem {
 }
 
 /// Compresses `raw` to the end of `out`. False, with `out` as it was, when the codec stores as is.
-pub fn compress(codec: Codec, raw: &[u8], out: &mut Vec<u8>) -> Result<bool> {
+pub fn compress(
+    codec: Codec,
+    raw: &[u8],
+    out: &mut Vec<u8>,
+    counted_in: CountedIn<'_>,
+) -> Result<bool> {
     match codec {
         Codec::Plain => Ok(false),
-        Codec::Zstd { level } => zstd_codec::compress(level, raw, out),
+        Codec::Zstd { level } => zstd_codec::CONTEXTS.compress(level, raw, out, counted_in),
     }
 }
 
@@ -79,10 +94,11 @@ pub fn decompress(
     codec_id: u8,
     stored: &[u8],
     raw_bytes: usize,
+    counted_in: CountedIn<'_>,
 ) -> std::result::Result<Vec<u8>, DecompressProblem> {
     let raw = match codec_id {
         CODEC_PLAIN => stored.to_vec(),
-        CODEC_ZSTD => zstd_codec::decompress(stored, raw_bytes)?,
+        CODEC_ZSTD => zstd_codec::CONTEXTS.decompress(stored, raw_bytes, counted_in)?,
         other => return Err(DecompressProblem::UnknownCodec(other)),
     };
     if raw.len() != raw_bytes {
@@ -96,145 +112,181 @@ pub fn decompress(
 
 #[cfg(feature = "zstd")]
 mod zstd_codec {
-    use zstd::bulk::{Compressor, Decompressor};
-    use zstd::zstd_safe;
+    use zstd::bulk::Compressor;
+    use zstd::zstd_safe::{self, DCtx};
 
     use crate::error::{Error, Result};
-    use crate::sync::Mutex;
+    use crate::page::budget::{Charge, MemoryPart};
+    use crate::sync::{Arc, Mutex};
 
-    use super::DecompressProblem;
+    use super::{CountedIn, DecompressProblem};
 
     /// More contexts than this are not kept when nobody uses them.
     const KEPT_CONTEXTS: usize = 16;
 
-    struct Pooled {
-        level: i32,
-        context: Compressor<'static>,
+    /// A context for as long as it lives.
+    struct Pooled<C> {
+        context: C,
+        /// What it takes, for who used it last.
+        charge: Option<Charge>,
     }
 
-    static COMPRESSORS: Mutex<Vec<Pooled>> = Mutex::new(Vec::new());
-    static DECOMPRESSORS: Mutex<Vec<Decompressor<'static>>> = Mutex::new(Vec::new());
+    struct Leveled {
+        level: i32,
+        compressor: Compressor<'static>,
+    }
+
+    /// Contexts that nobody uses at the moment.
+    pub(super) struct Contexts {
+        compressors: Mutex<Vec<Pooled<Leveled>>>,
+        decompressors: Mutex<Vec<Pooled<DCtx<'static>>>>,
+    }
+
+    /// Those of the process.
+    pub(super) static CONTEXTS: Contexts = Contexts::new();
 
     fn refused(error: std::io::Error) -> Error {
         Error::io("compressing", "a node in memory", error)
     }
 
-    pub(super) fn compress(level: i32, raw: &[u8], out: &mut Vec<u8>) -> Result<bool> {
-        let start = out.len();
-        let room = zstd_safe::compress_bound(raw.len());
-        // The level of a context is changed only when it must be: it costs a reset of its tables.
-        let pooled = {
-            let mut pool = COMPRESSORS.lock();
-            match pool.iter().rposition(|pooled| pooled.level == level) {
-                Some(index) => Some(pool.swap_remove(index)),
-                None => pool.pop(),
-            }
-        };
-        let mut pooled = match pooled {
-            Some(pooled) => pooled,
-            None => Pooled { level, context: Compressor::new(level).map_err(refused)? },
-        };
-        if pooled.level != level {
-            pooled.context.set_compression_level(level).map_err(refused)?;
-            pooled.level = level;
+    impl<C> Pooled<C> {
+        fn new(context: C) -> Pooled<C> {
+            Pooled { context, charge: None }
         }
-        out.resize(start + room, 0);
-        let target = out.get_mut(start..).unwrap_or_default();
-        let written = pooled.context.compress_to_buffer(raw, target);
-        let mut pool = COMPRESSORS.lock();
-        if pool.len() < KEPT_CONTEXTS {
-            pool.push(pooled);
-        }
-        drop(pool);
-        match written {
-            Ok(length) => {
-                out.truncate(start + length);
-                Ok(true)
+
+        /// It was used, and takes so many bytes now.
+        fn count(&mut self, counted_in: CountedIn<'_>, bytes: usize) {
+            let (Some(budget), bytes) = (counted_in, bytes as u64) else { return };
+            match &mut self.charge {
+                Some(charge) if Arc::ptr_eq(charge.budget(), budget) => charge.set(bytes),
+                charge => *charge = Some(budget.charge(MemoryPart::Compression, bytes)),
             }
-            Err(error) => {
-                out.truncate(start);
-                Err(refused(error))
+        }
+
+        /// Keeps it, if not too many are kept.
+        fn keep_in(self, pool: &Mutex<Vec<Pooled<C>>>) {
+            let mut kept = pool.lock();
+            if kept.len() < KEPT_CONTEXTS {
+                kept.push(self);
+            } else {
+                // What it counted for is told so.
+                drop(kept);
+                drop(self);
             }
         }
     }
 
-    pub(super) fn decompress(
-        stored: &[u8],
-        raw_bytes: usize,
-    ) -> std::result::Result<Vec<u8>, DecompressProblem> {
-        let malformed =
-            |error: std::io::Error| DecompressProblem::Malformed(format!("zstd says: {error}"));
-        let pooled = DECOMPRESSORS.lock().pop();
-        let mut context = match pooled {
-            Some(context) => context,
-            None => Decompressor::new().map_err(malformed)?,
-        };
-        let mut raw = Vec::with_capacity(raw_bytes);
-        let result = context.decompress_to_buffer(stored, &mut raw);
-        let mut pool = DECOMPRESSORS.lock();
-        if pool.len() < KEPT_CONTEXTS {
-            pool.push(context);
+    impl Contexts {
+        pub(super) const fn new() -> Contexts {
+            Contexts { compressors: Mutex::new(Vec::new()), decompressors: Mutex::new(Vec::new()) }
         }
-        drop(pool);
-        result.map_err(malformed)?;
-        Ok(raw)
+
+        /// A context of that level. To change that costs a reset of its tables.
+        fn compressor(&self, level: i32) -> Result<Pooled<Leveled>> {
+            let kept = {
+                let mut pool = self.compressors.lock();
+                match pool.iter().rposition(|pooled| pooled.context.level == level) {
+                    Some(index) => Some(pool.swap_remove(index)),
+                    None => pool.pop(),
+                }
+            };
+            let Some(mut pooled) = kept else {
+                let compressor = Compressor::new(level).map_err(refused)?;
+                return Ok(Pooled::new(Leveled { level, compressor }));
+            };
+            if pooled.context.level != level {
+                pooled.context.compressor.set_compression_level(level).map_err(refused)?;
+                pooled.context.level = level;
+            }
+            Ok(pooled)
+        }
+
+        pub(super) fn compress(
+            &self,
+            level: i32,
+            raw: &[u8],
+            out: &mut Vec<u8>,
+            counted_in: CountedIn<'_>,
+        ) -> Result<bool> {
+            let start = out.len();
+            let room = zstd_safe::compress_bound(raw.len());
+            let mut pooled = self.compressor(level)?;
+            out.resize(start + room, 0);
+            let target = out.get_mut(start..).unwrap_or_default();
+            let written = pooled.context.compressor.compress_to_buffer(raw, target);
+            let bytes = pooled.context.compressor.context_mut().sizeof();
+            pooled.count(counted_in, bytes);
+            pooled.keep_in(&self.compressors);
+            match written {
+                Ok(length) => {
+                    out.truncate(start + length);
+                    Ok(true)
+                }
+                Err(error) => {
+                    out.truncate(start);
+                    Err(refused(error))
+                }
+            }
+        }
+
+        pub(super) fn decompress(
+            &self,
+            stored: &[u8],
+            raw_bytes: usize,
+            counted_in: CountedIn<'_>,
+        ) -> std::result::Result<Vec<u8>, DecompressProblem> {
+            let malformed =
+                |problem: &str| DecompressProblem::Malformed(format!("zstd says: {problem}"));
+            let kept = self.decompressors.lock().pop();
+            let mut pooled = match kept {
+                Some(pooled) => pooled,
+                None => {
+                    let context = DCtx::try_create();
+                    Pooled::new(context.ok_or_else(|| malformed("no memory for a context"))?)
+                }
+            };
+            let mut raw = Vec::with_capacity(raw_bytes);
+            let result = pooled.context.decompress(&mut raw, stored);
+            let bytes = pooled.context.sizeof();
+            pooled.count(counted_in, bytes);
+            pooled.keep_in(&self.decompressors);
+            result.map_err(|code| malformed(zstd_safe::get_error_name(code)))?;
+            Ok(raw)
+        }
     }
 }
 
 #[cfg(not(feature = "zstd"))]
 mod zstd_codec {
-    use super::{DecompressProblem, Result};
+    use super::{CountedIn, DecompressProblem, Result};
 
-    #[allow(clippy::unnecessary_wraps)]
-    pub(super) fn compress(_level: i32, _raw: &[u8], _out: &mut Vec<u8>) -> Result<bool> {
-        Ok(false)
-    }
+    pub(super) struct Contexts;
 
-    pub(super) fn decompress(
-        _stored: &[u8],
-        _raw_bytes: usize,
-    ) -> std::result::Result<Vec<u8>, DecompressProblem> {
-        Err(DecompressProblem::NotBuilt)
+    pub(super) static CONTEXTS: Contexts = Contexts;
+
+    impl Contexts {
+        #[allow(clippy::unnecessary_wraps)]
+        pub(super) fn compress(
+            &self,
+            _level: i32,
+            _raw: &[u8],
+            _out: &mut Vec<u8>,
+            _counted_in: CountedIn<'_>,
+        ) -> Result<bool> {
+            Ok(false)
+        }
+
+        pub(super) fn decompress(
+            &self,
+            _stored: &[u8],
+            _raw_bytes: usize,
+            _counted_in: CountedIn<'_>,
+        ) -> std::result::Result<Vec<u8>, DecompressProblem> {
+            Err(DecompressProblem::NotBuilt)
+        }
     }
 }
 
-#[cfg(all(test, feature = "zstd"))]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn contents_come_back(raw in prop::collection::vec(0u8..4, 0..5000), level in 1i32..6) {
-            let mut stored = vec![9, 9];
-            let compressed = compress(Codec::Zstd { level }, &raw, &mut stored).unwrap();
-            prop_assert!(compressed);
-            prop_assert_eq!(&stored[..2], &[9, 9]);
-            prop_assert_eq!(decompress(CODEC_ZSTD, &stored[2..], raw.len()), Ok(raw.clone()));
-            prop_assert!(decompress(CODEC_ZSTD, &stored[2..], raw.len() + 1).is_err());
-            if !raw.is_empty() {
-                prop_assert!(decompress(CODEC_ZSTD, &stored[2..], raw.len() - 1).is_err());
-            }
-        }
-
-        #[test]
-        fn other_bytes_are_errors_of_the_right_length(
-            stored in prop::collection::vec(any::<u8>(), 0..300),
-        ) {
-            if let Ok(raw) = decompress(CODEC_ZSTD, &stored, 100) {
-                prop_assert_eq!(raw.len(), 100);
-            }
-        }
-    }
-
-    #[test]
-    fn truncations_and_unknown_codecs_are_errors() {
-        let mut stored = Vec::new();
-        compress(Codec::Zstd { level: 3 }, &[7; 4000], &mut stored).unwrap();
-        for length in 0..stored.len() {
-            assert!(decompress(CODEC_ZSTD, &stored[..length], 4000).is_err());
-        }
-        assert_eq!(decompress(2, &stored, 4000), Err(DecompressProblem::UnknownCodec(2)));
-    }
-}
+#[cfg(test)]
+#[cfg(feature = "zstd")]
+mod tests;

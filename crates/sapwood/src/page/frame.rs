@@ -4,8 +4,10 @@ use std::ops::Deref;
 
 use crate::storage::Mapped;
 use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::{Arc, OnceLock};
 use crate::types::PageNumber;
 
+use super::budget::MemoryBudget;
 use super::node_header::NodeHeader;
 use super::node_ref::NodeRef;
 
@@ -46,6 +48,10 @@ pub struct Frame {
     content_start: usize,
     /// The floor above has looked through the content and found it sound.
     checked: AtomicBool,
+    /// Where it counts as held by the application; empty while the cache has it.
+    held: OnceLock<Arc<MemoryBudget>>,
+    /// It counts elsewhere as long as it lives.
+    counts_elsewhere: bool,
 }
 
 impl Frame {
@@ -58,7 +64,22 @@ impl Frame {
     ) -> Frame {
         let bytes = bytes.into();
         assert!(bytes.len() >= content_start + header.raw_bytes as usize);
-        Frame { reference, header, bytes, content_start, checked: AtomicBool::new(false) }
+        let (checked, held) = (AtomicBool::new(false), OnceLock::new());
+        Frame { reference, header, bytes, content_start, checked, held, counts_elsewhere: false }
+    }
+
+    /// The same, which never counts as held by the application: the engine itself keeps it.
+    pub(super) fn counted_elsewhere(mut self) -> Frame {
+        self.counts_elsewhere = true;
+        self
+    }
+
+    /// From now on it lives only as long as somebody outside of the cache holds it, which will not
+    /// have it again, and counts so until it is dropped.
+    pub(super) fn count_as_held(&self, budget: &Arc<MemoryBudget>) {
+        if !self.counts_elsewhere && self.held.set(Arc::clone(budget)).is_ok() {
+            budget.hold(self.weight_bytes() as u64);
+        }
     }
 
     /// The node's header.
@@ -105,5 +126,13 @@ impl Frame {
             NodeBytes::InPlace(_) => 0,
         };
         own + size_of::<Frame>()
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        if let Some(budget) = self.held.get() {
+            budget.let_go(self.weight_bytes() as u64);
+        }
     }
 }

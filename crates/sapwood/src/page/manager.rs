@@ -23,7 +23,9 @@ use super::file_header::StateLocation;
 use super::frame::{Frame, NodeBytes};
 use super::layout::{Layout, NODE_HEADER_BYTES};
 use super::node_header::NodeKind;
-use super::node_image::{ContentLengths, NodeSpec, append_node, choose_stored, verify_node};
+use super::node_image::{
+    ContentLengths, NodeSpec, append_node, choose_stored, verify_node_counted,
+};
 use super::node_ref::NodeRef;
 use super::region_entry::RegionEntry;
 use super::seen::SeenNodes;
@@ -202,6 +204,8 @@ impl PageManager {
         // What lies in the file takes next to nothing, and is not checked again while it is kept.
         if frame.is_in_place() || self.seen.meet(reference) {
             self.cache.insert(Arc::clone(&frame));
+        } else {
+            frame.count_as_held(&self.budget);
         }
         Ok(frame)
     }
@@ -247,7 +251,8 @@ impl PageManager {
             && let Some(mapped) = self.storage.map(offset, length)
         {
             self.counters.node_read_in_place(kind);
-            return verify_node(&self.layout, reference, kind, NodeBytes::InPlace(mapped));
+            let bytes = NodeBytes::InPlace(mapped);
+            return verify_node_counted(&self.layout, reference, kind, bytes, Some(&self.budget));
         }
         let mut bytes = vec![0; length];
         self.storage.read_at(offset, &mut bytes).map_err(|error| {
@@ -255,7 +260,7 @@ impl PageManager {
             Error::io(operation, self.storage.name(), error)
         })?;
         self.counters.node_read(kind, bytes.len());
-        verify_node(&self.layout, reference, kind, bytes)
+        verify_node_counted(&self.layout, reference, kind, bytes, Some(&self.budget))
     }
 
     /// One page as it lies in the file, reserved bytes included; nothing is verified.
@@ -275,7 +280,8 @@ impl PageManager {
     /// it is freed.
     pub fn put_unwritten(&self, spec: &NodeSpec, content: &[u8]) -> Result<NodeRef> {
         let mut scratch = Vec::new();
-        let codec_id = choose_stored(&self.layout, spec.codec, content, &mut scratch)?;
+        let counted_in = Some(&self.budget);
+        let codec_id = choose_stored(&self.layout, spec.codec, content, &mut scratch, counted_in)?;
         let stored = if codec_id == CODEC_PLAIN { content } else { &scratch };
         let pages = self.layout.node_pages(stored.len());
         let block = self.allocator.allocate(pages, pages)?;
@@ -283,7 +289,8 @@ impl PageManager {
         let header = spec.header(block.first, self.next_stamp(), codec_id, lengths);
         let mut image = Vec::new();
         let reference = append_node(&self.layout, &header, stored, &mut image);
-        let frame = Arc::new(Frame::new(reference, header, content.to_vec(), 0));
+        let frame = Frame::new(reference, header, content.to_vec(), 0).counted_elsewhere();
+        let frame = Arc::new(frame);
         self.unwritten.put(UnwrittenNode { frame: Arc::clone(&frame), image: Arc::new(image) });
         self.cache.insert(frame);
         Ok(reference)

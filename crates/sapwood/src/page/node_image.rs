@@ -8,7 +8,7 @@
 use crate::error::{Corruption, Error, Result};
 use crate::types::KeyspaceNumber;
 
-use super::compress::{self, CODEC_PLAIN, Codec, DecompressProblem};
+use super::compress::{self, CODEC_PLAIN, Codec, CountedIn, DecompressProblem};
 use super::frame::{Frame, NodeBytes};
 use super::layout::{Layout, NODE_CONTENT_BYTES_MAX, NODE_HEADER_BYTES};
 use super::node_header::{FLAG_CODEC_MASK, FLAGS_KNOWN, NodeHeader, NodeKind};
@@ -73,17 +73,18 @@ pub struct ContentLengths {
 }
 
 /// Compresses `content` into `scratch` (cleared first) and says which codec to store it with: plain
-/// unless compression saves at least a page.
+/// unless compression saves at least a page. The context counts in the budget given.
 pub fn choose_stored(
     layout: &Layout,
     codec: Codec,
     content: &[u8],
     scratch: &mut Vec<u8>,
+    counted_in: CountedIn<'_>,
 ) -> Result<u8> {
     scratch.clear();
     let plain_pages = layout.node_pages(content.len());
     let worth = plain_pages > 1
-        && compress::compress(codec, content, scratch)?
+        && compress::compress(codec, content, scratch, counted_in)?
         && layout.node_pages(scratch.len()) < plain_pages;
     Ok(if worth { codec.id() } else { CODEC_PLAIN })
 }
@@ -163,6 +164,17 @@ pub fn verify_node(
     kind: NodeKind,
     bytes: impl Into<NodeBytes>,
 ) -> Result<Frame> {
+    verify_node_counted(layout, reference, kind, bytes, None)
+}
+
+/// The same for a database in whose budget the context counts.
+pub fn verify_node_counted(
+    layout: &Layout,
+    reference: &NodeRef,
+    kind: NodeKind,
+    bytes: impl Into<NodeBytes>,
+    counted_in: CountedIn<'_>,
+) -> Result<Frame> {
     let mut bytes = bytes.into();
     let damaged = |detail: String| -> Error {
         Corruption::new(kind.structure(), detail).at_page(reference.page).into()
@@ -227,7 +239,7 @@ pub fn verify_node(
     if header.codec_id() == CODEC_PLAIN {
         return Ok(Frame::new(*reference, header, bytes, NODE_HEADER_BYTES));
     }
-    match compress::decompress(header.codec_id(), stored, raw_bytes) {
+    match compress::decompress(header.codec_id(), stored, raw_bytes, counted_in) {
         Ok(raw) => Ok(Frame::new(*reference, header, raw, 0)),
         Err(DecompressProblem::NotBuilt) => Err(DecompressProblem::not_built()),
         Err(DecompressProblem::UnknownCodec(id)) => Err(damaged(format!("unknown codec {id}"))),

@@ -91,9 +91,10 @@ impl NodeWriter {
     /// follows does not compress it again.
     pub fn compress_candidate(&mut self, spec: &NodeSpec, content: &[u8]) -> Result<usize> {
         let candidate = &mut self.candidate;
+        let (layout, counted_in) = (self.manager.layout(), Some(self.manager.budget()));
         candidate.valid = false;
         candidate.codec_id =
-            choose_stored(self.manager.layout(), spec.codec, content, &mut candidate.stored)?;
+            choose_stored(layout, spec.codec, content, &mut candidate.stored, counted_in)?;
         candidate.codec = spec.codec;
         candidate.raw.clear();
         candidate.raw.extend_from_slice(content);

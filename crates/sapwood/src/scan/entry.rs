@@ -76,6 +76,15 @@ impl Entry {
         Ok(Entry { key: live.with_key_pieces(Key::join), value })
     }
 
+    /// Memory beside its own size, in bytes.
+    pub(super) fn boxed_bytes(&self) -> usize {
+        let value = match &self.value {
+            Ahead::Value(value) => value.boxed_bytes(),
+            Ahead::Overflow(reference) => size_of_val(&**reference),
+        };
+        self.key.boxed_bytes() + value
+    }
+
     /// What it counts for in a batch.
     pub(super) fn bytes(&self) -> usize {
         let value = match &self.value {

@@ -11,6 +11,7 @@ use super::{Entry, Merged, Scan};
 use crate::bytes::{Key, Value};
 use crate::error::Result;
 use crate::key_bounds::successor;
+use crate::page::Held;
 use crate::segment::key_range::is_before_end;
 use crate::segment::leaf_run::LeafRun;
 use crate::state::{Core, ReadPoint};
@@ -59,6 +60,8 @@ pub(crate) struct Walker {
     /// The key of that entry.
     last: Vec<u8>,
     batch_entries: usize,
+    /// What the largest batch took.
+    held: Option<Held>,
 }
 
 impl Walker {
@@ -74,6 +77,7 @@ impl Walker {
             open: None,
             last: Vec::new(),
             batch_entries: BATCH_ENTRIES_FIRST,
+            held: None,
         }
     }
 
@@ -142,7 +146,20 @@ impl Walker {
         }
         self.leave_run()?;
         self.batch.extend(left);
-        Ok(())
+        let shared = self.scan.shared.clone();
+        shared.read(|core| {
+            self.count_batch(core);
+            Ok(())
+        })
+    }
+
+    /// Counts what the batch takes, if it is the largest so far.
+    fn count_batch(&mut self, core: &Core) {
+        if self.batch.capacity() > 0 {
+            let places = self.batch.capacity() * size_of::<Entry>();
+            let bytes = places + self.batch.iter().map(Entry::boxed_bytes).sum::<usize>();
+            self.held.get_or_insert_with(|| Held::new(core.pages.budget())).follow_up(bytes);
+        }
     }
 
     /// Lets the run go; the cursor stands on the entry of it that was handed out last.
@@ -250,7 +267,9 @@ impl Walker {
         point: Option<&ReadPoint>,
         limits: Limits<'_>,
     ) -> Result<()> {
-        match (self.fill(core, cursor, point, limits), self.batch.back()) {
+        let filled = self.fill(core, cursor, point, limits);
+        self.count_batch(core);
+        match (filled, self.batch.back()) {
             (Err(_), Some(entry)) => {
                 self.last.clear();
                 self.last.extend_from_slice(&entry.key);

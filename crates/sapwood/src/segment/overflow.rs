@@ -79,10 +79,11 @@ struct StoredChunk<'a> {
 
 /// Cuts a value into chunks and compresses them, if that saves a page of the whole.
 fn store_chunks<'a>(
-    layout: &Layout,
+    pages: &PageManager,
     codec: Codec,
     value: &'a [u8],
 ) -> Result<Vec<StoredChunk<'a>>> {
+    let (layout, counted_in) = (pages.layout(), Some(pages.budget()));
     let plain = |chunk: &'a [u8]| StoredChunk { bytes: chunk.into(), compressed: false };
     let mut chunks = Vec::new();
     let mut stored_bytes = 0_usize;
@@ -91,8 +92,8 @@ fn store_chunks<'a>(
         // Reading a chunk that hardly shrinks costs more than its place: a whole one must save a
         // page by itself.
         let room = if raw.len() < CHUNK_BYTES { 1 } else { layout.usable_bytes() };
-        let shrinks =
-            compress(codec, raw, &mut out)? && out.len().saturating_add(room) <= raw.len();
+        let shrinks = compress(codec, raw, &mut out, counted_in)?
+            && out.len().saturating_add(room) <= raw.len();
         let chunk = match shrinks {
             true => {
                 out.shrink_to_fit();
@@ -218,7 +219,7 @@ pub fn write_value(
         limit: layout.stream_bytes(u64::from(u32::MAX)),
         instead: "several values",
     };
-    let chunks = store_chunks(layout, codec, value)?;
+    let chunks = store_chunks(pages, codec, value)?;
     let stamp = pages.next_stamp();
     let mut table = Vec::new();
     let mut stored_bytes = 0_usize;
@@ -353,6 +354,13 @@ impl<P: Deref<Target = PageManager>> OverflowReader<P> {
         self.chunks.len()
     }
 
+    /// What it takes of memory itself, in bytes.
+    pub fn memory_bytes(&self) -> usize {
+        let chunks = self.chunks.capacity().saturating_mul(size_of::<ChunkPlace>());
+        let blocks = self.blocks.capacity().saturating_mul(size_of::<Block>());
+        chunks.saturating_add(blocks)
+    }
+
     /// Reads and checks one chunk; empty behind the last one.
     ///
     /// # Errors
@@ -372,7 +380,9 @@ impl<P: Deref<Target = PageManager>> OverflowReader<P> {
         if !place.compressed {
             return Ok(stored);
         }
-        decompress(CODEC_ZSTD, &stored, place.raw_bytes).map_err(|problem| match problem {
+        let counted_in = Some(self.pages.budget());
+        let raw = decompress(CODEC_ZSTD, &stored, place.raw_bytes, counted_in);
+        raw.map_err(|problem| match problem {
             DecompressProblem::Malformed(detail) => damaged(detail),
             DecompressProblem::UnknownCodec(id) => damaged(format!("unknown codec {id}")),
             DecompressProblem::NotBuilt => DecompressProblem::not_built(),

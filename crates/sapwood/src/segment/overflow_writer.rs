@@ -14,7 +14,7 @@ use crate::page::compress::compress;
 use crate::page::layout::NODE_HEADER_BYTES;
 use crate::page::node_image::node_checksum;
 use crate::page::stream::stream_capacity;
-use crate::page::{Block, Codec, NodeHeader, NodeKind, PageManager};
+use crate::page::{Block, Charge, Codec, MemoryPart, NodeHeader, NodeKind, PageManager};
 use crate::sync::Arc;
 use crate::types::{Epoch, KeyspaceNumber, PageNumber};
 
@@ -48,6 +48,7 @@ pub struct OverflowWriter {
     /// Whole pages and a rest that are not written yet, and where they begin in the stream.
     buffer: Vec<u8>,
     offset: u64,
+    charge: Charge,
 }
 
 impl OverflowWriter {
@@ -70,6 +71,7 @@ impl OverflowWriter {
             compressed: Vec::new(),
             buffer: Vec::new(),
             offset: 0,
+            charge: pages.budget().charge(MemoryPart::MergeBuffers, 0),
         }
     }
 
@@ -120,6 +122,9 @@ impl OverflowWriter {
                 self.end_chunk()?;
             }
         }
+        let buffers = [&self.chunk, &self.compressed, &self.buffer, &self.table];
+        let bytes: usize = buffers.iter().map(|buffer| buffer.capacity()).sum();
+        self.charge.set(bytes as u64);
         Ok(())
     }
 
@@ -168,7 +173,8 @@ impl OverflowWriter {
         compressed.clear();
         // Reading a chunk that hardly shrinks costs more than the place that it saves.
         let worth = self.pages.layout().usable_bytes();
-        let shrinks = compress(self.codec, &raw, &mut compressed)?
+        let counted_in = Some(self.pages.budget());
+        let shrinks = compress(self.codec, &raw, &mut compressed, counted_in)?
             && compressed.len().saturating_add(worth) <= raw.len();
         let (stored, flag) = if shrinks { (&compressed, COMPRESSED) } else { (&raw, 0) };
         // At most CHUNK_BYTES, so that bit 31 is free.

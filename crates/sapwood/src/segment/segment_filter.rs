@@ -60,7 +60,7 @@ impl SegmentFilter {
         let pieces = lines.chunks(NODE_BYTES);
         let written = pieces.map(|piece| nodes.append(&spec, piece, false));
         let filter = SegmentFilter::new(seed, written.collect::<Result<_>>()?);
-        if let Some(charge) = room(nodes.manager().budget(), lines.len() as u64) {
+        if let Some(charge) = room_for_filter(nodes.manager().budget(), lines.len() as u64) {
             // Set once: the cell is new.
             let _ = filter.known.set(Known::Lines(lines, charge));
         }
@@ -96,7 +96,7 @@ impl SegmentFilter {
     fn load(&self, pages: &PageManager) {
         let each = |node: &NodeRef| u64::from(node.pages) * u64::from(pages.layout().page_size);
         let bytes_max = self.nodes.iter().map(each).fold(0, u64::saturating_add);
-        let Some(mut charge) = room(pages.budget(), bytes_max) else { return };
+        let Some(mut charge) = room_for_filter(pages.budget(), bytes_max) else { return };
         // Losing a race drops what was read, with its charge.
         let _ = match self.read_lines(pages) {
             Ok(lines) => {
@@ -142,7 +142,8 @@ impl SegmentFilter {
     }
 }
 
-fn room(budget: &Arc<MemoryBudget>, bytes: u64) -> Option<Charge> {
+/// Counts a filter of `bytes` bytes, if there is room for it beside those that are in memory.
+pub fn room_for_filter(budget: &Arc<MemoryBudget>, bytes: u64) -> Option<Charge> {
     budget.charge_if_room(MemoryPart::Filters, bytes, budget.total() / BUDGET_PART)
 }
 

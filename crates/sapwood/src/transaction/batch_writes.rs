@@ -122,6 +122,15 @@ impl BatchWrites {
         }
     }
 
+    /// How much memory they take as they are.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        match &self.pending {
+            Some(pending) => pending.bytes(),
+            None => self.encoder.memory_bytes(),
+        }
+    }
+
     /// How many writes would be committed. Complexity: O(n).
     #[must_use]
     pub fn len(&self) -> usize {

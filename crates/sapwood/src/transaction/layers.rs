@@ -1,15 +1,17 @@
 //! All that a transaction has written, in layers: memory, and pending segments.
 //!
-//! *Guarantees*: P1, P2 of docs/architecture.md. Above its share of memory it spills; layers are
-//! joined only where no savepoint that somebody holds lies between them. A write that fails for
-//! want of space has changed nothing. *Threads*: one owner; sources that it gave out anywhere.
+//! *Guarantees*: P1, P2 of docs/architecture.md. Above its share of what all transactions may keep
+//! in memory it spills ([`crate::page::share`]); layers are joined only where no savepoint that
+//! somebody holds lies between them. A write that fails for want of space has changed nothing.
+//! *Threads*: one owner; sources that it gave out anywhere.
 
 use super::pending::{PendingRead, PendingWrites};
 use super::pending_merge::merge;
 use super::pending_segment::{PendingSegment, of_value, spill};
 use super::value_writer::ValueWriter;
 use crate::error::{Error, Result};
-use crate::page::{Charge, MemoryBudget, MemoryPart};
+use crate::page::share::LEAST_BYTES;
+use crate::page::{MemoryBudget, MemoryPart, Share};
 use crate::scan::OwnLayer;
 use crate::segment::filter::key_hash;
 use crate::segment::key_range::KeyRange;
@@ -58,7 +60,7 @@ pub struct Layers {
     savepoints: Vec<(u64, Weak<u64>)>,
     /// What memory layers below the top take, in bytes.
     below_bytes: usize,
-    charge: Charge,
+    share: Share,
 }
 
 /// What a transaction's own writes say of a key.
@@ -77,11 +79,11 @@ impl Layers {
     pub fn new(budget: &Arc<MemoryBudget>) -> Layers {
         Layers {
             below: Vec::new(),
-            top: PendingWrites::new(),
+            top: PendingWrites::counted_in(budget),
             serial: 0,
             savepoints: Vec::new(),
             below_bytes: 0,
-            charge: budget.charge(MemoryPart::Other, 0),
+            share: Share::new(budget, MemoryPart::PendingWrites),
         }
     }
 
@@ -124,17 +126,17 @@ impl Layers {
         below.sum::<usize>() + self.top.len()
     }
 
-    /// True when memory is to be spilled before the next write: a quarter of a memtable.
+    /// True when memory is to be spilled before the next write: a quarter of a memtable, or what
+    /// the other open transactions leave.
     pub fn is_full(&self, core: &Core) -> bool {
-        self.memory_bytes() >= core.transaction_bytes_max()
+        self.memory_bytes() >= core.transaction_bytes_max().min(self.share.allowed_bytes())
     }
 
-    /// Counts the memory that is in use, when that has changed by much.
-    pub fn recharge(&mut self) {
-        let bytes = self.memory_bytes() as u64;
-        if bytes.abs_diff(self.charge.bytes()) > 64 << 10 {
-            self.charge.set(bytes);
-        }
+    /// Counts the memory that is in use. True when it should be spilled at once: all open
+    /// transactions together have more than there is for them, and this one more than the least.
+    pub fn recharge(&mut self) -> bool {
+        let bytes = self.memory_bytes();
+        self.share.follow(bytes) && bytes as u64 >= LEAST_BYTES && self.share.are_all_over()
     }
 
     /// True when somebody holds a savepoint between two layers; the older has the serial `older`.
@@ -147,10 +149,15 @@ impl Layers {
         self.savepoints.retain(|(_, held)| held.strong_count() > 0);
     }
 
+    fn take_top(&mut self) -> PendingWrites {
+        let empty = PendingWrites::counted_in(self.share.budget());
+        std::mem::replace(&mut self.top, empty)
+    }
+
     /// Puts the top below, joined with the memory layer under it where that is allowed.
     fn close_top(&mut self) {
         self.forget_savepoints();
-        let top = std::mem::take(&mut self.top);
+        let top = self.take_top();
         if !top.is_empty() {
             let last = self.below.last().map_or(0, |layer| layer.serial);
             let joins = !self.is_border(last, self.serial);
@@ -193,7 +200,7 @@ impl Layers {
         let serial = *savepoint.held;
         self.savepoints.truncate(index + 1);
         self.below.retain(|layer| layer.serial < serial);
-        self.top = PendingWrites::new();
+        drop(self.take_top());
         self.count_below();
         self.recharge();
         Ok(())

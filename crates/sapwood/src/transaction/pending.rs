@@ -11,7 +11,8 @@
 //! - N3: no point delete lies in an own range delete, since that says the same.
 //! - N4: what was written is touched: each key that was ever put or deleted is among the touched
 //!   keys, or in a touched range.
-//! - A source sees the writes made before it was opened, and no later ones.
+//! - A source sees the writes made before it was opened, and no later ones. What only sources have
+//!   any more counts as held by the application, with values that later writes share.
 //!
 //! *Threads*: one owner; the sources that it gave out may be elsewhere.
 
@@ -20,8 +21,9 @@ use std::ops::Bound;
 
 use super::pending_source::PendingSource;
 use super::range_set::{RangeSet, bounds};
+use crate::page::{Held, MemoryBudget};
 use crate::segment::key_range::KeyRange;
-use crate::sync::Arc;
+use crate::sync::{Arc, OnceLock};
 use crate::types::KeyspaceNumber;
 
 #[cfg(test)]
@@ -50,6 +52,18 @@ pub(super) struct KeyspaceWrites {
     points: BTreeMap<Box<[u8]>, PendingWrite>,
     pub(super) ranges: RangeSet,
     point_bytes: usize,
+    left: Left,
+}
+
+/// Counts writes that their transaction has let go, for as long as sources have them.
+#[derive(Debug, Default)]
+struct Left(OnceLock<Held>);
+
+impl Clone for Left {
+    /// What is copied is the transaction's.
+    fn clone(&self) -> Left {
+        Left::default()
+    }
 }
 
 /// See the module.
@@ -61,6 +75,14 @@ pub struct PendingWrites {
     last_operation: u64,
     bytes: usize,
     count: usize,
+    /// Where counts what sources are left with.
+    budget: Option<Arc<MemoryBudget>>,
+}
+
+impl Drop for PendingWrites {
+    fn drop(&mut self) {
+        self.keyspaces.values().for_each(|writes| self.leave(writes));
+    }
 }
 
 /// What a transaction's own writes say of a key.
@@ -107,6 +129,14 @@ impl KeyspaceWrites {
 
     fn count(&self) -> usize {
         self.points.len() + self.ranges.len()
+    }
+
+    /// Only sources have them from now on.
+    fn leave(&self, budget: &Arc<MemoryBudget>) {
+        let mut held = Held::new(budget);
+        held.follow(self.bytes());
+        // It may be left already.
+        let _ = self.left.0.set(held);
     }
 
     fn write(&mut self, key: &[u8], write: PendingWrite) {
@@ -160,6 +190,23 @@ impl PendingWrites {
         PendingWrites::default()
     }
 
+    /// No writes; what sources of them are left with counts as held by the application.
+    #[must_use]
+    pub fn counted_in(budget: &Arc<MemoryBudget>) -> PendingWrites {
+        let mut writes = PendingWrites::default();
+        writes.budget = Some(Arc::clone(budget));
+        writes
+    }
+
+    /// The transaction lets these go.
+    fn leave(&self, writes: &Arc<KeyspaceWrites>) {
+        if Arc::strong_count(writes) > 1
+            && let Some(budget) = &self.budget
+        {
+            writes.leave(budget);
+        }
+    }
+
     /// Puts a value. Complexity: O(log n), and a copy of the keyspace's keys when a source of it
     /// that was opened since the last write is still held.
     pub fn put(&mut self, keyspace: KeyspaceNumber, key: &[u8], value: &[u8]) {
@@ -191,7 +238,7 @@ impl PendingWrites {
 
     /// Adds later writes, which were made without regard to these.
     pub fn absorb(&mut self, later: PendingWrites) {
-        for (keyspace, later) in later.keyspaces {
+        for (&keyspace, later) in &later.keyspaces {
             for range in later.ranges.iter() {
                 self.delete_range(keyspace, range.clone());
             }
@@ -214,7 +261,16 @@ impl PendingWrites {
         operation: impl FnOnce(&mut KeyspaceWrites, u64),
     ) {
         self.last_operation += 1;
-        let writes = Arc::make_mut(self.keyspaces.entry(keyspace).or_default());
+        let writes = self.keyspaces.entry(keyspace).or_default();
+        let is_copied = Arc::strong_count(writes) > 1;
+        if is_copied && let Some(budget) = &self.budget {
+            writes.leave(budget);
+        }
+        let writes = Arc::make_mut(writes);
+        if is_copied {
+            // The last source may have gone meanwhile, and nothing was copied.
+            writes.left = Left::default();
+        }
         self.bytes -= writes.bytes();
         self.count -= writes.count();
         operation(writes, self.last_operation);

@@ -10,7 +10,7 @@ use super::pending::PendingWrites;
 use super::value_writer::ValueWriter;
 use crate::error::Result;
 use crate::merge::throttle::admit_ahead;
-use crate::page::{Block, Charge, Codec, MemoryPart, NodeWriter};
+use crate::page::{Block, Charge, Codec, NodeWriter};
 use crate::segment::descriptor::{
     Bounds, KeyspaceShare, Segment, TreeRoot, composite_key, composite_range,
 };
@@ -21,7 +21,7 @@ use crate::segment::overflow::{blocks_of, wants_overflow, write_value};
 use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::parent_writer::Lowest;
 use crate::segment::range_tombstone::Fragment;
-use crate::segment::segment_filter::SegmentFilter;
+use crate::segment::segment_filter::{SegmentFilter, room_for_filter};
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
 use crate::segment::tree_edit::TreeEdit;
@@ -37,7 +37,8 @@ use crate::merge::ranges::write_ranges_tree;
 
 /// Filter bits for each key.
 const FILTER_BITS: u8 = 10;
-/// A filter takes at most this part of the memory budget; a segment with more keys has none.
+/// A filter takes at most this part of the memory budget; a segment with more keys has none, and so
+/// has one for whose filter there is no room beside the others.
 const FILTER_PART: u64 = 32;
 
 /// See the module. The transaction and its cursors share it.
@@ -144,10 +145,8 @@ impl<'a> PendingWriter<'a> {
         let line_count = lines_for(key_count, FILTER_BITS);
         let filter_bytes = u64::from(line_count) * LINE_BYTES as u64;
         let fits = filter_bytes <= core.options.memory_budget / FILTER_PART;
-        let filter = fits.then(|| {
-            let charge = core.pages.budget().charge(MemoryPart::Filters, filter_bytes);
-            (FilterLines::new(filter_seed, line_count), charge)
-        });
+        let room = fits.then(|| room_for_filter(core.pages.budget(), filter_bytes)).flatten();
+        let filter = room.map(|charge| (FilterLines::new(filter_seed, line_count), charge));
         let hint = bytes as u64 / u64::from(core.pages.layout().page_size);
         Ok(PendingWriter {
             core,

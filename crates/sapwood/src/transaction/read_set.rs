@@ -136,6 +136,16 @@ impl ReadSet {
         self.bytes -= reads.bytes();
         add(reads);
         self.bytes += reads.bytes();
+        self.keep_to_budget();
+    }
+
+    /// From now on neighbours are joined from so many bytes on.
+    pub fn set_budget(&mut self, budget_bytes: usize) {
+        self.budget_bytes = budget_bytes;
+        self.keep_to_budget();
+    }
+
+    fn keep_to_budget(&mut self) {
         if self.bytes > self.budget_bytes {
             self.shrink();
         }

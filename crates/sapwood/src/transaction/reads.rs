@@ -5,7 +5,7 @@
 //! *Threads*: any; one short lock.
 
 use super::read_set::ReadSet;
-use crate::page::{Charge, MemoryBudget, MemoryPart};
+use crate::page::{MemoryBudget, MemoryPart, Share};
 use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::sync::{Arc, Mutex};
 use crate::types::KeyspaceNumber;
@@ -24,23 +24,26 @@ struct Inner {
     /// What each open walk has passed, by its name.
     walks: BTreeMap<u64, (KeyspaceNumber, KeyRange)>,
     last_walk: u64,
-    charge: Charge,
-    budget_bytes: usize,
+    share: Share,
 }
 
 impl Inner {
     fn recharge(&mut self) {
-        self.charge.set(self.set.bytes() as u64);
+        if self.share.follow(self.set.bytes()) {
+            self.set.set_budget(self.share.allowed_bytes());
+            self.share.follow(self.set.bytes());
+        }
     }
 }
 
 impl Reads {
-    /// Nothing was read. The set takes at most about `budget_bytes`, which counts against `budget`.
-    pub fn new(budget: &Arc<MemoryBudget>, budget_bytes: usize) -> Reads {
-        let charge = budget.charge(MemoryPart::ReadSets, 0);
-        let set = ReadSet::new(budget_bytes);
+    /// Nothing was read. The set takes its share of what `budget` has for those of all
+    /// transactions.
+    pub fn new(budget: &Arc<MemoryBudget>) -> Reads {
+        let share = Share::new(budget, MemoryPart::ReadSets);
+        let set = ReadSet::new(share.allowed_bytes());
         let walks = BTreeMap::new();
-        Reads { inner: Mutex::new(Inner { set, walks, last_walk: 0, charge, budget_bytes }) }
+        Reads { inner: Mutex::new(Inner { set, walks, last_walk: 0, share }) }
     }
 
     /// A key was read, whether it was there or not.
@@ -69,7 +72,7 @@ impl Reads {
     /// Everything that was read until now.
     pub fn take(&self) -> ReadSet {
         let mut inner = self.inner.lock();
-        let empty = ReadSet::new(inner.budget_bytes);
+        let empty = ReadSet::new(inner.share.allowed_bytes());
         let mut set = std::mem::replace(&mut inner.set, empty);
         for (keyspace, range) in inner.walks.values() {
             set.add_range(*keyspace, range);
@@ -147,7 +150,7 @@ mod tests {
     const KEYSPACE: KeyspaceNumber = KeyspaceNumber(1);
 
     fn reads() -> Arc<Reads> {
-        Arc::new(Reads::new(&Arc::new(MemoryBudget::new(1 << 20)), 1 << 16))
+        Arc::new(Reads::new(&Arc::new(MemoryBudget::new(1 << 20))))
     }
 
     #[test]

@@ -100,11 +100,8 @@ impl Transaction {
             let name = core.transactions.begin(core.clock.now());
             let hold = SnapshotHold::take(core);
             core.transactions.began_at(name, hold.number());
-            let reads = (isolation == Isolation::Serializable).then(|| {
-                let budget_bytes = core.options.memory_budget / 16;
-                let budget_bytes = usize::try_from(budget_bytes).unwrap_or(usize::MAX);
-                Arc::new(Reads::new(core.pages.budget(), budget_bytes))
-            });
+            let is_serializable = isolation == Isolation::Serializable;
+            let reads = is_serializable.then(|| Arc::new(Reads::new(core.pages.budget())));
             let writes = Layers::new(core.pages.budget());
             let (shared, hold) = (shared.clone(), Arc::new(hold));
             Ok(Transaction { shared, hold, writes, wrote: false, reads, name })
@@ -175,24 +172,33 @@ impl Transaction {
         keyspace: &Keyspace,
         operation: impl FnOnce(&mut PendingWrites, KeyspaceNumber),
     ) -> Result<()> {
-        let (writes, wrote) = (&mut self.writes, &mut self.wrote);
-        let is_full = self.shared.read(|core| Ok(writes.is_full(core)))?;
-        if is_full {
-            // It writes to the file, so that a close waits for it.
-            self.shared.change(|core| {
-                begin_writing(core)?;
-                writes.spill(core)
-            })?;
+        if self.shared.read(|core| Ok(self.writes.is_full(core)))? {
+            self.spill()?;
         }
-        self.shared.read(|core| {
+        let (writes, wrote) = (&mut self.writes, &mut self.wrote);
+        let is_over = self.shared.read(|core| {
             if core.options.read_only {
                 return Err(Error::ReadOnly);
             }
             let number = keyspace.live_in(&self.shared, core)?;
             *wrote = true;
             operation(writes.top(), number);
-            writes.recharge();
-            Ok(())
+            Ok(writes.recharge())
+        })?;
+        if is_over {
+            // It is written, whatever comes of this: what cannot be spilled is in memory still, and
+            // the next write, or the commit, meets the error.
+            let _ = self.spill();
+        }
+        Ok(())
+    }
+
+    fn spill(&mut self) -> Result<()> {
+        let writes = &mut self.writes;
+        // It writes to the file, so that a close waits for it.
+        self.shared.change(|core| {
+            begin_writing(core)?;
+            writes.spill(core)
         })
     }
 
@@ -289,8 +295,9 @@ impl Transaction {
     /// [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace),
     /// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped),
     /// [`Error::Closed`](crate::Error::Closed); and, since writes above a sixteenth of the memory
-    /// budget go to the file, [`Error::NoSpace`](crate::Error::NoSpace) and others that come from
-    /// there: what was written before is still there then.
+    /// budget (less beside other transactions) go to the file,
+    /// [`Error::NoSpace`](crate::Error::NoSpace) and others that come from there: what was written
+    /// before is still there then.
     ///
     /// # Examples
     /// ```

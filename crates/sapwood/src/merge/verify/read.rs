@@ -7,7 +7,7 @@ use super::again::{Newer, Piece, Suspect};
 use super::problem::Problem;
 use super::walk::{Tree, Walk, Walked};
 use crate::error::{Corruption, Error, Result};
-use crate::page::node_image::verify_node;
+use crate::page::node_image::verify_node_counted;
 use crate::page::{Frame, NodeKind, NodeRef};
 use crate::segment::overflow::verify_value;
 use crate::segment::overflow_reference::OverflowReference;
@@ -78,7 +78,8 @@ impl Walk<'_> {
             Error::io(format!("reading page {}", reference.page), storage.name(), error)
         })?;
         self.counts.bytes_read += bytes.len() as u64;
-        verify_node(layout, reference, kind, bytes).map(Arc::new)
+        let counted_in = Some(self.pages.budget());
+        verify_node_counted(layout, reference, kind, bytes, counted_in).map(Arc::new)
     }
 
     /// Meets the blocks of the overflow value of `key` in a tree, and reads it.

@@ -113,7 +113,7 @@ fn stored_content_is_moved_without_compressing_it_again() {
     let spec = leaf_spec(Codec::Zstd { level: 1 });
     let content = vec![7; 9000];
     let mut stored = Vec::new();
-    assert!(compress::compress(spec.codec, &content, &mut stored).unwrap());
+    assert!(compress::compress(spec.codec, &content, &mut stored, None).unwrap());
     let mut writer = NodeWriter::new(Arc::clone(&manager), 1);
     let moved = writer.append_stored(&spec, &stored, content.len()).unwrap();
     let again = writer.append(&spec, &content, true).unwrap();

@@ -13,7 +13,7 @@ use super::*;
 
 fn node_with(layout: &Layout, codec: Codec, content: &[u8]) -> (NodeRef, Vec<u8>) {
     let mut scratch = Vec::new();
-    let codec_id = choose_stored(layout, codec, content, &mut scratch).unwrap();
+    let codec_id = choose_stored(layout, codec, content, &mut scratch, None).unwrap();
     let stored = if codec_id == 0 { content } else { &scratch };
     let lengths = ContentLengths { stored_bytes: stored.len(), raw_bytes: content.len() };
     let header = leaf_spec(codec).header(PageNumber(20), 99, codec_id, lengths);
@@ -181,7 +181,7 @@ fn lengths_that_do_not_fit_are_errors_even_under_a_right_checksum() {
 fn content_is_compressed_only_when_that_saves_a_page() {
     let layout = tiny_layout(0);
     let choose = |content: &[u8]| {
-        choose_stored(&layout, Codec::Zstd { level: 1 }, content, &mut Vec::new()).unwrap()
+        choose_stored(&layout, Codec::Zstd { level: 1 }, content, &mut Vec::new(), None).unwrap()
     };
     assert_eq!(choose(&[1; 900]), 0);
     assert_eq!(choose(&[1; 1200]), compress::CODEC_ZSTD);
