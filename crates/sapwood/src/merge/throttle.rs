@@ -234,9 +234,13 @@ fn wait_for_merging(core: &Arc<Core>, bytes: u64) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     let free = core.options.step_bytes / FREE_PART;
     if !core.background.has_threads.load(Ordering::Acquire) {
-        for _ in 0..=bytes.saturating_sub(free).div_ceil(paid_by_promotion(core)) {
-            if let Turn::Nothing(_) = step_or_wait(core)? {
-                break;
+        // Each makes the steps that pay for it; those of others pay for what they bring.
+        let mut left = 1 + bytes.saturating_sub(free).div_ceil(paid_by_promotion(core));
+        while left > 0 {
+            match step_or_wait(core)? {
+                Turn::Made => left -= 1,
+                Turn::Waited => {}
+                Turn::Nothing(_) => break,
             }
             if debt_of(core).of_merging() < 1.0 {
                 break;
