@@ -40,7 +40,7 @@ const TRANSACT_DOUBLINGS_MAX: u32 = 8;
 /// thread, by a [`Storage`](crate::Storage) of the application's own or a subscriber of `tracing`,
 /// a thread of its own closes the database, once the step has ended and after the drop: until then
 /// the file is locked, and a process that ends before loses what it committed with
-/// [`Durability::Memory`].
+/// [`Durability::Memory`](crate::Durability::Memory).
 ///
 /// # Examples
 /// ```
