@@ -38,8 +38,8 @@ const SLOW_MAX: Duration = Duration::from_millis(20);
 /// Merging writes about so many bytes for each that is committed, see
 /// [`super::debt::YOUNG_MERGE_COUNT`].
 const FREE_PART: u64 = 4;
-/// A promotion pays for this part of its bytes. In the worst case, a small memtable above a long
-/// last level, it writes seven bytes for each that is committed.
+/// A promotion pays for this part of its bytes. Small memtables above a longer last level took
+/// seven bytes of promotions for each that was committed; there may be worse.
 const PAID_PART: u64 = 16;
 
 /// So many memtables' worth of memory may be taken.
