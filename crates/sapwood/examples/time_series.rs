@@ -10,6 +10,8 @@ const DAYS: u64 = 30;
 const DAY: u64 = 24 * 60 * 60;
 /// One measurement of each sensor every ten minutes.
 const INTERVAL: u64 = 600;
+const PER_DAY: u64 = DAY / INTERVAL;
+const DAYS_KEPT: u64 = 7;
 
 /// Numbers in keys are big-endian, so that bytes order as the numbers do; the sensor comes first,
 /// so that one sensor's measurements lie side by side.
@@ -38,33 +40,44 @@ pub fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         batch.commit_with(Durability::Buffered)?;
     }
-    println!("{:<28} {:>8}", "measurements", weather.count::<&[u8]>(..)?);
+    let measurements = weather.count::<&[u8]>(..)?;
+    println!("{:<28} {measurements:>8}", "measurements");
+    assert_eq!(measurements, u64::from(SENSORS) * DAYS * PER_DAY, "none was lost");
 
     // One sensor's day is one range, whatever else there is.
-    let (mut count, mut sum) = (0, 0.0);
+    let (mut count, mut sum) = (0_u64, 0.0);
     for entry in weather.range(key(3, 7 * DAY)..key(3, 8 * DAY))? {
         let (_, value) = entry?;
         sum += f64::from_le_bytes(value[..].try_into()?);
         count += 1;
     }
+    let mean = sum / count as f64;
     println!("{:<28} {count:>8}", "sensor 3, day 7");
-    println!("{:<28} {:>8.2}", "their mean", sum / f64::from(count));
+    println!("{:<28} {mean:>8.2}", "their mean");
+    assert_eq!(count, PER_DAY, "the day, and nothing beside it");
+    // Over a whole day what comes and goes is nothing.
+    assert!((mean - 23.0).abs() < 1e-6, "they are sensor 3's");
 
     // The newest measurement is the last key below the next sensor's first.
-    if let Some(entry) = weather.range(key(3, 0)..key(4, 0))?.next_back() {
-        let second = u64::from_be_bytes(entry?.0[2..].try_into()?);
-        println!("{:<28} {:>8}", "newest of sensor 3, minute", second / 60);
-    }
+    let newest = weather.range(key(3, 0)..key(4, 0))?.next_back().ok_or("it was put above")??;
+    let second = u64::from_be_bytes(newest.0[2..].try_into()?);
+    println!("{:<28} {:>8}", "newest of sensor 3, minute", second / 60);
+    assert_eq!(second, DAYS * DAY - INTERVAL, "the last that was written");
 
     // To keep a week: one range for each sensor. It costs the same however much it deletes, and
     // merges give the space back.
     let mut batch = db.batch();
     for sensor in 0..SENSORS {
-        batch.delete_range(&weather, key(sensor, 0)..key(sensor, (DAYS - 7) * DAY))?;
+        batch.delete_range(&weather, key(sensor, 0)..key(sensor, (DAYS - DAYS_KEPT) * DAY))?;
     }
     batch.commit()?;
-    println!("{:<28} {:>8}", "left of a week", weather.count::<&[u8]>(..)?);
+    let left = weather.count::<&[u8]>(..)?;
+    println!("{:<28} {left:>8}", "left of a week");
+    assert_eq!(left, u64::from(SENSORS) * DAYS_KEPT * PER_DAY, "the last week, and no day more");
+    let oldest = weather.first()?.ok_or("a week is left")?;
+    assert_eq!(*oldest.0, key(0, (DAYS - DAYS_KEPT) * DAY)[..], "the week begins where it should");
     db.wait_until_idle()?;
+    assert_eq!(weather.count::<&[u8]>(..)?, left, "merging changes nothing");
     let stats = db.stats()?;
     println!("{:<28} {:>8} KiB", "bytes in use", (stats.file_bytes - stats.free_bytes) >> 10);
     db.close()?;
