@@ -5,17 +5,26 @@
 
 #[path = "events/collector.rs"]
 mod collector;
+#[path = "events/faults.rs"]
+mod faults;
+#[path = "events/listing.rs"]
+mod listing;
+#[cfg(target_os = "linux")]
+#[path = "events/mapping.rs"]
+mod mapping;
+#[path = "events/refusing.rs"]
+mod refusing;
+#[path = "events/threads.rs"]
+mod threads;
 
-use std::collections::BTreeSet;
-use std::path::Path;
 use std::time::Duration;
 
 use collector::{Collector, Event};
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, FaultKind, SimulatedStorage};
-use sapwood::sync::{Arc, Clock, Random, thread};
-use sapwood::{Builder, Database, Durability, Isolation};
+use sapwood::sync::{Arc, Clock, thread};
+use sapwood::{Builder, Durability, Isolation};
 
 fn root(path: &str) -> String {
     format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))
@@ -41,8 +50,19 @@ fn only<'a>(events: &'a [Event], message: &str) -> &'a Event {
     found[0]
 }
 
+/// The first event with this message.
+fn first<'a>(events: &'a [Event], message: &str) -> &'a Event {
+    let found = events.iter().find(|event| event.message == message);
+    found.unwrap_or_else(|| panic!("{message}: {events:#?}"))
+}
+
 fn assert_is(event: &Event, target: &str, level: tracing::Level) {
     assert_eq!((event.target.as_str(), event.level), (target, level), "{event:?}");
+}
+
+/// It has these fields, in the order of their names, and no other.
+fn assert_fields(event: &Event, names: &[&str]) {
+    assert!(event.fields.keys().eq(names), "not {names:?}: {event:?}");
 }
 
 #[test]
@@ -270,83 +290,4 @@ fn a_transaction_that_is_given_up_is_told() {
     let message = "too much is kept for a transaction: it is given up";
     assert_is(only(&events, message), "sapwood::transaction", tracing::Level::WARN);
     drop(transaction);
-}
-
-/// What merge threads tell goes to the subscriber of the process: the only test here that has one.
-#[test]
-fn a_step_that_fails_in_a_merge_thread_and_a_slowed_commit_are_told() {
-    let collector = Collector::default();
-    let events = collector.events.clone();
-    tracing::subscriber::set_global_default(collector).unwrap();
-    let storage = SimulatedStorage::new();
-    let builder = Database::builder().memory_budget(4 << 20).merge_threads(1);
-    let builder = builder.durability(Durability::Buffered).sync_interval(Duration::from_millis(5));
-    let database = builder.open_on(Arc::new(storage.clone())).unwrap();
-    let keyspace = database.keyspace("a").unwrap();
-    let has = |message: &str| events.lock().iter().any(|event| event.message == message);
-    // Until merging falls behind.
-    let mut random = Random::from_seed(1);
-    let mut puts = 0;
-    while !has("a commit is slowed") {
-        puts += 1;
-        assert!(puts < 200_000, "no commit is ever slowed");
-        keyspace.put(random.next_u64().to_be_bytes(), vec![b'v'; 3000]).unwrap();
-    }
-    while !has("a step failed") && !has("a timed sync failed") {
-        storage.fail_at(FaultKind::Sync, 1, true, std::io::ErrorKind::Other);
-        let _ = keyspace.put("k", "v");
-        std::thread::yield_now();
-    }
-    let events = events.lock();
-    let find = |message: &str| events.iter().find(|event| event.message == message);
-    let slowed = find("a commit is slowed").unwrap();
-    assert_is(slowed, "sapwood::stall", tracing::Level::DEBUG);
-    assert!(slowed.fields.contains_key("micros"), "{slowed:?}");
-    let failed = find("a step failed").or(find("a timed sync failed")).unwrap();
-    assert_is(failed, "sapwood::failure", tracing::Level::WARN);
-}
-
-/// Level, target and message of each event in the sources.
-fn events_in(folder: &Path, found: &mut BTreeSet<(String, String, String)>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            events_in(&path, found);
-            continue;
-        }
-        let text = std::fs::read_to_string(&path).unwrap();
-        for piece in text.split("tracing::").skip(1) {
-            let (level, rest) = piece.split_once("!(").unwrap_or((piece, ""));
-            // Whether anybody wants an event may be asked for before.
-            if level == "enabled" || level.starts_with("Level::") {
-                continue;
-            }
-            assert!(["error", "warn", "info", "debug"].contains(&level), "no event: {level}");
-            let end = rest.find(");").or(rest.find("),")).unwrap();
-            let quoted: Vec<&str> = rest[..end].split('"').skip(1).step_by(2).collect();
-            let &[target, .., message] = quoted.as_slice() else {
-                panic!("{}: an event without target or message: {rest}", path.display())
-            };
-            found.insert((target.to_owned(), level.to_owned(), message.to_owned()));
-        }
-    }
-}
-
-#[test]
-fn the_document_lists_every_event_and_no_other() {
-    let mut found = BTreeSet::new();
-    events_in(Path::new(&root("crates/sapwood/src")), &mut found);
-    let page = std::fs::read_to_string(root("docs/options.md")).unwrap();
-    let section = page.split("## Events").nth(1).unwrap();
-    let listed: BTreeSet<_> = section
-        .lines()
-        .filter(|line| line.starts_with("| `sapwood::"))
-        .map(|line| {
-            let mut cells = line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned());
-            cells.next();
-            (cells.next().unwrap(), cells.next().unwrap(), cells.next().unwrap())
-        })
-        .collect();
-    assert!(found.len() > 15, "{found:?}");
-    assert_eq!(listed, found);
 }

@@ -14,6 +14,8 @@ pub struct Event {
     pub level: tracing::Level,
     pub message: String,
     pub fields: BTreeMap<String, String>,
+    /// The name of the thread that told it.
+    pub thread: String,
 }
 
 impl Event {
@@ -61,6 +63,7 @@ impl tracing::Subscriber for Collector {
             level: *metadata.level(),
             message: String::new(),
             fields: BTreeMap::new(),
+            thread: std::thread::current().name().unwrap_or_default().to_owned(),
         };
         event.record(&mut kept);
         self.events.lock().push(kept);
