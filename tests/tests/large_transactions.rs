@@ -408,6 +408,39 @@ fn a_large_transaction_stays_within_its_share_of_memory() {
     assert_clean(&database);
 }
 
+/// How many pending segments it says that it has.
+fn segments_of(transaction: &Transaction) -> u64 {
+    let text = format!("{transaction:?}");
+    let (_, count) = text.split_once("pending_segments: ").unwrap();
+    let digits: String = count.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap()
+}
+
+/// P2: as many are left as the digits of the number of spills say, to the base of eight. So a
+/// transaction's reads ask few segments, however much it has written.
+#[test]
+fn eight_pending_segments_of_one_size_become_one() {
+    let (_storage, database, keyspace) = made();
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    let (mut spills, mut before) = (0, 0);
+    for number in 0..12_000u32 {
+        let key = number.wrapping_mul(0x9e37_79b1).to_be_bytes();
+        transaction.put(&keyspace, key, [number as u8; 200]).unwrap();
+        let count = segments_of(&transaction);
+        // A spill adds one, or has eight of a size become one, and of several sizes at once.
+        if count != before {
+            (spills, before) = (spills + 1, count);
+            let digits = (0..8).map(|tier| spills >> (3 * tier) & 7);
+            assert_eq!(count, digits.sum::<u64>(), "after {spills} spills");
+        }
+    }
+    assert!(spills > 512, "{spills} spills");
+    assert_eq!(transaction.count::<&[u8]>(&keyspace, ..).unwrap(), 12_000);
+    transaction.commit().unwrap();
+    assert_eq!(count(&database), 12_000);
+    assert_clean(&database);
+}
+
 #[test]
 fn no_space_in_a_spill_is_an_error_and_the_transaction_can_go_on_or_be_dropped() {
     let (storage, database, keyspace) = made();
