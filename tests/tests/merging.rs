@@ -23,3 +23,5 @@ mod ranges;
 mod shape;
 #[path = "merging/triggers.rs"]
 mod triggers;
+#[path = "merging/wide_deletes.rs"]
+mod wide_deletes;
