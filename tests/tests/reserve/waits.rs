@@ -272,3 +272,49 @@ fn what_comes_in_the_middle_of_a_look_is_seen() {
     drop(reserved);
     full.check();
 }
+
+/// Takes every page that is free: no step finds room, and no durable state either.
+fn take_all(full: &Full) -> Vec<Block> {
+    full.storage.set_capacity(full.storage.length().unwrap());
+    let allocator = full.core.pages.allocator();
+    std::iter::from_fn(|| allocator.allocate(1, 0).ok()).collect()
+}
+
+/// A step finds no space; before who made it looks around, another thread has had space come back,
+/// and a state is durable. That was no step, and nobody is at work any more: whoever waited for
+/// merging was told that there is no space, when there was.
+#[test]
+fn a_durable_state_that_others_make_beside_a_failed_step_is_looked_at() {
+    let mut full = Full::new(29);
+    for _ in 0..3 {
+        for _ in 0..300 {
+            let (key, value) = (full.random.next_u64().to_be_bytes(), full.value(500));
+            full.keyspace.put(key, value).unwrap();
+            full.keys.push(key.to_vec());
+        }
+        full.database.flush().unwrap();
+    }
+    assert!(full.core.state().young.len() > 1, "nothing is to be merged");
+    let taken = Cell::new(take_all(&full));
+    let (core, failures) = (full.core.clone(), full.core.background.failure_count());
+    let (is_inside, has_come) = (Cell::new(false), Rc::new(Cell::new(false)));
+    let comes = has_come.clone();
+    let before = set_hook(Some(Rc::new(move || {
+        if comes.get() || is_inside.replace(true) {
+            return;
+        }
+        let is_over = core.background.running.load(Ordering::Acquire) == 0;
+        if is_over && core.background.failure_count() > failures {
+            comes.set(true);
+            taken.take().into_iter().for_each(|block| core.pages.free(block));
+            make_durable(&core, Purpose::Running).unwrap();
+        }
+        is_inside.set(false);
+    })));
+    let waited = full.database.wait_until_idle();
+    set_hook(before);
+    assert!(has_come.get(), "no step has failed");
+    waited.unwrap();
+    assert!(full.core.state().young.is_empty());
+    full.check();
+}
