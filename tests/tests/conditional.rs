@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -290,10 +291,21 @@ fn many_keys_are_answered_in_the_order_asked_as_single_ones_are() {
     assert!(matches!(error, Error::KeyTooLong { length: 20_000, .. }), "{error:?}");
 }
 
+/// Where the file is read when nothing is in the cache.
+fn reads_of(database: &Database, storage: &SimulatedStorage, work: impl FnOnce()) -> BTreeSet<u64> {
+    database.core().unwrap().pages.cache().clear();
+    storage.start_trace();
+    work();
+    let trace = storage.take_trace().into_iter();
+    trace.filter(|entry| entry.kind == OperationKind::Read).map(|entry| entry.offset).collect()
+}
+
 #[test]
 fn keys_come_from_both_ends_and_no_value_is_read() {
     for arrangement in ARRANGEMENTS {
-        let (database, keyspace) = tiny_keyspace();
+        let storage = SimulatedStorage::new();
+        let database = Setup::tiny().open_on(Arc::new(storage.clone())).unwrap();
+        let keyspace = database.keyspace("k").unwrap();
         let changes: Vec<KeyChange> = (0..60u8)
             .map(|n| {
                 (vec![n % 40], (n % 7 != 0).then(|| value(if n % 20 == 3 { 2 } else { n % 2 }, n)))
@@ -304,7 +316,17 @@ fn keys_come_from_both_ends_and_no_value_is_read() {
         let all = |keys: sapwood::Keys| -> Vec<Vec<u8>> {
             keys.map(|key| key.unwrap().to_vec()).collect()
         };
-        assert_eq!(all(keyspace.iter().unwrap().keys()), expected, "{arrangement:?}");
+        let of_keys = reads_of(&database, &storage, || {
+            assert_eq!(all(keyspace.iter().unwrap().keys()), expected, "{arrangement:?}");
+        });
+        let of_pairs = reads_of(&database, &storage, || {
+            assert!(keyspace.iter().unwrap().all(|pair| pair.is_ok()));
+        });
+        // Each large value lies in blocks of its own.
+        let large = result_of(&changes).values().filter(|value| value.len() >= 70_000).count();
+        let of_values = of_pairs.difference(&of_keys).count();
+        let reads = format!("{arrangement:?}: {of_keys:?}, {of_pairs:?}");
+        assert!(large > 0 && of_values >= large, "{reads}");
         let backward = keyspace.iter().unwrap().keys().rev();
         let backward: Vec<_> = backward.map(|key| key.unwrap().to_vec()).collect();
         assert!(backward.iter().rev().eq(&expected), "{arrangement:?}");

@@ -224,6 +224,47 @@ fn a_value_larger_than_the_budget_is_copied_piece_by_piece() {
     assert_eq!(access::verify(&copy).unwrap(), None);
 }
 
+/// In the other process: where it may work.
+#[cfg(target_os = "linux")]
+const FOLDER: &str = "SAPWOOD_COPIES_FOLDER";
+#[cfg(target_os = "linux")]
+const LONG_BYTES: u64 = 48 << 20;
+
+/// In a process of its own, whose peak is that of this alone.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_long_value_is_put_copied_and_read_in_less_memory_than_it_has_bytes() {
+    let test = "a_long_value_is_put_copied_and_read_in_less_memory_than_it_has_bytes";
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        return put_copy_and_read(Path::new(&folder));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut other = std::process::Command::new(std::env::current_exe().unwrap());
+    other.args(["--exact", test, "--test-threads", "1"]).env(FOLDER, folder.path());
+    let output = other.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("1 passed") && names_in(folder.path()).len() == 2, "{said}");
+}
+
+#[cfg(target_os = "linux")]
+fn put_copy_and_read(folder: &Path) {
+    let source = builder().open(folder.join("source")).unwrap();
+    let plain = KeyspaceOptions::default().value_compression(Compression::None);
+    let keyspace = source.keyspace_with("a", plain).unwrap();
+    keyspace.put_stream("long", std::io::repeat(7).take(LONG_BYTES)).unwrap();
+    let path = folder.join("copy");
+    source.compact_to(&path, &mut ()).unwrap();
+    assert!(fs::metadata(&path).unwrap().len() > LONG_BYTES);
+    let copy = builder().open(&path).unwrap();
+    let mut long = copy.keyspace("a").unwrap().get_stream("long").unwrap().unwrap();
+    assert_eq!(std::io::copy(&mut long, &mut std::io::sink()).unwrap(), LONG_BYTES);
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let peak_kib: u64 = peak.split_whitespace().next().unwrap().parse().unwrap();
+    assert!(peak_kib << 10 < LONG_BYTES / 2, "{peak_kib} KiB");
+}
+
 #[test]
 fn damage_of_the_source_is_an_error_and_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();

@@ -153,7 +153,10 @@ fn refuse_in_every_way(database: &Database) {
         ("empty batch", database.batch().commit_with(Durability::Buffered)),
         ("put in a transaction", in_transaction(&|t| t.put(&keyspace, "k", "v"))),
         ("delete in a transaction", in_transaction(&|t| t.delete(&keyspace, "k"))),
-        ("delete_range in a transaction", in_transaction(&|t| t.delete_prefix(&keyspace, "k"))),
+        ("delete_range in a transaction", {
+            in_transaction(&|t| t.delete_range(&keyspace, "k".."l"))
+        }),
+        ("delete_prefix in a transaction", in_transaction(&|t| t.delete_prefix(&keyspace, "k"))),
         ("put_stream in a transaction", {
             in_transaction(&|t| t.put_stream(&keyspace, "k", &b"v"[..]).map(drop))
         }),
@@ -288,6 +291,42 @@ fn a_file_that_was_opened_read_only_is_the_same_to_the_byte_and_alone() {
     let after = (fs::read(&path).unwrap(), fs::metadata(&path).unwrap().modified().unwrap());
     assert!(before == after);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+}
+
+/// Files that the system lets nobody write: one that is marked so, and, since that keeps nobody out
+/// who may do everything, one of the kernel's own, where there is one.
+#[test]
+fn a_file_that_the_system_keeps_from_being_written_is_refused_with_the_way_to_read_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let marked = directory.path().join("test.db");
+    made(&marked);
+    let mut permissions = fs::metadata(&marked).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&marked, permissions).unwrap();
+    let of_the_kernel = Path::new("/sys/kernel/notes");
+    let mut refused = 0;
+    for path in [&marked, of_the_kernel] {
+        let by_the_system = fs::OpenOptions::new().read(true).write(true).open(path);
+        let Err(system) = by_the_system else { continue };
+        let kinds = [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem];
+        if !kinds.contains(&system.kind()) {
+            continue;
+        }
+        refused += 1;
+        for builder in [Database::builder(), Database::builder().create(false)] {
+            let error = builder.open(path).unwrap_err();
+            let text = format!(
+                "opening the file failed on {}: {system}; with read_only(true) it may be readable",
+                path.display()
+            );
+            assert_eq!(error.to_string(), text);
+            let Error::Io { source, .. } = &error else { panic!("{error:?}") };
+            assert_eq!(source.kind(), system.kind());
+        }
+    }
+    assert!(refused > 0 || !of_the_kernel.exists(), "everything can be written here");
+    // And so it is.
+    assert_eq!(count(&reader().open(&marked).unwrap()), 200);
 }
 
 #[test]

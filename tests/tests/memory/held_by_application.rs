@@ -207,8 +207,10 @@ fn pieces_of_values_that_are_read_or_written_as_streams_are_counted() {
     let (database, keyspace) = made();
     let mut looks = Looks { database: &database, left: 10 * PIECE, most: 0 };
     keyspace.put_stream("long", &mut looks).unwrap();
-    // Being written it is the engine's.
-    assert!(looks.most >= PIECE as u64, "{} bytes", looks.most);
+    // Being written it is the engine's: a piece, another as long in which it is compressed or on
+    // its way to the file, and little beside.
+    let few = PIECE as u64..2 * PIECE as u64 + 4096;
+    assert!(few.contains(&looks.most), "{} bytes", looks.most);
     assert_eq!(database.stats().unwrap().memory.merge_buffers, 0);
     let mut streams: Vec<_> =
         (0..20).map(|_| keyspace.get_stream("long").unwrap().unwrap()).collect();

@@ -71,7 +71,7 @@ type Run = fn(Option<Database>, &Keyspace, Callback<'_>) -> Result<()>;
 /// Calls from whose inside the application is called, each with how it is made. A call of the
 /// database's own borrows a handle, so that the last one can go inside calls of a keyspace only:
 /// these get none.
-const PLACES: [(&str, bool, Run); 12] = [
+const PLACES: [(&str, bool, Run); 13] = [
     ("update", false, |_, keyspace, call| {
         let change = |old: Option<&[u8]>| {
             call();
@@ -93,6 +93,11 @@ const PLACES: [(&str, bool, Run); 12] = [
     }),
     ("Snapshot::get_many", true, |database, keyspace, call| {
         database.unwrap().snapshot()?.get_many(keyspace, keys_calling(call)).map(drop)
+    }),
+    ("Transaction::get_many", true, |database, keyspace, call| {
+        let transaction = database.unwrap().begin(Isolation::Serializable)?;
+        transaction.get_many(keyspace, keys_calling(call))?;
+        transaction.commit()
     }),
     ("transact", true, |database, keyspace, call| {
         database.unwrap().transact(|transaction| {

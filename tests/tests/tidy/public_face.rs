@@ -4,9 +4,21 @@
 use crate::tree::{ENGINE, Source};
 
 /// The files whose public items applications use.
-const FACE: [&str; 12] = [
-    "batch", "builder", "cursor", "database", "error", "keyspace", "options", "progress", "range",
-    "snapshot", "stats", "stream",
+const FACE: [&str; 14] = [
+    "batch",
+    "builder",
+    "changed",
+    "conditional",
+    "cursor",
+    "database",
+    "error",
+    "keyspace",
+    "options",
+    "progress",
+    "range",
+    "snapshot",
+    "stats",
+    "stream",
 ];
 const TRANSACTION: &str = "transaction/transaction";
 
