@@ -220,7 +220,9 @@ fn ranges_may_be_compacted_between_the_steps_of_merges() {
                 }
                 7..=8 => {
                     let core = database.core().unwrap();
-                    met_open += core.background.jobs.lock().young_set.above.len();
+                    let jobs = core.background.jobs.lock();
+                    met_open += jobs.young_sets.iter().map(|set| set.above.len()).sum::<usize>();
+                    drop(jobs);
                     let (start, length) = (random.below(3000), random.below(2000));
                     let mut left = random.below(6);
                     let _ = keyspaces[which].compact(

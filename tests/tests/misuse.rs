@@ -73,13 +73,38 @@ fn crc32(bytes: &[u8]) -> u32 {
 #[test]
 fn a_file_of_something_else_is_named_and_left_as_it_is() {
     let (_directory, path) = directory();
-    for content in [b"This is a letter.".to_vec(), vec![7; 100_000], vec![b'x'; 4096]] {
+    let mut disk_image = vec![0; 32 << 10];
+    disk_image.extend_from_slice(b"\x01CD001");
+    disk_image.resize(3 << 20, 5);
+    let letter = b"This is a letter.".to_vec();
+    // What begins with zeros has been taken for a database of which the making was cut short.
+    for content in [letter, vec![7; 100_000], vec![b'x'; 4096], disk_image, vec![0; 64 << 10]] {
         fs::write(&path, &content).unwrap();
         let error = open(&path).unwrap_err();
         assert!(matches!(error, Error::NotADatabase(_)), "{error:?}");
         assert_says(&error, &["test.db", "not a Sapwood database"]);
         assert_eq!(fs::read(&path).unwrap(), content);
     }
+}
+
+/// A database whose first 8 KiB were zeroed was taken for one of which the making was cut short,
+/// and a new one was made over it.
+#[test]
+fn a_database_that_has_lost_both_slots_is_left_as_it_is() {
+    let (_directory, path) = directory();
+    made(&path);
+    let whole = fs::read(&path).unwrap();
+    for (first, second) in [(0, 0), (0, b'?'), (b'?', 0)] {
+        let mut content = whole.clone();
+        content[..4096].fill(first);
+        content[4096..8192].fill(second);
+        fs::write(&path, &content).unwrap();
+        let error = open(&path).unwrap_err();
+        assert!(matches!(error, Error::NotADatabase(_)), "{error:?}");
+        assert!(fs::read(&path).unwrap() == content, "{first} {second}");
+    }
+    fs::write(&path, whole).unwrap();
+    check_nothing_lost(&path);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A queue that several workers take jobs from: each job is done once, also when workers die.
+//! A queue that several workers take jobs from: none is lost, and none is done twice unless a worker
+//! dies between doing it and saying so.
 //!
 //! `cargo run -p sapwood --example queue`
 
@@ -48,7 +49,7 @@ impl Queue {
         let (mut done, mut conflicts) = (0, 0);
         while let Some(number) = self.claim(worker, &mut conflicts)? {
             // The work itself would be here. What a worker that died had claimed is still in
-            // `claimed`: at the next start it is pushed again.
+            // `claimed`: an application pushes it again at its next start.
             self.claimed.delete(&number)?;
             done += 1;
         }

@@ -218,6 +218,7 @@ impl Batch {
     /// # Errors
     /// [`Error::TransactionTooLarge`], [`Error::KeyspaceDropped`], [`Error::Closed`],
     /// [`Error::Stopped`], [`Error::NoSpace`] and others: nothing of the batch is visible then.
+    /// After [`Error::Stopped`] or [`Error::Io`] it may be there after the next open, whole.
     ///
     /// # Examples
     /// ```

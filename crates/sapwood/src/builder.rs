@@ -120,8 +120,8 @@ impl Builder {
         self
     }
 
-    /// Bytes of a region, a stretch of the file with a free map of its own: a power of two, 128 MiB
-    /// unless set. Fixed when the file is created.
+    /// Bytes of a region, a stretch of the file with a free map of its own: a power of two, of 64 to
+    /// 4,194,304 pages and 128 KiB at least; 128 MiB unless set. Fixed when the file is created.
     ///
     /// # Examples
     /// ```
@@ -172,7 +172,8 @@ impl Builder {
         self
     }
 
-    /// Threads for flushes and merges. With 0 there are none: then the application calls
+    /// Threads for flushes and merges, 64 at most; unless set, two, or one on a single processor.
+    /// With 0 there are none: then the application calls
     /// [`Database::run_step`], and a commit that must wait for room runs steps itself.
     ///
     /// # Examples
@@ -207,7 +208,7 @@ impl Builder {
 
     /// How long the file may grow, in bytes. A write that would need more gives [`Error::NoSpace`]
     /// and changes nothing; deletions and merges go on in the [reserve](Builder::reserve_bytes).
-    /// No limit unless set.
+    /// 4 MiB at least; no limit unless set.
     ///
     /// # Examples
     /// ```
@@ -395,8 +396,9 @@ impl Builder {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::NotAFile`], [`Error::Locked`], [`Error::NotADatabase`],
-    /// [`Error::UnsupportedVersion`], [`Error::UnknownFeature`], [`Error::Corruption`]; and
-    /// [`Error::InvalidOption`] when an option is out of range or contradicts the file.
+    /// [`Error::UnsupportedVersion`], [`Error::UnknownFeature`], [`Error::Corruption`];
+    /// [`Error::InvalidOption`] when an option is out of range or contradicts the file; and
+    /// [`Error::Io`] (a folder that is not there, too) or [`Error::NoSpace`] from the system.
     ///
     /// # Examples
     /// ```

@@ -117,7 +117,7 @@ impl Keyspace {
         check_key(key)?;
         for _ in 0..UPDATE_ATTEMPTS {
             let (look, old) = self.read(|core, number| {
-                let look = KeyLook::take(core, number, key);
+                let look = KeyLook::take(core, number, key)?;
                 let old = look.find(core)?;
                 let old = old.map(|found| value_of(self.shared(), core, number, found));
                 Ok((look, old.transpose()?))
@@ -145,7 +145,7 @@ impl Keyspace {
     ) -> Result<bool> {
         check_key(key)?;
         let mut attempt = |core: &Arc<Core>, number| {
-            let look = KeyLook::take(core, number, key);
+            let look = KeyLook::take(core, number, key)?;
             let found = look.find(core)?;
             let held = holds(core, number, found.as_ref())?;
             if !held || (found.is_none() && new.is_none()) {

@@ -36,7 +36,9 @@ const TRANSACT_DOUBLINGS_MAX: u32 = 8;
 /// Clones are handles of the same database; all may be used from any thread. When the last one is
 /// dropped, the database is closed as by [`Database::close`], and what fails is logged: keyspaces,
 /// snapshots, iterators and the rest do not keep it open, and give [`Error::Closed`] afterwards.
-/// Keys and values that were handed out stay readable. When the last one is dropped in a merge
+/// Keys and values that were handed out stay readable. What reads on by itself (iterators, cursors,
+/// value streams; with a memory map, values too) keeps the file open, and locked, until it is
+/// dropped: to open it before that gives [`Error::Locked`]. When the last one is dropped in a merge
 /// thread, by a [`Storage`](crate::Storage) of the application's own or a subscriber of `tracing`,
 /// a thread of its own closes the database, once the step has ended and after the drop: until then
 /// the file is locked, and a process that ends before loses what it committed with
@@ -441,7 +443,8 @@ impl Database {
     /// committed with.
     ///
     /// # Errors
-    /// [`Error::Stopped`] when it cannot be; [`Error::Closed`].
+    /// [`Error::Stopped`] when it cannot be; [`Error::NoSpace`] when the first write after a crash
+    /// finds none; [`Error::ReadOnly`]; [`Error::Closed`].
     ///
     /// # Examples
     /// ```
@@ -485,7 +488,9 @@ impl Database {
     /// to do when it returns.
     ///
     /// # Errors
-    /// [`Error::Stopped`] or [`Error::MergeMismatch`] when merging has stopped; [`Error::Closed`].
+    /// [`Error::Stopped`] or [`Error::MergeMismatch`] when merging has stopped; [`Error::NoSpace`]
+    /// when it needs more; [`Error::Corruption`] or [`Error::Io`] when something cannot be read;
+    /// [`Error::Closed`].
     ///
     /// # Examples
     /// ```
@@ -575,8 +580,9 @@ impl Database {
 
     /// Writes what this moment shows to a new file at `path`: all keyspaces with their names and
     /// options, each as one segment, and nothing else. Others may read and write meanwhile. The new
-    /// file is on disk when this returns; when it fails or is cancelled, there is none. `progress`
-    /// is told bytes.
+    /// file is on disk when this returns; when it fails or is cancelled, there is none. A process
+    /// that dies meanwhile leaves a part of it beside `path`, under a name that ends in `.part`.
+    /// `progress` is told bytes.
     ///
     /// # Errors
     /// [`Error::AlreadyExists`] when there is something at `path`; [`Error::Cancelled`] when
@@ -654,14 +660,17 @@ impl Database {
 
     /// Closes the database: waits for calls that are under way, ends all threads, flushes, and
     /// makes the last state durable. All handles give [`Error::Closed`] from now on; dropping them
-    /// takes nothing more.
+    /// takes nothing more. Iterators, cursors and value streams that are still there keep the file
+    /// locked until they are dropped.
     ///
     /// What is inside the application's own code meanwhile (a closure, a reader, a progress
     /// report), where this may be called too, is not waited for: that call ends with
     /// [`Error::Closed`] once it is back, and a compaction or a check keeps the file until then.
     ///
     /// # Errors
-    /// When the last steps fail: what was committed is in the log then, as after a crash.
+    /// When the last steps fail: what was committed is in the log then, as after a crash. When
+    /// merging had stopped before, its error, though the file was closed cleanly.
+    /// [`Error::OtherProcess`] in a process that was forked from the one that opened it.
     /// [`Error::Closed`] when another handle has closed it.
     ///
     /// # Examples

@@ -1,6 +1,6 @@
 //! The one error type of the crate.
 //!
-//! Each message says what happened, where, and what can be done about it. Keys and values are never
+//! Each message says what happened, where, and, where it is not plain, what can be done. Keys and values are never
 //! part of a message: they may be secret.
 
 use std::fmt;
@@ -298,13 +298,14 @@ pub enum Error {
         /// The call that takes such a value.
         instead: &'static str,
     },
-    /// One transaction or batch holds more than fits.
+    /// The writes of one batch, or of one call of a keyspace, take more than a quarter of the memory
+    /// budget. A transaction may be larger.
     #[error(
-        "a transaction of {bytes} bytes is too large: the limit is {limit}; \
-         split it, or raise the memory budget"
+        "writes of {bytes} bytes are too many for one commit: the limit is {limit}; use a \
+         transaction, put_stream for a large value, or a larger memory budget"
     )]
     TransactionTooLarge {
-        /// The size of the transaction's writes, in bytes.
+        /// The size of the writes, in bytes.
         bytes: u64,
         /// The limit, in bytes.
         limit: u64,

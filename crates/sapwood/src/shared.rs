@@ -1,7 +1,8 @@
 //! What all handles of one database share, and how it is closed.
 //!
 //! *Guarantees*: no call that was begun after `close` reaches the core; `close` waits for the
-//! writing calls that were begun before. Handles do not keep the file open once it is closed.
+//! writing calls that were begun before. Handles do not keep the file open once it is closed; what
+//! walks or streams does, until it is dropped.
 //! *Threads*: any.
 
 use std::fmt;

@@ -403,7 +403,7 @@ pub struct DebtStats {
 impl DebtStats {
     fn gather(core: &Core) -> DebtStats {
         let (bytes, bytes_max) = (core.memtable_bytes(), core.memtable_bytes_max());
-        let debt = Debt::of(core.state().backlog(), bytes, bytes_max);
+        let debt = Debt::of(core.backlog(), bytes, bytes_max);
         let Debt { memory, young, above } = debt;
         DebtStats { memory, young, above, felt: debt.felt() }
     }

@@ -12,7 +12,7 @@ use crate::segment::overflow::{CHUNK_BYTES, OverflowReader};
 use crate::shared::{Shared, check_key};
 use crate::snapshot::Snapshot;
 use crate::state::lookup::{self, Found};
-use crate::state::{Core, SnapshotHold};
+use crate::state::{Core, SnapshotHold, State};
 use crate::sync::Arc;
 use crate::transaction::Transaction;
 use crate::transaction::commit::{OVERFLOW_AT_COMMIT_BYTES, commit_value};
@@ -22,10 +22,12 @@ use crate::types::KeyspaceNumber;
 /// A value that is read as a stream: [`Read`] and [`Seek`].
 ///
 /// It sees the instant at which it was made. At most one piece of the value, of 128 KiB, is in
-/// memory; each is checked before any byte of it is handed out. What it reads is kept in the file
-/// for as long as it lives, also when the key is overwritten or deleted meanwhile.
+/// memory, and 32 bytes for each such piece of its length; each is checked before any byte of it is
+/// handed out. What it reads is kept in the file for as long as it lives, also when the key is
+/// overwritten or deleted meanwhile.
 ///
-/// Once the database is closed, reading gives an error that carries [`Error::Closed`].
+/// Once the database is closed, reading gives an error that carries [`Error::Closed`]. While it
+/// lives, it keeps the file open, even after a close.
 ///
 /// # Examples
 /// ```
@@ -54,6 +56,9 @@ pub struct ValueStream {
 /// Keeps what a stream reads: of the database, and of a transaction's own.
 pub(crate) struct Hold {
     pub _committed: Arc<SnapshotHold>,
+    /// Where the value was found. A snapshot beside memtables holds no state, and before their
+    /// flush the value may be copied elsewhere.
+    pub _state: Option<Arc<State>>,
     pub _own: Vec<OwnLayer>,
 }
 
@@ -126,7 +131,8 @@ impl ValueStream {
             let Some(found) = lookup::get(core, &point, keyspace, key)? else {
                 return Ok(None);
             };
-            let hold = Hold { _committed: hold.clone(), _own: Vec::new() };
+            let state = Some(point.state.clone());
+            let hold = Hold { _committed: hold.clone(), _state: state, _own: Vec::new() };
             ValueStream::of_found(shared, core, keyspace, found, hold).map(Some)
         })
     }
@@ -418,8 +424,9 @@ impl Transaction {
             keyspace,
             key.as_ref(),
             |own| ValueStream::whole(shared, Value::from(own)),
-            |core, number, found| {
-                ValueStream::of_found(shared, core, number, found, self.stream_hold(number))
+            |core, number, found, state| {
+                let hold = self.stream_hold(number, state);
+                ValueStream::of_found(shared, core, number, found, hold)
             },
         )
     }

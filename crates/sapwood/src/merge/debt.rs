@@ -14,6 +14,12 @@ pub const YOUNG_MERGE_COUNT: usize = 8;
 /// slowed to the pace of merging.
 pub const YOUNG_SLOW_COUNT: usize = 20;
 
+/// From this debt of young segments on they are merged before anything else, and a commit waits
+/// until there is less, however many steps that takes. What is paid for counts bytes, and debt
+/// counts segments: where each commit brings a tiny one (`flush` after each; large transactions of
+/// little data), bytes alone bound nothing.
+pub const YOUNG_DEBT_MAX: f64 = 4.0;
+
 /// So many segments may stand in the level above the last before they are promoted.
 pub const ABOVE_COUNT_MAX: usize = 4;
 
@@ -34,11 +40,11 @@ pub enum Pressure {
     Quiet,
 }
 
-/// True when young segments are to be merged.
-pub fn young_are_due(contents: &Contents, pressure: Pressure) -> bool {
+/// True when so many young segments are to be merged.
+pub fn young_are_due(count: usize, pressure: Pressure) -> bool {
     match pressure {
-        Pressure::Writing => contents.young.len() >= YOUNG_MERGE_COUNT,
-        Pressure::Quiet => !contents.young.is_empty(),
+        Pressure::Writing => count >= YOUNG_MERGE_COUNT,
+        Pressure::Quiet => count > 0,
     }
 }
 

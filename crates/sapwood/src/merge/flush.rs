@@ -35,6 +35,7 @@ use super::gaps::{Eligible, Finder, Gaps};
 use super::install::{Change, install};
 use super::ranges::write_ranges_tree;
 use super::run::Run;
+use super::step::{is_of_one_place, tell_passed_over};
 
 /// Filter bits for each key of a young segment.
 const YOUNG_FILTER_BITS: u8 = 10;
@@ -58,6 +59,8 @@ pub struct FlushJob {
     gaps: Gaps,
     finder: Finder,
     gaps_of: Option<KeyspaceNumber>,
+    /// The keyspaces that runs were begun in.
+    runs_of: Vec<KeyspaceNumber>,
     /// The run that is being written.
     run: Option<Run>,
     finished_runs: Vec<Run>,
@@ -159,6 +162,7 @@ pub fn begin(core: &Core) -> Option<FlushJob> {
         gaps: Gaps::none_before(None),
         finder,
         gaps_of: None,
+        runs_of: Vec::new(),
         run: None,
         finished_runs: Vec::new(),
         run_nodes: Some(NodeWriter::new(core.pages.clone(), 64)),
@@ -182,6 +186,41 @@ pub(crate) fn flush_miscounted(core: &Arc<Core>) -> Result<()> {
 
 impl Job for FlushJob {
     fn step(&mut self, core: &Arc<Core>) -> Result<bool> {
+        let error = match self.try_step(core) {
+            Err(error) => error,
+            made => return made,
+        };
+        if leave_out_runs(core, &self.where_unreadable(&error), &error)
+            && let Some(anew) = begin(core)
+        {
+            *self = anew;
+            return Ok(false);
+        }
+        Err(error)
+    }
+}
+
+/// From now on flushes make no runs in keyspaces whose last level could not be read: all goes to
+/// young segments, and neither what is there nor other keyspaces wait for it. False when that does
+/// not help.
+fn leave_out_runs(core: &Core, keyspaces: &[KeyspaceNumber], error: &Error) -> bool {
+    if core.has_stopped() || !is_of_one_place(core, error) {
+        return false;
+    }
+    let mut jobs = core.background.jobs.lock();
+    let mut more = keyspaces.to_vec();
+    more.retain(|keyspace| !jobs.without_runs.contains(keyspace));
+    if more.is_empty() {
+        return false;
+    }
+    jobs.without_runs.append(&mut more);
+    drop(jobs);
+    tell_passed_over(error);
+    true
+}
+
+impl FlushJob {
+    fn try_step(&mut self, core: &Arc<Core>) -> Result<bool> {
         let written = self.written_bytes();
         while self.cursor.valid() {
             self.flush_key(core)?;
@@ -191,6 +230,19 @@ impl Job for FlushJob {
         }
         self.finish(core)?;
         Ok(true)
+    }
+
+    /// The keyspace in which something could not be read; when that is not known, all in which
+    /// something was read.
+    fn where_unreadable(&self, error: &Error) -> Vec<KeyspaceNumber> {
+        let named = match error {
+            Error::Corruption(corruption) => corruption.keyspace,
+            _ => None,
+        };
+        match named.filter(|keyspace| *keyspace != KeyspaceNumber::MANY) {
+            Some(keyspace) => vec![keyspace],
+            None => self.runs_of.iter().copied().chain(self.gaps_of).collect(),
+        }
     }
 }
 
@@ -226,7 +278,8 @@ impl FlushJob {
             self.gaps_of = Some(keyspace);
             let dropped = core.catalogue.load().get(keyspace).is_none_or(|entry| entry.dropped);
             // A run takes parents and leaves beside it, for which nothing is kept (F7).
-            let no_runs = dropped || core.reserve.is_short();
+            let is_left_out = core.background.jobs.lock().without_runs.contains(&keyspace);
+            let no_runs = dropped || core.reserve.is_short() || is_left_out;
             self.gaps = if no_runs { Gaps::none_before(None) } else { Gaps::unknown() };
         }
         let Some((version, value)) = current.versions().next() else { return Ok(()) };
@@ -260,6 +313,9 @@ impl FlushJob {
         self.gaps = finding.gaps;
         if let Some((place, reservation)) = finding.begins {
             self.end_run()?;
+            if self.runs_of.last() != Some(&keyspace) {
+                self.runs_of.push(keyspace);
+            }
             self.run = Some(Run::begin(core, keyspace, place, reservation)?);
         } else if let Some(run) = &mut self.run {
             run.has_at_hand(finding.leaf);

@@ -7,14 +7,17 @@
 use crate::error::{Error, Result};
 use crate::segment::descriptor::{Segment, TreeRoot, composite_range};
 use crate::segment::key_range::{KeyRange, is_before_end};
-use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST, LEVEL_YOUNG, LEVELS_ALL, Reservation};
+use crate::state::background::{
+    LEVEL_ABOVE, LEVEL_LAST, LEVEL_YOUNG, LEVELS_ALL, Reservation, YoungSet,
+};
 use crate::state::reserve::{Grant, grant, step_pages, step_pages_with_room};
 use crate::state::{Core, State};
 use crate::sync::{Arc, Random};
 use crate::types::KeyspaceNumber;
 
 use super::debt::{
-    ABOVE_COUNT_MAX, Pressure, YOUNG_MERGE_COUNT, above_are_due, goes_to_last, young_are_due,
+    ABOVE_COUNT_MAX, Debt, Pressure, YOUNG_DEBT_MAX, YOUNG_MERGE_COUNT, above_are_due,
+    goes_to_last, young_are_due,
 };
 use super::drop_keyspace::is_leaving;
 use super::install::Destination;
@@ -57,55 +60,62 @@ pub(crate) fn plan_from(
 ) -> Result<Option<Plan>> {
     // What there is no room for in one keyspace, or what cannot be read, does not hinder another.
     let mut refused = None;
-    let mut unless_refused = |plan: Result<Option<Plan>>| match plan {
-        Err(error) if matches!(error, Error::NoSpace { .. }) || is_of_one_place(core, &error) => {
-            refused = Some(error);
-            Ok(None)
+    let mut passed_over = passed_over.to_vec();
+    loop {
+        let count = passed_over.len();
+        let sets = young_sets(core, state, pressure, &passed_over);
+        for due in in_order_of_need(core, state, &sets, pressure) {
+            let keyspace = due.keyspace();
+            if passed_over.contains(&keyspace) {
+                continue;
+            }
+            let plan = match due {
+                Due::Above(keyspace, open) => plan_above(core, state, keyspace, open),
+                Due::Young(set, keyspace) => plan_young(core, state, set, keyspace, pressure),
+            };
+            match plan {
+                Ok(None) => {}
+                Err(error @ Error::NoSpace { .. }) => refused = Some(error),
+                Err(error) if is_of_one_place(core, &error) => {
+                    refused = Some(error);
+                    passed_over.push(keyspace);
+                }
+                made => return made,
+            }
         }
-        plan => plan,
-    };
-    let members = young_members(core, state, pressure);
-    for due in in_order_of_need(core, state, &members, pressure) {
-        if passed_over.contains(&due.keyspace()) {
-            continue;
-        }
-        let plan = match due {
-            Due::Above(keyspace, open) => plan_above(core, state, keyspace, open),
-            Due::Young(keyspace) => plan_young(core, state, &members, keyspace, pressure),
-        };
-        if let Some(plan) = unless_refused(plan)? {
-            return Ok(Some(plan));
+        if passed_over.len() == count {
+            return refused.map_or(Ok(None), Err);
         }
     }
-    refused.map_or(Ok(None), Err)
 }
 
 /// What is due in one keyspace.
 #[derive(Clone, Copy)]
-enum Due {
+enum Due<'a> {
     /// The segments above the last level go into it, but for the one that is being written.
     Above(KeyspaceNumber, Option<u64>),
-    /// The young segments go down.
-    Young(KeyspaceNumber),
+    /// The young segments of a set go down.
+    Young(&'a Together, KeyspaceNumber),
 }
 
-impl Due {
+impl Due<'_> {
     fn keyspace(self) -> KeyspaceNumber {
         match self {
-            Due::Above(keyspace, _) | Due::Young(keyspace) => keyspace,
+            Due::Above(keyspace, _) | Due::Young(_, keyspace) => keyspace,
         }
     }
 }
 
 /// All that is due. While writes go on, what is owed most comes first: a long merge of one level
-/// does not let the others grow until writers must be stopped. When they pause, the level above
-/// comes first: it makes room for what comes down.
-fn in_order_of_need(
+/// does not let the others grow until writers must be stopped; young segments before all, when
+/// writers are stopped for them. When they pause, the level above comes first: it makes room for
+/// what comes down.
+fn in_order_of_need<'a>(
     core: &Core,
     state: &State,
-    members: &[Arc<Segment>],
+    sets: &'a [Together],
     pressure: Pressure,
-) -> Vec<Due> {
+) -> Vec<Due<'a>> {
     let mut due = Vec::new();
     for (keyspace, levels) in &state.levels {
         let open = open_above(core, *keyspace);
@@ -117,40 +127,111 @@ fn in_order_of_need(
             ));
         }
     }
-    let young_need = state.backlog().young / YOUNG_MERGE_COUNT as f64;
-    let shares = members.last().into_iter().flat_map(|oldest| oldest.keyspaces.iter());
-    due.extend(shares.map(|share| (young_need, Due::Young(share.keyspace))));
+    let is_too_young = Debt::of(core.backlog(), 0, 1).young >= YOUNG_DEBT_MAX;
+    let young_need = match is_too_young {
+        true => f64::INFINITY,
+        false => state.backlog().young / YOUNG_MERGE_COUNT as f64,
+    };
+    for set in sets {
+        due.extend(set.due.iter().map(|keyspace| (young_need, Due::Young(set, *keyspace))));
+    }
     if pressure == Pressure::Writing {
         due.sort_by(|(one, _), (other, _)| other.total_cmp(one));
     }
     due.into_iter().map(|(_, due)| due).collect()
 }
 
-/// The segment above the last level that is still being written.
+/// The segment above the last level that is still being written. Whose share of one set is gone may
+/// be in a newer one.
 fn open_above(core: &Core, keyspace: KeyspaceNumber) -> Option<u64> {
     let jobs = core.background.jobs.lock();
-    jobs.young_set.above.iter().find(|(of, _)| *of == keyspace).map(|(_, number)| *number)
+    let above = jobs.young_sets.iter().rev().flat_map(|set| &set.above);
+    let mut of_keyspace = above.filter(|(of, _)| *of == keyspace);
+    of_keyspace.next().map(|(_, number)| *number)
 }
 
-/// The young segments that are merged together, newest first: a set is kept until all of it is
-/// gone.
-fn young_members(core: &Core, state: &State, pressure: Pressure) -> Vec<Arc<Segment>> {
+/// Young segments that are merged together.
+pub(crate) struct Together {
+    /// Newest first.
+    pub(crate) members: Vec<Arc<Segment>>,
+    /// The keyspaces whose turn it is: those of the oldest member that has some to go on with.
+    pub(crate) due: Vec<KeyspaceNumber>,
+}
+
+/// Whether a young segment holds something of a keyspace that has not moved on.
+fn has_left(segment: &Segment, keyspace: KeyspaceNumber) -> bool {
+    segment.share_of(keyspace).is_some()
+        && !segment.promoted.covers(&young_range(segment, keyspace, &KeyRange::all()))
+}
+
+/// The young segments that are merged together, set by set. A set is kept until all of it is gone,
+/// and the next one begins then; or when all that is left of it is of keyspaces that are passed
+/// over, or dropped and leaving: the others go on, while those stay in the older set, so that
+/// nothing newer of theirs moves before it (G1).
+pub(crate) fn young_sets(
+    core: &Core,
+    state: &State,
+    pressure: Pressure,
+    passed_over: &[KeyspaceNumber],
+) -> Vec<Together> {
+    // Of a dropped keyspace nothing is due before its levels have left, which they may never.
+    let leaving = state.levels.keys().copied().filter(|keyspace| is_leaving(state, *keyspace));
+    let passed_over: Vec<KeyspaceNumber> = passed_over.iter().copied().chain(leaving).collect();
+    let passed_over = passed_over.as_slice();
     let mut jobs = core.background.jobs.lock();
-    let set = &mut jobs.young_set;
-    let is_member = |set: &[u64], segment: &Segment| set.contains(&segment.number);
-    let mut members: Vec<Arc<Segment>> =
-        state.young.iter().filter(|young| is_member(&set.members, young)).cloned().collect();
-    if members.is_empty() {
-        set.above.clear();
-        set.members.clear();
-        if !young_are_due(state, pressure) {
-            return Vec::new();
+    let sets = &mut jobs.young_sets;
+    // Others may have come further than the state that is looked at: their sets are theirs.
+    let now = core.state();
+    let is_there = |set: &YoungSet| now.young.iter().any(|y| set.members.contains(&y.number));
+    sets.retain(is_there);
+    let mut waiting = Vec::new();
+    let mut all = Vec::new();
+    let mut is_stuck = true;
+    let may_be_stuck = !passed_over.is_empty() || sets.len() > 1;
+    for set in sets.iter_mut() {
+        let is_member = |young: &&Arc<Segment>| set.members.contains(&young.number);
+        let members: Vec<Arc<Segment>> = state.young.iter().filter(is_member).cloned().collect();
+        let together = together(members, &waiting, passed_over);
+        is_stuck &= together.due.is_empty();
+        if may_be_stuck {
+            let left = |keyspace| together.members.iter().any(|young| has_left(young, keyspace));
+            // What is complete may be merged on.
+            set.above.retain(|(keyspace, _)| left(*keyspace));
+            let shares = together.members.iter().flat_map(|young| young.keyspaces.iter());
+            waiting.extend(shares.map(|share| share.keyspace).filter(|keyspace| left(*keyspace)));
+            waiting.sort_unstable();
+            waiting.dedup();
         }
-        let first = state.young.len().saturating_sub(YOUNG_MERGE_COUNT);
-        members = state.young.iter().skip(first).cloned().collect();
-        set.members = members.iter().map(|segment| segment.number).collect();
+        all.push(together);
     }
-    members
+    let is_taken = |young: &Segment| sets.iter().any(|set| set.members.contains(&young.number));
+    let free: Vec<Arc<Segment>> =
+        state.young.iter().filter(|young| !is_taken(young)).cloned().collect();
+    let may_begin = all.is_empty() || is_stuck && !passed_over.is_empty();
+    if may_begin && young_are_due(free.len(), pressure) {
+        let first = free.len().saturating_sub(YOUNG_MERGE_COUNT);
+        let members: Vec<Arc<Segment>> = free.iter().skip(first).cloned().collect();
+        let numbers = members.iter().map(|segment| segment.number).collect();
+        sets.push(YoungSet { members: numbers, above: Vec::new() });
+        all.push(together(members, &waiting, passed_over));
+    }
+    all
+}
+
+/// A set with what is due of it. `waiting`: keyspaces that an older set has something of.
+fn together(
+    members: Vec<Arc<Segment>>,
+    waiting: &[KeyspaceNumber],
+    passed_over: &[KeyspaceNumber],
+) -> Together {
+    let is_held_up = |keyspace| waiting.contains(&keyspace) || passed_over.contains(&keyspace);
+    let due_of = |young: &Arc<Segment>| {
+        let shares = young.keyspaces.iter().map(|share| share.keyspace);
+        shares.filter(|of| !is_held_up(*of) && has_left(young, *of)).collect::<Vec<_>>()
+    };
+    let mut due = members.iter().rev().map(due_of);
+    let due = due.find(|due| !due.is_empty()).unwrap_or_default();
+    Together { members, due }
 }
 
 /// Where a step's data goes, and what stands there.
@@ -180,10 +261,17 @@ fn seed_of(segment: Option<&Arc<Segment>>) -> u64 {
     segment.map_or_else(|| Random::from_entropy().next_u64(), |segment| segment.filter.seed)
 }
 
-/// A new segment above the last level, the same one for all steps of a set.
-fn target_above(core: &Core, state: &State, keyspace: KeyspaceNumber) -> Target {
+/// A new segment above the last level, the same one for all steps of the set that has a member;
+/// `None` when the set is gone.
+fn target_above(
+    core: &Core,
+    state: &State,
+    keyspace: KeyspaceNumber,
+    member: u64,
+) -> Option<Target> {
     let mut jobs = core.background.jobs.lock();
-    let above = &mut jobs.young_set.above;
+    let set = jobs.young_sets.iter_mut().find(|set| set.members.contains(&member))?;
+    let above = &mut set.above;
     let number = match above.iter().find(|(of, _)| *of == keyspace) {
         Some((_, number)) => *number,
         None => {
@@ -197,26 +285,27 @@ fn target_above(core: &Core, state: &State, keyspace: KeyspaceNumber) -> Target 
         .levels_of(keyspace)
         .and_then(|levels| levels.above().find(|segment| segment.number == number))
         .cloned();
-    Target {
+    Some(Target {
         destination: Destination::NewAbove(number),
         filter_seed: seed_of(segment.as_ref()),
         segment,
         is_last: false,
         levels: LEVEL_YOUNG | LEVEL_ABOVE,
-    }
+    })
 }
 
 fn plan_young(
     core: &Arc<Core>,
     state: &Arc<State>,
-    members: &[Arc<Segment>],
+    set: &Together,
     keyspace: KeyspaceNumber,
     pressure: Pressure,
 ) -> Result<Option<Plan>> {
+    let shares = set.members.iter().filter(|member| member.share_of(keyspace).is_some());
+    let merged_pages = shares.clone().map(|segment| segment.pages()).sum();
     let sources: Vec<Arc<Segment>> =
-        members.iter().filter(|member| member.share_of(keyspace).is_some()).cloned().collect();
+        shares.filter(|member| has_left(member, keyspace)).cloned().collect();
     let Some(oldest) = sources.last() else { return Ok(None) };
-    let merged_pages = sources.iter().map(|segment| segment.pages()).sum();
     let has_above = state.levels_of(keyspace).is_some_and(|levels| levels.above().next().is_some());
     if has_above && pressure == Pressure::Quiet && open_above(core, keyspace).is_none() {
         // In quiet times what stands above goes first, and then all goes straight to the last
@@ -232,7 +321,10 @@ fn plan_young(
     let target = if dropped || goes_to_last(state, keyspace, merged_pages) {
         target_last(core, state, keyspace, LEVELS_ALL)
     } else {
-        target_above(core, state, keyspace)
+        let Some(target) = target_above(core, state, keyspace, oldest.number) else {
+            return Ok(None);
+        };
+        target
     };
     let whole = young_range(oldest, keyspace, &KeyRange::all());
     let gaps = oldest.promoted.gaps_in(&whole);

@@ -71,15 +71,22 @@ pub struct Plan {
 /// When a node cannot be read or written, or what comes out does not add up: nothing is changed
 /// then.
 pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
+    let keyspace = plan.keyspace;
     let mut step = Step::new(core, &plan)?;
     let fragments = step.run()?;
     let (entries, dropped) = (step.read.entries, step.dropped.entries);
     let change = step.into_change(fragments)?;
     let pages: u64 = change.written.iter().map(|block| u64::from(block.pages)).sum();
+    let page_bytes = u64::from(core.pages.layout().page_size);
+    // Of many small keyspaces each step takes little, which pays for little.
+    let bytes_of = |source: &Arc<Segment>| match source.share_of(keyspace) {
+        Some(share) => share.bytes,
+        None => source.pages().saturating_mul(page_bytes),
+    };
+    let held = plan.sources.iter().map(bytes_of).fold(0, u64::saturating_add);
     // All is read; what dies now need not wait for this step.
     drop(plan.state);
     install(core, change)?;
-    let keyspace = plan.keyspace;
     tracing::debug!(
         target: "sapwood::merge",
         %keyspace,
@@ -90,7 +97,8 @@ pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
         "a range was promoted"
     );
     core.counters.promotions.fetch_add(1, Ordering::Relaxed);
-    core.background.merge_toll.pay(paid_by_promotion(core));
+    let bytes = held.saturating_add(pages.saturating_mul(page_bytes));
+    core.background.merge_toll.pay(paid_by_promotion(core, bytes));
     Ok(())
 }
 

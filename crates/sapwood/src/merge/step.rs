@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::state::Core;
 use crate::state::background::Job;
 use crate::state::durable::{Purpose, claim_file, make_durable};
+use crate::state::manifest::YOUNG_COUNT_MAX;
 use crate::state::panic_guard::PanicGuard;
 use crate::state::reserve::set_short;
 use crate::sync::Arc;
@@ -41,6 +42,25 @@ pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// # Errors
 /// What the step failed with.
 pub fn run_step(core: &Arc<Core>) -> Result<bool> {
+    run_first(core, step_in_order)
+}
+
+/// The same, but merging comes first, for somebody who waits for that.
+pub(super) fn run_merging_step(core: &Arc<Core>) -> Result<bool> {
+    run_first(core, |core, passed_over| {
+        core.collect_released();
+        begin_writing(core)?;
+        Ok(timed_sync(core)?
+            || merge_step(core, pressure(core), passed_over)?
+            || step_in_order(core, passed_over)?)
+    })
+}
+
+/// One step, as `choose` finds it.
+fn run_first(
+    core: &Arc<Core>,
+    choose: impl FnOnce(&Arc<Core>, &mut Option<Error>) -> Result<bool>,
+) -> Result<bool> {
     if core.has_stopped() || core.options.read_only {
         core.collect_released();
         return match core.has_stopped() {
@@ -52,12 +72,15 @@ pub fn run_step(core: &Arc<Core>) -> Result<bool> {
     let (running, is_alone) = core.background.begin_step();
     // Ends before that when the step panics: nobody sees rest before writing has stopped.
     let guard = PanicGuard::new(core, "a step of merging");
-    let result = step_in_order(core).or_else(|error| free_dead(core, error));
+    let mut passed_over = None;
+    let result = choose(core, &mut passed_over).or_else(|error| free_dead(core, error));
     // Whoever sees nobody at work sees what came of this.
     match &result {
         Ok(true) => {
             core.background.count_step();
             core.background.succeed(failures);
+            // Told behind the step, which whoever waits for one may go on with.
+            passed_over.iter().for_each(|error| core.background.fail(error));
         }
         // What another thread works on may fail yet.
         Ok(false) if is_alone => core.background.succeed(failures),
@@ -131,8 +154,9 @@ pub fn fit_into_memory(core: &Arc<Core>) {
     core.charge_memtables();
 }
 
-/// A list of dead blocks that cannot be written or read hinders nothing else.
-fn step_in_order(core: &Arc<Core>) -> Result<bool> {
+/// A list of dead blocks that cannot be written or read hinders nothing else. `passed_over`: what
+/// failed beside a step that was made.
+fn step_in_order(core: &Arc<Core>, passed_over: &mut Option<Error>) -> Result<bool> {
     core.collect_released();
     // It has a time at which it is due, and lists may be long.
     if timed_sync(core)? {
@@ -141,11 +165,11 @@ fn step_in_order(core: &Arc<Core>) -> Result<bool> {
     let lists = lists_step(core);
     match lists {
         Ok(true) => Ok(true),
-        _ => Ok(other_step(core)? || lists?),
+        _ => Ok(other_step(core, passed_over)? || lists?),
     }
 }
 
-fn other_step(core: &Arc<Core>) -> Result<bool> {
+fn other_step(core: &Arc<Core>, passed_over: &mut Option<Error>) -> Result<bool> {
     if !core.view().sealed.is_empty() {
         begin_writing(core)?;
         if flush_step(core)? {
@@ -170,7 +194,7 @@ fn other_step(core: &Arc<Core>) -> Result<bool> {
         return Ok(false);
     }
     begin_writing(core)?;
-    if merge_step(core, pressure)? {
+    if merge_step(core, pressure, passed_over)? {
         return Ok(true);
     }
     let may_move = paused && !(core.reserve.is_short() && is_quiet_alone(core));
@@ -182,7 +206,11 @@ fn other_step(core: &Arc<Core>) -> Result<bool> {
 
 /// One step of what leaves or goes down. What cannot be read in one keyspace hinders no other; but
 /// whoever waits for merging is told.
-fn merge_step(core: &Arc<Core>, pressure: Pressure) -> Result<bool> {
+fn merge_step(
+    core: &Arc<Core>,
+    pressure: Pressure,
+    failed_beside: &mut Option<Error>,
+) -> Result<bool> {
     let (mut failed, mut passed_over) = (None, Vec::new());
     let mut is_made = false;
     match drop_keyspace_step(core) {
@@ -209,11 +237,10 @@ fn merge_step(core: &Arc<Core>, pressure: Pressure) -> Result<bool> {
     }
     match failed {
         Some(error) if !is_made => Err(error),
-        Some(error) => {
-            core.background.fail(&error);
-            Ok(true)
+        failed => {
+            *failed_beside = failed;
+            Ok(is_made)
         }
-        None => Ok(is_made),
     }
 }
 
@@ -222,9 +249,13 @@ fn pass_over(core: &Core, error: Error, failed: &mut Option<Error>) -> Result<()
     if core.has_stopped() || !is_of_one_place(core, &error) {
         return Err(error);
     }
-    tracing::warn!(target: "sapwood::failure", %error, "a step was passed over");
+    tell_passed_over(&error);
     failed.get_or_insert(error);
     Ok(())
+}
+
+pub(super) fn tell_passed_over(error: &Error) {
+    tracing::warn!(target: "sapwood::failure", %error, "a step was passed over");
 }
 
 /// Whether an error says that something cannot be read, and nothing of anything else. What the
@@ -241,7 +272,8 @@ fn has_merge_work(core: &Core, pressure: Pressure) -> bool {
         .levels
         .values()
         .any(|levels| levels.levels.iter().filter(|l| !l.is_empty()).count() > 1);
-    super::debt::young_are_due(&state, pressure) || (pressure == Pressure::Quiet && above)
+    super::debt::young_are_due(state.young.len(), pressure)
+        || (pressure == Pressure::Quiet && above)
 }
 
 /// What is asked of merging now.
@@ -306,6 +338,16 @@ pub fn sync(core: &Arc<Core>) -> Result<()> {
 
 /// One step of the flush of the oldest sealed memtable; false when it cannot be made now.
 pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
+    // Whoever waits for others counts those who flush for themselves, too; before the flush is out,
+    // so that nobody finds it out and nobody at work.
+    let _running = core.background.begin_running();
+    if is_young_full(core) {
+        // Where merging could not keep up at all: a state has no place for one more.
+        let mut passed_over = None;
+        let made = merge_step(core, Pressure::Quiet, &mut passed_over);
+        passed_over.iter().for_each(|error| core.background.fail(error));
+        return made;
+    }
     let mut jobs = core.background.jobs.lock();
     if jobs.flush_is_out {
         return Ok(false);
@@ -313,8 +355,6 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     let job = jobs.flush.take();
     jobs.flush_is_out = true;
     drop(jobs);
-    // Whoever waits for others counts those who flush for themselves, too.
-    let _running = core.background.begin_running();
     let guard = PanicGuard::new(core, "a flush");
     let mut out = FlushOut { core, kept: None, guard: Some(guard) };
     let job = match job {
@@ -331,6 +371,13 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     core.background.flush_toll.pay(core.options.step_bytes);
     core.background.flush_steps.fetch_add(1, Ordering::AcqRel);
     Ok(true)
+}
+
+/// Whether what the oldest sealed memtable brings would be too many young segments for a state.
+fn is_young_full(core: &Core) -> bool {
+    let view = core.view();
+    let brings = view.sealed.last().map_or(0, |slot| slot.segments().len().max(1));
+    view.state.young.len() + brings > YOUNG_COUNT_MAX
 }
 
 /// The one flush that is under way, while a thread works at it.
@@ -396,7 +443,7 @@ fn drain(core: &Arc<Core>) -> Result<()> {
     loop {
         core.check_writable()?;
         match step_or_wait(core)? {
-            Turn::Made | Turn::Waited => {}
+            Turn::Made | Turn::Waited(_) => {}
             Turn::Nothing(Some(error)) => return Err(error),
             Turn::Nothing(None) => return core.background.failure().map_or(Ok(()), Err),
         }
@@ -407,8 +454,8 @@ fn drain(core: &Arc<Core>) -> Result<()> {
 pub(super) enum Turn {
     /// A step was made.
     Made,
-    /// Others were at work, or have ended since.
-    Waited,
+    /// Others were at work, or have ended since; with what refused the step that was tried.
+    Waited(Option<Error>),
     /// Nothing can be done, and nobody is at work: nothing, or this, is in the way.
     Nothing(Option<Error>),
 }
@@ -418,24 +465,59 @@ pub(super) enum Turn {
 /// # Errors
 /// What the step failed with, other than `NoSpace`.
 pub(super) fn step_or_wait(core: &Arc<Core>) -> Result<Turn> {
+    turn(core, run_step)
+}
+
+/// The same, but merging comes first.
+///
+/// # Errors
+/// As [`step_or_wait`].
+pub(super) fn merging_step_or_wait(core: &Arc<Core>) -> Result<Turn> {
+    turn(core, run_merging_step)
+}
+
+fn turn(core: &Arc<Core>, run: impl FnOnce(&Arc<Core>) -> Result<bool>) -> Result<Turn> {
     let mark = core.background.mark();
     let steps = core.background.steps.load(Ordering::Acquire);
     let durable = core.durable.mark();
-    let refused = match run_step(core) {
+    let refused = match run(core) {
         Ok(true) => return Ok(Turn::Made),
         Ok(false) => None,
         Err(error @ Error::NoSpace { .. }) => Some(error),
         Err(error) => return Err(error),
     };
-    if core.background.running.load(Ordering::Acquire) > 0 || core.reserve.has_grants() {
-        core.background.wait_since(mark, LOOK_AGAIN);
-        return Ok(Turn::Waited);
+    let has_grants = core.reserve.has_grants();
+    if core.background.running.load(Ordering::Acquire) > 0 || has_grants {
+        match refused {
+            Some(_) => wait_out(core, LOOK_AGAIN, || core.has_stopped()),
+            None => core.background.wait_since(mark, LOOK_AGAIN),
+        }
+        // A grant ends, and gives back what it does not use; a step may fail again and again.
+        return Ok(Turn::Waited(refused.filter(|_| !has_grants)));
     }
     // A step that another thread has made meanwhile may have left something to do that could not
     // be done beside it; a durable state may have given space back.
     let is_as_before =
         core.background.steps.load(Ordering::Acquire) == steps && core.durable.mark() == durable;
-    Ok(if is_as_before { Turn::Nothing(refused) } else { Turn::Waited })
+    Ok(if is_as_before { Turn::Nothing(refused) } else { Turn::Waited(refused) })
+}
+
+/// Waits for all of a pause after a failure, unless it is ended: what others tell meanwhile may be
+/// failures of their own, and two who wait would keep one another awake.
+pub(super) fn wait_out(core: &Core, pause: Duration, is_ended: impl Fn() -> bool) {
+    let until = core.clock.now() + pause;
+    loop {
+        let mark = core.background.mark();
+        let left = until.saturating_sub(core.clock.now());
+        if left.is_zero() || is_ended() {
+            return;
+        }
+        core.background.wait_since(mark, left);
+        // A clock may stand still.
+        if core.background.mark() == mark {
+            return;
+        }
+    }
 }
 
 /// Flushes every memtable and makes the state durable.

@@ -48,7 +48,7 @@ fn tell_stats(core: &Core) {
     let held = core.held.stats();
     let state = core.state();
     let log = core.log.positions();
-    let debt = Debt::of(state.backlog(), core.memtable_bytes(), core.memtable_bytes_max());
+    let debt = Debt::of(core.backlog(), core.memtable_bytes(), core.memtable_bytes_max());
     let syncs = core.sync_times.counts();
     tracing::debug!(
         target: "sapwood::stats",

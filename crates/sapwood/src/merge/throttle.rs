@@ -22,9 +22,10 @@ use crate::state::reserve::{
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
-use super::debt::Debt;
+use super::debt::{Debt, YOUNG_DEBT_MAX};
 use super::step::{
-    LOOK_AGAIN, Turn, flush, flush_all_so_far, flush_step, free_dead, seal_when_quiet, step_or_wait,
+    LOOK_AGAIN, Turn, flush, flush_all_so_far, flush_step, free_dead, merging_step_or_wait,
+    seal_when_quiet, step_or_wait,
 };
 
 /// Below this debt writers are not slowed.
@@ -181,7 +182,8 @@ fn make_room_unless_full(core: &Core, brings: Brings, bytes: usize) -> Result<Op
     }
 }
 
-/// Does one thing by which space may come back; false when there is none, and nobody is at one.
+/// Does one thing by which space may come back, or waits for somebody who is at one; false when
+/// there is none, or the step that was due found no space itself.
 fn relieve(core: &Arc<Core>) -> Result<bool> {
     core.check_writable()?;
     core.collect_released();
@@ -189,8 +191,10 @@ fn relieve(core: &Arc<Core>) -> Result<bool> {
         return Ok(true);
     }
     let mark = core.background.mark();
-    if !matches!(step_or_wait(core)?, Turn::Nothing(_)) {
-        return Ok(true);
+    match step_or_wait(core)? {
+        Turn::Made | Turn::Waited(None) => return Ok(true),
+        Turn::Waited(Some(_)) => return Ok(false),
+        Turn::Nothing(_) => {}
     }
     if flush_waits(core) {
         core.background.wait_since(mark, LOOK_AGAIN);
@@ -233,21 +237,6 @@ fn done_unless_full<T>(result: Result<T>) -> Result<bool> {
 fn wait_for_merging(core: &Arc<Core>, bytes: u64) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     let free = core.options.step_bytes / FREE_PART;
-    if !core.background.has_threads.load(Ordering::Acquire) {
-        // Each makes the steps that pay for it; those of others pay for what they bring.
-        let mut left = 1 + bytes.saturating_sub(free).div_ceil(paid_by_promotion(core));
-        while left > 0 {
-            match step_or_wait(core)? {
-                Turn::Made => left -= 1,
-                Turn::Waited => {}
-                Turn::Nothing(_) => break,
-            }
-            if debt_of(core).of_merging() < 1.0 {
-                break;
-            }
-        }
-        return Ok(());
-    }
     let toll = &core.background.merge_toll;
     let ticket = toll.bring(bytes);
     let steps = core.background.steps.load(Ordering::Acquire);
@@ -256,28 +245,50 @@ fn wait_for_merging(core: &Arc<Core>, bytes: u64) -> Result<()> {
         core.check_writable()?;
         let mark = core.background.mark();
         let has_stepped = core.background.steps.load(Ordering::Acquire) != steps;
-        if has_stepped && toll.is_paid(ticket, free) {
+        let owed = debt_of(core);
+        if has_stepped && toll.is_paid(ticket, free) && owed.young < YOUNG_DEBT_MAX {
             return Ok(());
         }
-        let is_over = debt_of(core).of_merging() < 1.0;
-        let outcome = match core.background.failure() {
-            _ if is_over => Some(Ok(())),
-            Some(Error::NoSpace { .. }) => Some(Ok(())),
-            Some(error) if core.background.failure_count() != failures => Some(Err(error)),
-            _ => None,
+        let outcome = if owed.of_merging() < 1.0 {
+            Some(Ok(()))
+        } else if core.background.has_threads.load(Ordering::Acquire) {
+            wait_for_threads(core, mark, failures)
+        } else {
+            merge_for_room(core)
         };
         if let Some(outcome) = outcome {
             toll.forgive(ticket);
             return outcome;
         }
-        core.background.wait_since(mark, LOOK_AGAIN);
     }
 }
 
-/// What a promotion pays for, in bytes of commits. It is less than merging takes away in the end,
-/// so that debt falls until nobody need pay.
-pub(super) fn paid_by_promotion(core: &Core) -> u64 {
-    (core.options.step_bytes / PAID_PART).max(1)
+/// Waits for the merge threads; how the commit goes on when they cannot help it.
+fn wait_for_threads(core: &Core, mark: u64, failures: u64) -> Option<Result<()>> {
+    match core.background.failure() {
+        Some(Error::NoSpace { .. }) => Some(Ok(())),
+        Some(error) if core.background.failure_count() != failures => Some(Err(error)),
+        _ => {
+            core.background.wait_since(mark, LOOK_AGAIN);
+            None
+        }
+    }
+}
+
+/// Makes a step; how the commit goes on when none can be made.
+fn merge_for_room(core: &Arc<Core>) -> Option<Result<()>> {
+    match merging_step_or_wait(core) {
+        Ok(Turn::Made | Turn::Waited(None)) => None,
+        Ok(Turn::Nothing(_) | Turn::Waited(Some(_))) => Some(Ok(())),
+        Err(error) => Some(Err(error)),
+    }
+}
+
+/// What a promotion pays for, in bytes of commits, that may have taken away or written so many
+/// bytes; more than a step is meant to take pay for no more. It is less than merging takes away in
+/// the end, so that debt falls until nobody need pay.
+pub(super) fn paid_by_promotion(core: &Core, bytes: u64) -> u64 {
+    bytes.min(core.options.step_bytes) / PAID_PART
 }
 
 /// Waits for steps of the flush, as many as take away what is brought; makes one where nobody is at
@@ -311,7 +322,7 @@ fn wait_for_flush(core: &Arc<Core>, bytes: u64) -> Result<()> {
 }
 
 fn debt_of(core: &Core) -> Debt {
-    Debt::of(core.state().backlog(), core.memtable_bytes(), core.memtable_bytes_max())
+    Debt::of(core.backlog(), core.memtable_bytes(), core.memtable_bytes_max())
 }
 
 /// Whether a commit of so many bytes would take memtables beyond what three of them may have.

@@ -12,7 +12,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{JoinHandle, ThreadId, spawn};
 use crate::sync::{Arc, Mutex};
 
-use super::step::{run_step, timed_sync};
+use super::step::{run_step, timed_sync, wait_out};
 
 /// How long a thread sleeps when nothing is due: timed work is looked at as often.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -99,8 +99,7 @@ fn merge_loop(core: &Arc<Core>, stop: &AtomicBool) {
             Ok(false) => core.background.wait_since(mark, PAUSE),
             Err(error) => {
                 tracing::warn!(target: "sapwood::failure", %error, "a step failed");
-                let mark = core.background.mark();
-                core.background.wait_since(mark, PAUSE_AFTER_FAILURE);
+                wait_out(core, PAUSE_AFTER_FAILURE, || stop.load(Ordering::Acquire));
             }
         }
     }

@@ -27,6 +27,8 @@ pub const STATE_BLOCKS_MAX: usize = 9;
 /// What a write may be torn at.
 const SECTOR_BYTES: usize = 512;
 const MARK: [u8; 8] = *b"Sapwood\n";
+/// What the first unit begins with while a database is being made; zeros follow.
+const MAKING_MARK: [u8; 8] = *b"Sapling\n";
 const CRC_AT: usize = 8;
 const INLINE_STATE_AT: usize = 256;
 const FEATURES_KNOWN: u64 = 0;
@@ -347,29 +349,42 @@ fn read_slot(
     }))
 }
 
+/// Says in an empty file that a database is being made in it; on disk when this returns. Whatever
+/// is written before slot 1 of the first state would otherwise look like somebody else's file, or
+/// like a database that has lost both slots, after a crash.
+pub fn write_making_mark(storage: &dyn Storage) -> Result<()> {
+    storage
+        .write_sync_at(0, &making_unit())
+        .map_err(|error| Error::io("making a new file", storage.name(), error))
+}
+
+fn making_unit() -> [u8; SLOT_BYTES] {
+    let mut unit = [0; SLOT_BYTES];
+    if let Some(mark) = unit.first_chunk_mut() {
+        *mark = MAKING_MARK;
+    }
+    unit
+}
+
 /// True when no database was ever complete in the file: it is empty, or making one was cut short.
-/// That leaves one slot untouched, and the other untouched or torn; a database that was made has
-/// both.
+/// Nothing else may count as that, since it is written over: neither another program's file that
+/// begins with zeros, nor a database that has lost both slots.
 pub fn is_unborn(storage: &dyn Storage) -> Result<bool> {
     let failed = |error| Error::io("reading the header", storage.name(), error);
     let length = storage.length().map_err(failed)?;
     let mut units = vec![0; 2 * SLOT_BYTES];
-    let there = units.len().min(usize::try_from(length).unwrap_or(usize::MAX));
-    if let Some(units) = units.get_mut(..there) {
-        storage.read_at(0, units).map_err(failed)?;
-    }
+    units.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+    storage.read_at(0, &mut units).map_err(failed)?;
     let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
-    // The file has its length on disk before the first slot is written.
-    if there < units.len() {
-        return Ok(zero(&units));
-    }
-    let (first, second) = units.split_at(SLOT_BYTES);
-    // Of a torn slot, the sector with the mark may be the one that was lost.
-    let torn = |unit: &[u8]| {
-        unit.starts_with(&MARK) && HeaderSlot::decode(unit).is_err()
-            || unit.get(..SECTOR_BYTES).is_some_and(zero)
+    let making = making_unit();
+    let Some((first, second)) = units.split_at_checked(SLOT_BYTES) else {
+        // The length may be there before the mark.
+        return Ok(zero(&units) || making.starts_with(&units));
     };
-    Ok((zero(first) && torn(second)) || (zero(second) && torn(first)))
+    // Of a torn slot, the sector with its mark may be the one that was lost.
+    let torn = HeaderSlot::decode(second).is_err()
+        && (second.starts_with(&MARK) || zero(second.get(..SECTOR_BYTES).unwrap_or(second)));
+    Ok(first == making && torn || second.is_empty() && zero(first))
 }
 
 /// The slots that count, the newest first; at least one.

@@ -78,13 +78,12 @@ impl NodeKind {
 pub const FLAG_CODEC_MASK: u16 = 0x000f;
 /// Entries carry numbers.
 pub const FLAG_NUMBERS: u16 = 1 << 4;
-/// The numbers are operation numbers of a pending transaction.
-pub const FLAG_OPERATION_NUMBERS: u16 = 1 << 5;
+/// Spare: nothing sets it yet.
+pub const FLAG_SPARE: u16 = 1 << 5;
 /// Slots are four bytes wide.
 pub const FLAG_WIDE_SLOTS: u16 = 1 << 6;
 /// All flags that mean anything.
-pub const FLAGS_KNOWN: u16 =
-    FLAG_CODEC_MASK | FLAG_NUMBERS | FLAG_OPERATION_NUMBERS | FLAG_WIDE_SLOTS;
+pub const FLAGS_KNOWN: u16 = FLAG_CODEC_MASK | FLAG_NUMBERS | FLAG_SPARE | FLAG_WIDE_SLOTS;
 
 /// The header of a node, without its checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,14 +7,15 @@
 use std::collections::VecDeque;
 
 use super::entry::COPY_BYTES_MAX;
-use super::{Entry, Merged, Scan};
+use super::{Ahead, Entry, Merged, Scan};
 use crate::bytes::{Key, Value};
 use crate::error::Result;
 use crate::key_bounds::successor;
 use crate::page::Held;
 use crate::segment::key_range::is_before_end;
 use crate::segment::leaf_run::LeafRun;
-use crate::state::{Core, ReadPoint};
+use crate::state::{Core, ReadPoint, State};
+use crate::sync::Arc;
 
 /// Entries of the first batch; each further one has twice as many.
 const BATCH_ENTRIES_FIRST: usize = 4;
@@ -57,6 +58,9 @@ pub(crate) struct Walker {
     /// Stands on the last entry of the batch as it was fetched, or in the run. It holds no
     /// memtable.
     open: Option<Merged>,
+    /// What holds the blocks that the batch or the run names, where the snapshot holds no state:
+    /// before the flush of its memtables values may be copied elsewhere.
+    state: Option<Arc<State>>,
     /// The key of that entry.
     last: Vec<u8>,
     batch_entries: usize,
@@ -75,6 +79,7 @@ impl Walker {
             by_runs: false,
             run: None,
             open: None,
+            state: None,
             last: Vec::new(),
             batch_entries: BATCH_ENTRIES_FIRST,
             held: None,
@@ -186,6 +191,7 @@ impl Walker {
         self.batch.clear();
         self.run = None;
         self.open = None;
+        self.state = None;
         self.exhausted = true;
     }
 
@@ -268,6 +274,7 @@ impl Walker {
         limits: Limits<'_>,
     ) -> Result<()> {
         let filled = self.fill(core, cursor, point, limits);
+        self.state = point.filter(|_| self.names_blocks()).map(|point| point.state.clone());
         self.count_batch(core);
         match (filled, self.batch.back()) {
             (Err(_), Some(entry)) => {
@@ -277,6 +284,12 @@ impl Walker {
             }
             (result, _) => result,
         }
+    }
+
+    /// Whether something that was fetched may be read later, where it lies in the file.
+    fn names_blocks(&self) -> bool {
+        let is_elsewhere = |entry: &Entry| matches!(entry.value, Ahead::Overflow(_));
+        self.run.is_some() || self.batch.iter().any(is_elsewhere)
     }
 
     /// With memtables there is a `point`, and the cursor is let go.

@@ -146,10 +146,10 @@ impl Drop for Reservation {
     }
 }
 
-/// The young segments that are being merged together, and where to.
+/// Young segments that are being merged together, and where to.
 #[derive(Clone, Debug, Default)]
 pub struct YoungSet {
-    /// Their numbers; the oldest segments of the state.
+    /// Their numbers; the oldest segments of the state that are in no older set.
     pub members: Vec<u64>,
     /// The new segment above the last level, by keyspace.
     pub above: Vec<(KeyspaceNumber, u64)>,
@@ -191,8 +191,10 @@ pub struct Jobs {
     pub flush: Option<Box<dyn Job>>,
     /// A thread has taken the flush out and is stepping it.
     pub flush_is_out: bool,
-    /// See [`YoungSet`].
-    pub young_set: YoungSet,
+    /// Keyspaces of which something could not be read where a flush was to put a run.
+    pub without_runs: Vec<KeyspaceNumber>,
+    /// Oldest first. There is one; another only when nothing that is left of it can be read.
+    pub young_sets: Vec<YoungSet>,
     /// How far the file has been made smaller.
     pub shrink: Shrink,
 }

@@ -5,6 +5,7 @@
 //! 8; debug builds check it.
 
 use super::background::Background;
+use super::backlog::Backlog;
 use super::catalogue::Catalogue;
 use super::dead_list::{Dead, HeldStates};
 use super::durable::{Durable, log_block_pages};
@@ -243,6 +244,15 @@ impl Core {
     /// Bytes of all memtables that are not flushed.
     pub fn memtable_bytes(&self) -> usize {
         self.view().memtables().map(|slot| slot.table.bytes()).sum()
+    }
+
+    /// What waits to be merged, with the segments of commits by reference that wait to come into
+    /// the state.
+    pub fn backlog(&self) -> Backlog {
+        let view = self.view();
+        let waiting: usize = view.sealed.iter().map(|slot| slot.segments().len()).sum();
+        let backlog = view.state.backlog();
+        Backlog { young: backlog.young + waiting as f64, ..backlog }
     }
 
     /// Tells the budget what the memtables take.

@@ -22,7 +22,7 @@ use crate::log::stream::{BlockStream, prepare_blocks};
 use crate::log::writer::{LogStart, LogWriter};
 use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
-use crate::page::file_header::write_slot;
+use crate::page::file_header::{write_making_mark, write_slot};
 use crate::page::{
     Block, HeaderSlot, Layout, MemoryBudget, PageManager, PageOptions, StateLocation,
 };
@@ -51,6 +51,7 @@ pub(crate) fn create(
         budget: budget.clone(),
         max_file_bytes: options.max_file_bytes,
     };
+    write_making_mark(&*storage)?;
     let pages = PageManager::create(page_options, STAMP_LIMIT_AHEAD)?;
     if options.memory_map {
         pages.read_in_place();

@@ -147,6 +147,13 @@ impl PendingBlocks {
         self.sets.lock().sets.get(&name).cloned().unwrap_or_default().into_blocks()
     }
 
+    /// Pages of the nodes of a set: values that lie outside the leaves are not counted.
+    pub fn node_pages(&self, name: BlocksName) -> u64 {
+        let sets = self.sets.lock();
+        let nodes = sets.sets.get(&name).into_iter().flat_map(|set| &set.nodes);
+        nodes.map(|block| u64::from(block.pages)).sum()
+    }
+
     /// Every block that is here.
     pub fn blocks(&self) -> Vec<Block> {
         let sets = self.sets.lock();
@@ -171,6 +178,7 @@ mod tests {
         let from = [(first, vec![block(20, 5)]), (second, Vec::new())];
         let merged = pending.merged(&from, vec![block(3, 2)]);
         assert_eq!(pending.of(merged), [block(3, 2), block(10, 5), block(30, 5)]);
+        assert_eq!(pending.node_pages(merged), 2);
         pending.releases().send(first).unwrap();
         pending.releases().send(second).unwrap();
         assert_eq!(pending.collect(), [block(1, 1), block(20, 5), block(2, 1)]);

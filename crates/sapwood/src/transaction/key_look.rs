@@ -18,7 +18,7 @@ use super::commit::commit_if;
 use crate::error::{Error, Result};
 use crate::options::Durability;
 use crate::state::lookup::{self, Found};
-use crate::state::view::View;
+use crate::state::view::{MemtableSlot, View};
 use crate::state::{Core, ReadPoint};
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
@@ -35,15 +35,32 @@ pub struct KeyLook<'a> {
 
 impl<'a> KeyLook<'a> {
     /// Looks at this moment.
-    pub fn take(core: &Core, keyspace: KeyspaceNumber, key: &'a [u8]) -> KeyLook<'a> {
+    ///
+    /// # Errors
+    /// `Stopped`, when the commit that it would have to wait for will never have its place.
+    pub fn take(core: &Core, keyspace: KeyspaceNumber, key: &'a [u8]) -> Result<KeyLook<'a>> {
         loop {
-            let view = core.view();
-            let seen = SequenceNumber(core.commit_numbers().0.0 - 1);
-            // Otherwise a newer memtable may have some of those commits.
-            if Arc::ptr_eq(&view, &core.view()) {
-                return KeyLook { keyspace, key, view, seen };
+            if let Some(look) = KeyLook::try_take(core, keyspace, key) {
+                return Ok(look);
             }
+            // A commit may have panicked between the two.
+            core.check_writable()?;
+            std::hint::spin_loop();
         }
+    }
+
+    /// `None` while a commit is on its way into the view.
+    fn try_take(core: &Core, keyspace: KeyspaceNumber, key: &'a [u8]) -> Option<KeyLook<'a>> {
+        let view = core.view();
+        let seen = SequenceNumber(core.commit_numbers().0.0 - 1);
+        // The view of a commit by reference comes before its number: the look would not count it,
+        // and the memtable that takes writes then knows nothing of it.
+        let is_ahead = |slot: &Arc<MemtableSlot>| {
+            slot.by_reference.as_ref().is_some_and(|commit| commit.number > seen)
+        };
+        // Otherwise a newer memtable may have some of those commits.
+        let is_one_moment = Arc::ptr_eq(&view, &core.view()) && !view.sealed.iter().any(is_ahead);
+        is_one_moment.then_some(KeyLook { keyspace, key, view, seen })
     }
 
     /// What the key has.
@@ -103,5 +120,32 @@ impl<'a> KeyLook<'a> {
             return Err(Error::Conflict);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::view::ByReference;
+    use crate::sync::atomic::Ordering;
+    use crate::transaction::tests_rules::Engine;
+
+    /// A look between the two rested on what a commit by reference replaces, and its own commit
+    /// found nothing in the new memtable.
+    #[test]
+    fn a_look_does_not_rest_on_a_view_that_is_ahead_of_the_numbers() {
+        let mut engine = Engine::new();
+        engine.put([1], b"before");
+        let core = &engine.core;
+        let order = core.commit_order.lock();
+        core.seal();
+        let number = core.commit_numbers().0;
+        let blocks = core.pending.join(&[]);
+        core.put_by_reference(ByReference { number, segments: Vec::new(), blocks });
+        assert!(KeyLook::try_take(core, engine.keyspace, b"k").is_none());
+        core.numbers.next_sequence.store(number.0 + 1, Ordering::Release);
+        drop(order);
+        let look = KeyLook::try_take(core, engine.keyspace, b"k").unwrap();
+        assert_eq!(look.seen, number);
     }
 }

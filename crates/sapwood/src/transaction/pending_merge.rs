@@ -120,8 +120,11 @@ pub fn merge(
     newest_first: &[Arc<PendingSegment>],
 ) -> Result<Arc<PendingSegment>> {
     let entries = newest_first.iter().map(|pending| pending.segment().entries()).sum();
-    let pages: u64 = newest_first.iter().map(|pending| pending.segment().pages()).sum();
-    let bytes = pages * u64::from(core.pages.layout().page_size);
+    // Values that lie outside the leaves stay where they are.
+    let names = newest_first.iter().map(|pending| pending.blocks());
+    let pages =
+        names.fold(0, |pages: u64, name| pages.saturating_add(core.pending.node_pages(name)));
+    let bytes = pages.saturating_mul(u64::from(core.pages.layout().page_size));
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
     let mut writer = PendingWriter::new(core, Brings::Data, entries, bytes)?;
     let mut inputs = Vec::with_capacity(newest_first.len());

@@ -9,7 +9,7 @@ use super::commit::{commit, create_keyspace, drop_keyspace};
 use crate::error::Error;
 use crate::merge::debt::Pressure;
 use crate::merge::flush;
-use crate::merge::plan::{next_plan, plan_from};
+use crate::merge::plan::{next_plan, plan_from, young_sets};
 use crate::merge::promote::{promote, promote_miscounted};
 use crate::merge::step::{self, run_step, wait_until_idle};
 use crate::merge::verify::{Activity, verify_with};
@@ -687,5 +687,56 @@ fn a_flush_whose_runs_do_not_add_up_is_not_installed() {
     assert_eq!(engine.core.pages.allocator().given_list(), given);
     step::flush_sealed(&engine.core).unwrap();
     assert_eq!(engine.core.state().young.len(), 0);
+    engine.check();
+}
+
+/// When nothing that is left of a set can be read, the other keyspaces go on with a newer one; what
+/// that has of the first keyspace waits until the older set is gone (G1).
+#[test]
+fn a_keyspace_that_is_left_behind_waits_in_its_older_set() {
+    let mut engine = Engine::new();
+    let settings = KeyspaceSettings::default();
+    let core = engine.core.clone();
+    let broken = engine.keyspace;
+    let sound = create_keyspace(&core, "b", settings, Durability::Buffered).unwrap();
+    let young = |engine: &mut Engine| {
+        for number in 0..8 {
+            engine.put([number], b"of the first");
+            let mut writes = PendingWrites::new();
+            writes.put(sound, &key(number), b"of the second");
+            commit(&engine.core, &writes, Durability::Buffered, None).unwrap();
+            engine.flush();
+        }
+    };
+    young(&mut engine);
+    let sets = |passed_over: &[KeyspaceNumber]| {
+        let sets = young_sets(&core, &core.state(), Pressure::Writing, passed_over);
+        sets.into_iter().map(|set| (set.members.len(), set.due)).collect::<Vec<_>>()
+    };
+    let merge_sound = || {
+        while let Some(plan) = next_plan(&core, Pressure::Writing, &[broken]).unwrap() {
+            assert_eq!(plan.keyspace, sound);
+            promote(&core, plan).unwrap();
+        }
+    };
+    assert_eq!(sets(&[]), [(8, vec![broken, sound])]);
+    merge_sound();
+    assert_eq!(sets(&[broken]), [(8, vec![])], "there is nothing for another set yet");
+    young(&mut engine);
+    assert_eq!(sets(&[]), [(8, vec![broken])], "and none begins while nothing is passed over");
+    assert_eq!(sets(&[broken]), [(8, vec![]), (8, vec![sound])]);
+    assert_eq!(sets(&[]), [(8, vec![broken]), (8, vec![sound])]);
+    merge_sound();
+    let numbers = |set: usize| {
+        let sets = young_sets(&core, &core.state(), Pressure::Writing, &[]);
+        sets.get(set).map(|set| set.members.iter().map(|young| young.number).collect::<Vec<_>>())
+    };
+    let older = numbers(0).unwrap();
+    while numbers(0).as_ref() == Some(&older) {
+        let plan = next_plan(&core, Pressure::Writing, &[]).unwrap().unwrap();
+        assert!(plan.sources.iter().all(|source| older.contains(&source.number)));
+        promote(&core, plan).unwrap();
+    }
+    wait_until_idle(&core).unwrap();
     engine.check();
 }

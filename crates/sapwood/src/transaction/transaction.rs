@@ -22,7 +22,7 @@ use crate::scan::{Direction, OwnLayer, Scan};
 use crate::segment::key_range::KeyRange;
 use crate::shared::{Shared, check_key};
 use crate::state::lookup::{self, Found};
-use crate::state::{Core, SnapshotHold};
+use crate::state::{Core, SnapshotHold, State};
 use crate::stream::Hold;
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
@@ -120,10 +120,10 @@ impl Transaction {
     }
 
     /// What keeps a value that was found from reuse.
-    pub(crate) fn stream_hold(&self, keyspace: KeyspaceNumber) -> Hold {
+    pub(crate) fn stream_hold(&self, keyspace: KeyspaceNumber, state: Option<&Arc<State>>) -> Hold {
         let mut own = self.writes.sources(keyspace);
         own.retain(|layer| matches!(layer, OwnLayer::Segment(_)));
-        Hold { _committed: self.hold.clone(), _own: own }
+        Hold { _committed: self.hold.clone(), _state: state.cloned(), _own: own }
     }
 
     /// Puts a value that was written already.
@@ -147,14 +147,16 @@ impl Transaction {
         keyspace: &Keyspace,
         key: &[u8],
         own: impl FnOnce(&[u8]) -> T,
-        committed: impl FnOnce(&Core, KeyspaceNumber, Found) -> Result<T>,
+        committed: impl FnOnce(&Core, KeyspaceNumber, Found, Option<&Arc<State>>) -> Result<T>,
     ) -> Result<Option<T>> {
         check_key(key)?;
         self.shared.read(|core| {
             let number = keyspace.number_in(&self.shared)?;
             match self.writes.get(core, number, key)? {
                 Some(OwnRead::Value(value)) => return Ok(Some(own(value))),
-                Some(OwnRead::Found(found)) => return committed(core, number, found).map(Some),
+                Some(OwnRead::Found(found)) => {
+                    return committed(core, number, found, None).map(Some);
+                }
                 Some(OwnRead::Deleted) => return Ok(None),
                 None => {}
             }
@@ -163,7 +165,7 @@ impl Transaction {
             }
             let point = self.hold.read_point(core);
             let found = lookup::get(core, &point, number, key)?;
-            found.map(|found| committed(core, number, found)).transpose()
+            found.map(|found| committed(core, number, found, Some(&point.state))).transpose()
         })
     }
 
@@ -237,7 +239,9 @@ impl Transaction {
     /// # }
     /// ```
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        let value = |core: &Core, number, found| value_of(&self.shared, core, number, found);
+        let value = |core: &Core, number, found, _: Option<&Arc<State>>| {
+            value_of(&self.shared, core, number, found)
+        };
         self.find(keyspace, key.as_ref(), |own| Value::from(own), value)
     }
 
@@ -285,7 +289,7 @@ impl Transaction {
     /// # }
     /// ```
     pub fn contains(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<bool> {
-        Ok(self.find(keyspace, key.as_ref(), |_| (), |_, _, _| Ok(()))?.is_some())
+        Ok(self.find(keyspace, key.as_ref(), |_| (), |_, _, _, _| Ok(()))?.is_some())
     }
 
     /// Puts a value under a key, in place of the one that it had.
@@ -590,7 +594,8 @@ impl Transaction {
     /// nobody can tell: see
     /// [`Builder::max_transaction_history_bytes`](crate::Builder::max_transaction_history_bytes);
     /// [`Error::Closed`](crate::Error::Closed), [`Error::Stopped`](crate::Error::Stopped),
-    /// [`Error::NoSpace`](crate::Error::NoSpace) and others. Nothing of it is visible then.
+    /// [`Error::NoSpace`](crate::Error::NoSpace) and others. Nothing of it is visible then; after
+    /// `Stopped` or `Io` it may be there after the next open, whole.
     ///
     /// # Examples
     /// ```
@@ -610,6 +615,9 @@ impl Transaction {
     }
 
     /// Commits with the durability given.
+    ///
+    /// A transaction of which no write method was called makes nothing durable, whatever is asked:
+    /// [`Database::sync`](crate::Database::sync) does.
     ///
     /// # Errors
     /// As [`Transaction::commit`].

@@ -6,7 +6,7 @@ use super::read::Unread;
 use super::sidecar::Listed;
 use super::walk::{Claim, Tree, Walk, Walked};
 use crate::error::Structure;
-use crate::page::node_header::FLAG_OPERATION_NUMBERS;
+use crate::page::node_header::FLAG_SPARE;
 use crate::page::{FLAG_NUMBERS, FLAG_WIDE_SLOTS, Frame, NodeKind};
 use crate::segment::descriptor::Segment;
 use crate::segment::filter::{key_hash, may_contain};
@@ -106,7 +106,7 @@ impl Leaves {
         // A commit by reference has one number, which its segment has and its leaves have not.
         let one_commit = tree.segment.sequences.is_some_and(|(first, last)| first == last);
         let expected = numbered == tree.segment.is_young() || one_commit;
-        if !expected || header.flags & FLAG_OPERATION_NUMBERS != 0 {
+        if !expected || header.flags & FLAG_SPARE != 0 {
             let text = "its entries have numbers where there are none, or the other way round";
             walk.problem(Structure::Leaf, page, tree.keyspace, text);
         }

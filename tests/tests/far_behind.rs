@@ -1,0 +1,250 @@
+//! Merging that is as far behind as it may be, or cannot go on in one place: what waits stays
+//! bounded, and what is sound goes on.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use crash_lsm::access;
+use sapwood::storage::SimulatedStorage;
+use sapwood::sync::{Arc, Random};
+use sapwood::{Builder, Database, Durability, Isolation};
+
+fn builder() -> Builder {
+    Database::builder().memory_budget(4 << 20).durability(Durability::Memory)
+}
+
+fn key(number: u64) -> [u8; 8] {
+    number.to_be_bytes()
+}
+
+/// Commits `commits` batches of so many random pairs of 100 bytes; the most young segments that
+/// waited.
+fn most_young(database: &Database, keyspaces: u64, commits: u64, puts: u64) -> usize {
+    let keyspaces: Vec<_> =
+        (0..keyspaces).map(|index| database.keyspace(&format!("k {index}")).unwrap()).collect();
+    let core = database.core().unwrap();
+    let mut random = Random::from_seed(3);
+    let mut most = 0;
+    for _ in 0..commits {
+        let mut batch = database.batch();
+        for _ in 0..puts {
+            let keyspace = &keyspaces[random.below(keyspaces.len() as u64) as usize];
+            let mut value = [0; 100];
+            random.fill(&mut value);
+            batch.put(keyspace, key(random.next_u64()), value).unwrap();
+        }
+        batch.commit().unwrap();
+        most = most.max(core.state().young.len());
+    }
+    most
+}
+
+/// Each commit made one step, and that was the flush of the one before: no promotion ever came.
+#[test]
+fn without_threads_a_flush_pays_for_no_merging() {
+    let database = builder().merge_threads(0).open_in_memory().unwrap();
+    let most = most_young(&database, 1, 160, 600);
+    assert!(most < 40, "{most} young segments");
+    database.wait_until_idle().unwrap();
+    assert_eq!(access::verify(&database).unwrap(), None);
+}
+
+/// Each promotion moves the little that one keyspace has of each young segment, and was counted as
+/// a whole step.
+#[test]
+fn many_small_keyspaces_let_no_more_wait_than_one_large_one() {
+    for merge_threads in [0, 1] {
+        let database = builder().merge_threads(merge_threads).open_in_memory().unwrap();
+        let most = most_young(&database, 300, 120, 600);
+        assert!(most < 64, "{merge_threads} threads: {most} young segments");
+    }
+}
+
+/// Segments of large transactions were counted only once they were in the state, and little bytes
+/// bring many of them.
+#[test]
+fn large_transactions_of_little_data_let_no_more_wait_than_others() {
+    let database = builder().merge_threads(0).open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let core = database.core().unwrap();
+    let value = vec![7; 64 << 10];
+    let mut most = 0;
+    for number in 0..150 {
+        let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+        transaction.put_stream(&keyspace, key(number % 7), &value[..]).unwrap();
+        transaction.commit().unwrap();
+        let view = core.view();
+        most = most.max(view.state.young.len() + view.sealed.len());
+    }
+    assert!(most < 64, "{most} segments");
+}
+
+/// Each `flush` makes a young segment, however little there is in it.
+#[test]
+fn a_flush_after_each_commit_lets_no_more_wait_than_others() {
+    let database = builder().merge_threads(0).step_bytes(64 << 10).open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let core = database.core().unwrap();
+    // A last level that takes many steps to merge with.
+    for number in 0..20_000 {
+        keyspace.put(key(number << 20), [5; 100]).unwrap();
+    }
+    database.wait_until_idle().unwrap();
+    let mut random = Random::from_seed(4);
+    let mut most = 0;
+    for _ in 0..300 {
+        let mut batch = database.batch();
+        for _ in 0..20 {
+            batch.put(&keyspace, key(random.below(20_000) << 20 | 1), [6; 100]).unwrap();
+        }
+        batch.commit().unwrap();
+        database.flush().unwrap();
+        most = most.max(core.state().young.len());
+    }
+    assert!(most < 64, "{most} segments");
+}
+
+/// A leaf of the last level that cannot be read failed every flush of which a run was to go beside
+/// it: the memtable stayed, and with it what all other keyspaces wrote.
+#[test]
+fn a_flush_goes_on_where_a_run_would_meet_what_cannot_be_read() {
+    let storage = SimulatedStorage::new();
+    let builder = || builder().merge_threads(0).leaf_bytes(4096);
+    let root = {
+        let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+        let core = database.core().unwrap();
+        for name in ["broken", "sound"] {
+            let keyspace = database.keyspace(name).unwrap();
+            for number in 0..2000 {
+                keyspace.put(key(number), [1; 100]).unwrap();
+            }
+        }
+        database.wait_until_idle().unwrap();
+        let state = core.state();
+        let last = state.levels.values().next().unwrap().last().unwrap();
+        let root = last.points.as_ref().unwrap();
+        assert!(root.height > 0);
+        let page = root.reference.page.0;
+        drop((state, core));
+        database.close().unwrap();
+        page
+    };
+    let storage = SimulatedStorage::from_image(storage.image());
+    storage.flip_bit(root * 4096 + 300, 2);
+    let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+    let names = ["broken", "sound"].map(|name| database.existing_keyspace(name).unwrap());
+    for keyspace in &names {
+        for number in 2000..4000 {
+            keyspace.put(key(number), [2; 100]).unwrap();
+        }
+    }
+    database.flush().unwrap();
+    let core = database.core().unwrap();
+    assert!(core.view().sealed.is_empty() && core.view().active.is_empty());
+    assert_eq!(names[0].get(key(3000)).unwrap().unwrap(), [2; 100]);
+    assert_eq!(names[1].count::<&[u8]>(..).unwrap(), 4000);
+    assert!(names[0].count::<&[u8]>(..).unwrap_err().is_corruption());
+    // And those that follow begin without.
+    names[0].put(key(5000), "more").unwrap();
+    names[1].put(key(5000), "more").unwrap();
+    database.flush().unwrap();
+    assert_eq!(names[1].count::<&[u8]>(..).unwrap(), 4001);
+}
+
+/// The set of young segments that holds something of a keyspace which cannot be merged stayed the
+/// one that is merged: no other keyspace's went down any more, and in the end no commit went in.
+#[test]
+fn other_keyspaces_are_merged_on_while_one_cannot_be() {
+    let storage = SimulatedStorage::new();
+    let builder = || builder().merge_threads(0).leaf_bytes(4096);
+    let root = {
+        let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+        let keyspace = database.keyspace("broken").unwrap();
+        for number in 0..2000 {
+            keyspace.put(key(number), [1; 100]).unwrap();
+        }
+        database.keyspace("sound").unwrap().put(key(0), "first").unwrap();
+        database.wait_until_idle().unwrap();
+        let state = database.core().unwrap().state();
+        let last = state.levels.values().next().unwrap().last().unwrap();
+        let page = last.points.as_ref().unwrap().reference.page.0;
+        drop(state);
+        database.close().unwrap();
+        page
+    };
+    let storage = SimulatedStorage::from_image(storage.image());
+    storage.flip_bit(root * 4096 + 300, 2);
+    let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+    let [broken, sound] = ["broken", "sound"].map(|name| database.existing_keyspace(name).unwrap());
+    let core = database.core().unwrap();
+    let mut model = 0;
+    for round in 0..200_u64 {
+        // As much of the damaged one as does not stop everything.
+        if round < 8 {
+            broken.put(key(round), "new").unwrap();
+        }
+        for number in 0..5 {
+            sound.put(key(number << 32 | round), [9; 100]).unwrap();
+            model += 1;
+        }
+        database.flush().unwrap();
+        while database.run_step().unwrap_or(false) {}
+        assert!(core.state().young.len() < 40, "{round}");
+    }
+    // The first pair was overwritten.
+    assert_eq!(sound.count::<&[u8]>(..).unwrap(), model);
+    for number in 0..8 {
+        assert_eq!(broken.get(key(number)).unwrap().unwrap(), "new");
+    }
+    assert!(broken.get(key(100)).unwrap_err().is_corruption());
+    sound.compact::<&[u8]>(.., &mut ()).unwrap();
+    database.close().unwrap_err();
+    // It is repaired, and what waited goes down in its order.
+    let storage = SimulatedStorage::from_image(storage.image());
+    storage.flip_bit(root * 4096 + 300, 2);
+    let database = builder().open_on(Arc::new(storage)).unwrap();
+    database.wait_until_idle().unwrap();
+    assert_eq!(access::verify(&database).unwrap(), None);
+    let broken = database.existing_keyspace("broken").unwrap();
+    assert_eq!(broken.count::<&[u8]>(..).unwrap(), 2000);
+    assert_eq!(broken.get(key(3)).unwrap().unwrap(), "new");
+}
+
+/// A dropped keyspace of which something cannot be read never leaves: nothing of it was due, nothing
+/// failed, and so nothing else was ever due either.
+#[test]
+fn other_keyspaces_are_merged_on_when_a_damaged_one_was_dropped() {
+    let storage = SimulatedStorage::new();
+    let builder = || builder().merge_threads(0).leaf_bytes(4096);
+    let root = {
+        let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+        let keyspace = database.keyspace("broken").unwrap();
+        for number in 0..2000 {
+            keyspace.put(key(number), [1; 100]).unwrap();
+        }
+        database.keyspace("sound").unwrap().put(key(1 << 40), "first").unwrap();
+        database.wait_until_idle().unwrap();
+        let state = database.core().unwrap().state();
+        let last = state.levels.values().next().unwrap().last().unwrap();
+        let page = last.points.as_ref().unwrap().reference.page.0;
+        drop(state);
+        database.close().unwrap();
+        page
+    };
+    let storage = SimulatedStorage::from_image(storage.image());
+    storage.flip_bit(root * 4096 + 300, 2);
+    let database = builder().open_on(Arc::new(storage)).unwrap();
+    database.drop_keyspace("broken").unwrap();
+    let sound = database.existing_keyspace("sound").unwrap();
+    let core = database.core().unwrap();
+    for round in 0..200_u64 {
+        for number in 0..5 {
+            sound.put(key(number << 32 | round), [9; 100]).unwrap();
+        }
+        database.flush().unwrap();
+        while database.run_step().unwrap_or(false) {}
+        assert!(core.state().young.len() < 40, "{round}");
+    }
+    assert_eq!(sound.count::<&[u8]>(..).unwrap(), 1001);
+    sound.compact::<&[u8]>(.., &mut ()).unwrap();
+    database.close().unwrap_err();
+}
