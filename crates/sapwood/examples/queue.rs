@@ -1,5 +1,5 @@
-//! A queue that several workers take jobs from: none is lost, and none is done twice unless a worker
-//! dies between doing it and saying so.
+//! A queue that several workers take jobs from: none is lost, and none is done twice unless a
+//! worker dies between doing it and saying so.
 //!
 //! `cargo run -p sapwood --example queue`
 

@@ -120,8 +120,8 @@ impl Builder {
         self
     }
 
-    /// Bytes of a region, a stretch of the file with a free map of its own: a power of two, of 64 to
-    /// 4,194,304 pages and 128 KiB at least; 128 MiB unless set. Fixed when the file is created.
+    /// Bytes of a region, a stretch of the file with a free map of its own: a power of two, of 64
+    /// to 4,194,304 pages and 128 KiB at least; 128 MiB unless set. Fixed when the file is created.
     ///
     /// # Examples
     /// ```

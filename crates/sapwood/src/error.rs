@@ -1,7 +1,7 @@
 //! The one error type of the crate.
 //!
-//! Each message says what happened, where, and, where it is not plain, what can be done. Keys and values are never
-//! part of a message: they may be secret.
+//! Each message says what happened, where, and, where it is not plain, what can be done. Keys and
+//! values are never part of a message: they may be secret.
 
 use std::fmt;
 use std::io;
@@ -298,8 +298,8 @@ pub enum Error {
         /// The call that takes such a value.
         instead: &'static str,
     },
-    /// The writes of one batch, or of one call of a keyspace, take more than a quarter of the memory
-    /// budget. A transaction may be larger.
+    /// The writes of one batch, or of one call of a keyspace, take more than a quarter of the
+    /// memory budget. A transaction may be larger.
     #[error(
         "writes of {bytes} bytes are too many for one commit: the limit is {limit}; use a \
          transaction, put_stream for a large value, or a larger memory budget"

@@ -208,8 +208,8 @@ impl Keyspace {
     ///
     /// # Errors
     /// [`Error::KeyTooLong`] for a key of more than 16,384 bytes, [`Error::TransactionTooLarge`]
-    /// for a key and value of more than a quarter of the memory budget; [`Error::Stopped`], [`Error::NoSpace`] and
-    /// others when it cannot be committed.
+    /// for a key and value of more than a quarter of the memory budget; [`Error::Stopped`],
+    /// [`Error::NoSpace`] and others when it cannot be committed.
     ///
     /// # Examples
     /// ```
