@@ -1,4 +1,5 @@
-//! A reader of files, written from docs/format.md. The numbers in comments are its sections.
+//! A reader of files, written from docs/format.md: header, pages, nodes and overflow values. The
+//! numbers in comments are its sections.
 //!
 //! It also counts who owns each page, compares that with the free maps, and notes which structures
 //! it has met. Slices may panic, since its input is right.
@@ -6,11 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bytes::{Input, crc, u16_at, u32_at, u64_at};
-use crate::log::Log;
-use crate::tree::{Filters, Segment};
 
 pub type Result<T> = std::result::Result<T, String>;
 pub type Map = BTreeMap<Vec<u8>, Vec<u8>>;
+pub type Numbers = BTreeMap<Vec<u8>, u64>;
 /// First page and pages.
 pub type Blocks = Vec<(u64, u64)>;
 
@@ -18,6 +18,8 @@ pub type Blocks = Vec<(u64, u64)>;
 #[derive(Default)]
 pub struct Contents {
     pub keyspaces: BTreeMap<String, Map>,
+    /// By keyspace and key: the commit that put the pair. Levels do not say it.
+    pub numbers: BTreeMap<String, Numbers>,
     pub node_count: u64,
     pub overflow_count: u64,
     pub log_commit_count: u64,
@@ -48,30 +50,53 @@ pub struct Node {
     pub content: Vec<u8>,
 }
 
+/// 3: of a node over several blocks.
+struct Head {
+    stamp: u32,
+    checksum: u32,
+    /// Its content: the state, or the table of an overflow value.
+    table: Vec<u8>,
+}
+
+/// 4.5.
+pub struct Value {
+    pub bytes: Vec<u8>,
+    /// 0: it was born with the leaf.
+    pub birth: u64,
+    pub blocks: Blocks,
+    /// The table lies behind the chunks.
+    pub is_streamed: bool,
+}
+
 /// 6.3.
 pub struct Keyspace {
     /// None: it was dropped.
     pub name: Option<String>,
     pub has_filter: bool,
     pub map: Map,
+    pub numbers: Numbers,
 }
 
 pub struct File<'a> {
     image: &'a [u8],
-    page_bytes: usize,
-    usable_bytes: usize,
-    region_pages: u64,
+    pub page_bytes: usize,
+    pub usable_bytes: usize,
+    pub region_pages: u64,
     pub seed: u32,
     pub identity_word: u64,
     pub keyspaces: BTreeMap<u64, Keyspace>,
     pub contents: Contents,
     /// What the state says of each used page.
-    owners: BTreeMap<u64, &'static str>,
+    pub owners: BTreeMap<u64, &'static str>,
 }
 
 /// 2.1: the slots, the newest of which counts.
 pub fn read(image: &[u8]) -> Result<Contents> {
-    let slots = [slot(image, 0), slot(image, 1)];
+    let slots = [slot(image, 0)?, slot(image, 1)?];
+    if let [Some(one), Some(other)] = slots {
+        assert_eq!(one[24..46], other[24..46], "identity, page size and reserved bytes");
+        assert_eq!(one[48..56], other[48..56], "region_bytes");
+    }
     let newest = slots.into_iter().flatten().max_by_key(|unit| u64_at(unit, 16));
     let unit = newest.ok_or("no slot counts")?;
     let page_bytes = u32_at(unit, 40) as usize;
@@ -87,9 +112,12 @@ pub fn read(image: &[u8]) -> Result<Contents> {
         contents: Contents::default(),
         owners: BTreeMap::new(),
     };
+    file.saw(format!("pages of {page_bytes} bytes"));
     if reserved_bytes > 0 {
         file.saw("reserved bytes");
     }
+    assert!((64..=4_194_304).contains(&file.region_pages));
+    assert!(u64_at(unit, 80) * page_bytes as u64 <= image.len() as u64, "the file was cut");
     for feature in [56, 64, 72] {
         assert_eq!(u64_at(unit, feature), 0, "version 1 uses no features");
     }
@@ -97,22 +125,40 @@ pub fn read(image: &[u8]) -> Result<Contents> {
     file.state(&state)?;
     for keyspace in file.keyspaces.into_values() {
         if let Some(name) = keyspace.name {
+            file.contents.numbers.insert(name.clone(), keyspace.numbers);
             file.contents.keyspaces.insert(name, keyspace.map);
         }
     }
     Ok(file.contents)
 }
 
-fn slot(image: &[u8], number: usize) -> Option<&[u8]> {
-    let unit = image.get(number * 4096..(number + 1) * 4096)?;
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
+}
+
+/// One that counts. A slot of another version forbids any use of the file.
+fn slot(image: &[u8], number: usize) -> Result<Option<&[u8]>> {
+    let Some(unit) = image.get(number * 4096..(number + 1) * 4096) else { return Ok(None) };
     let mut copy = unit.to_vec();
     copy[8..12].fill(0);
-    let counts = unit[..8] == *b"Sapwood\n"
-        && u32_at(unit, 8) == crc(0, &copy)
-        && u32_at(unit, 12) == 1
-        && usize::from(u16_at(unit, 46)) == number
-        && u64_at(unit, 16) % 2 == number as u64;
-    counts.then_some(unit)
+    if unit[..8] != *b"Sapwood\n" || u32_at(unit, 8) != crc(0, &copy) {
+        return Ok(None);
+    }
+    match u32_at(unit, 12) {
+        1 => {}
+        version => return Err(format!("slot {number} is of version {version}")),
+    }
+    let own_number = usize::from(u16_at(unit, 46));
+    if own_number != number || u64_at(unit, 16) % 2 != number as u64 {
+        return Ok(None);
+    }
+    let block_count = usize::from(u16_at(unit, 104));
+    let blocks: Vec<_> = unit[112..256].chunks(16).collect();
+    assert!(is_zero(&unit[106..108]) && blocks.iter().all(|block| is_zero(&block[12..])));
+    assert!(blocks[block_count..].iter().all(|block| is_zero(block)));
+    assert!(block_count > 0 || is_zero(&unit[108..112]), "a stamp of no node");
+    assert!(block_count == 0 || is_zero(&unit[256..]), "two states");
+    Ok(Some(unit))
 }
 
 impl File<'_> {
@@ -135,7 +181,7 @@ impl File<'_> {
         let block_count = u16_at(unit, 104) as usize;
         let state = if block_count == 0 {
             self.saw("state in the slot");
-            assert!(unit[256 + length..].iter().all(|&byte| byte == 0));
+            assert!(is_zero(&unit[256 + length..]), "the rest of the slot");
             unit[256..256 + length].to_vec()
         } else {
             self.saw("state in a node");
@@ -145,14 +191,17 @@ impl File<'_> {
             for &(first, pages) in &blocks {
                 self.own(first, pages, "the state")?;
             }
+            if block_count > 1 {
+                self.saw("state in several blocks");
+            }
             let stream = self.stream(&blocks);
-            let mut summed = stream[..32 + length].to_vec();
-            summed[4..8].fill(0);
-            assert_eq!(u32_at(&stream, 4), crc(self.seed, &summed), "its checksum");
-            assert_eq!(stream[0], 6, "the kind of a state node");
-            assert_eq!(u32_at(&stream, 16), u32_at(unit, 108), "its stamp");
-            assert_eq!(u32_at(&stream, 24) as usize, length, "its length");
-            stream[32..32 + length].to_vec()
+            let head = self.head_over_blocks(&stream, 6, blocks[0].0, None)?;
+            assert_eq!(head.stamp, u32_at(unit, 108), "its stamp");
+            assert_eq!(head.table.len(), length, "its length");
+            // Pages behind it may hold anything.
+            let end = (32 + length).next_multiple_of(self.usable_bytes);
+            assert!(is_zero(&stream[32 + length..end]));
+            head.table
         };
         if crc(0, &state) == sum { Ok(state) } else { Err("the state's checksum is wrong".into()) }
     }
@@ -165,7 +214,7 @@ impl File<'_> {
                 let at = page as usize * self.page_bytes;
                 let (used, reserved) =
                     self.image[at..at + self.page_bytes].split_at(self.usable_bytes);
-                assert!(reserved.iter().all(|&byte| byte == 0), "reserved bytes of page {page}");
+                assert!(is_zero(reserved), "reserved bytes of page {page}");
                 stream.extend_from_slice(used);
             }
         }
@@ -187,18 +236,21 @@ impl File<'_> {
         let sum = crc(self.seed, &summed);
         let number = keyspace.map_or(u32::MAX, |number| number as u32);
         let is_right = stream[0] == kind
+            && (stream[1] == 0 || kind == 2)
             && u32_at(&stream, 4) == sum
             && sum == reference.checksum
             && u32_at(&stream, 16) == reference.stamp
             && u64_at(&stream, 8) == reference.page
             && u32_at(&stream, 20) == number
-            && stream[32 + stored..].iter().all(|&byte| byte == 0);
+            && (32 + stored).div_ceil(self.usable_bytes) as u64 == reference.pages
+            && is_zero(&stream[32 + stored..]);
         if !is_right {
             return Err(format!("the node at {reference:?} is not what its reference says"));
         }
         let flags = u16_at(&stream, 2);
         assert_eq!(flags & !0b101_1111, 0, "other flags are zero");
         let raw_length = u32_at(&stream, 28) as usize;
+        assert!(stored.max(raw_length) <= 1_048_576, "content that is too long");
         let content = stream[32..32 + stored].to_vec();
         let content = match flags & 0xf {
             0 => content,
@@ -210,31 +262,75 @@ impl File<'_> {
         Ok(Node { height: stream[1], flags, content })
     }
 
-    /// 4.5: the value, and its blocks.
-    pub fn overflow(&mut self, value: &[u8]) -> Result<(Vec<u8>, Blocks)> {
+    /// 3: header and content of a node over several blocks, at the start of a stream.
+    fn head_over_blocks(
+        &self,
+        stream: &[u8],
+        kind: u8,
+        page: u64,
+        keyspace: Option<u64>,
+    ) -> Result<Head> {
+        let length = u32_at(stream, 24) as usize;
+        let mut summed = stream[..32 + length].to_vec();
+        summed[4..8].fill(0);
+        let checksum = crc(self.seed, &summed);
+        let number = keyspace.map_or(u32::MAX, |number| number as u32);
+        let is_right = (stream[0], stream[1], u16_at(stream, 2)) == (kind, 0, 0)
+            && u32_at(stream, 4) == checksum
+            && u64_at(stream, 8) == page
+            && u32_at(stream, 20) == number
+            && u32_at(stream, 28) as usize == length;
+        if !is_right {
+            return Err(format!("no node of kind {kind} that begins on page {page}"));
+        }
+        Ok(Head { stamp: u32_at(stream, 16), checksum, table: summed[32..].to_vec() })
+    }
+
+    /// 4.5.
+    pub fn overflow(&mut self, reference: &[u8], keyspace: u64) -> Result<Value> {
         self.contents.overflow_count += 1;
-        let mut input = Input(value);
+        let mut input = Input(reference);
         let length = input.varint() as usize;
         let (stamp, checksum) = (input.u32(), input.u32());
-        let header = input.varint() as usize;
-        input.varint();
+        let (offset, birth) = (input.varint() as usize, input.varint());
         let blocks = input.blocks();
+        assert!(input.0.is_empty());
         let stream = self.stream(&blocks);
-        assert_eq!(stream[header], 5);
-        assert_eq!(u64_at(&stream, header + 8), blocks[0].0, "the page of its header");
-        let table_length = u32_at(&stream, header + 24) as usize;
-        let mut summed = stream[header..header + 32 + table_length].to_vec();
-        summed[4..8].fill(0);
-        if crc(self.seed, &summed) != checksum || u32_at(&stream, header + 16) != stamp {
+        let head = self.head_over_blocks(&stream[offset..], 5, blocks[0].0, Some(keyspace))?;
+        if (head.stamp, head.checksum) != (stamp, checksum) {
             return Err("an overflow value is not what its reference says".to_owned());
         }
-        let mut at = if header == 0 { 32 + table_length } else { 0 };
+        assert_eq!(head.table.len(), 8 * length.div_ceil(131_072));
+        let head_end = offset + 32 + head.table.len();
+        let begin = if offset == 0 { head_end } else { 0 };
+        let (bytes, end) = self.chunks(&stream, begin, &head, length)?;
+        assert!(offset == 0 || end == offset, "the header follows the chunks");
+        let end = end.max(head_end);
+        assert!(is_zero(&stream[end..]) && stream.len() - end < self.usable_bytes);
+        self.saw(if offset == 0 { "table before its chunks" } else { "table behind its chunks" });
+        if blocks.len() > 1 {
+            self.saw("value in several blocks");
+        }
+        if birth > 0 {
+            self.saw("value older than its leaf");
+        }
+        Ok(Value { bytes, birth, blocks, is_streamed: offset > 0 })
+    }
+
+    /// 4.5: the value, and where its last chunk ends.
+    fn chunks(
+        &mut self,
+        stream: &[u8],
+        mut at: usize,
+        head: &Head,
+        length: usize,
+    ) -> Result<(Vec<u8>, usize)> {
         let mut result = Vec::new();
-        for (index, part) in summed[32..].chunks(8).enumerate() {
+        for (index, part) in head.table.chunks(8).enumerate() {
             let (stored, sum) = (u32_at(part, 0), u32_at(part, 4));
             let (is_compressed, stored) = (stored >> 31 == 1, stored & (u32::MAX >> 1));
             let chunk = &stream[at..at + stored as usize];
-            let mut start = stamp.to_le_bytes().to_vec();
+            let mut start = head.stamp.to_le_bytes().to_vec();
             start.extend((index as u32).to_le_bytes());
             assert_eq!(crc(crc(self.seed, &start), chunk), sum, "chunk {index}");
             if is_compressed {
@@ -252,195 +348,6 @@ impl File<'_> {
             at += stored as usize;
         }
         assert_eq!(result.len(), length);
-        Ok((result, blocks))
-    }
-
-    /// 6.
-    fn state(&mut self, state: &[u8]) -> Result<()> {
-        let mut sections = BTreeMap::new();
-        let (mut input, mut last) = (Input(state), 0);
-        while !input.0.is_empty() {
-            let tag = input.u8();
-            assert!(tag > last, "tags rise");
-            last = tag;
-            sections.insert(tag, input.sized());
-        }
-        assert_eq!(sections.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
-        self.counters(sections[&1]);
-        self.catalogue(sections[&3]);
-        // From the oldest to the newest: levels from the deepest, in each from the oldest.
-        self.levels(sections[&5])?;
-        self.young(sections[&4])?;
-        let log = Log::read(sections[&2]);
-        for &(first, pages) in &log.blocks {
-            self.own(first, pages, "the log")?;
-        }
-        self.regions(sections[&6])?;
-        log.replay(self)
-    }
-
-    /// 6.1.
-    fn counters(&mut self, section: &[u8]) {
-        let mut input = Input(section);
-        let (epoch, sequence) = (input.varint(), input.varint());
-        let limits: Vec<u64> = (0..5).map(|_| input.varint()).collect();
-        assert!(sequence <= limits[0] && epoch <= limits[1]);
-        if input.u8() == 1 {
-            self.saw("clean close");
-            assert!(sequence <= input.varint());
-            let next: Vec<u64> = (0..3).map(|_| input.varint()).collect();
-            assert!(next.iter().zip(&limits[2..]).all(|(next, limit)| next <= limit));
-        }
-        assert!(input.0.is_empty());
-    }
-
-    /// 6.3.
-    fn catalogue(&mut self, section: &[u8]) {
-        let mut input = Input(section);
-        for _ in 0..input.varint() {
-            let number = input.varint();
-            let name = String::from_utf8(input.sized().to_vec()).unwrap();
-            let has_filter = has_filter(input.sized());
-            let is_dropped = input.u8() == 1;
-            if is_dropped {
-                self.saw("dropped keyspace");
-            }
-            let name = (!is_dropped).then_some(name);
-            self.keyspaces.insert(number, Keyspace { name, has_filter, map: Map::new() });
-        }
-        assert!(input.0.is_empty());
-    }
-
-    /// 6.5.
-    fn levels(&mut self, section: &[u8]) -> Result<()> {
-        let mut input = Input(section);
-        for _ in 0..input.varint() {
-            let number = input.varint();
-            let mut in_order = Vec::new();
-            let mut used_levels = 0;
-            for _ in 0..input.varint() {
-                let count = input.varint();
-                used_levels += u64::from(count > 0);
-                in_order.extend((0..count).map(|_| Segment::read(&mut input)));
-            }
-            if used_levels > 1 {
-                self.saw("several levels");
-            }
-            self.saw("levels");
-            for segment in in_order.iter().rev() {
-                for (_, event) in segment.events(self, Some(number), &Filters::InLeaves)? {
-                    self.apply(number, event);
-                }
-            }
-        }
-        assert!(input.0.is_empty());
-        Ok(())
-    }
-
-    /// 6.4. Keys are composite.
-    fn young(&mut self, section: &[u8]) -> Result<()> {
-        let mut input = Input(section);
-        let count = input.varint();
-        let segments: Vec<_> = (0..count).map(|_| Segment::read(&mut input)).collect();
-        assert!(input.0.is_empty());
-        for segment in segments.iter().rev() {
-            self.saw("young segments");
-            let filter = segment.young_filter(self)?;
-            for (_, event) in segment.events(self, None, &filter)? {
-                let (number, event) = event.into_bare();
-                self.apply(number, event);
-            }
-        }
-        Ok(())
-    }
-
-    pub fn apply(&mut self, number: u64, event: Event) {
-        let Some(keyspace) = self.keyspaces.get_mut(&number) else { return };
-        let map = &mut keyspace.map;
-        match event {
-            Event::Put(key, value) => {
-                map.insert(key, value);
-            }
-            Event::Delete(key) => {
-                map.remove(&key);
-            }
-            Event::Range(start, end) => {
-                map.retain(|key, _| *key < start || end.as_ref().is_some_and(|end| key >= end));
-            }
-        }
-    }
-
-    /// 6.6 and 2.2: the maps say what the state uses, and nothing else.
-    fn regions(&mut self, section: &[u8]) -> Result<()> {
-        let mut input = Input(section);
-        let file_pages = input.varint();
-        let count = input.varint();
-        let in_region = self.region_pages;
-        assert_eq!(count, file_pages.div_ceil(in_region));
-        let home_pages = (32 + 16 + in_region / 8).div_ceil(self.usable_bytes as u64);
-        for region in 0..count {
-            let home = input.u8();
-            let (stamp, checksum, free) = (input.u32(), input.u32(), input.varint());
-            let start = region * in_region;
-            let header_pages =
-                if region == 0 { 8192_u64.div_ceil(self.page_bytes as u64) } else { 0 };
-            self.own(start, header_pages, "the header")?;
-            self.own(start + header_pages, 2 * home_pages, "a free map's homes")?;
-            let page = start + header_pages + u64::from(home) * home_pages;
-            let reference = NodeReference { page, pages: home_pages, stamp, checksum };
-            let content = self.node(reference, 7, None)?.content;
-            self.saw(format!("free map in home {home}"));
-            let head = (u64_at(&content, 0), u64::from(u32_at(&content, 8)));
-            assert_eq!(head, (region, in_region));
-            let is_used = |page: u64| content[16 + (page / 8) as usize] >> (page % 8) & 1 == 1;
-            let used = (0..in_region).filter(|&page| is_used(page)).count() as u64;
-            assert_eq!(used, u64::from(u32_at(&content, 12)));
-            for page in 0..in_region {
-                let owner = self.owners.get(&(start + page));
-                if is_used(page) != owner.is_some() {
-                    return Err(format!("page {}: {owner:?}, and the map", start + page));
-                }
-            }
-            assert_eq!(free, in_region.min(file_pages - start) - used);
-        }
-        assert!(input.0.is_empty());
-        Ok(())
-    }
-}
-
-/// 6.3: whether the options ask for filters.
-pub fn has_filter(options: &[u8]) -> bool {
-    options[2] > 0
-}
-
-/// One thing that a segment or a commit says.
-pub enum Event {
-    Put(Vec<u8>, Vec<u8>),
-    Delete(Vec<u8>),
-    Range(Vec<u8>, Option<Vec<u8>>),
-}
-
-impl Event {
-    /// 4: the keyspace in front of its keys, and the rest.
-    fn into_bare(self) -> (u64, Event) {
-        let split = |key: &[u8]| {
-            (u64::from(u32::from_be_bytes(key[..4].try_into().unwrap())), key[4..].to_vec())
-        };
-        match self {
-            Event::Put(key, value) => {
-                let (number, key) = split(&key);
-                (number, Event::Put(key, value))
-            }
-            Event::Delete(key) => {
-                let (number, key) = split(&key);
-                (number, Event::Delete(key))
-            }
-            Event::Range(start, end) => {
-                let (number, start) = split(&start);
-                // The end of a keyspace is the next keyspace's number alone.
-                let end = end.map(|end| split(&end)).filter(|(other, _)| *other == number);
-                (number, Event::Range(start, end.map(|(_, end)| end)))
-            }
-        }
+        Ok((result, at))
     }
 }

@@ -1,42 +1,19 @@
-//! Segments, written from docs/format.md. The numbers in comments are its sections.
+//! The trees of segments, written from docs/format.md. The numbers in comments are its sections.
 
 use crate::bytes::{Input, filter_has};
-use crate::reader::{Blocks, Event, File, NodeReference, Result};
+use crate::reader::{Blocks, File, NodeReference, Result};
+use crate::segment::{Filters, Range, Root, Segment};
+use crate::state::Event;
 
-/// From a key to before another, or to the end of all.
-type Range = (Vec<u8>, Option<Vec<u8>>);
-
-struct Entry {
+/// 4.1.
+pub struct Entry {
     kind: u8,
     key: Vec<u8>,
-    number: u64,
+    /// None: entries of its node carry none.
+    pub number: Option<u64>,
+    /// What numbers in its node are more than.
+    base: u64,
     value: Vec<u8>,
-}
-
-/// 6.4.
-struct Root {
-    reference: NodeReference,
-    height: u8,
-    entries: u64,
-    tombstones: u64,
-    pages: u64,
-    leaves: u64,
-}
-
-/// 6.4.
-pub struct Segment {
-    points: Option<Root>,
-    ranges: Option<Root>,
-    seed: u64,
-    filter_nodes: Vec<NodeReference>,
-    promoted: Vec<Range>,
-}
-
-/// 4.4: where the filters of a segment are.
-pub enum Filters {
-    InLeaves,
-    OfSegment(Vec<u8>),
-    None,
 }
 
 /// What lies below a node.
@@ -56,137 +33,40 @@ struct Child {
     has_overflow: bool,
 }
 
-struct Walk<'a> {
+/// 4.2.
+#[derive(Default)]
+struct Sidecar {
+    filters: Vec<Vec<u8>>,
+    /// By the index of the child: birth and blocks.
+    values: Vec<(u64, (u64, Blocks))>,
+}
+
+/// A walk over one tree of a segment.
+pub struct Walk<'a> {
     segment: &'a Segment,
     /// `None` in young segments.
     keyspace: Option<u64>,
     filters: &'a Filters,
     is_points: bool,
-    events: Vec<(u64, Event)>,
+    /// What its entries say, with the numbers of their commits.
+    pub events: Vec<(u64, Event)>,
+    /// 4.3: where the last fragment ends; `Some(None)`: at the end of all keys.
+    fragment_end: Option<Option<Vec<u8>>>,
 }
 
-fn root(input: &mut Input<'_>) -> Root {
-    let (reference, height) = (NodeReference::read(input), input.u8());
-    let _birth = input.varint();
-    let (entries, tombstones) = (input.varint(), input.varint());
-    let (pages, leaves) = (input.varint(), input.varint());
-    Root { reference, height, entries, tombstones, pages, leaves }
-}
-
-impl Segment {
-    /// 6.4.
-    pub fn read(input: &mut Input<'_>) -> Segment {
-        input.varint();
-        let flags = input.u8();
-        assert_eq!(flags & !0xf, 0);
-        let points = (flags & 1 != 0).then(|| root(input));
-        let ranges = (flags & 2 != 0).then(|| root(input));
-        let filter_kind = input.varint();
-        let seed = input.u64();
-        let filter_nodes: Vec<_> =
-            (0..input.varint()).map(|_| NodeReference::read(input)).collect();
-        assert!(filter_kind == 1 || filter_nodes.is_empty());
-        if flags & 4 != 0 {
-            let (least, greatest) = (input.sized(), input.sized());
-            assert!(least <= greatest || flags & 8 != 0);
-        }
-        let (first, last) = (input.varint(), input.varint());
-        assert!(first <= last);
-        let promoted = (0..input.varint())
-            .map(|_| {
-                let has_end = input.u8() & 1 != 0;
-                let start = input.sized().to_vec();
-                (start, has_end.then(|| input.sized().to_vec()))
-            })
-            .collect();
-        for _ in 0..input.varint() {
-            for _ in 0..3 {
-                input.varint();
-            }
-        }
-        Segment { points, ranges, seed, filter_nodes, promoted }
-    }
-
-    /// 4.4: the lines of a young segment.
-    pub fn young_filter(&self, file: &mut File<'_>) -> Result<Filters> {
-        let mut lines = Vec::new();
-        for &node in &self.filter_nodes {
-            file.own(node.page, node.pages, "a young segment's filter")?;
-            lines.extend(file.node(node, 9, None)?.content);
-        }
-        Ok(if lines.is_empty() { Filters::None } else { Filters::OfSegment(lines) })
-    }
-
-    /// What the segment says, in the order in which it counts: by number, ranges before points; and
-    /// nothing of what has moved on.
-    pub fn events(
-        &self,
-        file: &mut File<'_>,
+impl<'a> Walk<'a> {
+    pub fn new(
+        segment: &'a Segment,
         keyspace: Option<u64>,
-        filters: &Filters,
-    ) -> Result<Vec<(u64, Event)>> {
-        if !self.promoted.is_empty() {
-            file.saw("promoted ranges");
-        }
-        let mut events = Vec::new();
-        for (root, is_points) in [(&self.ranges, false), (&self.points, true)] {
-            let Some(root) = root else { continue };
-            let mut walk = Walk { segment: self, keyspace, filters, is_points, events: Vec::new() };
-            let all = (Vec::new(), None);
-            walk.root(file, root, &all)?;
-            events.append(&mut walk.events);
-        }
-        // Stable: of one number, ranges stay before points.
-        events.sort_by_key(|(number, _)| *number);
-        Ok(events)
+        filters: &'a Filters,
+        is_points: bool,
+    ) -> Walk<'a> {
+        let (events, fragment_end) = (Vec::new(), None);
+        Walk { segment, keyspace, filters, is_points, events, fragment_end }
     }
 
-    fn is_promoted(&self, key: &[u8]) -> bool {
-        self.promoted.iter().any(|(start, end)| {
-            start.as_slice() <= key && end.as_ref().is_none_or(|end| key < end.as_slice())
-        })
-    }
-
-    /// Whether a whole range has moved on.
-    fn has_moved(&self, range: &Range) -> bool {
-        self.promoted.iter().any(|(start, end)| {
-            let reaches = match (end, &range.1) {
-                (None, _) => true,
-                (Some(_), None) => false,
-                (Some(end), Some(other)) => end >= other,
-            };
-            *start <= range.0 && reaches
-        })
-    }
-
-    /// The parts of a range that have not moved on.
-    fn unpromoted(&self, start: Vec<u8>, end: Option<Vec<u8>>) -> Vec<Range> {
-        let mut parts = vec![(start, end)];
-        for (from, to) in &self.promoted {
-            let mut left = Vec::new();
-            for (start, end) in parts {
-                let before_end = match &end {
-                    Some(end) if end < from => end.clone(),
-                    _ => from.clone(),
-                };
-                if start < before_end {
-                    left.push((start.clone(), Some(before_end)));
-                }
-                if let Some(to) = to {
-                    let start = start.max(to.clone());
-                    if end.as_ref().is_none_or(|end| start < *end) {
-                        left.push((start, end));
-                    }
-                }
-            }
-            parts = left;
-        }
-        parts
-    }
-}
-
-impl Walk<'_> {
-    fn root(&mut self, file: &mut File<'_>, root: &Root, all: &Range) -> Result<()> {
+    pub fn root(&mut self, file: &mut File<'_>, root: &Root) -> Result<()> {
+        let all = &(Vec::new(), None);
         let own_pages = root.reference.pages;
         let sums = Sums {
             entries: root.entries,
@@ -213,7 +93,10 @@ impl Walk<'_> {
         file.own(own.reference.page, own.reference.pages, "a parent")?;
         let node = file.node(own.reference, 2, self.keyspace)?;
         assert_eq!(node.height, height);
-        file.saw(if height > 1 { "upper parent" } else { "lowest parent" });
+        let which = if height > 1 { "upper" } else { "lowest" };
+        let of = if self.is_points { "points" } else { "ranges" };
+        let place = if self.keyspace.is_some() { "a level" } else { "a young segment" };
+        file.saw(format!("{which} parent of {of} in {place}"));
         let mut input = Input(&node.content);
         let base = input.u64();
         let (piece_count, list_count) = (input.u16(), input.u16());
@@ -228,33 +111,19 @@ impl Walk<'_> {
         };
         let (pieces, lists) = (references(piece_count), references(list_count));
         assert!(height == 1 || pieces.is_empty() && lists.is_empty());
-        let mut sums = Sums::default();
-        let mut filters = Vec::new();
-        let mut values: Vec<(u64, Blocks)> = Vec::new();
-        for piece in pieces {
-            file.own(piece.page, piece.pages, "a filter piece")?;
-            sums.pages += piece.pages;
-            filters.push(file.node(piece, 3, self.keyspace)?.content);
-        }
-        for list in lists {
-            file.own(list.page, list.pages, "an overflow list")?;
-            sums.pages += list.pages;
-            let content = file.node(list, 4, self.keyspace)?.content;
-            let mut items = Input(&content);
-            while !items.0.is_empty() {
-                let child_index = items.varint();
-                items.varint();
-                values.push((child_index, items.blocks()));
-            }
-        }
+        let (Sidecar { filters, values }, mut sums) = self.sidecar(file, pieces, lists)?;
         let children = sorted_block(file, input.0, node.flags);
         assert!(height > 1 || children.len() <= 64);
-        if let Some(separator) = separator {
-            assert_eq!(children[0].key, separator, "a node's first separator is its own");
+        match separator {
+            Some(separator) => {
+                assert_eq!(children[0].key, separator, "a node's first separator is its own");
+            }
+            None if children[0].key.is_empty() => {}
+            None => file.saw("root whose first separator is a key"),
         }
         for (index, entry) in children.iter().enumerate() {
             assert_eq!(entry.kind, 4, "the entries of a parent are children");
-            let child = read_child(base, &entry.value, height);
+            let child = read_child(file, base, &entry.value, height);
             sums.entries += child.sums.entries;
             sums.tombstones += child.sums.tombstones;
             sums.pages += child.reference.pages + child.sums.pages;
@@ -276,12 +145,41 @@ impl Walk<'_> {
             let listed: Vec<_> = values
                 .iter()
                 .filter(|(child_index, _)| *child_index == index as u64)
-                .map(|(_, blocks)| blocks.clone())
+                .map(|(_, value)| value.clone())
                 .collect();
             self.leaf(file, &child, &below, lines.as_deref(), Some(&listed))?;
         }
         assert_eq!(sums, own.sums, "the sums of a parent");
         Ok(())
+    }
+
+    /// 4.2, 4.4: what stands beside a lowest parent, and its pages.
+    fn sidecar(
+        &self,
+        file: &mut File<'_>,
+        pieces: Vec<NodeReference>,
+        lists: Vec<NodeReference>,
+    ) -> Result<(Sidecar, Sums)> {
+        let (mut sidecar, mut sums) = (Sidecar::default(), Sums::default());
+        if pieces.len() > 1 {
+            file.saw("several filter pieces of one parent");
+        }
+        for piece in pieces {
+            file.own(piece.page, piece.pages, "a filter piece")?;
+            sums.pages += piece.pages;
+            sidecar.filters.push(file.node(piece, 3, self.keyspace)?.content);
+        }
+        for list in lists {
+            file.own(list.page, list.pages, "an overflow list")?;
+            sums.pages += list.pages;
+            let content = file.node(list, 4, self.keyspace)?.content;
+            let mut items = Input(&content);
+            while !items.0.is_empty() {
+                let (child_index, birth) = (items.varint(), items.varint());
+                sidecar.values.push((child_index, (birth, items.blocks())));
+            }
+        }
+        Ok((sidecar, sums))
     }
 
     fn leaf(
@@ -290,7 +188,7 @@ impl Walk<'_> {
         own: &Child,
         range: &Range,
         lines: Option<&[u8]>,
-        listed: Option<&[Blocks]>,
+        listed: Option<&[(u64, Blocks)]>,
     ) -> Result<()> {
         file.own(own.reference.page, own.reference.pages, "a leaf")?;
         let node = file.node(own.reference, 1, self.keyspace)?;
@@ -298,42 +196,44 @@ impl Walk<'_> {
         let mut sums = Sums { leaves: 1, ..Sums::default() };
         let mut values = Vec::new();
         for entry in sorted_block(file, &node.content, node.flags) {
-            file.saw(format!("entry of kind {}", entry.kind));
+            let place = self.segment.name_of(&entry);
+            file.saw(format!("entry of kind {} in {place}", entry.kind));
+            let number = self.segment.number_of(&entry)?;
             let is_below = range.1.as_ref().is_none_or(|end| entry.key < *end);
             assert!(range.0 <= entry.key && is_below, "a key outside its leaf's range");
             sums.entries += 1;
             sums.tombstones += u64::from(entry.kind == 2 || entry.kind == 5);
             if !self.is_points {
-                self.range(&entry);
+                self.range(file, &entry, number);
                 continue;
             }
+            assert!(self.segment.is_in_bounds(&entry.key, Some(&entry.key)));
             self.check_filters(file, lines, &entry.key);
             let has_moved = self.segment.is_promoted(&entry.key);
             let event = match entry.kind {
                 1 => Event::Put(entry.key, entry.value),
                 2 => Event::Delete(entry.key),
                 3 => {
-                    let mut input = Input(&entry.value);
-                    input.varint();
-                    input.u64();
-                    input.varint();
-                    input.varint();
-                    let blocks = input.blocks();
+                    let (birth, blocks) = birth_and_blocks(&entry.value);
                     sums.pages += blocks.iter().map(|block| block.1).sum::<u64>();
-                    values.push(blocks);
+                    values.push((birth, blocks));
                     if has_moved {
                         continue;
                     }
-                    let (value, blocks) = file.overflow(&entry.value)?;
-                    for (first, pages) in blocks {
+                    let of = self.keyspace.unwrap_or_else(|| keyspace_of(&entry.key));
+                    let value = file.overflow(&entry.value, of)?;
+                    if value.is_streamed {
+                        file.saw(format!("streamed value in {place}"));
+                    }
+                    for (first, pages) in value.blocks {
                         file.own(first, pages, "an overflow value")?;
                     }
-                    Event::Put(entry.key, value)
+                    Event::Put(entry.key, value.bytes)
                 }
                 kind => return Err(format!("an entry of kind {kind}")),
             };
             if !has_moved {
-                self.events.push((entry.number, event));
+                self.events.push((number, event));
             }
         }
         assert_eq!(sums, own.sums, "the sums of a leaf");
@@ -345,15 +245,36 @@ impl Walk<'_> {
     }
 
     /// 4.3.
-    fn range(&mut self, entry: &Entry) {
+    fn range(&mut self, file: &mut File<'_>, entry: &Entry, number: u64) {
         assert_eq!(entry.kind, 5);
         let mut value = Input(&entry.value);
-        let has_no_end = value.u8() & 1 != 0;
+        let flags = value.u8();
+        assert!(flags < 2);
         let end = value.sized().to_vec();
-        assert!(!has_no_end || end.is_empty());
-        for (start, end) in self.segment.unpromoted(entry.key.clone(), (!has_no_end).then_some(end))
-        {
-            self.events.push((entry.number, Event::Range(start, end)));
+        let end = match flags {
+            0 => Some(end),
+            _ => {
+                assert!(end.is_empty());
+                file.saw("range tombstone without an end");
+                None
+            }
+        };
+        if let Some(highest) = entry.number {
+            let numbers: Vec<_> =
+                (0..value.varint()).map(|_| entry.base + value.varint()).collect();
+            assert!(numbers[0] == highest && numbers.is_sorted_by(|one, other| one > other));
+            if numbers.len() > 1 {
+                file.saw("range tombstone of several commits");
+            }
+        }
+        assert!(value.0.is_empty());
+        assert!(end.as_ref().is_none_or(|end| entry.key < *end), "a range that holds no key");
+        assert!(self.segment.is_in_bounds(&entry.key, end.as_deref()));
+        let before = self.fragment_end.replace(end.clone());
+        let overlaps = before.is_some_and(|before| before.is_none_or(|before| before > entry.key));
+        assert!(!overlaps, "fragments overlap");
+        for (start, end) in self.segment.unpromoted(entry.key.clone(), end) {
+            self.events.push((number, Event::Range(start, end)));
         }
     }
 
@@ -364,7 +285,7 @@ impl Walk<'_> {
         let is_there = match (self.filters, lines, self.keyspace) {
             (Filters::InLeaves, Some(lines), Some(number)) => has(lines, number, key),
             (Filters::OfSegment(lines), _, _) => {
-                let number = u64::from(u32::from_be_bytes(key[..4].try_into().unwrap()));
+                let number = keyspace_of(key);
                 let is_in = file.keyspaces.get(&number).is_some_and(|own| own.has_filter);
                 !is_in || has(lines, number, &key[4..])
             }
@@ -375,8 +296,23 @@ impl Walk<'_> {
     }
 }
 
+/// 4: of a composite key.
+fn keyspace_of(key: &[u8]) -> u64 {
+    u64::from(u32::from_be_bytes(key[..4].try_into().unwrap()))
+}
+
+/// 4.5: of a reference.
+fn birth_and_blocks(reference: &[u8]) -> (u64, Blocks) {
+    let mut input = Input(reference);
+    // Its length; stamp and checksum; where the header is.
+    input.varint();
+    input.u64();
+    input.varint();
+    (input.varint(), input.blocks())
+}
+
 /// 4.2.
-fn read_child(base: u64, value: &[u8], height: u8) -> Child {
+fn read_child(file: &mut File<'_>, base: u64, value: &[u8], height: u8) -> Child {
     let mut value = Input(value);
     let (page, pages) = (base + u64::from(value.u32()), u64::from(value.u16()));
     let flags = value.u16();
@@ -384,6 +320,7 @@ fn read_child(base: u64, value: &[u8], height: u8) -> Child {
     let (entries, tombstones) = (value.varint(), value.varint());
     if flags & 1 != 0 {
         value.varint();
+        file.saw("child older than its parent");
     }
     let below = value.varint();
     let leaves = if height > 1 { value.varint() } else { 1 };
@@ -424,7 +361,7 @@ fn sorted_block(file: &mut File<'_>, content: &[u8], flags: u16) -> Vec<Entry> {
         let mut entry = Input(&heap[slot..]);
         let kind = entry.u8();
         let suffix_length = entry.varint() as usize;
-        let number = if has_numbers { base + entry.varint() } else { 0 };
+        let number = has_numbers.then(|| base + entry.varint());
         let value_length = if kind == 2 { 0 } else { entry.varint() as usize };
         let mut key = prefix.to_vec();
         key.extend_from_slice(&head.to_be_bytes()[..suffix_length.min(4)]);
@@ -436,7 +373,7 @@ fn sorted_block(file: &mut File<'_>, content: &[u8], flags: u16) -> Vec<Entry> {
                 file.saw("several versions of a key");
             }
         }
-        entries.push(Entry { kind, key, number, value });
+        entries.push(Entry { kind, key, number, base, value });
     }
     entries
 }
