@@ -96,8 +96,7 @@ const PLACES: [(&str, bool, Run); 13] = [
     }),
     ("Transaction::get_many", true, |database, keyspace, call| {
         let transaction = database.unwrap().begin(Isolation::Serializable)?;
-        transaction.get_many(keyspace, keys_calling(call))?;
-        transaction.commit()
+        transaction.get_many(keyspace, keys_calling(call)).map(drop)
     }),
     ("transact", true, |database, keyspace, call| {
         database.unwrap().transact(|transaction| {
