@@ -78,23 +78,19 @@ fn large_transactions_of_little_data_let_no_more_wait_than_others() {
     assert!(most < 64, "{most} segments");
 }
 
-/// Each `flush` makes a young segment, however little there is in it.
+/// Each `flush` makes a young segment, however little there is in it, and one step takes away the
+/// share of one keyspace.
 #[test]
 fn a_flush_after_each_commit_lets_no_more_wait_than_others() {
-    let database = builder().merge_threads(0).step_bytes(64 << 10).open_in_memory().unwrap();
-    let keyspace = database.keyspace("a").unwrap();
+    let database = builder().merge_threads(0).open_in_memory().unwrap();
+    let keyspaces: Vec<_> =
+        (0..40).map(|index| database.keyspace(&format!("k {index}")).unwrap()).collect();
     let core = database.core().unwrap();
-    // A last level that takes many steps to merge with.
-    for number in 0..20_000 {
-        keyspace.put(key(number << 20), [5; 100]).unwrap();
-    }
-    database.wait_until_idle().unwrap();
-    let mut random = Random::from_seed(4);
     let mut most = 0;
-    for _ in 0..300 {
+    for round in 0..200 {
         let mut batch = database.batch();
-        for _ in 0..20 {
-            batch.put(&keyspace, key(random.below(20_000) << 20 | 1), [6; 100]).unwrap();
+        for keyspace in &keyspaces {
+            batch.put(keyspace, key(round % 7), [6; 100]).unwrap();
         }
         batch.commit().unwrap();
         database.flush().unwrap();

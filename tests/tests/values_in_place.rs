@@ -8,7 +8,7 @@ use std::io::Read;
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, MemoryStorage, SimulatedStorage};
 use sapwood::sync::{Arc, Random};
-use sapwood::{Database, Durability, Isolation, Keyspace, Seek};
+use sapwood::{Database, Durability, Isolation, Keyspace, Seek, ValueStream};
 
 const LENGTH: usize = 300 << 10;
 
@@ -51,43 +51,57 @@ fn use_up(database: &Database, keyspace: &Keyspace) {
 /// after a crash copies the value out of.
 #[test]
 fn a_stream_reads_on_where_the_value_lay_when_it_was_opened() {
-    let (setup, storage) = killed_with_a_value();
-    let database = setup.open_on(Arc::new(storage)).unwrap();
-    let keyspace = database.keyspace("a").unwrap();
-    let snapshot = database.snapshot().unwrap();
-    let transaction = database.begin(Isolation::Snapshot).unwrap();
-    let mut streams = [
-        keyspace.get_stream("k").unwrap().unwrap(),
-        snapshot.get_stream(&keyspace, "k").unwrap().unwrap(),
-        transaction.get_stream(&keyspace, "k").unwrap().unwrap(),
+    type Open = fn(&Database, &Keyspace) -> ValueStream;
+    let kinds: [Open; 3] = [
+        |_, keyspace| keyspace.get_stream("k").unwrap().unwrap(),
+        |database, keyspace| {
+            let snapshot = database.snapshot().unwrap();
+            snapshot.get_stream(keyspace, "k").unwrap().unwrap()
+        },
+        |database, keyspace| {
+            let transaction = database.begin(Isolation::Snapshot).unwrap();
+            transaction.get_stream(keyspace, "k").unwrap().unwrap()
+        },
     ];
-    use_up(&database, &keyspace);
-    for stream in &mut streams {
+    // Each alone: what one of them holds would hide what another does not.
+    for open in kinds {
+        let (setup, storage) = killed_with_a_value();
+        let database = setup.open_on(Arc::new(storage)).unwrap();
+        let keyspace = database.keyspace("a").unwrap();
+        let mut stream = open(&database, &keyspace);
+        use_up(&database, &keyspace);
         let mut read = Vec::new();
         stream.read_to_end(&mut read).unwrap();
         assert!(read == value(1, LENGTH));
     }
-    drop(streams);
-    assert!(snapshot.get(&keyspace, "k").unwrap().unwrap() == value(1, LENGTH));
 }
 
 /// The same for what iterators and cursors have read ahead.
 #[test]
 fn what_was_read_ahead_is_read_where_it_lay() {
-    let (setup, storage) = killed_with_a_value();
-    let database = setup.open_on(Arc::new(storage)).unwrap();
-    let keyspace = database.keyspace("a").unwrap();
-    keyspace.get("k").unwrap();
+    let opened = || {
+        let (setup, storage) = killed_with_a_value();
+        let database = setup.open_on(Arc::new(storage)).unwrap();
+        let keyspace = database.keyspace("a").unwrap();
+        (database, keyspace)
+    };
+    let (database, keyspace) = opened();
     let mut cursor = keyspace.cursor().unwrap();
     assert!(cursor.seek("k", Seek::AtOrAfter).unwrap());
-    let mut backward = keyspace.cursor().unwrap();
-    assert!(backward.last().unwrap());
+    use_up(&database, &keyspace);
+    assert!(cursor.value().unwrap() == value(1, LENGTH));
+
+    let (database, keyspace) = opened();
+    let mut cursor = keyspace.cursor().unwrap();
+    assert!(cursor.last().unwrap());
+    use_up(&database, &keyspace);
+    assert!(cursor.prev().unwrap());
+    assert!(cursor.value().unwrap() == value(1, LENGTH));
+
+    let (database, keyspace) = opened();
     let mut range = keyspace.iter().unwrap();
     assert_eq!(range.next_back().unwrap().unwrap().0, "l");
     use_up(&database, &keyspace);
-    assert!(cursor.value().unwrap() == value(1, LENGTH));
-    assert!(backward.prev().unwrap());
-    assert!(backward.value().unwrap() == value(1, LENGTH));
     assert!(range.next().unwrap().unwrap().1 == value(1, LENGTH));
 }
 

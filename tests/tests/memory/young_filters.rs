@@ -263,3 +263,33 @@ fn filters_of_transactions_larger_than_memory_are_counted_and_given_back() {
         assert_eq!(filter_bytes(&core), 0);
     }
 }
+
+/// A node of a filter had 128 KiB and a header, which no region of 128 KiB takes: such a memtable
+/// could never be flushed, and no database with one be closed.
+#[test]
+fn a_long_filter_fits_the_smallest_regions() {
+    const KEYS: u32 = 108_000;
+    let builder = Database::builder().memory_budget(128 << 20).merge_threads(0);
+    let builder = builder.page_size(1024).region_bytes(128 << 10).durability(Durability::Memory);
+    let database = builder.open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    for value in [b"old", b"new"] {
+        let mut batch = database.batch();
+        for number in 0..KEYS {
+            batch.put(&keyspace, number.to_be_bytes(), value).unwrap();
+        }
+        batch.commit().unwrap();
+        database.flush().unwrap();
+    }
+    let core = database.core().unwrap();
+    let state = core.state();
+    let filter = &state.young.first().unwrap().filter;
+    assert!(filter.nodes.len() > 4, "{} nodes", filter.nodes.len());
+    for number in (0..KEYS).step_by(997) {
+        assert_eq!(keyspace.get(number.to_be_bytes()).unwrap().unwrap(), "new");
+    }
+    assert!(keyspace.get("absent").unwrap().is_none());
+    drop(state);
+    assert_eq!(crash_lsm::access::verify(&database).unwrap(), None);
+    database.close().unwrap();
+}

@@ -321,9 +321,36 @@ impl<'a> Step<'a> {
                 self.writer.begin_stretch(&mut self.nodes, leaf.separator.clone())?;
                 reused_before = false;
             }
-            self.merge_leaf(leaf, end)?;
+            match self.covers_whole(fragments, start, end) {
+                true => self.drop_leaf(leaf, end)?,
+                false => self.merge_leaf(leaf, end)?,
+            }
         }
         Ok(())
+    }
+
+    /// True when a range tombstone of the sources hides all that a leaf may hold. The destination is
+    /// older than all of them (G1).
+    fn covers_whole(&self, fragments: &[Fragment], start: &[u8], end: Option<&[u8]>) -> bool {
+        let leaf = KeyRange::new(start, end.map(<[u8]>::to_vec));
+        let whole = |fragment: &Fragment| {
+            KeyRange::new(fragment.start.clone(), fragment.end.clone()).covers(&leaf)
+        };
+        self.plan.range.covers(&leaf) && fragments.iter().any(whole)
+    }
+
+    /// Drops a leaf unread, by what its parent and its overflow list say of it; newer keys of the
+    /// sources take its place.
+    fn drop_leaf(&mut self, entry: &LeafEntry, end: Option<&[u8]>) -> Result<()> {
+        let leaf_birth = entry.child.birth.unwrap_or(Epoch(0));
+        self.died.push(Dead::node(entry.child.reference.block(), leaf_birth));
+        for value in &entry.overflow {
+            let birth = if value.birth.0 == 0 { leaf_birth } else { value.birth };
+            self.died.extend(value.blocks.iter().map(|block| Dead::value(*block, birth)));
+        }
+        self.read.entries += entry.child.entries;
+        self.dropped.entries += entry.child.entries;
+        self.merge_up_to(end, None)
     }
 
     /// True when a leaf, or a value of it, lies where the file is to be cut.

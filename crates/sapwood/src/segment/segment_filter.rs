@@ -57,7 +57,10 @@ impl SegmentFilter {
             keyspace: KeyspaceNumber::MANY,
             codec: Codec::Plain,
         };
-        let pieces = lines.chunks(NODE_BYTES);
+        // Several of them fit a region, however small.
+        let region_bytes = nodes.manager().layout().region_bytes;
+        let most = usize::try_from(region_bytes / 8).unwrap_or(usize::MAX);
+        let pieces = lines.chunks(NODE_BYTES.min(most / LINE_BYTES * LINE_BYTES).max(LINE_BYTES));
         let written = pieces.map(|piece| nodes.append(&spec, piece, false));
         let filter = SegmentFilter::new(seed, written.collect::<Result<_>>()?);
         if let Some(charge) = room_for_filter(nodes.manager().budget(), lines.len() as u64) {
