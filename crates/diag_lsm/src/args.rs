@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::usage;
+
 /// Looks inside a Sapwood database file, loads it, checks it and measures it.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
@@ -37,7 +39,8 @@ pub enum Command {
     Create(CreateArguments),
     /// Loads pairs from a folder, a file or standard input.
     Import(ImportArguments),
-    /// Writes all pairs to a folder, a file or standard output.
+    /// Writes all pairs to a folder, a file or standard output. How many they were is printed; on
+    /// standard error when the pairs go to standard output, with --json in one line there.
     Export(ExportArguments),
     /// Prints the value of a key; exit status 1 when there is none.
     Get(KeyArguments),
@@ -62,19 +65,19 @@ pub struct CreateArguments {
     /// The database file, which must not be there.
     pub file: PathBuf,
     /// Bytes of a page, a power of two from 1024 to 65536.
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 4096, value_parser = usage::page_size)]
     pub page_size: u32,
-    /// Bytes at the end of each page that stay unused.
-    #[arg(long, default_value_t = 0)]
+    /// Bytes at the end of each page that stay unused, a multiple of 8 up to 256.
+    #[arg(long, default_value_t = 0, value_parser = usage::reserved_bytes)]
     pub reserved_bytes: u16,
     /// Names of keyspaces to make.
-    #[arg(long, default_value = "default")]
+    #[arg(long, default_value = "default", value_parser = usage::new_name)]
     pub keyspace: Vec<String>,
     /// Level of zstd, from 1 to 22; 0 stores plain.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(0..=22))]
     pub compression: i32,
-    /// Filter bits for each key.
-    #[arg(long, default_value_t = 10)]
+    /// Filter bits for each key, at most 32.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u8).range(0..=32))]
     pub filter_bits: u8,
 }
 
@@ -115,7 +118,8 @@ pub struct ExportArguments {
     pub from: KeyspaceArguments,
     /// The folder or file to write; standard output when it is left out or `-`.
     pub to: Option<PathBuf>,
-    /// How the pairs are written; told from the target's name when it is left out.
+    /// How the pairs are written. When it is left out: what the target's name tells; else JSON
+    /// lines for --json on standard output, and TSV.
     #[arg(long, value_enum)]
     pub form: Option<Form>,
 }
@@ -143,7 +147,7 @@ pub struct PutArguments {
     pub key: String,
     /// The value; standard input when it is left out.
     pub value: Option<String>,
-    /// Key and value are given in hexadecimal.
+    /// Key and value are given in hexadecimal; from standard input the value comes as it is.
     #[arg(long)]
     pub hex: bool,
 }
@@ -261,8 +265,8 @@ pub struct BenchArguments {
     /// Pairs to scan after the load.
     #[arg(long, default_value_t = 1_000_000)]
     pub scan: u64,
-    /// Bytes of a page.
-    #[arg(long, default_value_t = 4096)]
+    /// Bytes of a page, a power of two from 1024 to 65536.
+    #[arg(long, default_value_t = 4096, value_parser = usage::page_size)]
     pub page_size: u32,
     /// Store nodes and values plain.
     #[arg(long)]
@@ -317,7 +321,7 @@ pub struct PageArguments {
     #[arg(long, default_value_t = 40)]
     pub limit: usize,
     /// Bytes of a page, for a file whose header cannot be read.
-    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1024..))]
+    #[arg(long, default_value_t = 4096, value_parser = usage::page_size)]
     pub page_size: u32,
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use sapwood::{Database, Keyspace};
 
 use crate::args::{KeyspaceArguments, RangeArguments};
-use crate::units;
+use crate::{units, usage};
 
 /// A range of keys.
 pub type KeyBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
@@ -32,12 +32,18 @@ pub fn open_for_writing(at: &KeyspaceArguments) -> sapwood::Result<(Database, Ke
     Ok((database, keyspace))
 }
 
+/// About how many pairs a range has, for progress; `None` when what would tell cannot be read:
+/// whoever walks the range finds and tells what is wrong there.
+pub fn expected(keyspace: &Keyspace, bounds: &KeyBounds) -> Option<u64> {
+    keyspace.estimate::<Vec<u8>>(bounds.clone()).ok()
+}
+
 /// Bytes as they are given on the command line.
 pub fn given(text: &str, hex: bool) -> Result<Vec<u8>, Box<dyn Error>> {
     if !hex {
         return Ok(text.as_bytes().to_vec());
     }
-    units::from_hex(text).ok_or_else(|| format!("{text:?} is not hexadecimal").into())
+    units::from_hex(text).ok_or_else(|| usage::wrong(format!("{text:?} is not hexadecimal")))
 }
 
 /// The range that was asked for.
@@ -64,13 +70,57 @@ pub fn bounds_of(
         }
         return Ok((Bound::Included(prefix), Bound::Unbounded));
     }
-    let start = match start {
-        Some(key) => Bound::Included(given(key, hex)?),
-        None => Bound::Unbounded,
-    };
-    let end = match end {
-        Some(key) => Bound::Excluded(given(key, hex)?),
-        None => Bound::Unbounded,
-    };
-    Ok((start, end))
+    let given = |key: Option<&str>| key.map(|key| given(key, hex)).transpose();
+    let (start, end) = (given(start)?, given(end)?);
+    if end.is_some() && start > end {
+        return Err(usage::wrong("the range's --start lies after its --end"));
+    }
+    let start = start.map_or(Bound::Unbounded, Bound::Included);
+    Ok((start, end.map_or(Bound::Unbounded, Bound::Excluded)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use sapwood::page::NodeKind;
+
+    use super::*;
+    use crate::file::DurableFile;
+
+    #[test]
+    fn what_cannot_be_estimated_is_not_expected() {
+        const PAGE_BYTES: usize = 1024;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("data.db");
+        let builder = Database::builder().page_size(PAGE_BYTES as u32).leaf_bytes(1024);
+        let database = builder.merge_threads(0).open(&file).unwrap();
+        let keyspace = database.keyspace("default").unwrap();
+        let mut batch = database.batch();
+        for number in 0..2000 {
+            batch.put(&keyspace, format!("key {number:04}"), format!("{number:0>100}")).unwrap();
+        }
+        batch.commit().unwrap();
+        database.flush().unwrap();
+        database.compact().unwrap();
+        drop(keyspace);
+        database.close().unwrap();
+
+        let bounds = bounds_of(Some("key 0100"), Some("key 0300"), None, false).unwrap();
+        let at = KeyspaceArguments { file, keyspace: "default".into(), budget: 8 };
+        let expected = || {
+            let (database, keyspace) = open_for_reading(&at).unwrap();
+            let expected = expected(&keyspace, &bounds);
+            database.close().unwrap();
+            expected
+        };
+        let about = expected().unwrap();
+        assert!((150..300).contains(&about), "{about}");
+        let mut bytes = fs::read(&at.file).unwrap();
+        let blocks = DurableFile::open(&at.file).unwrap().live_blocks().unwrap();
+        let parents = blocks.values().filter(|live| live.what == NodeKind::Parent);
+        parents.for_each(|live| bytes[live.block.first.0 as usize * PAGE_BYTES + 60] ^= 0x10);
+        fs::write(&at.file, bytes).unwrap();
+        assert_eq!(expected(), None);
+    }
 }

@@ -4,7 +4,8 @@
 //! durable state, without the lock; `get`, `scan`, `count` and `export` open the file read-only,
 //! with the shared lock, so that they are refused beside a process that writes it. None of these
 //! writes; they go past what cannot be read, and say so. Exit status 0: done; 1: an error,
-//! something could not be read, or `verify` found something; 2: wrong usage.
+//! something could not be read, or `verify` found something; 2: wrong usage, of which nothing was
+//! opened or made.
 
 // The tool reads other files than databases, and measures time; the library does neither.
 #![allow(clippy::disallowed_methods)]
@@ -13,15 +14,21 @@ mod args;
 mod commands;
 mod database;
 mod file;
+mod files;
 mod output;
 mod pairs;
 mod salvage;
 mod shape;
 mod units;
+mod usage;
+mod whole;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+
+/// The exit status of wrong usage: the one that what parses the arguments has too.
+const WRONG_USAGE: u8 = 2;
 
 /// What a command gives: its exit status, or a message.
 type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
@@ -34,7 +41,8 @@ fn main() -> ExitCode {
         Err(error) if output::is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("diag_lsm: {error}");
-            ExitCode::FAILURE
+            let is_usage = error.is::<usage::WrongUsage>();
+            if is_usage { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -96,6 +96,18 @@ pub fn progress(total: u64, what: &str) -> ProgressBar {
     bar
 }
 
+/// The same towards a total that is asked for only where it is shown; without one, how long the
+/// work has lasted.
+pub fn progress_towards(total: impl FnOnce() -> Option<u64>, what: &str) -> ProgressBar {
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    match total() {
+        Some(total) if total > 0 => progress(total, what),
+        _ => busy(what),
+    }
+}
+
 /// The same for work that does not say how far it is: how long it has lasted.
 pub fn busy(what: &str) -> ProgressBar {
     if !io::stderr().is_terminal() {

@@ -241,7 +241,7 @@ fn lines_come_from_standard_input() {
     assert!(child.wait().unwrap().success());
     assert_eq!(good(&["scan", &file, "--keys-only"]), "one\nthree\ntwo\n");
     let form = run(&["import", &file]);
-    assert_eq!(code(&form), 1);
+    assert_eq!(code(&form), 2);
     assert!(errors(&form).contains("--form"));
 }
 
@@ -326,6 +326,62 @@ fn wrong_usage_has_a_status_of_its_own() {
         assert_eq!(code(&run(arguments)), 2, "{arguments:?}");
     }
     assert!(good(&["--help"]).contains("verify"));
+}
+
+/// Much of it was found only when the file had been made, and some only by the engine.
+#[test]
+fn wrong_usage_opens_and_makes_nothing() {
+    let given = Given::empty();
+    let (new, folder, lines) = (given.name("new.db"), given.name("folder"), given.name("lines"));
+    fs::create_dir(&folder).unwrap();
+    fs::write(&lines, "line\n").unwrap();
+    let name = "n".repeat(1025);
+    for arguments in [
+        &["import", &new][..],
+        &["import", &new, &lines],
+        &["import", &new, "--form", "folder"],
+        &["import", &new, "-", "--form", "folder"],
+        &["import", &new, &lines, "--form", "folder"],
+        &["import", &new, &folder, "--form", "tsv"],
+        &["import", &new, &folder, "--keyspace", &name],
+        &["create", &new, "--compression", "99"],
+        &["create", &new, "--compression=-1"],
+        &["create", &new, "--filter-bits", "99"],
+        &["create", &new, "--page-size", "1000"],
+        &["create", &new, "--page-size", "131072"],
+        &["create", &new, "--reserved-bytes", "7"],
+        &["create", &new, "--reserved-bytes", "264"],
+        &["create", &new, "--keyspace", &name],
+        &["bench", &new, "--page-size", "1000"],
+        &["page", &new, "0", "--page-size", "3000"],
+        &["get", &new, "0", "--hex"],
+        &["delete", &new, "xy", "--hex"],
+        &["put", &new, "xy", "00", "--hex"],
+        &["put", &new, "00", "xy", "--hex"],
+        &["scan", &new, "--prefix", "xy", "--hex"],
+        &["scan", &new, "--start", "b", "--end", "a"],
+        &["count", &new, "--start", "b", "--end", "a"],
+        &["compact", &new, "--keyspace", "default", "--start", "b", "--end", "a"],
+        &["compact", &new, "--keyspace", "default", "--end", "xy", "--hex"],
+        &["export", &new, "--form", "folder"],
+        &["export", &new, "-", "--form", "folder", "--json"],
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 2, "{arguments:?}: {}", errors(&output));
+        assert!(!errors(&output).is_empty() && output.stdout.is_empty(), "{arguments:?}");
+        assert!(!given.path("new.db").exists(), "{arguments:?}");
+    }
+    // What stands at the edge of each limit is made.
+    let most = ["--page-size", "1024", "--reserved-bytes", "256", "--compression", "22"];
+    good(&[&["create", &new, "--filter-bits", "32", "--keyspace", &name[1..]], &most[..]].concat());
+    let least = ["--page-size", "65536", "--compression", "0", "--filter-bits", "0"];
+    good(&[&["create", &given.name("other.db")], &least[..]].concat());
+    // Equal ends are an empty range.
+    assert_eq!(good(&["scan", &given.name("other.db"), "--start", "b", "--end", "b"]), "");
+    let before = fs::read(&new).unwrap();
+    let onto_itself = run(&["export", &new, &new, "--keyspace", &name[1..]]);
+    assert_eq!(code(&onto_itself), 2, "{}", errors(&onto_itself));
+    assert!(fs::read(&new).unwrap() == before, "an export has replaced its own source");
 }
 
 #[test]

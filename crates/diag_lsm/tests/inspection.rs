@@ -104,6 +104,49 @@ fn first_pages_of_every_kind_are_decoded() {
     }
 }
 
+#[test]
+fn segments_show_tombstones_fill_and_leaves_per_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.db");
+    let (database, keyspace) = used(&path);
+    let file = path.display().to_string();
+    for number in (0..KEYS).step_by(100) {
+        keyspace.delete(format!("key {number:05}")).unwrap();
+    }
+    keyspace.delete_range("key 01001".."key 01010").unwrap();
+    database.flush().unwrap();
+    let segments = good(&["segments", &file]);
+    let of_level = |level: &str| {
+        let mut rows = segments.as_array().unwrap().iter().filter(|row| row["level"] == level);
+        let row = rows.next().unwrap();
+        assert!(rows.next().is_none(), "{segments}");
+        row
+    };
+    let (young, last) = (of_level("young"), of_level("last"));
+    // Of the fifty in the log nothing is deleted; a range has one tombstone.
+    assert_eq!((&young["entries"], &young["tombstones"]), (&(50 + 30 + 1).into(), &31.into()));
+    assert_eq!((&last["entries"], &last["tombstones"]), (&(KEYS + 3).into(), &0.into()));
+    for row in [young, last] {
+        let fill = row["leaf_fill_percent"].as_f64().unwrap();
+        assert!((30.0..=100.0).contains(&fill), "{row}");
+    }
+    // Each is one page, as is each parent; the highest has the lowest below it.
+    let count = |owner: char| owners(&file).into_iter().filter(|found| *found == owner).count();
+    let leaves = last["leaves"].as_u64().unwrap();
+    assert_eq!(leaves + young["leaves"].as_u64().unwrap(), count('l') as u64);
+    let per_parent = last["leaves_per_parent"].as_f64().unwrap();
+    assert_eq!(last["height"], 2, "{last}");
+    let tree = good(&["tree", &file, &last["number"].to_string()]);
+    let lowest = tree[0]["depths"][1]["nodes"].as_u64().unwrap();
+    assert!(lowest > 1 && lowest < count('p') as u64, "{tree}");
+    assert!((per_parent - leaves as f64 / lowest as f64).abs() < 1e-9, "{last}");
+    let printed = text(&run(&["segments", &file]).stdout);
+    let is_young = |line: &&str| line.contains("young");
+    assert!(printed.lines().find(is_young).unwrap().contains(" 31 "), "{printed}");
+    drop(keyspace);
+    database.close().unwrap();
+}
+
 /// Pairs in the keyspace that nobody touches.
 const STILL: u32 = 10_000;
 /// So often a file is looked at until some states have moved meanwhile.

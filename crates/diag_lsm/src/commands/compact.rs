@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::Outcome;
 use crate::args::CompactArguments;
+use crate::database::KeyBounds;
 use crate::{database, output, units};
 
 #[derive(Serialize)]
@@ -25,11 +26,14 @@ fn length(path: &Path) -> std::io::Result<u64> {
 
 pub fn run(arguments: &CompactArguments, json: bool) -> Outcome {
     let path = &arguments.file;
+    let CompactArguments { start, end, prefix, hex, .. } = arguments;
+    let (start, end) = (start.as_deref(), end.as_deref());
+    let bounds = database::bounds_of(start, end, prefix.as_deref(), *hex)?;
     let bytes_before = length(path).unwrap_or(0);
     let began = Instant::now();
     let database = database::open(path, arguments.budget)?;
     let bar = output::progress(0, "compacting");
-    compact(&database, arguments, &bar)?;
+    compact(&database, arguments, bounds, &bar)?;
     bar.finish_and_clear();
     database.close()?;
     let took = began.elapsed();
@@ -46,6 +50,7 @@ pub fn run(arguments: &CompactArguments, json: bool) -> Outcome {
 fn compact(
     database: &Database,
     arguments: &CompactArguments,
+    bounds: KeyBounds,
     bar: &ProgressBar,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let mut progress = |done: u64, total: u64| {
@@ -59,9 +64,6 @@ fn compact(
     let Some(name) = &arguments.keyspace else {
         return Ok(database.compact_with(&mut progress)?);
     };
-    let CompactArguments { start, end, prefix, hex, .. } = arguments;
-    let (start, end) = (start.as_deref(), end.as_deref());
-    let bounds = database::bounds_of(start, end, prefix.as_deref(), *hex)?;
     let keyspace = database.existing_keyspace(name)?;
     Ok(keyspace.compact::<Vec<u8>>(bounds, &mut progress)?)
 }

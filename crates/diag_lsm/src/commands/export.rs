@@ -1,18 +1,19 @@
 //! `export`: all pairs of a keyspace that can be read, to a folder, a file or standard output. Exit
-//! status 1 when some could not.
+//! status 1 when some could not. Standard output has the pairs alone, so that `import` can read
+//! them from there; how many they were goes to standard error then.
 
 use std::error::Error;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::ops::Bound;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use crate::Outcome;
 use crate::args::{ExportArguments, Form};
 use crate::salvage::{self, Found, Walk};
-use crate::{database, output, pairs, units};
+use crate::{database, files, output, pairs, units, usage};
 
 #[derive(Serialize)]
 struct Exported {
@@ -23,27 +24,25 @@ struct Exported {
 
 pub fn run(arguments: &ExportArguments, json: bool) -> Outcome {
     let target = arguments.to.as_deref().filter(|path| *path != Path::new("-"));
-    let form = arguments.form.or_else(|| target.and_then(super::import::form_of));
-    let form = form.unwrap_or(Form::Tsv);
+    let form = form(arguments, target, json)?;
     let (database, keyspace) = database::open_for_reading(&arguments.from)?;
     let mut exported = Exported { entries: 0, bytes: 0, problems: 0 };
     let mut out: Box<dyn Write> = match (form, target) {
-        (Form::Folder, None) => return Err("a folder is needed to export files to".into()),
         (Form::Folder, Some(folder)) => {
-            fs::create_dir_all(folder)?;
+            fs::create_dir_all(folder).map_err(|error| told(folder, &error))?;
             Box::new(io::sink())
         }
-        (_, Some(path)) => Box::new(BufWriter::new(fs::File::create(path)?)),
+        (_, Some(path)) => {
+            let file = fs::File::create(path).map_err(|error| told(path, &error))?;
+            Box::new(BufWriter::new(file))
+        }
         (_, None) => Box::new(output::out()),
     };
-    let bar = output::progress(keyspace.estimate::<Vec<u8>>(..)?, "exporting");
-    let walk = Walk {
-        path: &arguments.from.file,
-        keyspace: &keyspace,
-        bounds: &(Bound::Unbounded, Bound::Unbounded),
-        reverse: false,
-        values: true,
-    };
+    let bounds = (Bound::Unbounded, Bound::Unbounded);
+    let expected = || database::expected(&keyspace, &bounds);
+    let bar = output::progress_towards(expected, "exporting");
+    let path = &arguments.from.file;
+    let walk = Walk { path, keyspace: &keyspace, bounds: &bounds, reverse: false, values: true };
     exported.problems = walk.run(&mut |key, value| {
         let Some(mut value) = value else { return Ok(true) };
         match (form, target) {
@@ -59,31 +58,53 @@ pub fn run(arguments: &ExportArguments, json: bool) -> Outcome {
     drop(out);
     bar.finish_and_clear();
     database.close()?;
-    // Standard output has the pairs.
     let entries = units::count(exported.entries);
     match (json, target) {
         (true, Some(_)) => output::json(&exported)?,
+        // Messages may stand beside it: a line can be told from them.
+        (true, None) => eprintln!("{}", serde_json::to_string(&exported)?),
         (false, Some(_)) => println!("{entries} pairs, {}", units::bytes(exported.bytes)),
-        (_, None) => eprintln!("{entries} pairs, {}", units::bytes(exported.bytes)),
+        (false, None) => eprintln!("{entries} pairs, {}", units::bytes(exported.bytes)),
     }
     Ok(salvage::status(exported.problems))
 }
 
+/// The form to write, when the arguments make sense together.
+fn form(
+    arguments: &ExportArguments,
+    target: Option<&Path>,
+    json: bool,
+) -> Result<Form, Box<dyn Error>> {
+    let form = arguments.form.or_else(|| target.and_then(super::import::form_of));
+    let form = form.unwrap_or(if json && target.is_none() { Form::Jsonl } else { Form::Tsv });
+    let Some(target) = target else {
+        if form == Form::Folder {
+            return Err(usage::wrong("a folder is needed to export files to"));
+        }
+        return Ok(form);
+    };
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    if real(target).is_some_and(|found| Some(found) == real(&arguments.from.file)) {
+        return Err(usage::wrong("the target is the database itself, which is not replaced"));
+    }
+    Ok(form)
+}
+
+/// An error with the file that it is about.
+fn told(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
+}
+
 /// Writes a file named by a key, which must not lead out of the folder.
 fn write_file(folder: &Path, key: &[u8], value: &mut Found) -> Result<(), Box<dyn Error>> {
-    let name = std::str::from_utf8(key).ok().map(PathBuf::from);
-    let inside = |path: &PathBuf| {
-        path.components().next().is_some()
-            && path.components().all(|part| matches!(part, Component::Normal(_)))
-    };
-    let Some(name) = name.filter(inside) else {
+    let Some(name) = files::path_of(key) else {
         return Err(format!("the key {:?} is no path of a file", units::key(key)).into());
     };
     let path = folder.join(name);
+    let at = |error: io::Error| told(&path, &error);
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent)?;
+        fs::create_dir_all(parent).map_err(at)?;
     }
-    let at = |error| format!("{}: {error}", path.display());
     let (part, mut file) = new_beside(&path).map_err(at)?;
     let written = value.write_to(&mut file).map_err(Box::from);
     drop(file);

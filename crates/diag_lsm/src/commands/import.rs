@@ -15,7 +15,7 @@ use crate::Outcome;
 use crate::args::{Form, ImportArguments};
 use crate::commands::cargo_sources::{self, Answers};
 use crate::output::{self, line};
-use crate::{pairs, units};
+use crate::{files, pairs, units, usage};
 
 /// A batch is committed at so many pairs, or so many bytes.
 const BATCH_PAIRS: usize = 1000;
@@ -36,10 +36,11 @@ struct Loader<'a> {
     database: &'a Database,
     keyspace: &'a Keyspace,
     batch: Batch,
+    /// Counted here: the batch would look at all of them to tell.
+    batch_pairs: usize,
     batch_bytes: u64,
     entries: u64,
     bytes: u64,
-    bar: ProgressBar,
     /// Longer values are put as streams.
     whole_bytes_max: u64,
 }
@@ -58,19 +59,27 @@ impl Loader<'_> {
         self.batch_bytes += bytes;
         self.bytes += bytes;
         self.entries += 1;
-        if self.batch.len() >= BATCH_PAIRS {
+        self.batch_pairs += 1;
+        if self.batch_pairs >= BATCH_PAIRS {
             self.commit()?;
         }
         Ok(())
     }
 
     /// Puts a file, whose content is not taken into memory when it is long.
-    fn push_file(&mut self, key: &[u8], path: &Path) -> Result<(), Box<dyn Error>> {
+    fn push_file(
+        &mut self,
+        key: &[u8],
+        path: &Path,
+        bar: &ProgressBar,
+    ) -> Result<(), Box<dyn Error>> {
         let told = |error: io::Error| format!("{}: {error}", path.display());
         if fs::metadata(path).map_err(told)?.len() <= self.whole_bytes_max {
-            return self.push(key, &fs::read(path).map_err(told)?);
+            let content = fs::read(path).map_err(told)?;
+            bar.inc(content.len() as u64);
+            return self.push(key, &content);
         }
-        self.push_long(key, fs::File::open(path).map_err(told)?)
+        self.push_long(key, bar.wrap_read(fs::File::open(path).map_err(told)?))
     }
 
     /// Puts a value that is too long for a batch, by itself.
@@ -79,16 +88,74 @@ impl Loader<'_> {
         let bytes = self.keyspace.put_stream(key, value)?;
         self.bytes += key.len() as u64 + bytes;
         self.entries += 1;
-        self.bar.set_position(self.bytes);
         Ok(())
     }
 
     fn commit(&mut self) -> sapwood::Result<()> {
         let batch = std::mem::replace(&mut self.batch, self.database.batch());
-        self.batch_bytes = 0;
-        self.bar.set_position(self.bytes);
+        (self.batch_pairs, self.batch_bytes) = (0, 0);
         // All of it is put on disk at the end.
         batch.commit_with(Durability::Buffered)
+    }
+}
+
+/// Where pairs come from.
+#[derive(Debug)]
+enum Source {
+    Folder(PathBuf),
+    File(Form, fs::File),
+    Input(Form),
+}
+
+impl Source {
+    /// The source of these arguments, when they make sense together.
+    fn open(form: Option<Form>, path: Option<&Path>) -> Result<Source, Box<dyn Error>> {
+        let form = form
+            .or_else(|| path.and_then(form_of))
+            .ok_or_else(|| usage::wrong("--form is needed: folder, lines, tsv, csv or jsonl"));
+        let Some(path) = path else {
+            return match form? {
+                Form::Folder => Err(usage::wrong("a folder is needed to import files from")),
+                form => Ok(Source::Input(form)),
+            };
+        };
+        let at = |error| format!("{}: {error}", path.display());
+        let is_folder = fs::metadata(path).map_err(at)?.is_dir();
+        match form? {
+            Form::Folder if is_folder => Ok(Source::Folder(path.to_owned())),
+            Form::Folder => Err(usage::wrong(format!("{} is no folder", path.display()))),
+            _ if is_folder => {
+                let path = path.display();
+                Err(usage::wrong(format!("{path} is a folder, which --form folder reads")))
+            }
+            form => Ok(Source::File(form, fs::File::open(path).map_err(at)?)),
+        }
+    }
+
+    /// How much there is to read; `None` when that is not known.
+    fn bytes(&self) -> Option<u64> {
+        match self {
+            Source::Folder(folder) => files::bytes_below(folder),
+            Source::File(_, file) => file.metadata().ok().map(|metadata| metadata.len()),
+            Source::Input(_) => None,
+        }
+    }
+
+    /// Loads all pairs; the bar is told the bytes that were read.
+    fn read(self, loader: &mut Loader<'_>, bar: &ProgressBar) -> Result<(), Box<dyn Error>> {
+        match self {
+            Source::Folder(folder) => {
+                files::each_below(&folder, &mut |key, path| loader.push_file(key, path, bar))
+            }
+            Source::File(form, file) => {
+                let mut input = BufReader::new(bar.wrap_read(file));
+                pairs::read(form, &mut input, &mut |key, value| loader.push(key, value))
+            }
+            Source::Input(form) => {
+                let mut input = io::stdin().lock();
+                pairs::read(form, &mut input, &mut |key, value| loader.push(key, value))
+            }
+        }
     }
 }
 
@@ -110,47 +177,28 @@ pub fn run(arguments: &ImportArguments, json: bool) -> Outcome {
     let began = Instant::now();
     let sources = arguments.cargo_sources.then(cargo_sources::folder).transpose()?;
     let given = arguments.from.as_deref().filter(|path| *path != Path::new("-"));
-    let source = sources.as_deref().or(given);
-    let form = arguments.form.or_else(|| source.and_then(form_of));
-    let form = form.ok_or("--form is needed: folder, lines, tsv, csv or jsonl")?;
-    let total = match (form, source) {
-        (Form::Folder, Some(path)) if !path.is_dir() => {
-            return Err(format!("{} is no folder", path.display()).into());
-        }
-        (_, Some(path)) => {
-            let metadata = fs::metadata(path);
-            metadata.map_err(|error| format!("{}: {error}", path.display()))?.len()
-        }
-        (_, None) => 0,
-    };
+    let source = Source::open(arguments.form, sources.as_deref().or(given))?;
     let to = &arguments.to;
+    if !to.file.exists() {
+        usage::new_name(&to.keyspace).map_err(usage::wrong)?;
+    }
     let database = Database::builder().memory_budget(to.budget << 20).open(&to.file)?;
     let keyspace = database.keyspace(&to.keyspace)?;
     let mut loader = Loader {
         database: &database,
         keyspace: &keyspace,
         batch: database.batch(),
+        batch_pairs: 0,
         batch_bytes: 0,
         entries: 0,
         bytes: 0,
-        bar: output::progress(total, "importing"),
         // A batch may have a quarter of the budget.
         whole_bytes_max: (to.budget << 20) / 8,
     };
-    match (form, source) {
-        (Form::Folder, Some(folder)) => folder_files(&mut loader, folder)?,
-        (Form::Folder, None) => return Err("a folder is needed to import files from".into()),
-        (_, Some(path)) => {
-            let mut input = BufReader::new(fs::File::open(path)?);
-            pairs::read(form, &mut input, &mut |key, value| loader.push(key, value))?;
-        }
-        (_, None) => {
-            let mut input = io::stdin().lock();
-            pairs::read(form, &mut input, &mut |key, value| loader.push(key, value))?;
-        }
-    }
+    let bar = output::progress_towards(|| source.bytes(), "importing");
+    source.read(&mut loader, &bar)?;
     loader.commit()?;
-    loader.bar.finish_and_clear();
+    bar.finish_and_clear();
     let (entries, bytes_in) = (loader.entries, loader.bytes);
     drop(loader);
     drop(keyspace);
@@ -179,26 +227,4 @@ fn print(imported: &Imported, path: &Path) -> io::Result<()> {
     }
     let file = path.display();
     line(&mut out, "next", format!("diag_lsm scan {file} --limit 10; diag_lsm info {file}"))
-}
-
-/// Every regular file below a folder: its path there, with slashes, is the key.
-fn folder_files(loader: &mut Loader<'_>, folder: &Path) -> Result<(), Box<dyn Error>> {
-    let mut waiting: Vec<PathBuf> = vec![folder.to_owned()];
-    while let Some(next) = waiting.pop() {
-        let mut entries = fs::read_dir(&next)?.collect::<Result<Vec<_>, _>>()?;
-        entries.sort_by_key(fs::DirEntry::file_name);
-        for entry in entries {
-            // Links are not followed: they may lead in a circle.
-            let kind = entry.file_type()?;
-            let path = entry.path();
-            if kind.is_dir() {
-                waiting.push(path);
-            } else if kind.is_file() {
-                let name = path.strip_prefix(folder)?;
-                let parts: Vec<_> = name.iter().map(|part| part.to_string_lossy()).collect();
-                loader.push_file(parts.join("/").as_bytes(), &path)?;
-            }
-        }
-    }
-    Ok(())
 }

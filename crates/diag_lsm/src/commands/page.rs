@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use sapwood::PageNumber;
 use sapwood::page::free_map::FreeMap;
 use sapwood::page::node_image::{pages_to_stream, verify_node};
 use sapwood::page::{
@@ -20,6 +21,7 @@ use crate::args::PageArguments;
 use crate::file::{DurableFile, open_storage, page_block, slots, steadily};
 use crate::output::{self, line};
 use crate::units;
+use crate::whole::{self, LongValue};
 
 #[derive(Default, Serialize)]
 struct Page {
@@ -146,7 +148,7 @@ fn header_slots(file: &DurableFile, page: &mut Page) -> sapwood::Result<()> {
 /// Whose the page is, by the state and its map; false when it is nobody's, so that its bytes are
 /// not what anybody relies on, and may be in the middle of a write.
 fn owner(file: &DurableFile, page: &mut Page) -> bool {
-    let mut is_owned = true;
+    let (mut is_owned, mut is_value) = (true, false);
     let block = page_block(file, page.page);
     let number = block.first;
     let owners = file.owners();
@@ -169,6 +171,7 @@ fn owner(file: &DurableFile, page: &mut Page) -> bool {
                 Some((_, live)) if live.block.contains(number) => {
                     let (first, last) = (live.block.first, live.block.last());
                     let what = live.what.structure();
+                    is_value = live.what == NodeKind::OverflowValue;
                     format!("{what}, pages {first} to {last}, born in state {}", live.birth)
                 }
                 _ => {
@@ -183,7 +186,45 @@ fn owner(file: &DurableFile, page: &mut Page) -> bool {
         }
     };
     page.field("owner", found);
+    if is_value {
+        whole_value(file, number, page);
+    }
+    whole_states(file, number, page);
     is_owned
+}
+
+/// What is right or wrong with the whole value of which the page is a part.
+fn whole_value(file: &DurableFile, number: PageNumber, page: &mut Page) {
+    let value = match LongValue::at(file, number) {
+        Ok(Some(value)) => value,
+        Ok(None) => {
+            page.problem = Some("no leaf names a value here".into());
+            return;
+        }
+        Err(error) => {
+            page.state_problem = Some(error.to_string());
+            return;
+        }
+    };
+    let (keyspace, key) = (file.keyspace_name(value.keyspace.0), units::key(&value.key));
+    page.field("value", format!("of the key {key:?} in {keyspace}"));
+    page.field("its length", units::bytes(value.reference.length));
+    match value.verify(&file.pages) {
+        Ok(()) => page.field("all of it", "its checksums are right"),
+        Err(error) => page.problem = Some(error.to_string()),
+    }
+}
+
+/// The same for the encoded states of which the page is a part.
+fn whole_states(file: &DurableFile, number: PageNumber, page: &mut Page) {
+    for state in whole::states_at(file, number) {
+        let name = format!("state of slot {}", state.slot_index);
+        match state.problem {
+            None => page.field(&name, "its checksum is right"),
+            Some(error) if state.is_newest => page.problem = Some(error.to_string()),
+            Some(error) => page.field(&name, format!("{error}; its pages may be in use again")),
+        }
+    }
 }
 
 fn node(file: &DurableFile, raw: &[u8], page: &mut Page) {
@@ -221,7 +262,8 @@ fn node(file: &DurableFile, raw: &[u8], page: &mut Page) {
     page.field("stored", units::bytes(u64::from(header.stored_bytes)));
     page.field("content", units::bytes(u64::from(header.raw_bytes)));
     if matches!(header.kind, NodeKind::OverflowValue | NodeKind::State) {
-        // Their streams may go over several blocks, which the node itself does not know.
+        // Their streams may go over several blocks, which the node itself does not know: they were
+        // judged with their owner.
         return;
     }
     let read = read_node(file, &header, checksum).and_then(|frame| {

@@ -27,8 +27,8 @@ pub fn run(arguments: &ScanArguments, json: bool) -> Outcome {
     let bar = if io::stdout().is_terminal() {
         ProgressBar::hidden()
     } else {
-        let expected = keyspace.estimate::<Vec<u8>>(bounds.clone())?;
-        output::progress(expected.min(limit as u64), "scanning")
+        let expected = || database::expected(&keyspace, &bounds);
+        output::progress_towards(|| Some(expected()?.min(limit as u64)), "scanning")
     };
     let mut count = 0;
     let mut visit = |key: &[u8], mut value: Option<Found>| {
