@@ -96,6 +96,11 @@ impl Key {
     }
 
     /// The bytes.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(sapwood::Key::from("apple").as_slice(), b"apple");
+    /// ```
     #[must_use]
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
@@ -114,6 +119,11 @@ impl Key {
     }
 
     /// The bytes as a vector; without a copy where they have memory of their own.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(sapwood::Key::from("apple").into_vec(), b"apple".to_vec());
+    /// ```
     #[must_use]
     pub fn into_vec(self) -> Vec<u8> {
         match self.0 {
@@ -193,6 +203,11 @@ impl Value {
     }
 
     /// The bytes.
+    ///
+    /// # Examples
+    /// ```
+    /// assert_eq!(sapwood::Value::from(b"ring".to_vec()).as_slice(), b"ring");
+    /// ```
     #[must_use]
     #[inline]
     pub fn as_slice(&self) -> &[u8] {
@@ -217,6 +232,12 @@ impl Value {
 
     /// The bytes as a vector; without a copy where they have memory of their own that no clone
     /// shares.
+    ///
+    /// # Examples
+    /// ```
+    /// let value = sapwood::Value::from(b"ring".to_vec());
+    /// assert_eq!(value.into_vec(), b"ring".to_vec());
+    /// ```
     #[must_use]
     pub fn into_vec(self) -> Vec<u8> {
         match self.0 {

@@ -250,8 +250,8 @@ fn take_in(keyspace: &Keyspace, reader: &mut impl Read) -> Result<Given> {
 
 impl Keyspace {
     /// Puts what a reader gives under a key, in place of the value that it had, and returns how
-    /// many bytes it gave. The value is written as it comes: about a megabyte of it is in memory at
-    /// a time.
+    /// many bytes it gave. The value is written as it comes: about a quarter of a megabyte of it is
+    /// in memory at a time.
     ///
     /// It becomes visible whole, when the call returns. Other calls go on meanwhile. When the
     /// reader fails or panics, nothing is put, and the space is free again at once.

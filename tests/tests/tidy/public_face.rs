@@ -4,9 +4,10 @@
 use crate::tree::{ENGINE, Source};
 
 /// The files whose public items applications use.
-const FACE: [&str; 14] = [
+const FACE: [&str; 15] = [
     "batch",
     "builder",
+    "bytes",
     "changed",
     "conditional",
     "cursor",
