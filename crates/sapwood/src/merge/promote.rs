@@ -329,8 +329,8 @@ impl<'a> Step<'a> {
         Ok(())
     }
 
-    /// True when a range tombstone of the sources hides all that a leaf may hold. The destination is
-    /// older than all of them (G1).
+    /// True when a range tombstone of the sources hides all that a leaf may hold. The destination
+    /// is older than all of them (G1).
     fn covers_whole(&self, fragments: &[Fragment], start: &[u8], end: Option<&[u8]>) -> bool {
         let leaf = KeyRange::new(start, end.map(<[u8]>::to_vec));
         let whole = |fragment: &Fragment| {
