@@ -275,8 +275,8 @@ fn check(database: &Database, when: &str) -> Result<(), String> {
     finding.map_or(Ok(()), |finding| Err(format!("{when}: {finding}")))
 }
 
-/// What the killed process does: opens the file, writes until there is no space, reads, says `full`,
-/// and waits.
+/// What the killed process does: opens the file, writes until there is no space, reads, says
+/// `full`, and waits.
 ///
 /// # Errors
 /// Anything but `NoSpace`, and what is not as it must be.
