@@ -147,3 +147,32 @@ fn a_transaction_of_long_values_needs_room_for_them_once() {
         assert!(read == value(seed, long), "{seed}");
     }
 }
+
+/// A tree of one leaf has no list of the leaf's values: dropped unread, they belonged to nobody.
+#[test]
+fn values_of_a_lone_leaf_are_free_when_a_range_delete_covers_it() {
+    let builder = Database::builder().memory_budget(8 << 20).merge_threads(0);
+    let database = builder.open_in_memory().unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    for seed in 0..5 {
+        keyspace.put_stream(format!("k {seed}"), &value(seed, LENGTH)[..]).unwrap();
+    }
+    database.wait_until_idle().unwrap();
+    let state = database.core().unwrap().state();
+    let last = state.levels.values().next().unwrap().last().unwrap().points.clone().unwrap();
+    assert_eq!(last.height, 0, "it is no lone leaf");
+    drop(state);
+    let used = || {
+        let stats = database.stats().unwrap();
+        stats.file_bytes - stats.free_bytes
+    };
+    let before = used();
+    keyspace.delete_range::<&[u8]>(..).unwrap();
+    database.flush().unwrap();
+    database.wait_until_idle().unwrap();
+    database.flush().unwrap();
+    assert!(used() + 5 * LENGTH as u64 <= before, "{} of {before} bytes", used());
+    let report = database.verify(&mut ()).unwrap();
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(report.unowned_pages, 0);
+}

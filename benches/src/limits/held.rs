@@ -168,7 +168,7 @@ impl Run {
         database.wait_until_idle()?;
         let after = self.file_mib(CASE)?;
         self.note(CASE, "the file at rest without it", after, "MiB");
-        self.bound(Bound::AtMost(before * 1.1 + SLACK_MIB));
+        self.bound(Bound::AtMost(before * 17.0 / 16.0));
         self.note(CASE, "memory that the engine counts, of 256 MiB", mib(memory), "MiB");
         self.bound(Bound::AtMost(256.0));
         self.note(CASE, "peak memory of the process", resident_mib().0, "MiB");

@@ -194,9 +194,11 @@ pub(crate) fn young_sets(
         let together = together(members, &waiting, passed_over);
         is_stuck &= together.due.is_empty();
         if may_be_stuck {
+            // What is complete, as things stand by now, may be merged on.
+            let members_now = now.young.iter().filter(is_member);
+            let has_more = |keyspace| members_now.clone().any(|young| has_left(young, keyspace));
+            set.above.retain(|(keyspace, _)| has_more(*keyspace));
             let left = |keyspace| together.members.iter().any(|young| has_left(young, keyspace));
-            // What is complete may be merged on.
-            set.above.retain(|(keyspace, _)| left(*keyspace));
             let shares = together.members.iter().flat_map(|young| young.keyspaces.iter());
             waiting.extend(shares.map(|share| share.keyspace).filter(|keyspace| left(*keyspace)));
             waiting.sort_unstable();
@@ -563,7 +565,8 @@ fn confirm(
     let current = current?;
     let destination = Core::find_segment(&state, target.destination.number());
     let same_tree = match (&destination, &target.segment) {
-        (Some(now), Some(then)) => now.points == then.points,
+        // A destination has no promoted ranges (G1): what came into it would be hidden.
+        (Some(now), Some(then)) => now.points == then.points && now.promoted == then.promoted,
         (None, None) => true,
         _ => false,
     };

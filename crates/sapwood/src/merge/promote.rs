@@ -321,7 +321,8 @@ impl<'a> Step<'a> {
                 self.writer.begin_stretch(&mut self.nodes, leaf.separator.clone())?;
                 reused_before = false;
             }
-            match self.covers_whole(fragments, start, end) {
+            // Of a lone leaf nothing says which values it has.
+            match !stretch.lone_leaf && self.covers_whole(fragments, start, end) {
                 true => self.drop_leaf(leaf, end)?,
                 false => self.merge_leaf(leaf, end)?,
             }
@@ -350,7 +351,15 @@ impl<'a> Step<'a> {
         }
         self.read.entries += entry.child.entries;
         self.dropped.entries += entry.child.entries;
-        self.merge_up_to(end, None)
+        self.merge_up_to(end, None)?;
+        self.tell_grant();
+        Ok(())
+    }
+
+    /// What is written so far is taken of what was granted.
+    fn tell_grant(&self) {
+        let page_bytes = u64::from(self.core.pages.layout().page_size);
+        self.plan.grant.taken(self.nodes.written_bytes() / page_bytes);
     }
 
     /// True when a leaf, or a value of it, lies where the file is to be cut.
@@ -424,8 +433,7 @@ impl<'a> Step<'a> {
             self.key.extend_from_slice(&below.key);
             self.take_below(&mut below)?;
         }
-        let page_bytes = u64::from(self.core.pages.layout().page_size);
-        self.plan.grant.taken(self.nodes.written_bytes() / page_bytes);
+        self.tell_grant();
         Ok(())
     }
 

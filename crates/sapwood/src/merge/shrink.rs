@@ -10,7 +10,7 @@
 //! does something.
 
 use crate::error::{Error, Result};
-use crate::page::{NodeKind, NodeRef};
+use crate::page::{Block, NodeKind, NodeRef};
 use crate::segment::coverage::child_range;
 use crate::segment::descriptor::{Segment, TreeRoot};
 use crate::segment::key_range::KeyRange;
@@ -147,14 +147,35 @@ fn begin(core: &Core) -> Result<(ShrinkStage, bool)> {
         (of, length) == (epoch, file) && !is_worthwhile(core, used, given)
     });
     drop(jobs);
-    if tried || !is_worthwhile(core, file, ceiling.min(used_end)) {
+    if tried {
         return Ok((ShrinkStage::Rest, false));
+    }
+    if !is_worthwhile(core, file, ceiling.min(used_end)) {
+        let lone =
+            log_block_at_the_end(core).filter(|block| is_worthwhile(core, file, block.first.0));
+        return Ok(match lone {
+            Some(block) => {
+                core.pages.allocator().set_ceiling(Some(block.first));
+                (ShrinkStage::Log, true)
+            }
+            None => (ShrinkStage::Rest, false),
+        });
     }
     if used_end <= ceiling {
         return Ok((ShrinkStage::Cut, true));
     }
     core.pages.allocator().set_ceiling(Some(PageNumber(ceiling)));
     Ok((ShrinkStage::Nodes(KeyspaceNumber(0), Vec::new()), true))
+}
+
+/// A block of the log that is the last thing in the file, when there is a hole for it before: of a
+/// small file it is much, and it fits without any slack.
+fn log_block_at_the_end(core: &Core) -> Option<Block> {
+    let allocator = core.pages.allocator();
+    let end = allocator.extent().used_end;
+    let blocks = core.log.placed_blocks();
+    let (block, _) = blocks.into_iter().find(|(block, _)| block.end().0 == end)?;
+    allocator.has_place_before(block.first, block.pages).then_some(block)
 }
 
 /// The holes below the ceiling do not take what lies above it: the next try asks for half as much.

@@ -50,6 +50,7 @@ pub(super) fn run_merging_step(core: &Arc<Core>) -> Result<bool> {
     run_first(core, |core, passed_over| {
         core.collect_released();
         begin_writing(core)?;
+        shrink::interrupt(core);
         Ok(timed_sync(core)?
             || merge_step(core, pressure(core), passed_over)?
             || step_in_order(core, passed_over)?)

@@ -603,6 +603,11 @@ impl Allocator {
         self.regions.lock().ceiling().map(PageNumber)
     }
 
+    /// Whether a block of so many pages would have a place before a page.
+    pub fn has_place_before(&self, end: PageNumber, pages: u32) -> bool {
+        self.regions.lock().has_run_before(end.0, pages)
+    }
+
     /// How far the file is used, and how much of it.
     pub fn extent(&self) -> Extent {
         let regions = self.regions.lock();

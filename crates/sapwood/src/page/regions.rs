@@ -349,6 +349,17 @@ impl Regions {
         None
     }
 
+    /// Whether so many pages side by side are free before a page.
+    pub(super) fn has_run_before(&mut self, end: u64, pages: u32) -> bool {
+        (0..self.regions.len() as u64).any(|region_index| {
+            let below = end.saturating_sub(self.layout.region_start(region_index).0);
+            // At most a region's pages.
+            let limit = u64::from(self.inside(region_index)).min(below) as u32;
+            let region = self.regions.get_mut(region_index as usize);
+            region.is_some_and(|region| region.given.find_run(pages, 0, limit).is_some())
+        })
+    }
+
     /// Gives out pages at the end of a file that has just grown.
     pub(super) fn take_new(&mut self, min_pages: u32, most_pages: u32) -> Option<Block> {
         self.take_free(min_pages, most_pages, most_pages)
