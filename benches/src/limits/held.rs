@@ -168,6 +168,7 @@ impl Run {
         database.wait_until_idle()?;
         let after = self.file_mib(CASE)?;
         self.note(CASE, "the file at rest without it", after, "MiB");
+        // What would save less than a twentieth is left where it is.
         self.bound(Bound::AtMost(before * 17.0 / 16.0));
         self.note(CASE, "memory that the engine counts, of 256 MiB", mib(memory), "MiB");
         self.bound(Bound::AtMost(256.0));

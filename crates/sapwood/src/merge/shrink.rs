@@ -19,7 +19,7 @@ use crate::segment::overflow_reference::OverflowList;
 use crate::segment::parent::Child;
 use crate::segment::tree_edit::pages_below;
 use crate::state::background::{LEVELS_ALL, ShrinkStage};
-use crate::state::durable::{Purpose, log_must_pass};
+use crate::state::durable::{Purpose, log_block_pages, log_must_pass, moved_log_block_pages};
 use crate::state::reserve::grant;
 use crate::state::{Core, Cut, State};
 use crate::sync::Arc;
@@ -175,7 +175,8 @@ fn log_block_at_the_end(core: &Core) -> Option<Block> {
     let end = allocator.extent().used_end;
     let blocks = core.log.placed_blocks();
     let (block, _) = blocks.into_iter().find(|(block, _)| block.end().0 == end)?;
-    allocator.has_place_before(block.first, block.pages).then_some(block)
+    let pages = moved_log_block_pages(block.pages.max(log_block_pages(core.pages.layout())));
+    allocator.has_place_before(block.first, pages).then_some(block)
 }
 
 /// The holes below the ceiling do not take what lies above it: the next try asks for half as much.

@@ -379,14 +379,15 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
     let total: u64 =
         inner.log_blocks.iter().map(|b| u64::from(b.pages) * stream.usable_bytes()).sum();
     let log_max = core.options.memory_budget / 2;
+    let mut most = usize::MAX;
     let wanted = match purpose {
         // What is behind the cut comes back; grow when more than half of the log is in use.
         Purpose::Running if core.log.available() < total / 2 && total < log_max => {
             total.min(log_max - total).max(block_bytes)
         }
         Purpose::Idle if log_moves(core, inner) => {
-            let lacking = log_shift(core, inner).map_or(0, |shift| shift.lacking as u64);
-            lacking.saturating_mul(block_bytes)
+            most = log_shift(core, inner).map_or(0, |shift| shift.lacking);
+            (most as u64).saturating_mul(block_bytes)
         }
         // Room for the records of this state and the next one.
         _ if core.log.available() < 4 * STATE_DURABLE_BYTES => block_bytes,
@@ -407,7 +408,8 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
     };
     let brought = wanted.min(at_once_max).max(lacking);
     let mut got = 0;
-    while got < brought {
+    // Blocks that move may be a little shorter than those in whose place they come.
+    while got < brought && (blocks.len() < most || lacking > 0) {
         // Growth that can wait leaves the reserve alone.
         let can_wait = lacking == 0 && core.log.available() >= 4 * STATE_DURABLE_BYTES;
         if can_wait && !leaves_the_reserve(core, purpose, block_bytes as usize) {
@@ -441,11 +443,13 @@ fn leaves_the_reserve(core: &Core, purpose: Purpose, bytes: usize) -> bool {
     }
 }
 
-/// A block for the log; a shorter one where a full file has no run of that length.
+/// A block for the log; a shorter one where a full file has no run of that length, or where it is
+/// to lie before the end that the file will have.
 fn take_log_block(core: &Core) -> Result<Block> {
     let layout = core.pages.layout();
     let wanted = log_block_pages(layout);
-    let mut least = wanted;
+    let is_moving = core.pages.allocator().ceiling().is_some();
+    let mut least = if is_moving { moved_log_block_pages(wanted) } else { wanted };
     loop {
         match core.pages.allocator().allocate_block(least, wanted) {
             Err(error) if error.is_no_space() && least > layout.window_pages() => {
@@ -454,6 +458,12 @@ fn take_log_block(core: &Core) -> Result<Block> {
             result => return result,
         }
     }
+}
+
+/// What a block of so many pages has at least when it moves to the front: a hole of just its length
+/// may have lost a page.
+pub(crate) fn moved_log_block_pages(pages: u32) -> u32 {
+    pages - pages / 8
 }
 
 /// Pages of one block of the log.
