@@ -45,7 +45,6 @@ pub(crate) enum From<'a> {
 /// Fetches entries in the direction that was asked for last: by batches of copies, or by runs.
 #[derive(Debug)]
 pub(crate) struct Walker {
-    pub scan: Scan,
     /// Entries in the order of the walk.
     pub batch: VecDeque<Entry>,
     pub direction: Direction,
@@ -58,14 +57,17 @@ pub(crate) struct Walker {
     /// Stands on the last entry of the batch as it was fetched, or in the run. It holds no
     /// memtable.
     open: Option<Merged>,
-    /// What holds the blocks that the batch or the run names, where the snapshot holds no state:
-    /// before the flush of its memtables values may be copied elsewhere.
-    state: Option<Arc<State>>,
     /// The key of that entry.
     last: Vec<u8>,
     batch_entries: usize,
     /// What the largest batch took.
     held: Option<Held>,
+    // What follows is dropped last: nodes that are read in place must not outlive what holds them.
+    /// What holds the blocks that the batch or the run names, where the snapshot holds no state:
+    /// before the flush of its memtables values may be copied elsewhere.
+    state: Option<Arc<State>>,
+    /// Where it walks, and the snapshot that it walks over.
+    pub scan: Scan,
 }
 
 impl Walker {
