@@ -3,15 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use crash_lsm::access;
 use crash_lsm::fixtures::{ARRANGEMENTS, KeyChange, arrange, result_of, run_all_steps};
 use crash_lsm::setup::Setup;
 use sapwood::storage::{MemoryStorage, SimulatedStorage, Storage};
+use sapwood::sync::preempt::set_hook;
 use sapwood::sync::{Arc, Random};
-use sapwood::{Compression, Database, Isolation, Keyspace, KeyspaceOptions, Seek};
+use sapwood::{Compression, Database, Durability, Isolation, Keyspace, KeyspaceOptions, Seek};
 use tempfile::TempDir;
 
 fn setup() -> Setup {
@@ -296,4 +299,44 @@ fn cursors_and_snapshots_read_on_in_place_while_the_file_shrinks() {
     let database = setup().builder().open(&path).unwrap();
     assert_eq!(database.keyspace("a").unwrap().count::<&str>(..).unwrap(), 0);
     assert_eq!(access::verify(&database).unwrap(), None);
+}
+
+/// A walk let go of its snapshot before the leaf that it read in place: in between the leaf's pages
+/// could be used again.
+#[test]
+fn what_a_walk_reads_in_place_goes_before_what_holds_it() {
+    let storage = SimulatedStorage::new();
+    let builder = Database::builder().memory_budget(4 << 20).merge_threads(0).memory_map(true);
+    let builder = builder.page_size(1024).region_bytes(1 << 20).durability(Durability::Memory);
+    let database = builder.open_on(Arc::new(storage.clone())).unwrap();
+    let plain = KeyspaceOptions::default().compression(Compression::None);
+    let keyspace = database.keyspace_with("a", plain).unwrap();
+    let write = move |value: u8| {
+        let mut batch = database.batch();
+        for number in 0..2000_u32 {
+            batch.put(&keyspace, number.to_be_bytes(), [value; 60]).unwrap();
+        }
+        batch.commit().unwrap();
+        database.flush().unwrap();
+        database.wait_until_idle().unwrap();
+        (database.clone(), keyspace.clone())
+    };
+    let (database, keyspace) = write(1);
+    let mut range = keyspace.iter().unwrap();
+    range.next().unwrap().unwrap();
+    write(2);
+    let (is_inside, rounds) = (Cell::new(false), Rc::new(Cell::new(0)));
+    let made = rounds.clone();
+    let before = set_hook(Some(Rc::new(move || {
+        if made.get() < 3 && !is_inside.replace(true) {
+            write(made.get() + 3);
+            made.set(made.get() + 1);
+            is_inside.set(false);
+        }
+    })));
+    drop(range);
+    set_hook(before);
+    assert!(rounds.get() > 0, "nothing came between");
+    assert_eq!(keyspace.count::<&[u8]>(..).unwrap(), 2000);
+    drop(database);
 }
