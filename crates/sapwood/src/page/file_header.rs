@@ -24,8 +24,6 @@ pub const INLINE_STATE_BYTES_MAX: usize = SLOT_BYTES - INLINE_STATE_AT;
 /// The most blocks that a state may lie in.
 pub const STATE_BLOCKS_MAX: usize = 9;
 
-/// What a write may be torn at.
-const SECTOR_BYTES: usize = 512;
 const MARK: [u8; 8] = *b"Sapwood\n";
 /// What the first unit begins with while a database is being made; zeros follow.
 const MAKING_MARK: [u8; 8] = *b"Sapling\n";
@@ -354,16 +352,8 @@ fn read_slot(
 /// like a database that has lost both slots, after a crash.
 pub fn write_making_mark(storage: &dyn Storage) -> Result<()> {
     storage
-        .write_sync_at(0, &making_unit())
+        .write_sync_at(0, &MAKING_MARK)
         .map_err(|error| Error::io("making a new file", storage.name(), error))
-}
-
-fn making_unit() -> [u8; SLOT_BYTES] {
-    let mut unit = [0; SLOT_BYTES];
-    if let Some(mark) = unit.first_chunk_mut() {
-        *mark = MAKING_MARK;
-    }
-    unit
 }
 
 /// True when no database was ever complete in the file: it is empty, or making one was cut short.
@@ -372,19 +362,24 @@ fn making_unit() -> [u8; SLOT_BYTES] {
 pub fn is_unborn(storage: &dyn Storage) -> Result<bool> {
     let failed = |error| Error::io("reading the header", storage.name(), error);
     let length = storage.length().map_err(failed)?;
+    // Anything may be there of a mark whose write was cut short.
+    if length <= MAKING_MARK.len() as u64 {
+        return Ok(true);
+    }
     let mut units = vec![0; 2 * SLOT_BYTES];
     units.truncate(usize::try_from(length).unwrap_or(usize::MAX));
     storage.read_at(0, &mut units).map_err(failed)?;
-    let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
-    let making = making_unit();
     let Some((first, second)) = units.split_at_checked(SLOT_BYTES) else {
-        // The length may be there before the mark.
-        return Ok(zero(&units) || making.starts_with(&units));
+        return Ok(false);
     };
-    // Of a torn slot, the sector with its mark may be the one that was lost.
-    let torn = HeaderSlot::decode(second).is_err()
-        && (second.starts_with(&MARK) || zero(second.get(..SECTOR_BYTES).unwrap_or(second)));
-    Ok(first == making && torn || second.is_empty() && zero(first))
+    let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    let is_making = first.strip_prefix(&MAKING_MARK).is_some_and(zero);
+    // Whatever a torn write has left in the slot: nobody else's file begins with such a unit.
+    let torn = match HeaderSlot::decode(second) {
+        Err(SlotProblem::UnsupportedVersion(_)) | Ok(_) => false,
+        Err(_) => true,
+    };
+    Ok(is_making && torn)
 }
 
 /// The slots that count, the newest first; at least one.
