@@ -333,11 +333,13 @@ impl<'a> Step<'a> {
     /// True when a range tombstone of the sources hides all that a leaf may hold. The destination
     /// is older than all of them (G1).
     fn covers_whole(&self, fragments: &[Fragment], start: &[u8], end: Option<&[u8]>) -> bool {
-        let leaf = KeyRange::new(start, end.map(<[u8]>::to_vec));
-        let whole = |fragment: &Fragment| {
-            KeyRange::new(fragment.start.clone(), fragment.end.clone()).covers(&leaf)
+        // Asked for each leaf that is overlapped: nothing is copied.
+        let covers = |from: &[u8], to: Option<&[u8]>| {
+            from <= start && to.is_none_or(|to| end.is_some_and(|end| end <= to))
         };
-        self.plan.range.covers(&leaf) && fragments.iter().any(whole)
+        let whole = |fragment: &Fragment| covers(&fragment.start, fragment.end.as_deref());
+        fragments.iter().any(whole)
+            && covers(&self.plan.range.start, self.plan.range.end.as_deref())
     }
 
     /// Drops a leaf unread, by what its parent and its overflow list say of it; newer keys of the
