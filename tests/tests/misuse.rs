@@ -77,10 +77,12 @@ fn a_file_of_something_else_is_named_and_left_as_it_is() {
     disk_image.extend_from_slice(b"\x01CD001");
     disk_image.resize(3 << 20, 5);
     let letter = b"This is a letter.".to_vec();
+    let short = b"note".to_vec();
     // What begins with zeros has been taken for a database of which the making was cut short.
-    for content in
-        [letter, vec![7; 100_000], vec![b'x'; 4096], disk_image, vec![0; 64 << 10], vec![0; 9]]
-    {
+    // Four bytes have been taken for a mark of which the write was torn.
+    let zeros = [vec![0; 1], vec![0; 8], vec![0; 4096], vec![0; 64 << 10]];
+    let others = [letter, short, vec![7; 100_000], vec![b'x'; 4096], disk_image];
+    for content in others.into_iter().chain(zeros) {
         fs::write(&path, &content).unwrap();
         let error = open(&path).unwrap_err();
         assert!(matches!(error, Error::NotADatabase(_)), "{error:?}");

@@ -84,6 +84,33 @@ fn opens_interrupted_twice_over_find_the_same() {
     }
 }
 
+/// The making of a file was refused for ever where a torn write had left anything in its place.
+#[test]
+fn a_making_that_is_cut_short_anywhere_is_begun_again() {
+    let storage = SimulatedStorage::new();
+    let copies = Arc::new(Mutex::new(Vec::new()));
+    let (before, under_way) = (Arc::clone(&copies), Arc::clone(&copies));
+    let (of, of_under_way) = (storage.clone(), storage.clone());
+    let crash = |of: &SimulatedStorage| -> Vec<SimulatedStorage> {
+        (0..100).map(|seed| of.crash_copy(CrashPlan::Random(seed))).collect()
+    };
+    storage.on_operation(Box::new(move |_| before.lock().extend(crash(&of))));
+    storage.on_synced_write(Box::new(move |_| under_way.lock().extend(crash(&of_under_way))));
+    let database = open(&storage);
+    storage.clear_on_operation();
+    drop(database);
+    let copies = std::mem::take(&mut *copies.lock());
+    assert!(copies.len() > 1_000, "{} crashes", copies.len());
+    for copy in copies {
+        let database = open(&copy);
+        database.keyspace("a").unwrap().put("key", "value").unwrap();
+        database.close().unwrap();
+        let database = open(&copy);
+        let value = database.keyspace("a").unwrap().get("key").unwrap();
+        assert_eq!(value.as_deref(), Some(&b"value"[..]));
+    }
+}
+
 #[test]
 fn fifty_kills_in_a_row_lose_nothing() {
     let mut storage = SimulatedStorage::new();

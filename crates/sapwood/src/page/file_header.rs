@@ -24,9 +24,13 @@ pub const INLINE_STATE_BYTES_MAX: usize = SLOT_BYTES - INLINE_STATE_AT;
 /// The most blocks that a state may lie in.
 pub const STATE_BLOCKS_MAX: usize = 9;
 
+/// What a write may be torn at.
+const SECTOR_BYTES: usize = 512;
 const MARK: [u8; 8] = *b"Sapwood\n";
 /// What the first unit begins with while a database is being made; zeros follow.
 const MAKING_MARK: [u8; 8] = *b"Sapling\n";
+/// How long a file is while that mark is written to it: a length that no other file of zeros has.
+const MAKING_BYTES: u64 = 7_919;
 const CRC_AT: usize = 8;
 const INLINE_STATE_AT: usize = 256;
 const FEATURES_KNOWN: u64 = 0;
@@ -349,30 +353,35 @@ fn read_slot(
 
 /// Says in an empty file that a database is being made in it; on disk when this returns. Whatever
 /// is written before slot 1 of the first state would otherwise look like somebody else's file, or
-/// like a database that has lost both slots, after a crash.
+/// like a database that has lost both slots, after a crash. The length comes first, on disk before
+/// the mark: of a mark whose write was cut short anything may be left.
 pub fn write_making_mark(storage: &dyn Storage) -> Result<()> {
     storage
-        .write_sync_at(0, &MAKING_MARK)
+        .set_length(MAKING_BYTES)
+        .and_then(|()| storage.sync_data())
+        .and_then(|()| storage.write_sync_at(0, &MAKING_MARK))
         .map_err(|error| Error::io("making a new file", storage.name(), error))
 }
 
 /// True when no database was ever complete in the file: it is empty, or making one was cut short.
-/// Nothing else may count as that, since it is written over: neither another program's file that
-/// begins with zeros, nor a database that has lost both slots.
+/// Nothing else may count as that, since it is written over: neither another program's file, short
+/// or beginning with zeros as it may be, nor a database that has lost both slots.
 pub fn is_unborn(storage: &dyn Storage) -> Result<bool> {
     let failed = |error| Error::io("reading the header", storage.name(), error);
     let length = storage.length().map_err(failed)?;
-    // Anything may be there of a mark whose write was cut short.
-    if length <= MAKING_MARK.len() as u64 {
+    if length == 0 {
         return Ok(true);
     }
     let mut units = vec![0; 2 * SLOT_BYTES];
     units.truncate(usize::try_from(length).unwrap_or(usize::MAX));
     storage.read_at(0, &mut units).map_err(failed)?;
+    let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    if length == MAKING_BYTES && units.get(SECTOR_BYTES..).is_some_and(zero) {
+        return Ok(true);
+    }
     let Some((first, second)) = units.split_at_checked(SLOT_BYTES) else {
         return Ok(false);
     };
-    let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
     let is_making = first.strip_prefix(&MAKING_MARK).is_some_and(zero);
     // Whatever a torn write has left in the slot: nobody else's file begins with such a unit.
     let torn = match HeaderSlot::decode(second) {
