@@ -209,6 +209,80 @@ fn other_keyspaces_are_merged_on_while_one_cannot_be() {
     assert_eq!(broken.get(key(3)).unwrap().unwrap(), "new");
 }
 
+/// What waited to be merged of a damaged keyspace counted in everybody's debt: in the end every
+/// commit gave its error, to whatever keyspace. Now those alone that write to it are refused.
+#[test]
+fn only_commits_to_a_damaged_keyspace_are_refused() {
+    for merge_threads in [0, 1] {
+        let builder = || builder().merge_threads(merge_threads).leaf_bytes(4096);
+        let (image, root) = with_a_broken_root(builder);
+        let storage = SimulatedStorage::from_image(image);
+        let (mut to_broken, mut to_sound, mut refused) = (0_u64, 0_u64, 0);
+        for open in 0..3 {
+            let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+            let [broken, sound] =
+                ["broken", "sound"].map(|name| database.existing_keyspace(name).unwrap());
+            let core = database.core().unwrap();
+            for round in 0..60_u64 {
+                for number in 0..5 {
+                    sound.put(key(number << 32 | to_sound), [9; 100]).unwrap();
+                }
+                to_sound += 1;
+                let mut batch = database.batch();
+                batch.put(&broken, key(to_broken), "new").unwrap();
+                batch.put(&sound, key(9 << 32 | to_broken), "beside").unwrap();
+                match batch.commit() {
+                    Ok(_) => to_broken += 1,
+                    Err(error) => {
+                        assert!(error.is_corruption(), "{error}");
+                        refused += 1;
+                    }
+                }
+                database.flush().unwrap();
+                assert!(core.state().young.len() < 60, "{open} {round}");
+            }
+            assert_eq!(sound.count::<&[u8]>(..).unwrap(), 1 + 5 * to_sound + to_broken);
+            // Each way to commit is refused alike.
+            if open == 2 {
+                check_every_commit_is_refused(&database);
+            }
+            database.close().unwrap_err();
+        }
+        assert!(refused > 100 && to_broken > 5, "{refused} refused, {to_broken} taken");
+        let storage = SimulatedStorage::from_image(storage.image());
+        storage.flip_bit(root * 4096 + 300, 2);
+        let database = builder().open_on(Arc::new(storage)).unwrap();
+        database.wait_until_idle().unwrap();
+        assert_eq!(access::verify(&database).unwrap(), None);
+        let broken = database.existing_keyspace("broken").unwrap();
+        broken.put(key(1 << 50), "after").unwrap();
+        for number in 0..to_broken {
+            assert_eq!(broken.get(key(number)).unwrap().unwrap(), "new");
+        }
+        assert_eq!(broken.count::<&[u8]>(..).unwrap(), 2001);
+    }
+}
+
+fn check_every_commit_is_refused(database: &Database) {
+    let broken = database.existing_keyspace("broken").unwrap();
+    let is_refused = |committed: sapwood::Result<()>| {
+        assert!(committed.unwrap_err().is_corruption());
+    };
+    is_refused(broken.put("a", "b"));
+    is_refused(broken.delete("a"));
+    is_refused(broken.put_if_absent("another", "b").map(drop));
+    is_refused(broken.put_stream("a", &[1; 100_000][..]).map(drop));
+    for isolation in [Isolation::Snapshot, Isolation::Serializable] {
+        for bytes in [10, 1 << 20] {
+            let mut transaction = database.begin(isolation).unwrap();
+            for number in 0..(bytes / 1000).max(1) {
+                transaction.put(&broken, key(number), vec![3; bytes.min(1000) as usize]).unwrap();
+            }
+            is_refused(transaction.commit());
+        }
+    }
+}
+
 /// A dropped keyspace of which something cannot be read never leaves: nothing of it was due,
 /// nothing failed, and so nothing else was ever due either.
 #[test]

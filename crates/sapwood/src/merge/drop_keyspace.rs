@@ -9,6 +9,7 @@ use crate::segment::coverage::newly_covered;
 use crate::segment::descriptor::Segment;
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::state::background::LEVELS_ALL;
+use crate::state::damaged::Work;
 use crate::state::dead_list::Dead;
 use crate::state::{Core, State};
 use crate::sync::Arc;
@@ -16,6 +17,7 @@ use crate::types::KeyspaceNumber;
 
 use super::install::{Change, install};
 use super::overflow_walk::overflow_blocks;
+use super::step::is_of_one_place;
 use super::stretch::end_after;
 
 /// A step takes so many times the pages that a promotion writes, since it reads parents alone.
@@ -49,10 +51,16 @@ pub fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
     let mut failed = None;
     for keyspace in state.levels.keys().copied().filter(|number| state.is_dropped(*number)) {
         match leave(core, keyspace) {
-            Ok(true) => return Ok(true),
+            Ok(true) => {
+                core.background.damaged.forget(keyspace, Work::Leaving);
+                return Ok(true);
+            }
             Ok(false) => {}
             // What cannot be read in one of them does not keep another.
             Err(error) => {
+                if is_of_one_place(core, &error) {
+                    core.background.damaged.add(keyspace, Work::Leaving, &error);
+                }
                 failed.get_or_insert(error);
             }
         }

@@ -25,6 +25,7 @@ use crate::segment::sorted_block::EntryKind;
 use crate::segment::tree_edit::TreeEdit;
 use crate::state::Core;
 use crate::state::background::Job;
+use crate::state::damaged::Work;
 use crate::state::dead_list::Dead;
 use crate::state::view::MemtableSlot;
 use crate::sync::atomic::Ordering;
@@ -207,16 +208,13 @@ fn leave_out_runs(core: &Core, keyspaces: &[KeyspaceNumber], error: &Error) -> b
     if core.has_stopped() || !is_of_one_place(core, error) {
         return false;
     }
-    let mut jobs = core.background.jobs.lock();
-    let mut more = keyspaces.to_vec();
-    more.retain(|keyspace| !jobs.without_runs.contains(keyspace));
-    if more.is_empty() {
-        return false;
+    let damaged = &core.background.damaged;
+    let more = keyspaces.iter().filter(|keyspace| damaged.add(**keyspace, Work::Run, error));
+    let helps = more.count() > 0;
+    if helps {
+        tell_passed_over(error);
     }
-    jobs.without_runs.append(&mut more);
-    drop(jobs);
-    tell_passed_over(error);
-    true
+    helps
 }
 
 impl FlushJob {
@@ -278,7 +276,7 @@ impl FlushJob {
             self.gaps_of = Some(keyspace);
             let dropped = core.catalogue.load().get(keyspace).is_none_or(|entry| entry.dropped);
             // A run takes parents and leaves beside it, for which nothing is kept (F7).
-            let is_left_out = core.background.jobs.lock().without_runs.contains(&keyspace);
+            let is_left_out = core.background.damaged.has(keyspace, Work::Run);
             let no_runs = dropped || core.reserve.is_short() || is_left_out;
             self.gaps = if no_runs { Gaps::none_before(None) } else { Gaps::unknown() };
         }

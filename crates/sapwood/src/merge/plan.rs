@@ -10,6 +10,7 @@ use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::state::background::{
     LEVEL_ABOVE, LEVEL_LAST, LEVEL_YOUNG, LEVELS_ALL, Reservation, YoungSet,
 };
+use crate::state::damaged::Work;
 use crate::state::reserve::{Grant, grant, step_pages, step_pages_with_room};
 use crate::state::{Core, State};
 use crate::sync::{Arc, Random};
@@ -21,7 +22,7 @@ use super::debt::{
 };
 use super::drop_keyspace::is_leaving;
 use super::install::Destination;
-use super::promote::{Plan, bare_range, young_range};
+use super::promote::{Plan, bare_range};
 use super::step::is_of_one_place;
 use super::stretch::{Stretch, end_after, load_stretch};
 use super::touched::Touched;
@@ -77,6 +78,7 @@ pub(crate) fn plan_from(
                 Ok(None) => {}
                 Err(error @ Error::NoSpace { .. }) => refused = Some(error),
                 Err(error) if is_of_one_place(core, &error) => {
+                    core.background.damaged.add(keyspace, due.work(), &error);
                     refused = Some(error);
                     passed_over.push(keyspace);
                 }
@@ -104,6 +106,13 @@ impl Due<'_> {
             Due::Above(keyspace, _) | Due::Young(_, keyspace) => keyspace,
         }
     }
+
+    fn work(self) -> Work {
+        match self {
+            Due::Above(..) => Work::Above,
+            Due::Young(..) => Work::Young,
+        }
+    }
 }
 
 /// All that is due. While writes go on, what is owed most comes first: a long merge of one level
@@ -128,10 +137,8 @@ fn in_order_of_need<'a>(
         }
     }
     let is_too_young = Debt::of(core.backlog(), 0, 1).young >= YOUNG_DEBT_MAX;
-    let young_need = match is_too_young {
-        true => f64::INFINITY,
-        false => state.backlog().young / YOUNG_MERGE_COUNT as f64,
-    };
+    let young = core.background.damaged.backlog_of(state).0.young;
+    let young_need = if is_too_young { f64::INFINITY } else { young / YOUNG_MERGE_COUNT as f64 };
     for set in sets {
         due.extend(set.due.iter().map(|keyspace| (young_need, Due::Young(set, *keyspace))));
     }
@@ -158,10 +165,16 @@ pub(crate) struct Together {
     pub(crate) due: Vec<KeyspaceNumber>,
 }
 
-/// Whether a young segment holds something of a keyspace that has not moved on.
-fn has_left(segment: &Segment, keyspace: KeyspaceNumber) -> bool {
-    segment.share_of(keyspace).is_some()
-        && !segment.promoted.covers(&young_range(segment, keyspace, &KeyRange::all()))
+impl Together {
+    /// Adds the keyspaces of which the set has something.
+    fn add_left_to(&self, keyspaces: &mut Vec<KeyspaceNumber>) {
+        for young in &self.members {
+            let shares = young.keyspaces.iter().map(|share| share.keyspace);
+            keyspaces.extend(shares.filter(|keyspace| young.has_left_of(*keyspace)));
+        }
+        keyspaces.sort_unstable();
+        keyspaces.dedup();
+    }
 }
 
 /// The young segments that are merged together, set by set. A set is kept until all of it is gone,
@@ -196,26 +209,26 @@ pub(crate) fn young_sets(
         if may_be_stuck {
             // What is complete, as things stand by now, may be merged on.
             let members_now = now.young.iter().filter(is_member);
-            let has_more = |keyspace| members_now.clone().any(|young| has_left(young, keyspace));
+            let has_more = |keyspace| members_now.clone().any(|young| young.has_left_of(keyspace));
             set.above.retain(|(keyspace, _)| has_more(*keyspace));
-            let left = |keyspace| together.members.iter().any(|young| has_left(young, keyspace));
-            let shares = together.members.iter().flat_map(|young| young.keyspaces.iter());
-            waiting.extend(shares.map(|share| share.keyspace).filter(|keyspace| left(*keyspace)));
-            waiting.sort_unstable();
-            waiting.dedup();
+            together.add_left_to(&mut waiting);
         }
         all.push(together);
     }
     let is_taken = |young: &Segment| sets.iter().any(|set| set.members.contains(&young.number));
-    let free: Vec<Arc<Segment>> =
+    let mut free: Vec<Arc<Segment>> =
         state.young.iter().filter(|young| !is_taken(young)).cloned().collect();
-    let may_begin = all.is_empty() || is_stuck && !passed_over.is_empty();
-    if may_begin && young_are_due(free.len(), pressure) {
-        let first = free.len().saturating_sub(YOUNG_MERGE_COUNT);
-        let members: Vec<Arc<Segment>> = free.iter().skip(first).cloned().collect();
+    // Of the next ones, too, there may be nothing left but what cannot be merged.
+    while (all.is_empty() || is_stuck && !passed_over.is_empty())
+        && young_are_due(free.len(), pressure)
+    {
+        let members = free.split_off(free.len().saturating_sub(YOUNG_MERGE_COUNT));
         let numbers = members.iter().map(|segment| segment.number).collect();
         sets.push(YoungSet { members: numbers, above: Vec::new() });
-        all.push(together(members, &waiting, passed_over));
+        let together = together(members, &waiting, passed_over);
+        is_stuck = together.due.is_empty();
+        together.add_left_to(&mut waiting);
+        all.push(together);
     }
     all
 }
@@ -229,7 +242,7 @@ fn together(
     let is_held_up = |keyspace| waiting.contains(&keyspace) || passed_over.contains(&keyspace);
     let due_of = |young: &Arc<Segment>| {
         let shares = young.keyspaces.iter().map(|share| share.keyspace);
-        shares.filter(|of| !is_held_up(*of) && has_left(young, *of)).collect::<Vec<_>>()
+        shares.filter(|of| !is_held_up(*of) && young.has_left_of(*of)).collect::<Vec<_>>()
     };
     let mut due = members.iter().rev().map(due_of);
     let due = due.find(|due| !due.is_empty()).unwrap_or_default();
@@ -306,7 +319,7 @@ fn plan_young(
     let shares = set.members.iter().filter(|member| member.share_of(keyspace).is_some());
     let merged_pages = shares.clone().map(|segment| segment.pages()).sum();
     let sources: Vec<Arc<Segment>> =
-        shares.filter(|member| has_left(member, keyspace)).cloned().collect();
+        shares.filter(|member| member.has_left_of(keyspace)).cloned().collect();
     let Some(oldest) = sources.last() else { return Ok(None) };
     let has_above = state.levels_of(keyspace).is_some_and(|levels| levels.above().next().is_some());
     if has_above && pressure == Pressure::Quiet && open_above(core, keyspace).is_none() {
@@ -328,7 +341,7 @@ fn plan_young(
         };
         target
     };
-    let whole = young_range(oldest, keyspace, &KeyRange::all());
+    let whole = oldest.moving_range(keyspace, &KeyRange::all());
     let gaps = oldest.promoted.gaps_in(&whole);
     let gaps = gaps.iter().map(|gap| trim_to(keyspace, gap)).collect::<Vec<_>>();
     plan_in_gaps(core, &sources, keyspace, &gaps, &target, dropped)

@@ -7,7 +7,7 @@
 
 use crate::error::{Error, Result, Structure};
 use crate::page::{Block, Codec, NodeWriter, PageManager};
-use crate::segment::descriptor::{Bounds, Segment, composite_range};
+use crate::segment::descriptor::{Bounds, Segment};
 use crate::segment::filter::key_hash;
 use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
@@ -23,6 +23,7 @@ use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
 use crate::segment::sorted_source::SortedSource;
 use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST, Reservation};
+use crate::state::damaged::Work;
 use crate::state::dead_list::Dead;
 use crate::state::reserve::Grant;
 use crate::state::{Core, State};
@@ -63,6 +64,14 @@ pub struct Plan {
     /// The state that the sources are of. Cursors over them read on behind the range, where nothing
     /// is reserved: what others promote there must not be used again meanwhile.
     pub state: Arc<State>,
+}
+
+impl Plan {
+    /// What it is, unless it is a part of a compaction.
+    pub fn work(&self) -> Work {
+        let from_young = self.sources.iter().any(|source| source.is_young());
+        if from_young { Work::Young } else { Work::Above }
+    }
 }
 
 /// Makes a step and installs it.
@@ -634,7 +643,7 @@ impl<'a> Step<'a> {
         // another keyspace may have taken what else it had, and with it the segment.
         let promoted = plan.sources.iter().filter_map(|segment| {
             let range = match segment.is_young() {
-                true => young_range(segment, plan.keyspace, &plan.range),
+                true => segment.moving_range(plan.keyspace, &plan.range),
                 false => plan.range.clone(),
             };
             (!segment.promoted.covers(&range)).then_some((segment.number, range))
@@ -723,20 +732,4 @@ pub fn bare_range(keyspace: KeyspaceNumber, range: &KeyRange) -> KeyRange {
         start: bare(&range.start).unwrap_or_default(),
         end: range.end.as_deref().and_then(bare),
     }
-}
-
-/// What moves out of a young segment: at the edges of a keyspace the range reaches to the next
-/// keyspace that the segment holds, so that no leaf between two keyspaces is left behind.
-pub fn young_range(segment: &Segment, keyspace: KeyspaceNumber, range: &KeyRange) -> KeyRange {
-    let mut composite = composite_range(keyspace, range);
-    let index = segment.keyspaces.partition_point(|share| share.keyspace < keyspace);
-    if range.start.is_empty() && index == 0 {
-        composite.start.clear();
-    }
-    if range.end.is_none() {
-        let is_here = segment.keyspaces.get(index).is_some_and(|s| s.keyspace == keyspace);
-        let next = segment.keyspaces.get(if is_here { index + 1 } else { index });
-        composite.end = next.map(|share| share.keyspace.0.to_be_bytes().to_vec());
-    }
-    composite
 }

@@ -227,11 +227,15 @@ fn merge_step(
                 break;
             }
         };
-        let keyspace = plan.keyspace;
+        let (keyspace, work) = (plan.keyspace, plan.work());
         match promote(core, plan) {
-            Ok(()) => is_made = true,
+            Ok(()) => {
+                core.background.damaged.forget(keyspace, work);
+                is_made = true;
+            }
             Err(error) => {
-                pass_over(core, error, &mut failed)?;
+                pass_over(core, error.clone(), &mut failed)?;
+                core.background.damaged.add(keyspace, work, &error);
                 passed_over.push(keyspace);
             }
         }
@@ -614,5 +618,5 @@ pub fn close(core: &Arc<Core>) -> Result<()> {
     make_durable_now(core, Purpose::Closing)?;
     core.pages.cut_file().map_err(|error| core.stop(&error))?;
     // All is on disk, but not merged as it should be.
-    core.background.failure().map_or(Ok(()), Err)
+    core.background.failure().or_else(|| core.background.damaged.any_error()).map_or(Ok(()), Err)
 }

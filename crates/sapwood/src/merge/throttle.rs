@@ -21,6 +21,7 @@ use crate::state::reserve::{
 };
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
+use crate::types::KeyspaceNumber;
 
 use super::debt::{Debt, YOUNG_DEBT_MAX};
 use super::step::{
@@ -258,9 +259,23 @@ fn wait_for_merging(core: &Arc<Core>, bytes: u64) -> Result<()> {
         };
         if let Some(outcome) = outcome {
             toll.forgive(ticket);
-            return outcome;
+            // What failed may concern one keyspace, whose backlog is nobody else's from now on.
+            return if debt_of(core).of_merging() < 1.0 { Ok(()) } else { outcome };
         }
     }
+}
+
+/// Whether a commit may bring more to a keyspace; asked under the commit lock. Where merging cannot
+/// go on, nobody waits for what waits there: so there is no more of it than would stop writers
+/// elsewhere.
+///
+/// # Errors
+/// Why the keyspace cannot be merged.
+pub fn check_held_up(core: &Core, keyspace: KeyspaceNumber) -> Result<()> {
+    let damaged = &core.background.damaged;
+    let Some(error) = damaged.error_of(keyspace) else { return Ok(()) };
+    let (_, held_up) = damaged.backlog_of(&core.state());
+    if Debt::of(held_up, 0, 1).of_merging() >= 1.0 { Err(error) } else { Ok(()) }
 }
 
 /// Waits for the merge threads; how the commit goes on when they cannot help it.

@@ -121,6 +121,29 @@ impl Segment {
         let index = self.keyspaces.binary_search_by_key(&keyspace, |share| share.keyspace).ok()?;
         self.keyspaces.get(index)
     }
+
+    /// What moves out of a young segment when `range` of a keyspace does: at the edges of the
+    /// keyspace it reaches to the next one that the segment holds, so that no leaf between two
+    /// keyspaces is left behind.
+    pub fn moving_range(&self, keyspace: KeyspaceNumber, range: &KeyRange) -> KeyRange {
+        let mut composite = composite_range(keyspace, range);
+        let index = self.keyspaces.partition_point(|share| share.keyspace < keyspace);
+        if range.start.is_empty() && index == 0 {
+            composite.start.clear();
+        }
+        if range.end.is_none() {
+            let is_here = self.keyspaces.get(index).is_some_and(|s| s.keyspace == keyspace);
+            let next = self.keyspaces.get(if is_here { index + 1 } else { index });
+            composite.end = next.map(|share| share.keyspace.0.to_be_bytes().to_vec());
+        }
+        composite
+    }
+
+    /// Whether a young segment holds something of a keyspace that has not moved on.
+    pub fn has_left_of(&self, keyspace: KeyspaceNumber) -> bool {
+        self.share_of(keyspace).is_some()
+            && !self.promoted.covers(&self.moving_range(keyspace, &KeyRange::all()))
+    }
 }
 
 /// The key under which a young segment keeps `key` of `keyspace`.

@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use super::core::Core;
+use super::damaged::Damaged;
 use super::toll::Toll;
 use crate::error::{Error, Result};
 use crate::segment::key_range::KeyRange;
@@ -191,8 +192,6 @@ pub struct Jobs {
     pub flush: Option<Box<dyn Job>>,
     /// A thread has taken the flush out and is stepping it.
     pub flush_is_out: bool,
-    /// Keyspaces of which something could not be read where a flush was to put a run.
-    pub without_runs: Vec<KeyspaceNumber>,
     /// Oldest first. There is one; another only when nothing that is left of it can be read.
     pub young_sets: Vec<YoungSet>,
     /// How far the file has been made smaller.
@@ -238,6 +237,8 @@ pub struct Background {
     pub unsynced_since: AtomicU64,
     /// Bytes written to segments when the last state was made durable.
     pub bytes_at_durable: AtomicU64,
+    /// Where it cannot go on.
+    pub damaged: Damaged,
     failure: OrderedMutex<Failure>,
     generation: Mutex<u64>,
     changed: Condvar,
@@ -258,6 +259,7 @@ impl Default for Background {
             last_commit: AtomicU64::new(0),
             unsynced_since: AtomicU64::new(0),
             bytes_at_durable: AtomicU64::new(0),
+            damaged: Damaged::default(),
             failure: OrderedMutex::new(FAILURE, Failure::default()),
             generation: Mutex::new(0),
             changed: Condvar::new(),

@@ -4,11 +4,12 @@
 //! backlog falls while a merge goes on and not all at once at its end: whoever is slowed by it is
 //! slowed evenly. What was promoted before an open counts until its segment is gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::state::Contents;
 use crate::segment::descriptor::Segment;
 use crate::sync::Arc;
+use crate::types::KeyspaceNumber;
 
 /// How many leaves of a segment, by its number, lay whole in what has been promoted.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,9 +52,32 @@ pub struct Backlog {
 impl Backlog {
     /// The backlog of a state; it looks at every keyspace.
     pub fn of(contents: &Contents, promoted: &PromotedLeaves) -> Backlog {
-        let levels =
-            contents.levels.iter().filter(|(keyspace, _)| !contents.is_dropped(**keyspace));
-        let above = levels.map(|(_, levels)| promoted.left_of(levels.above()));
-        Backlog { young: promoted.left_of(contents.young.iter()), above: above.fold(0.0, f64::max) }
+        Backlog::in_parts(contents, promoted, &BTreeSet::new()).0
+    }
+
+    /// The backlog that merging can take away, and that of keyspaces in which it is held up. There
+    /// a segment counts whole: nothing takes it away.
+    pub fn in_parts(
+        contents: &Contents,
+        promoted: &PromotedLeaves,
+        held_up: &BTreeSet<KeyspaceNumber>,
+    ) -> (Backlog, Backlog) {
+        let (mut goes_on, mut stays) = (Backlog::default(), Backlog::default());
+        for young in &contents.young {
+            let mut shares = young.keyspaces.iter().map(|share| share.keyspace);
+            let has_more = |of| !held_up.contains(&of) && young.has_left_of(of);
+            if held_up.is_empty() || shares.any(has_more) {
+                goes_on.young += promoted.part_left(young);
+            } else {
+                stays.young += 1.0;
+            }
+        }
+        for (keyspace, levels) in &contents.levels {
+            let part = if held_up.contains(keyspace) { &mut stays } else { &mut goes_on };
+            if !contents.is_dropped(*keyspace) {
+                part.above = part.above.max(promoted.left_of(levels.above()));
+            }
+        }
+        (goes_on, stays)
     }
 }

@@ -246,12 +246,12 @@ impl Core {
         self.view().memtables().map(|slot| slot.table.bytes()).sum()
     }
 
-    /// What waits to be merged, with the segments of commits by reference that wait to come into
-    /// the state.
+    /// What waits to be merged and can be, with the segments of commits by reference that wait to
+    /// come into the state.
     pub fn backlog(&self) -> Backlog {
         let view = self.view();
         let waiting: usize = view.sealed.iter().map(|slot| slot.segments().len()).sum();
-        let backlog = view.state.backlog();
+        let backlog = self.background.damaged.backlog_of(&view.state).0;
         Backlog { young: backlog.young + waiting as f64, ..backlog }
     }
 

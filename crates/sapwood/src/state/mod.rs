@@ -10,6 +10,7 @@ pub mod by_reference;
 pub mod catalogue;
 pub mod core;
 pub mod create;
+pub mod damaged;
 pub mod dead_list;
 pub mod durable;
 pub mod held_snapshots;

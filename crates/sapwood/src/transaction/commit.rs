@@ -19,7 +19,8 @@ use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
 use crate::merge::step::{begin_writing, sync};
 use crate::merge::throttle::{
-    admit, admit_ahead, before_commit, is_memory_full, make_room_in_log, wait_for_memory,
+    admit, admit_ahead, before_commit, check_held_up, is_memory_full, make_room_in_log,
+    wait_for_memory,
 };
 use crate::options::Durability;
 use crate::page::Block;
@@ -82,7 +83,9 @@ pub fn commit(
     };
     let mut check = |core: &Core, _: &mut Prepared| match validation {
         // A drop is a range tombstone over the keyspace's number, so it is seen here too.
-        Some(validation) => validate(core, writes, validation, validated.get()),
+        Some(validation) => validate(core, writes, validation, validated.get()).and_then(|()| {
+            writes.keyspaces().try_for_each(|keyspace| check_held_up(core, keyspace))
+        }),
         None => writes.keyspaces().try_for_each(|keyspace| check_keyspace(core, keyspace)),
     };
     let placed = place(core, &mut prepared, durability, &mut ahead, &mut check);
@@ -132,11 +135,11 @@ fn conclude(
 /// Under the commit lock.
 ///
 /// # Errors
-/// `KeyspaceDropped`.
-fn check_keyspace(core: &Core, keyspace: KeyspaceNumber) -> Result<()> {
+/// `KeyspaceDropped`, or why nothing more may be written to it.
+pub(super) fn check_keyspace(core: &Core, keyspace: KeyspaceNumber) -> Result<()> {
     let catalogue = core.catalogue.load();
     match catalogue.get(keyspace).filter(|entry| !entry.dropped) {
-        Some(_) => Ok(()),
+        Some(_) => check_held_up(core, keyspace),
         None => Err(Error::KeyspaceDropped(keyspace.to_string())),
     }
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
 use crate::merge::step::begin_writing;
-use crate::merge::throttle::{before_commit_by_reference, make_room_in_log};
+use crate::merge::throttle::{before_commit_by_reference, check_held_up, make_room_in_log};
 use crate::options::Durability;
 use crate::state::Core;
 use crate::state::by_reference::{encode, numbered};
@@ -136,5 +136,11 @@ fn seal_what_came(core: &Core, validated: SequenceNumber) -> Result<SequenceNumb
 fn check_keyspaces(core: &Core, writes: &Layers) -> Result<()> {
     let catalogue = core.catalogue.load();
     let dropped = |number| catalogue.get(number).is_none_or(|entry| entry.dropped);
-    if writes.keyspaces().into_iter().any(dropped) { Err(Error::Conflict) } else { Ok(()) }
+    for keyspace in writes.keyspaces() {
+        if dropped(keyspace) {
+            return Err(Error::Conflict);
+        }
+        check_held_up(core, keyspace)?;
+    }
+    Ok(())
 }

@@ -14,7 +14,7 @@
 //! *Threads*: any.
 
 use super::batch_writes::BatchWrites;
-use super::commit::commit_if;
+use super::commit::{check_keyspace, commit_if};
 use crate::error::{Error, Result};
 use crate::options::Durability;
 use crate::state::lookup::{self, Found};
@@ -110,10 +110,7 @@ impl<'a> KeyLook<'a> {
 
     /// K1. The commit lock is held.
     fn check(&self, core: &Core) -> Result<()> {
-        match core.catalogue.load().get(self.keyspace) {
-            Some(entry) if !entry.dropped => {}
-            _ => return Err(Error::KeyspaceDropped(self.keyspace.to_string())),
-        }
+        check_keyspace(core, self.keyspace)?;
         let active = &self.view.active;
         let is_active = Arc::ptr_eq(&core.view().active, active);
         if !is_active || active.table.key_changed_since(self.keyspace, self.key, self.seen) {
