@@ -50,6 +50,29 @@ fn forget(database: &Database) {
     database.core().unwrap().pages.cache().clear();
 }
 
+/// The first write after an open writes the file's length anew, which was refused where something
+/// had been read in place in its last MiB: writing stopped, in this process and in the next.
+#[test]
+fn what_is_read_in_place_before_the_first_write_does_not_hinder_it() {
+    let (_directory, path) = file();
+    for round in 0..3u32 {
+        let database = setup().builder().open(&path).unwrap();
+        let keyspace = match round {
+            0 => database.keyspace_with("a", plain()).unwrap(),
+            _ => database.existing_keyspace("a").unwrap(),
+        };
+        let mut held = keyspace.iter().unwrap();
+        assert_eq!(held.by_ref().take(3).count(), if round == 0 { 0 } else { 3 });
+        assert_eq!(keyspace.iter().unwrap().count() as u32, 500 * round);
+        assert!(round == 0 || in_place(&database) > 0);
+        for number in 0..500 {
+            keyspace.put(format!("{number:05} {round}"), [1; 100]).unwrap();
+        }
+        drop(held);
+        database.close().unwrap();
+    }
+}
+
 #[test]
 fn what_is_read_in_place_is_what_was_written_wherever_it_lies() {
     let mut random = Random::from_seed(1);

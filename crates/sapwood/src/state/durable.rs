@@ -189,7 +189,7 @@ pub fn claim_file(core: &Core) -> Result<()> {
     core.check_writable()?;
     let mut inner = core.durable.inner.lock();
     let _guard = PanicGuard::new(core, "the first write");
-    let Some(opened) = &inner.opened else { return Ok(()) };
+    let DurableInner { opened: Some(opened), generation, .. } = &mut *inner else { return Ok(()) };
     let positions = core.log.positions();
     if positions.durable < positions.end {
         core.durable.tail_is_uncertain.store(true, Ordering::Release);
@@ -208,12 +208,15 @@ pub fn claim_file(core: &Core) -> Result<()> {
         .and_then(|()| sync_file(core))
         .and_then(|()| match opened.state_is_recorded {
             true => Ok(()),
-            false => core.log.record_state(opened.epoch, inner.generation).map(|_| ()),
+            false => core.log.record_state(opened.epoch, *generation).map(|_| ()),
         });
     result.map_err(|error| core.stop(&error))?;
+    opened.state_is_recorded = true;
+    // Limits ahead of every number seen come with a state of their own: without it, when there is
+    // no space for it, nothing is written yet.
+    make_durable_locked(core, &mut inner, Purpose::Running)?;
     inner.opened = None;
-    // Limits ahead of every number seen come with a state of their own.
-    make_durable_locked(core, &mut inner, Purpose::Running)
+    Ok(())
 }
 
 /// Makes the current state durable.
@@ -249,10 +252,16 @@ fn write_length(storage: &dyn Storage) -> Result<()> {
     let failed = |error| Error::io("writing the file's length", storage.name(), error);
     let length = storage.length().map_err(failed)?;
     match storage.set_length(length.saturating_add(1)).map_err(failed) {
-        Ok(()) => storage.set_length(length).map_err(failed),
+        Ok(()) => {}
         // A system that has no room for a longer file writes no length anew.
-        Err(error) if error.is_no_space() => Ok(()),
-        Err(error) => Err(error),
+        Err(error) if error.is_no_space() => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    match storage.set_length(length) {
+        // What is read in place just before the end looks as if it lay behind it (M2): the byte
+        // stays until the file is cut or grows.
+        Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => Ok(()),
+        result => result.map_err(failed),
     }
 }
 

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use crate::storage::PIN_BYTES;
 use crate::sync::{Arc, Mutex};
 
 /// The ranges that are being read in place: first byte and end, by a number of their own.
@@ -54,9 +55,10 @@ impl InPlace {
         );
     }
 
-    /// The file is about to have this length.
+    /// The file is about to have this length. As in a file that is mapped, what ends in the same
+    /// piece of it as the new end counts as cut off.
     pub(super) fn check_cut(&self, length: u64) -> io::Result<()> {
-        match self.overlaps(length, u64::MAX) {
+        match self.overlaps(length / PIN_BYTES * PIN_BYTES, u64::MAX) {
             true => Err(io::ErrorKind::ResourceBusy.into()),
             false => Ok(()),
         }
