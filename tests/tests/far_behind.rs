@@ -3,10 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::ErrorKind;
+use std::time::Duration;
+
 use crash_lsm::access;
-use sapwood::storage::SimulatedStorage;
-use sapwood::sync::{Arc, Random};
-use sapwood::{Builder, Database, Durability, Isolation};
+use crash_lsm::hooked::HookedStorage;
+use sapwood::storage::{OperationKind, SimulatedStorage};
+use sapwood::sync::atomic::Ordering;
+use sapwood::sync::{Arc, Clock, Random};
+use sapwood::{Builder, Database, Durability, Error, Isolation};
 
 fn builder() -> Builder {
     Database::builder().memory_budget(4 << 20).durability(Durability::Memory)
@@ -100,9 +105,15 @@ fn a_flush_after_each_commit_lets_no_more_wait_than_others() {
 }
 
 /// A leaf of the last level that cannot be read failed every flush of which a run was to go beside
-/// it: the memtable stayed, and with it what all other keyspaces wrote.
+/// it: the memtable stayed, and with it what all other keyspaces wrote. When the wrong bit was that
+/// of the keyspace of which it says to be, another one was left out, in vain.
 #[test]
 fn a_flush_goes_on_where_a_run_would_meet_what_cannot_be_read() {
+    flush_beside_a_wrong_bit(300);
+    flush_beside_a_wrong_bit(23);
+}
+
+fn flush_beside_a_wrong_bit(byte: u64) {
     let storage = SimulatedStorage::new();
     let builder = || builder().merge_threads(0).leaf_bytes(4096);
     let root = {
@@ -125,7 +136,7 @@ fn a_flush_goes_on_where_a_run_would_meet_what_cannot_be_read() {
         page
     };
     let storage = SimulatedStorage::from_image(storage.image());
-    storage.flip_bit(root * 4096 + 300, 2);
+    storage.flip_bit(root * 4096 + byte, 2);
     let database = builder().open_on(Arc::new(storage.clone())).unwrap();
     let names = ["broken", "sound"].map(|name| database.existing_keyspace(name).unwrap());
     for keyspace in &names {
@@ -138,7 +149,8 @@ fn a_flush_goes_on_where_a_run_would_meet_what_cannot_be_read() {
     assert!(core.view().sealed.is_empty() && core.view().active.is_empty());
     assert_eq!(names[0].get(key(3000)).unwrap().unwrap(), [2; 100]);
     assert_eq!(names[1].count::<&[u8]>(..).unwrap(), 4000);
-    assert!(names[0].count::<&[u8]>(..).unwrap_err().is_corruption());
+    let error = names[0].count::<&[u8]>(..).unwrap_err();
+    assert!(error.is_corruption() && error.to_string().contains("keyspace 1"), "{error}");
     // And those that follow begin without.
     names[0].put(key(5000), "more").unwrap();
     names[1].put(key(5000), "more").unwrap();
@@ -263,6 +275,129 @@ fn only_commits_to_a_damaged_keyspace_are_refused() {
     }
 }
 
+/// What the system refuses to read was taken for something that may pass as long as nobody waited
+/// for merging: every flush failed, and with it what all other keyspaces wrote.
+#[test]
+fn a_flush_goes_on_where_the_system_refuses_to_read() {
+    let builder = || builder().merge_threads(0).leaf_bytes(4096);
+    let (image, root) = with_a_broken_root(builder);
+    let memory = SimulatedStorage::from_image(image);
+    let storage = HookedStorage::new(Arc::new(memory.clone()), move |kind, offset| {
+        let is_refused = kind == OperationKind::Read && offset == root * 4096;
+        if is_refused { Err(ErrorKind::Other.into()) } else { Ok(()) }
+    });
+    let database = builder().open_on(Arc::new(storage)).unwrap();
+    for name in ["broken", "sound"] {
+        let keyspace = database.existing_keyspace(name).unwrap();
+        for number in 2000..2500 {
+            keyspace.put(key(number), [2; 100]).unwrap();
+        }
+    }
+    assert!(matches!(database.flush().unwrap_err(), Error::Io { .. }), "it may pass");
+    database.flush().unwrap();
+    let sound = database.existing_keyspace("sound").unwrap();
+    assert_eq!(sound.count::<&[u8]>(..).unwrap(), 501);
+    database.close().unwrap_err();
+    let database = builder().open_on(Arc::new(memory)).unwrap();
+    let sound = database.existing_keyspace("sound").unwrap();
+    assert_eq!(sound.count::<&[u8]>(..).unwrap(), 501);
+}
+
+/// Each step failed in the dropped keyspace before it was made in the other one: the commits that
+/// waited for merging got that error.
+#[test]
+fn commits_that_wait_for_merging_get_no_error_of_another_keyspace() {
+    let builder = || builder().merge_threads(1).leaf_bytes(4096).step_bytes(64 << 10);
+    let (image, _) = with_a_broken_root(builder);
+    let storage = SimulatedStorage::from_image(image);
+    let database = builder().open_on(Arc::new(storage)).unwrap();
+    let broken = database.existing_keyspace("broken").unwrap();
+    for number in 0..20 {
+        broken.put(key(number), "new").unwrap();
+        database.flush().unwrap();
+    }
+    database.drop_keyspace("broken").unwrap();
+    let sound = database.existing_keyspace("sound").unwrap();
+    let mut random = Random::from_seed(4);
+    for _ in 0..60 {
+        let mut batch = database.batch();
+        for _ in 0..4_000 {
+            batch.put(&sound, key(random.next_u64()), [7; 100]).unwrap();
+        }
+        batch.commit().unwrap();
+    }
+    let core = database.core().unwrap();
+    assert!(core.counters.stalls.load(Ordering::Relaxed) > 10, "nobody waited");
+    assert_eq!(sound.count::<&[u8]>(..).unwrap(), 1 + 60 * 4_000);
+}
+
+/// The error of the damaged keyspace came before the durable state that would have given back what
+/// was deleted in another: nothing went in any more.
+#[test]
+fn a_full_file_takes_again_what_was_deleted_beside_a_damaged_keyspace() {
+    for merge_threads in [0, 1] {
+        let builder = || builder().merge_threads(merge_threads).leaf_bytes(4096);
+        let (image, _) = with_a_broken_root(builder);
+        let storage = SimulatedStorage::from_image(image);
+        let builder = builder().max_file_bytes(12 << 20);
+        let database = builder.open_on(Arc::new(storage)).unwrap();
+        database.drop_keyspace("broken").unwrap();
+        let sound = database.existing_keyspace("sound").unwrap();
+        let mut random = Random::from_seed(9);
+        for round in 0..3 {
+            let mut count = 0;
+            let error = loop {
+                let mut value = [0; 1000];
+                random.fill(&mut value);
+                match sound.put(key(count), value) {
+                    Ok(()) => count += 1,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(error, Error::NoSpace { .. }), "{round}: {error}");
+            assert!(count > 2_000, "{round}: {count}");
+            for number in 0..count {
+                sound.delete(key(number)).unwrap();
+            }
+        }
+    }
+}
+
+/// Merging of what cannot be read was tried for ever, five times a second: each time all that comes
+/// before it was written, and given back.
+#[test]
+fn what_cannot_be_merged_is_left_alone_and_the_rest_comes_to_rest() {
+    let (clock, hand) = Clock::fake();
+    let builder = || builder().merge_threads(0).leaf_bytes(4096).clock(clock.clone());
+    let (image, _) = with_a_broken_root(builder);
+    let storage = SimulatedStorage::from_image(image);
+    let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+    let [broken, sound] = ["broken", "sound"].map(|name| database.existing_keyspace(name).unwrap());
+    for number in 0..2_000 {
+        broken.put(key(number), "new").unwrap();
+        sound.put(key(number), [3; 500]).unwrap();
+    }
+    let mut tried = 0;
+    for _ in 0..600 {
+        hand.advance(Duration::from_secs(1));
+        while match database.run_step() {
+            Ok(made) => made,
+            Err(error) => {
+                assert!(error.is_corruption(), "{error}");
+                tried += 1;
+                false
+            }
+        } {}
+    }
+    assert!((3..30).contains(&tried), "tried {tried} times");
+    let core = database.core().unwrap();
+    assert!(core.durable.is_settled(&core.state(), &core.log.positions()));
+    // Whoever asks for it has it tried.
+    assert!(database.wait_until_idle().unwrap_err().is_corruption());
+    assert!(database.wait_until_idle().unwrap_err().is_corruption());
+    database.close().unwrap_err();
+}
+
 fn check_every_commit_is_refused(database: &Database) {
     let broken = database.existing_keyspace("broken").unwrap();
     let is_refused = |committed: sapwood::Result<()>| {
@@ -291,6 +426,12 @@ fn other_keyspaces_are_merged_on_when_a_damaged_one_was_dropped() {
     let (image, _) = with_a_broken_root(builder);
     let storage = SimulatedStorage::from_image(image);
     let database = builder().open_on(Arc::new(storage)).unwrap();
+    // What was written to it waits above its levels, and is not waited for.
+    let broken = database.existing_keyspace("broken").unwrap();
+    for number in 0..18 {
+        broken.put(key(number), "new").unwrap();
+        database.flush().unwrap();
+    }
     database.drop_keyspace("broken").unwrap();
     let sound = database.existing_keyspace("sound").unwrap();
     let core = database.core().unwrap();

@@ -28,10 +28,11 @@ fn every_sync_of_log_values_and_states_counts_with_its_time() {
     let (clock, hand) = Clock::fake();
     let syncs = Arc::new(AtomicU64::new(0));
     let told = syncs.clone();
-    let storage = Arc::new(HookedStorage::new(Arc::new(MemoryStorage::new()), move || {
-        let number = told.fetch_add(1, Ordering::SeqCst);
-        hand.advance(Duration::from_micros(time_of(number)));
-    }));
+    let storage =
+        Arc::new(HookedStorage::before_syncs(Arc::new(MemoryStorage::new()), move || {
+            let number = told.fetch_add(1, Ordering::SeqCst);
+            hand.advance(Duration::from_micros(time_of(number)));
+        }));
     for is_reopened in [false, true] {
         let database = builder().clock(clock.clone()).open_on(storage.clone()).unwrap();
         // Creation syncs before there is a database.

@@ -12,7 +12,7 @@ use sapwood::sync::{Arc, Clock};
 use sapwood::{Compression, Database, Durability, Error, Keyspace, KeyspaceOptions};
 use tracing::Level;
 
-use crate::refusing::{REFUSED, RefusingStorage};
+use crate::refusing::{REFUSED, refusing};
 use crate::{assert_fields, assert_is, builder, events_of, first, only};
 
 /// That of the smallest options.
@@ -127,10 +127,10 @@ fn a_filter_that_is_not_read_is_told_whenever_it_is_tried() {
 #[test]
 fn write_back_that_is_refused_is_told_and_no_error() {
     let storage = SimulatedStorage::new();
-    let refusing = RefusingStorage::new(&storage, |kind| {
+    let hooked = refusing(&storage, |kind| {
         (kind == OperationKind::WriteBack).then_some(ErrorKind::Unsupported)
     });
-    let database = builder().open_on(Arc::new(refusing)).unwrap();
+    let database = builder().open_on(Arc::new(hooked)).unwrap();
     let keyspace = plain(&database, "a");
     put_all(&keyspace, 0..300, 1);
     let events = events_of(|| database.flush().unwrap());
@@ -149,11 +149,11 @@ fn a_file_that_cannot_be_cut_now_is_told_and_the_close_succeeds() {
     // Its length is set when the file is made, too.
     let closes = Arc::new(AtomicBool::new(false));
     let is_closing = closes.clone();
-    let refusing = RefusingStorage::new(&storage, move |kind| {
+    let hooked = refusing(&storage, move |kind| {
         let refused = kind == OperationKind::SetLength && is_closing.load(Ordering::Relaxed);
         refused.then_some(ErrorKind::ResourceBusy)
     });
-    let database = builder().clock(Clock::fake().0).open_on(Arc::new(refusing)).unwrap();
+    let database = builder().clock(Clock::fake().0).open_on(Arc::new(hooked)).unwrap();
     let keyspace = plain(&database, "a");
     put_all(&keyspace, 0..3000, 1);
     database.flush().unwrap();

@@ -10,7 +10,7 @@ use sapwood::{Builder, Database, Durability};
 use tracing::Level;
 
 use crate::collector::{Collector, Event};
-use crate::refusing::{REFUSED, RefusingStorage};
+use crate::refusing::{REFUSED, refusing};
 use crate::{assert_fields, assert_is, events_of, only};
 
 const MERGING: &str = "sapwood-merge-0";
@@ -65,9 +65,9 @@ fn slowed_commits(events: &Events) {
 
 /// A step that cannot write has changed nothing, and is made again.
 fn failed_steps(events: &Events) {
-    let refusing = Arc::new(AtomicBool::new(false));
-    let refuses = refusing.clone();
-    let storage = RefusingStorage::new(&SimulatedStorage::new(), move |kind| {
+    let is_refusing = Arc::new(AtomicBool::new(false));
+    let refuses = is_refusing.clone();
+    let storage = refusing(&SimulatedStorage::new(), move |kind| {
         let refused = refuses.load(Ordering::Relaxed) && kind == OperationKind::Write;
         (refused && is_thread(MERGING)).then_some(ErrorKind::Other)
     });
@@ -75,7 +75,7 @@ fn failed_steps(events: &Events) {
     let keyspace = database.keyspace("a").unwrap();
     // What must come before the first write is done.
     database.flush().unwrap();
-    refusing.store(true, Ordering::Relaxed);
+    is_refusing.store(true, Ordering::Relaxed);
     let mut number = 0_u32;
     let failed = loop {
         if let Some(failed) = told_by(events, MERGING, "a step failed") {
@@ -90,7 +90,7 @@ fn failed_steps(events: &Events) {
     assert_is(&failed, "sapwood::failure", Level::WARN);
     assert_fields(&failed, &["error"]);
     assert!(failed.fields["error"].contains(REFUSED), "{failed:?}");
-    refusing.store(false, Ordering::Relaxed);
+    is_refusing.store(false, Ordering::Relaxed);
     database.wait_until_idle().unwrap();
     assert_eq!(keyspace.count::<&[u8]>(..).unwrap(), u64::from(number));
     assert!(told_by(events, SYNCING, "a timed sync failed").is_none());
@@ -98,7 +98,7 @@ fn failed_steps(events: &Events) {
 
 /// Whichever thread comes first makes the sync: that of the merge thread succeeds.
 fn failed_timed_syncs(events: &Events) {
-    let storage = RefusingStorage::new(&SimulatedStorage::new(), |kind| {
+    let storage = refusing(&SimulatedStorage::new(), |kind| {
         let is_sync = matches!(kind, OperationKind::Sync | OperationKind::WriteSync);
         (is_sync && is_thread(SYNCING)).then_some(ErrorKind::Other)
     });

@@ -335,5 +335,5 @@ fn watched(storage: &SimulatedStorage, images: &Images) -> Arc<dyn Storage> {
             images.push(inner.image());
         }
     };
-    Arc::new(HookedStorage::new(Arc::new(storage.clone()), add))
+    Arc::new(HookedStorage::before_syncs(Arc::new(storage.clone()), add))
 }

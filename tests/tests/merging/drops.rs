@@ -4,6 +4,7 @@ use crate::lab::{Lab, key, value};
 use sapwood::Error;
 use sapwood::merge::debt::Pressure;
 use sapwood::merge::drop_keyspace::drop_keyspace_step;
+use sapwood::merge::passed_over::PassedOver;
 use sapwood::merge::plan::next_plan;
 use sapwood::merge::promote::promote;
 use sapwood::merge::verify::{Activity, DeathCheck, verify_with};
@@ -212,13 +213,15 @@ fn nothing_is_promoted_into_levels_that_are_leaving() {
     drop(state);
     drop_first(&mut lab);
     while is_leaving(&lab) {
-        while let Some(plan) = next_plan(&lab.core, Pressure::Quiet, &[]).unwrap() {
+        while let Some(plan) =
+            next_plan(&lab.core, Pressure::Quiet, &mut PassedOver::default()).unwrap()
+        {
             assert_ne!(plan.keyspace, dropped, "what has left may hold anything");
             promote(&lab.core, plan).unwrap();
         }
         let young = &lab.core.state().young;
         assert!(young.iter().any(|of| of.share_of(dropped).is_some()), "some would be due");
-        assert!(drop_keyspace_step(&lab.core).unwrap());
+        assert!(drop_keyspace_step(&lab.core, &mut PassedOver::default()).unwrap());
         lab.check();
     }
     lab.database.wait_until_idle().unwrap();

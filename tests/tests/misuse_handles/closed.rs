@@ -342,7 +342,7 @@ fn the_last_handle_dropped_in_a_merge_thread_closes_when_the_step_has_ended() {
             let last: Arc<Mutex<Option<Database>>> = Arc::default();
             let inside = last.clone();
             let memory = Arc::new(MemoryStorage::new());
-            let storage = Arc::new(HookedStorage::new(memory.clone(), move || {
+            let storage = Arc::new(HookedStorage::before_syncs(memory.clone(), move || {
                 if std::thread::current().name() == Some(thread_name) {
                     let database = inside.lock().take();
                     drop(database);

@@ -22,7 +22,7 @@ use crate::types::KeyspaceNumber;
 
 use super::plan::{Wanted, plan_whole};
 use super::promote::{bare_range, promote};
-use super::step::{LOOK_AGAIN, begin_writing, flush_all_so_far, make_durable_now, run_step};
+use super::step::{LOOK_AGAIN, Step, begin_writing, flush_all_so_far, make_durable_now, try_step};
 use super::stretch::pages_in;
 
 /// Is told bytes done and in all; false ends the pass.
@@ -158,7 +158,7 @@ impl Pass<'_> {
                 }
                 // Without threads nobody else would go on with what stands in the way.
                 Tried::Busy => {
-                    if !run_step(self.core)? {
+                    if !matches!(try_step(self.core)?, Step::Made) {
                         self.core.background.wait_since(mark, LOOK_AGAIN);
                     }
                 }
@@ -206,7 +206,7 @@ impl Pass<'_> {
         while self.core.counters.commits.load(Ordering::Relaxed) == commits {
             self.core.check_writable()?;
             let mark = self.core.background.mark();
-            if run_step(self.core)? {
+            if matches!(try_step(self.core)?, Step::Made) {
                 self.check_goes_on()?;
             } else if self.core.background.running.load(Ordering::Acquire) == 0 {
                 return self.core.background.failure().map_or(Ok(()), Err);

@@ -17,7 +17,7 @@ use crate::types::KeyspaceNumber;
 
 use super::install::{Change, install};
 use super::overflow_walk::overflow_blocks;
-use super::step::is_of_one_place;
+use super::passed_over::PassedOver;
 use super::stretch::end_after;
 
 /// A step takes so many times the pages that a promotion writes, since it reads parents alone.
@@ -42,30 +42,28 @@ pub fn is_leaving(state: &State, keyspace: KeyspaceNumber) -> bool {
     state.is_dropped(keyspace) && state.levels_of(keyspace).is_some()
 }
 
-/// One step; false when no keyspace leaves, or somebody works in each that does.
+/// One step; false when no keyspace leaves, or somebody works in each that does. In none that is
+/// passed over, and those in which something cannot be read are.
 ///
 /// # Errors
-/// When a node cannot be read, and no step could be made elsewhere. It can be made again.
-pub fn drop_keyspace_step(core: &Arc<Core>) -> Result<bool> {
+/// Any other. It can be made again.
+pub fn drop_keyspace_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
     let state = core.state();
-    let mut failed = None;
     for keyspace in state.levels.keys().copied().filter(|number| state.is_dropped(*number)) {
+        let task = (keyspace, Work::Leaving);
+        if passed_over.has(task) {
+            continue;
+        }
         match leave(core, keyspace) {
             Ok(true) => {
-                core.background.damaged.forget(keyspace, Work::Leaving);
+                core.background.damaged.forget(task);
                 return Ok(true);
             }
             Ok(false) => {}
-            // What cannot be read in one of them does not keep another.
-            Err(error) => {
-                if is_of_one_place(core, &error) {
-                    core.background.damaged.add(keyspace, Work::Leaving, &error);
-                }
-                failed.get_or_insert(error);
-            }
+            Err(error) => passed_over.add(core, task, error)?,
         }
     }
-    failed.map_or(Ok(false), Err)
+    Ok(false)
 }
 
 /// One step in one keyspace.

@@ -7,6 +7,7 @@
 //! install.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use crate::error::{Error, Result, Structure};
 use crate::memtable::{MemtableCursor, Operation};
@@ -34,9 +35,9 @@ use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
 use super::gaps::{Eligible, Finder, Gaps};
 use super::install::{Change, install};
+use super::passed_over::tell_passed_over;
 use super::ranges::write_ranges_tree;
 use super::run::Run;
-use super::step::{is_of_one_place, tell_passed_over};
 
 /// Filter bits for each key of a young segment.
 const YOUNG_FILTER_BITS: u8 = 10;
@@ -191,7 +192,7 @@ impl Job for FlushJob {
             Err(error) => error,
             made => return made,
         };
-        if leave_out_runs(core, &self.where_unreadable(&error), &error)
+        if leave_out_runs(core, self.where_unreadable(), &error)
             && let Some(anew) = begin(core)
         {
             *self = anew;
@@ -204,12 +205,14 @@ impl Job for FlushJob {
 /// From now on flushes make no runs in keyspaces whose last level could not be read: all goes to
 /// young segments, and neither what is there nor other keyspaces wait for it. False when that does
 /// not help.
-fn leave_out_runs(core: &Core, keyspaces: &[KeyspaceNumber], error: &Error) -> bool {
-    if core.has_stopped() || !is_of_one_place(core, error) {
+fn leave_out_runs(core: &Core, keyspaces: BTreeSet<KeyspaceNumber>, error: &Error) -> bool {
+    if core.has_stopped() {
         return false;
     }
     let damaged = &core.background.damaged;
-    let more = keyspaces.iter().filter(|keyspace| damaged.add(**keyspace, Work::Run, error));
+    let tasks = keyspaces.into_iter().map(|keyspace| (keyspace, Work::Run));
+    let more = tasks
+        .filter(|task| damaged.is_of(*task, error) && damaged.add(*task, error, core.clock.now()));
     let helps = more.count() > 0;
     if helps {
         tell_passed_over(error);
@@ -230,17 +233,11 @@ impl FlushJob {
         Ok(true)
     }
 
-    /// The keyspace in which something could not be read; when that is not known, all in which
-    /// something was read.
-    fn where_unreadable(&self, error: &Error) -> Vec<KeyspaceNumber> {
-        let named = match error {
-            Error::Corruption(corruption) => corruption.keyspace,
-            _ => None,
-        };
-        match named.filter(|keyspace| *keyspace != KeyspaceNumber::MANY) {
-            Some(keyspace) => vec![keyspace],
-            None => self.runs_of.iter().copied().chain(self.gaps_of).collect(),
-        }
+    /// The keyspace in which something could not be read; at the end of all runs, which install
+    /// together, all that have one. What a node says of its keyspace is not asked: it is damaged.
+    fn where_unreadable(&self) -> BTreeSet<KeyspaceNumber> {
+        let runs_of = if self.cursor.valid() { &[] } else { self.runs_of.as_slice() };
+        runs_of.iter().copied().chain(self.gaps_of).collect()
     }
 }
 
@@ -276,7 +273,7 @@ impl FlushJob {
             self.gaps_of = Some(keyspace);
             let dropped = core.catalogue.load().get(keyspace).is_none_or(|entry| entry.dropped);
             // A run takes parents and leaves beside it, for which nothing is kept (F7).
-            let is_left_out = core.background.damaged.has(keyspace, Work::Run);
+            let is_left_out = core.background.damaged.has((keyspace, Work::Run));
             let no_runs = dropped || core.reserve.is_short() || is_left_out;
             self.gaps = if no_runs { Gaps::none_before(None) } else { Gaps::unknown() };
         }

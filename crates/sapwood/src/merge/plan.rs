@@ -10,7 +10,7 @@ use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::state::background::{
     LEVEL_ABOVE, LEVEL_LAST, LEVEL_YOUNG, LEVELS_ALL, Reservation, YoungSet,
 };
-use crate::state::damaged::Work;
+use crate::state::damaged::{Task, Work};
 use crate::state::reserve::{Grant, grant, step_pages, step_pages_with_room};
 use crate::state::{Core, State};
 use crate::sync::{Arc, Random};
@@ -22,19 +22,20 @@ use super::debt::{
 };
 use super::drop_keyspace::is_leaving;
 use super::install::Destination;
+use super::passed_over::PassedOver;
 use super::promote::{Plan, bare_range};
-use super::step::is_of_one_place;
 use super::stretch::{Stretch, end_after, load_stretch};
 use super::touched::Touched;
 
-/// The next step to make, if any is due and its range is free; in no keyspace that is passed over.
+/// The next step to make, if any is due and its range is free, but for what is passed over; and so
+/// is what cannot be planned because something cannot be read.
 ///
 /// # Errors
-/// When a parent cannot be read, or there is no room, and no other step can be made.
+/// When there is no room and no other step can be made; any other failure.
 pub fn next_plan(
     core: &Arc<Core>,
     pressure: Pressure,
-    passed_over: &[KeyspaceNumber],
+    passed_over: &mut PassedOver,
 ) -> Result<Option<Plan>> {
     let mut state = core.state();
     loop {
@@ -57,17 +58,16 @@ pub(crate) fn plan_from(
     core: &Arc<Core>,
     state: &Arc<State>,
     pressure: Pressure,
-    passed_over: &[KeyspaceNumber],
+    passed_over: &mut PassedOver,
 ) -> Result<Option<Plan>> {
-    // What there is no room for in one keyspace, or what cannot be read, does not hinder another.
+    // What there is no room for in one keyspace does not hinder another.
     let mut refused = None;
-    let mut passed_over = passed_over.to_vec();
     loop {
         let count = passed_over.len();
-        let sets = young_sets(core, state, pressure, &passed_over);
+        let sets = young_sets(core, state, pressure, &passed_over.keyspaces(Work::Young));
         for due in in_order_of_need(core, state, &sets, pressure) {
-            let keyspace = due.keyspace();
-            if passed_over.contains(&keyspace) {
+            let task = due.task();
+            if passed_over.has(task) {
                 continue;
             }
             let plan = match due {
@@ -76,13 +76,9 @@ pub(crate) fn plan_from(
             };
             match plan {
                 Ok(None) => {}
+                Ok(plan) => return Ok(plan),
                 Err(error @ Error::NoSpace { .. }) => refused = Some(error),
-                Err(error) if is_of_one_place(core, &error) => {
-                    core.background.damaged.add(keyspace, due.work(), &error);
-                    refused = Some(error);
-                    passed_over.push(keyspace);
-                }
-                made => return made,
+                Err(error) => passed_over.add(core, task, error)?,
             }
         }
         if passed_over.len() == count {
@@ -101,16 +97,10 @@ enum Due<'a> {
 }
 
 impl Due<'_> {
-    fn keyspace(self) -> KeyspaceNumber {
+    fn task(self) -> Task {
         match self {
-            Due::Above(keyspace, _) | Due::Young(_, keyspace) => keyspace,
-        }
-    }
-
-    fn work(self) -> Work {
-        match self {
-            Due::Above(..) => Work::Above,
-            Due::Young(..) => Work::Young,
+            Due::Above(keyspace, _) => (keyspace, Work::Above),
+            Due::Young(_, keyspace) => (keyspace, Work::Young),
         }
     }
 }

@@ -23,7 +23,7 @@ use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
 use crate::segment::sorted_source::SortedSource;
 use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST, Reservation};
-use crate::state::damaged::Work;
+use crate::state::damaged::{Task, Work};
 use crate::state::dead_list::Dead;
 use crate::state::reserve::Grant;
 use crate::state::{Core, State};
@@ -68,9 +68,9 @@ pub struct Plan {
 
 impl Plan {
     /// What it is, unless it is a part of a compaction.
-    pub fn work(&self) -> Work {
+    pub fn task(&self) -> Task {
         let from_young = self.sources.iter().any(|source| source.is_young());
-        if from_young { Work::Young } else { Work::Above }
+        (self.keyspace, if from_young { Work::Young } else { Work::Above })
     }
 }
 

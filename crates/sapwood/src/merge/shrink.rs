@@ -66,6 +66,19 @@ pub fn settle(core: &Arc<Core>) -> Result<bool> {
     done
 }
 
+/// What can be merged has been: the state becomes durable, and the log small. False when they are.
+///
+/// # Errors
+/// When the state cannot be made durable.
+pub fn rest(core: &Core) -> Result<bool> {
+    interrupt(core);
+    let is_settled = core.durable.is_settled(&core.state(), &core.log.positions());
+    if !is_settled {
+        make_durable_now(core, Purpose::Idle)?;
+    }
+    Ok(!is_settled)
+}
+
 /// Writes go on: what has begun is left as it is.
 pub fn interrupt(core: &Core) {
     let mut jobs = core.background.jobs.lock();

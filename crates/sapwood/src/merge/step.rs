@@ -22,6 +22,7 @@ use super::debt::Pressure;
 use super::drop_keyspace::drop_keyspace_step;
 use super::flush;
 use super::lists::lists_step;
+use super::passed_over::PassedOver;
 use super::plan::next_plan;
 use super::promote::promote;
 use super::shrink;
@@ -37,16 +38,39 @@ const QUIET_AFTER: Duration = Duration::from_millis(500);
 /// How long a waiter sleeps before it looks again by itself.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// What came of the attempt at one step.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// One was made.
+    Made,
+    /// Nothing is due that could be done now.
+    Nothing,
+    /// Nothing but what has just failed in keyspaces of which something cannot be read.
+    HeldUp(Error),
+}
+
 /// One step of anything that is due; false when nothing is.
 ///
 /// # Errors
 /// What the step failed with.
 pub fn run_step(core: &Arc<Core>) -> Result<bool> {
+    match try_step(core)? {
+        Step::Made => Ok(true),
+        Step::Nothing => Ok(false),
+        Step::HeldUp(error) => Err(error),
+    }
+}
+
+/// The same, for somebody whom what cannot be read in some keyspace need not concern.
+///
+/// # Errors
+/// What the step failed with.
+pub(super) fn try_step(core: &Arc<Core>) -> Result<Step> {
     run_first(core, step_in_order)
 }
 
 /// The same, but merging comes first, for somebody who waits for that.
-pub(super) fn run_merging_step(core: &Arc<Core>) -> Result<bool> {
+pub(super) fn try_merging_step(core: &Arc<Core>) -> Result<Step> {
     run_first(core, |core, passed_over| {
         core.collect_released();
         begin_writing(core)?;
@@ -60,39 +84,46 @@ pub(super) fn run_merging_step(core: &Arc<Core>) -> Result<bool> {
 /// One step, as `choose` finds it.
 fn run_first(
     core: &Arc<Core>,
-    choose: impl FnOnce(&Arc<Core>, &mut Option<Error>) -> Result<bool>,
-) -> Result<bool> {
+    choose: impl FnOnce(&Arc<Core>, &mut PassedOver) -> Result<bool>,
+) -> Result<Step> {
     if core.has_stopped() || core.options.read_only {
         core.collect_released();
         return match core.has_stopped() {
-            true => core.check_writable().map(|()| false),
-            false => Ok(false),
+            true => core.check_writable().map(|()| Step::Nothing),
+            false => Ok(Step::Nothing),
         };
     }
     let failures = core.background.failure_count();
     let (running, is_alone) = core.background.begin_step();
     // Ends before that when the step panics: nobody sees rest before writing has stopped.
     let guard = PanicGuard::new(core, "a step of merging");
-    let mut passed_over = None;
+    let mut passed_over = PassedOver::of(core);
     let result = choose(core, &mut passed_over).or_else(|error| free_dead(core, error));
+    let failed = passed_over.failed();
     // Whoever sees nobody at work sees what came of this.
     match &result {
         Ok(true) => {
             core.background.count_step();
             core.background.succeed(failures);
-            // Told behind the step, which whoever waits for one may go on with.
-            passed_over.iter().for_each(|error| core.background.fail(error));
         }
         // What another thread works on may fail yet.
         Ok(false) if is_alone => core.background.succeed(failures),
         Ok(false) => {}
         Err(error) => core.background.fail(error),
     }
+    // Told behind the step, which whoever waits for one may go on with.
+    if result.is_ok() {
+        failed.iter().for_each(|error| core.background.fail_beside(error));
+    }
     drop((running, guard));
     if !matches!(result, Ok(false)) {
         core.background.notify();
     }
-    result
+    Ok(match (result?, failed) {
+        (true, _) => Step::Made,
+        (false, None) => Step::Nothing,
+        (false, Some(error)) => Step::HeldUp(error),
+    })
 }
 
 /// After a step that found no space: what only the last durable state needs is free with the next
@@ -155,9 +186,8 @@ pub fn fit_into_memory(core: &Arc<Core>) {
     core.charge_memtables();
 }
 
-/// A list of dead blocks that cannot be written or read hinders nothing else. `passed_over`: what
-/// failed beside a step that was made.
-fn step_in_order(core: &Arc<Core>, passed_over: &mut Option<Error>) -> Result<bool> {
+/// A list of dead blocks that cannot be written or read hinders nothing else.
+fn step_in_order(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
     core.collect_released();
     // It has a time at which it is due, and lists may be long.
     if timed_sync(core)? {
@@ -170,7 +200,7 @@ fn step_in_order(core: &Arc<Core>, passed_over: &mut Option<Error>) -> Result<bo
     }
 }
 
-fn other_step(core: &Arc<Core>, passed_over: &mut Option<Error>) -> Result<bool> {
+fn other_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
     if !core.view().sealed.is_empty() {
         begin_writing(core)?;
         if flush_step(core)? {
@@ -200,74 +230,28 @@ fn other_step(core: &Arc<Core>, passed_over: &mut Option<Error>) -> Result<bool>
     }
     let may_move = paused && !(core.reserve.is_short() && is_quiet_alone(core));
     if may_move && core.background.reservations.is_empty() {
-        return shrink::settle(core);
+        // What waits and cannot be merged would be in the way of moving the rest.
+        return if passed_over.is_empty() { shrink::settle(core) } else { shrink::rest(core) };
     }
     Ok(false)
 }
 
-/// One step of what leaves or goes down. What cannot be read in one keyspace hinders no other; but
-/// whoever waits for merging is told.
-fn merge_step(
-    core: &Arc<Core>,
-    pressure: Pressure,
-    failed_beside: &mut Option<Error>,
-) -> Result<bool> {
-    let (mut failed, mut passed_over) = (None, Vec::new());
-    let mut is_made = false;
-    match drop_keyspace_step(core) {
-        Ok(made) => is_made = made,
-        Err(error) => pass_over(core, error, &mut failed)?,
+/// One step of what leaves or goes down.
+fn merge_step(core: &Arc<Core>, pressure: Pressure, passed_over: &mut PassedOver) -> Result<bool> {
+    if drop_keyspace_step(core, passed_over)? {
+        return Ok(true);
     }
-    while !is_made {
-        let plan = match next_plan(core, pressure, &passed_over) {
-            Ok(Some(plan)) => plan,
-            Ok(None) => break,
-            Err(error) => {
-                pass_over(core, error, &mut failed)?;
-                break;
-            }
-        };
-        let (keyspace, work) = (plan.keyspace, plan.work());
+    while let Some(plan) = next_plan(core, pressure, passed_over)? {
+        let task = plan.task();
         match promote(core, plan) {
             Ok(()) => {
-                core.background.damaged.forget(keyspace, work);
-                is_made = true;
+                core.background.damaged.forget(task);
+                return Ok(true);
             }
-            Err(error) => {
-                pass_over(core, error.clone(), &mut failed)?;
-                core.background.damaged.add(keyspace, work, &error);
-                passed_over.push(keyspace);
-            }
+            Err(error) => passed_over.add(core, task, error)?,
         }
     }
-    match failed {
-        Some(error) if !is_made => Err(error),
-        failed => {
-            *failed_beside = failed;
-            Ok(is_made)
-        }
-    }
-}
-
-/// Keeps the first error that concerns one place of the file; any other is handed on.
-fn pass_over(core: &Core, error: Error, failed: &mut Option<Error>) -> Result<()> {
-    if core.has_stopped() || !is_of_one_place(core, &error) {
-        return Err(error);
-    }
-    tell_passed_over(&error);
-    failed.get_or_insert(error);
-    Ok(())
-}
-
-pub(super) fn tell_passed_over(error: &Error) {
-    tracing::warn!(target: "sapwood::failure", %error, "a step was passed over");
-}
-
-/// Whether an error says that something cannot be read, and nothing of anything else. What the
-/// system refuses may go the next time: it does when it refuses again.
-pub(super) fn is_of_one_place(core: &Core, error: &Error) -> bool {
-    let is_io = |error: &Error| matches!(error, Error::Io { .. });
-    error.is_corruption() || is_io(error) && core.background.failure().as_ref().is_some_and(is_io)
+    Ok(false)
 }
 
 /// Whether merging would have anything to do: an open that nobody writes to stays as it is.
@@ -348,10 +332,12 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     let _running = core.background.begin_running();
     if is_young_full(core) {
         // Where merging could not keep up at all: a state has no place for one more.
-        let mut passed_over = None;
-        let made = merge_step(core, Pressure::Quiet, &mut passed_over);
-        passed_over.iter().for_each(|error| core.background.fail(error));
-        return made;
+        let mut passed_over = PassedOver::default();
+        let made = merge_step(core, Pressure::Quiet, &mut passed_over)?;
+        return match passed_over.failed() {
+            Some(error) if !made => Err(error),
+            _ => Ok(made),
+        };
     }
     let mut jobs = core.background.jobs.lock();
     if jobs.flush_is_out {
@@ -470,7 +456,7 @@ pub(super) enum Turn {
 /// # Errors
 /// What the step failed with, other than `NoSpace`.
 pub(super) fn step_or_wait(core: &Arc<Core>) -> Result<Turn> {
-    turn(core, run_step)
+    turn(core, try_step)
 }
 
 /// The same, but merging comes first.
@@ -478,17 +464,17 @@ pub(super) fn step_or_wait(core: &Arc<Core>) -> Result<Turn> {
 /// # Errors
 /// As [`step_or_wait`].
 pub(super) fn merging_step_or_wait(core: &Arc<Core>) -> Result<Turn> {
-    turn(core, run_merging_step)
+    turn(core, try_merging_step)
 }
 
-fn turn(core: &Arc<Core>, run: impl FnOnce(&Arc<Core>) -> Result<bool>) -> Result<Turn> {
+fn turn(core: &Arc<Core>, run: impl FnOnce(&Arc<Core>) -> Result<Step>) -> Result<Turn> {
     let mark = core.background.mark();
     let steps = core.background.steps.load(Ordering::Acquire);
     let durable = core.durable.mark();
     let refused = match run(core) {
-        Ok(true) => return Ok(Turn::Made),
-        Ok(false) => None,
-        Err(error @ Error::NoSpace { .. }) => Some(error),
+        Ok(Step::Made) => return Ok(Turn::Made),
+        Ok(Step::Nothing) => None,
+        Ok(Step::HeldUp(error)) | Err(error @ Error::NoSpace { .. }) => Some(error),
         Err(error) => return Err(error),
     };
     let has_grants = core.reserve.has_grants();
@@ -498,7 +484,7 @@ fn turn(core: &Arc<Core>, run: impl FnOnce(&Arc<Core>) -> Result<bool>) -> Resul
             None => core.background.wait_since(mark, LOOK_AGAIN),
         }
         // A grant ends, and gives back what it does not use; a step may fail again and again.
-        return Ok(Turn::Waited(refused.filter(|_| !has_grants)));
+        return Ok(Turn::Waited(refused.filter(|error| error.is_no_space() && !has_grants)));
     }
     // A step that another thread has made meanwhile may have left something to do that could not
     // be done beside it; a durable state may have given space back.

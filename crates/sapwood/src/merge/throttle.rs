@@ -195,6 +195,7 @@ fn relieve(core: &Arc<Core>) -> Result<bool> {
     match step_or_wait(core)? {
         Turn::Made | Turn::Waited(None) => return Ok(true),
         Turn::Waited(Some(_)) => return Ok(false),
+        // Nor does it help to wait for what cannot be read.
         Turn::Nothing(_) => {}
     }
     if flush_waits(core) {
@@ -280,14 +281,14 @@ pub fn check_held_up(core: &Core, keyspace: KeyspaceNumber) -> Result<()> {
 
 /// Waits for the merge threads; how the commit goes on when they cannot help it.
 fn wait_for_threads(core: &Core, mark: u64, failures: u64) -> Option<Result<()>> {
-    match core.background.failure() {
-        Some(Error::NoSpace { .. }) => Some(Ok(())),
-        Some(error) if core.background.failure_count() != failures => Some(Err(error)),
-        _ => {
-            core.background.wait_since(mark, LOOK_AGAIN);
-            None
-        }
+    if let Some(Error::NoSpace { .. }) = core.background.failure() {
+        return Some(Ok(()));
     }
+    let failed = core.background.failure_since(failures);
+    if failed.is_none() {
+        core.background.wait_since(mark, LOOK_AGAIN);
+    }
+    failed.map(Err)
 }
 
 /// Makes a step; how the commit goes on when none can be made.

@@ -12,7 +12,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{JoinHandle, ThreadId, spawn};
 use crate::sync::{Arc, Mutex};
 
-use super::step::{run_step, timed_sync, wait_out};
+use super::step::{Step, timed_sync, try_step, wait_out};
 
 /// How long a thread sleeps when nothing is due: timed work is looked at as often.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -94,12 +94,15 @@ impl Drop for Workers {
 fn merge_loop(core: &Arc<Core>, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
         let mark = core.background.mark();
-        match run_step(core) {
-            Ok(true) => {}
-            Ok(false) => core.background.wait_since(mark, PAUSE),
+        let is_stopped = || stop.load(Ordering::Acquire);
+        match try_step(core) {
+            Ok(Step::Made) => {}
+            Ok(Step::Nothing) => core.background.wait_since(mark, PAUSE),
+            // It was told.
+            Ok(Step::HeldUp(_)) => wait_out(core, PAUSE_AFTER_FAILURE, is_stopped),
             Err(error) => {
                 tracing::warn!(target: "sapwood::failure", %error, "a step failed");
-                wait_out(core, PAUSE_AFTER_FAILURE, || stop.load(Ordering::Acquire));
+                wait_out(core, PAUSE_AFTER_FAILURE, is_stopped);
             }
         }
     }

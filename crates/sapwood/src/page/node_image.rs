@@ -179,6 +179,7 @@ pub fn verify_node_counted(
     let damaged = |detail: String| -> Error {
         Corruption::new(kind.structure(), detail).at_page(reference.page).into()
     };
+    // Which keyspace it is of, whoever reads it knows: what the header says of it is not checked.
     if layout.reserved_bytes > 0 {
         // The content lies in several places.
         let mut stream = match bytes {
@@ -194,13 +195,6 @@ pub fn verify_node_counted(
         corruption.structure = kind.structure();
         corruption.at_page(reference.page)
     })?;
-    let damaged = |detail: String| -> Error {
-        let corruption = Corruption::new(kind.structure(), detail).at_page(reference.page);
-        match header.keyspace {
-            KeyspaceNumber::MANY => corruption.into(),
-            keyspace => corruption.in_keyspace(keyspace).into(),
-        }
-    };
     let stored_bytes = header.stored_bytes as usize;
     let raw_bytes = header.raw_bytes as usize;
     if stored_bytes.max(raw_bytes) > NODE_CONTENT_BYTES_MAX

@@ -1,5 +1,6 @@
 use super::*;
 use crate::merge::debt::Pressure;
+use crate::merge::passed_over::PassedOver;
 use crate::merge::plan::next_plan;
 use crate::merge::promote::promote;
 use crate::state::durable::{Purpose, make_durable};
@@ -35,7 +36,7 @@ fn a_cursor_over_memtables_comes_with_a_hold_on_the_state_that_it_reads() {
     cursor.seek_first().unwrap();
     // Everything but the memtable is merged, made durable twice over, and its place used again.
     let pressure = Pressure::Quiet;
-    while let Some(plan) = next_plan(&core, pressure, &[]).unwrap() {
+    while let Some(plan) = next_plan(&core, pressure, &mut PassedOver::default()).unwrap() {
         promote(&core, plan).unwrap();
     }
     for _ in 0..2 {

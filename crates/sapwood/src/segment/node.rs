@@ -55,12 +55,20 @@ pub struct ParentNode {
     shape: ParentShape,
 }
 
+/// A problem in a node that has been found to be of the keyspace that it names.
 fn damage(frame: &Frame, structure: Structure, problem: BlockProblem) -> Error {
     let header = frame.header();
     let corruption = problem.corruption(structure).at_page(header.page);
-    match header.keyspace {
-        KeyspaceNumber::MANY => corruption.into(),
-        keyspace => corruption.in_keyspace(keyspace).into(),
+    expected_in(header.keyspace, corruption.into())
+}
+
+/// Names the keyspace in which a node was read, whatever a damaged one says of itself.
+fn expected_in(keyspace: KeyspaceNumber, error: Error) -> Error {
+    match error {
+        Error::Corruption(corruption) if keyspace != KeyspaceNumber::MANY => {
+            corruption.in_keyspace(keyspace).into()
+        }
+        error => error,
     }
 }
 
@@ -91,7 +99,7 @@ fn check_place(
         "found height {} of keyspace {}, expected height {height} of keyspace {keyspace}",
         header.height, header.keyspace
     );
-    Err(Corruption::new(structure, found).at_page(header.page).into())
+    Err(expected_in(keyspace, Corruption::new(structure, found).at_page(header.page).into()))
 }
 
 /// Reads a leaf of a tree of `keyspace`.
@@ -105,7 +113,8 @@ pub fn read_leaf(
     kind: TreeKind,
     how: Caching,
 ) -> Result<LeafNode> {
-    let frame = read(pages, reference, NodeKind::Leaf, how)?;
+    let frame = read(pages, reference, NodeKind::Leaf, how)
+        .map_err(|error| expected_in(keyspace, error))?;
     let bits = frame.header().flags;
     let shape =
         BlockShape::parse(frame.content(), bits & FLAG_NUMBERS != 0, bits & FLAG_WIDE_SLOTS != 0)
@@ -131,7 +140,9 @@ pub fn read_parent(
     keyspace: KeyspaceNumber,
     height: u8,
 ) -> Result<ParentNode> {
-    let frame = pages.read_node(reference, NodeKind::Parent)?;
+    let frame = pages
+        .read_node(reference, NodeKind::Parent)
+        .map_err(|error| expected_in(keyspace, error))?;
     let wide = frame.header().flags & FLAG_WIDE_SLOTS != 0;
     if !frame.is_checked() || frame.header().height != height {
         check_place(&frame, Structure::Parent, keyspace, height)?;

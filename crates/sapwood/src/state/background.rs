@@ -204,8 +204,10 @@ const FAILURE: LockRank = LockRank::new(81, "failure of merging");
 /// Why merging has stopped.
 #[derive(Debug, Default)]
 struct Failure {
-    /// Of the last step, if it failed.
+    /// Of the last step, if it failed, or something beside it.
     last: Option<Error>,
+    /// Of the last step that failed.
+    of_step: Option<Error>,
     count: u64,
 }
 
@@ -341,8 +343,22 @@ impl Background {
         let mut failure = self.failure.lock();
         failure.count += 1;
         failure.last = Some(error.clone());
+        failure.of_step = Some(error.clone());
         drop(failure);
         self.notify();
+    }
+
+    /// Something failed in a keyspace, which holds up nothing else: only whoever waits for quiet is
+    /// told.
+    pub fn fail_beside(&self, error: &Error) {
+        self.failure.lock().last = Some(error.clone());
+        self.notify();
+    }
+
+    /// The failure of the last step that failed, when there were more than so many.
+    pub fn failure_since(&self, failure_count: u64) -> Option<Error> {
+        let failure = self.failure.lock();
+        failure.of_step.clone().filter(|_| failure.count != failure_count)
     }
 
     /// The failure of the last step, if it failed.

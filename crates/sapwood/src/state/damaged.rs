@@ -5,6 +5,7 @@
 //! when the database is closed. *Threads*: any; while nothing is damaged, each question is a load.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::backlog::Backlog;
 use super::state::State;
@@ -29,6 +30,14 @@ pub enum Work {
     Leaving,
 }
 
+/// Some work in one keyspace.
+pub type Task = (KeyspaceNumber, Work);
+
+/// After a failure a task rests for so long, each time twice as long as before: what is done in it
+/// until it fails is done in vain.
+const REST_MIN: Duration = Duration::from_millis(200);
+const REST_MAX: Duration = Duration::from_secs(60);
+
 /// See the module.
 #[derive(Debug)]
 pub struct Damaged {
@@ -38,9 +47,18 @@ pub struct Damaged {
 
 #[derive(Debug, Default)]
 struct Known {
-    errors: BTreeMap<(KeyspaceNumber, Work), Error>,
+    failures: BTreeMap<Task, Failure>,
+    /// The system has refused to read there, once.
+    refused: BTreeSet<Task>,
     /// The backlog of a state, once it was asked for.
     backlog: Option<(Epoch, (Backlog, Backlog))>,
+}
+
+#[derive(Debug)]
+struct Failure {
+    error: Error,
+    rest: Duration,
+    rests_until: Duration,
 }
 
 impl Default for Damaged {
@@ -51,27 +69,57 @@ impl Default for Damaged {
 }
 
 impl Damaged {
-    /// Such work has failed in a keyspace; true when that was not known.
-    pub fn add(&self, keyspace: KeyspaceNumber, work: Work, error: &Error) -> bool {
+    /// Whether an error of a task says that something cannot be read there, and nothing of anything
+    /// else. What the system refuses may go the next time: it does when it refuses again.
+    pub fn is_of(&self, task: Task, error: &Error) -> bool {
+        match error {
+            Error::Io { .. } => {
+                let mut known = self.known.lock();
+                let again = known.failures.contains_key(&task) || !known.refused.insert(task);
+                self.is_any.store(true, Ordering::Release);
+                again
+            }
+            error => error.is_corruption(),
+        }
+    }
+
+    /// A task has failed with what is of it alone; true when that was not known.
+    pub fn add(&self, task: Task, error: &Error, now: Duration) -> bool {
         let mut known = self.known.lock();
-        let is_new = known.errors.insert((keyspace, work), error.clone()).is_none();
+        let before = known.failures.remove(&task);
+        let is_new = before.is_none();
+        let rest = before.map_or(REST_MIN, |before| (before.rest * 2).min(REST_MAX));
+        let failure = Failure { error: error.clone(), rest, rests_until: now + rest };
+        known.failures.insert(task, failure);
         if is_new {
             known.backlog = None;
-            self.is_any.store(true, Ordering::Release);
         }
+        self.is_any.store(true, Ordering::Release);
         is_new
     }
 
-    /// Such work has succeeded in a keyspace.
-    pub fn forget(&self, keyspace: KeyspaceNumber, work: Work) {
+    /// A task has succeeded.
+    pub fn forget(&self, task: Task) {
         if !self.is_any() {
             return;
         }
         let mut known = self.known.lock();
-        if known.errors.remove(&(keyspace, work)).is_some() {
+        known.refused.remove(&task);
+        if known.failures.remove(&task).is_some() {
             known.backlog = None;
-            self.is_any.store(!known.errors.is_empty(), Ordering::Release);
         }
+        let is_any = !known.failures.is_empty() || !known.refused.is_empty();
+        self.is_any.store(is_any, Ordering::Release);
+    }
+
+    /// The tasks that are not tried now.
+    pub fn resting(&self, now: Duration) -> Vec<Task> {
+        if !self.is_any() {
+            return Vec::new();
+        }
+        let known = self.known.lock();
+        let resting = known.failures.iter().filter(|(_, failure)| now < failure.rests_until);
+        resting.map(|(task, _)| *task).collect()
     }
 
     /// Whether anything is known.
@@ -79,14 +127,14 @@ impl Damaged {
         self.is_any.load(Ordering::Acquire)
     }
 
-    /// Whether such work has failed in a keyspace.
-    pub fn has(&self, keyspace: KeyspaceNumber, work: Work) -> bool {
-        self.is_any() && self.known.lock().errors.contains_key(&(keyspace, work))
+    /// Whether a task has failed.
+    pub fn has(&self, task: Task) -> bool {
+        self.is_any() && self.known.lock().failures.contains_key(&task)
     }
 
     /// What is known of some keyspace, if anything is.
     pub fn any_error(&self) -> Option<Error> {
-        self.known.lock().errors.values().next().cloned()
+        self.known.lock().failures.values().next().map(|failure| failure.error.clone())
     }
 
     /// Why a keyspace cannot be merged on, if it cannot.
@@ -96,7 +144,7 @@ impl Damaged {
         }
         let known = self.known.lock();
         let merging = (keyspace, Work::Young)..=(keyspace, Work::Leaving);
-        known.errors.range(merging).next().map(|(_, error)| error.clone())
+        known.failures.range(merging).next().map(|(_, failure)| failure.error.clone())
     }
 
     /// What waits in a state to be merged, but for what cannot be; and that.
@@ -110,7 +158,7 @@ impl Damaged {
         {
             return parts;
         }
-        let merging = known.errors.keys().filter(|(_, work)| *work != Work::Run);
+        let merging = known.failures.keys().filter(|(_, work)| *work != Work::Run);
         let held_up: BTreeSet<KeyspaceNumber> = merging.map(|(keyspace, _)| *keyspace).collect();
         let parts = Backlog::in_parts(state, state.promoted_leaves(), &held_up);
         known.backlog = Some((state.epoch, parts));

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 
 use super::PendingWrites;
 use super::commit::{commit, create_keyspace, drop_keyspace};
-use crate::error::Error;
+use crate::error::{Corruption, Error, Structure};
 use crate::merge::debt::Pressure;
 use crate::merge::flush;
+use crate::merge::passed_over::PassedOver;
 use crate::merge::plan::{next_plan, plan_from, young_sets};
-use crate::merge::promote::{promote, promote_miscounted};
+use crate::merge::promote::{Plan, promote, promote_miscounted};
 use crate::merge::step::{self, run_step, wait_until_idle};
 use crate::merge::verify::{Activity, verify_with};
 use crate::options::{Durability, Options};
@@ -19,6 +20,7 @@ use crate::segment::key_range::KeyRange;
 use crate::segment::merge_cursor::MergeCursor;
 use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST};
 use crate::state::catalogue::KeyspaceSettings;
+use crate::state::damaged::Work;
 use crate::state::sources::sources;
 use crate::state::view::Home;
 use crate::state::{Core, SnapshotHold, create, recovery};
@@ -28,6 +30,10 @@ use crate::sync::{Arc, Clock};
 use crate::types::{KeyspaceNumber, PageNumber, SequenceNumber};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn planned(core: &Arc<Core>, pressure: Pressure) -> Option<Plan> {
+    next_plan(core, pressure, &mut PassedOver::default()).unwrap()
+}
 
 fn options() -> Options {
     Options {
@@ -224,7 +230,7 @@ fn with_many_parents() -> Engine {
 fn two_promotions_side_by_side_keep_out_of_each_others_range() {
     let engine = with_many_parents();
     let mut plans = Vec::new();
-    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap() {
+    while let Some(plan) = planned(&engine.core, Pressure::Quiet) {
         plans.push(plan);
         assert!(plans.len() < 1000, "the same range is planned again and again");
     }
@@ -257,7 +263,7 @@ fn with_few_keys_above() -> Engine {
 #[test]
 fn a_step_reads_on_behind_its_range_where_others_have_promoted() {
     let all_plans = |engine: &Engine| -> Vec<_> {
-        std::iter::from_fn(|| next_plan(&engine.core, Pressure::Quiet, &[]).unwrap()).collect()
+        std::iter::from_fn(|| planned(&engine.core, Pressure::Quiet)).collect()
     };
     // Where one step ends and another begins.
     let mut borders = Vec::new();
@@ -304,8 +310,8 @@ fn a_promotion_installs_into_what_others_have_left_of_the_tree() {
         let mut engine = with_many_parents();
         engine.delete_from(0);
         engine.young(left, b"left");
-        let first = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap().unwrap();
-        while let Some(plan) = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap() {
+        let first = planned(&engine.core, Pressure::Quiet).unwrap();
+        while let Some(plan) = planned(&engine.core, Pressure::Quiet) {
             promote(&engine.core, plan).unwrap();
         }
         promote(&engine.core, first).unwrap();
@@ -319,7 +325,7 @@ fn a_promotion_installs_into_what_others_have_left_of_the_tree() {
 fn a_run_keeps_out_of_the_range_of_a_promotion() {
     let mut engine = with_many_parents();
     let mut plans = Vec::new();
-    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap() {
+    while let Some(plan) = planned(&engine.core, Pressure::Quiet) {
         plans.push(plan);
     }
     let last = plans.pop().unwrap();
@@ -378,9 +384,9 @@ fn a_run_in_a_reserved_range_goes_to_the_young_segment_and_another_beside_it_doe
 #[test]
 fn what_a_promotion_reads_behind_its_range_is_not_used_again_meanwhile() {
     let mut engine = with_many_parents();
-    let first = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap().unwrap();
+    let first = planned(&engine.core, Pressure::Quiet).unwrap();
     let mut others = Vec::new();
-    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap() {
+    while let Some(plan) = planned(&engine.core, Pressure::Quiet) {
         others.push(plan);
     }
     assert!(!others.is_empty(), "no promotion beside the first");
@@ -418,7 +424,9 @@ fn a_promotion_planned_in_an_older_state_does_not_undo_what_a_flush_has_installe
     let mut engine = with_many_parents();
     let before = engine.core.state();
     flush_a_run(&mut engine);
-    if let Some(plan) = plan_from(&engine.core, &before, Pressure::Quiet, &[]).unwrap() {
+    if let Some(plan) =
+        plan_from(&engine.core, &before, Pressure::Quiet, &mut PassedOver::default()).unwrap()
+    {
         promote(&engine.core, plan).unwrap();
     }
     engine.check();
@@ -451,7 +459,7 @@ fn a_plan_that_a_flush_has_overtaken_is_made_again() {
             step::flush_sealed(&core).unwrap();
         }
     }));
-    let plan = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap();
+    let plan = planned(&engine.core, Pressure::Quiet);
     engine.storage.clear_on_operation();
     assert!(fired.load(Ordering::Acquire) > 0, "nothing was read");
     let run = (0..100).map(|n| ([key(1), vec![n]].concat(), vec![8; 30]));
@@ -474,7 +482,7 @@ fn with_a_large_last_level() -> Engine {
 /// Makes all promotions that are due while writes go on, and sees that they went above the last
 /// level.
 fn promote_above(engine: &Engine, segments: usize) {
-    while let Some(plan) = next_plan(&engine.core, Pressure::Writing, &[]).unwrap() {
+    while let Some(plan) = planned(&engine.core, Pressure::Writing) {
         promote(&engine.core, plan).unwrap();
     }
     assert!(engine.core.state().young.is_empty());
@@ -489,7 +497,7 @@ fn above_count(engine: &Engine) -> usize {
 /// Makes the promotions of quiet times one by one, with a look at the content after each.
 fn promote_to_the_last(engine: &Engine) {
     let mut made = 0;
-    while let Some(plan) = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap() {
+    while let Some(plan) = planned(&engine.core, Pressure::Quiet) {
         promote(&engine.core, plan).unwrap();
         made += 1;
         engine.check();
@@ -542,10 +550,10 @@ fn a_segment_that_is_still_being_written_is_no_source() {
     for round in 0..8 {
         engine.young((0..12_000).skip(round).step_by(100), &[round as u8; 60]);
     }
-    let plan = next_plan(&engine.core, Pressure::Writing, &[]).unwrap().unwrap();
+    let plan = planned(&engine.core, Pressure::Writing).unwrap();
     promote(&engine.core, plan).unwrap();
     assert!(above_count(&engine) == 1 && !engine.core.state().young.is_empty());
-    let plan = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap().unwrap();
+    let plan = planned(&engine.core, Pressure::Quiet).unwrap();
     assert!(plan.sources.iter().all(|source| source.is_young()));
     drop(plan);
     promote_above(&engine, 1);
@@ -590,7 +598,7 @@ fn a_value_that_replay_would_meet_again_is_not_written_over() {
 #[test]
 fn a_dropped_keyspace_waits_for_the_promotion_in_it() {
     let engine = with_many_parents();
-    let plan = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap().unwrap();
+    let plan = planned(&engine.core, Pressure::Quiet).unwrap();
     drop_keyspace(&engine.core, engine.keyspace, Durability::Buffered).unwrap();
     engine.flush();
     while run_step(&engine.core).unwrap() {}
@@ -663,7 +671,7 @@ fn a_merge_that_does_not_add_up_is_not_installed() {
     let engine = with_many_parents();
     let before = engine.core.state().epoch;
     let given = engine.core.pages.allocator().given_list();
-    let plan = next_plan(&engine.core, Pressure::Quiet, &[]).unwrap().unwrap();
+    let plan = planned(&engine.core, Pressure::Quiet).unwrap();
     let error = promote_miscounted(&engine.core, plan).unwrap_err();
     assert!(matches!(error, Error::MergeMismatch { .. }), "{error}");
     assert_eq!(engine.core.state().epoch, before);
@@ -714,7 +722,10 @@ fn a_keyspace_that_is_left_behind_waits_in_its_older_set() {
         sets.into_iter().map(|set| (set.members.len(), set.due)).collect::<Vec<_>>()
     };
     let merge_sound = || {
-        while let Some(plan) = next_plan(&core, Pressure::Writing, &[broken]).unwrap() {
+        let mut passed_over = PassedOver::default();
+        let damage = Corruption::new(Structure::Leaf, "a leaf of the test").into();
+        passed_over.add(&core, (broken, Work::Young), damage).unwrap();
+        while let Some(plan) = next_plan(&core, Pressure::Writing, &mut passed_over).unwrap() {
             assert_eq!(plan.keyspace, sound);
             promote(&core, plan).unwrap();
         }
@@ -733,7 +744,7 @@ fn a_keyspace_that_is_left_behind_waits_in_its_older_set() {
     };
     let older = numbers(0).unwrap();
     while numbers(0).as_ref() == Some(&older) {
-        let plan = next_plan(&core, Pressure::Writing, &[]).unwrap().unwrap();
+        let plan = planned(&core, Pressure::Writing).unwrap();
         assert!(plan.sources.iter().all(|source| older.contains(&source.number)));
         promote(&core, plan).unwrap();
     }

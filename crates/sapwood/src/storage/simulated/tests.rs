@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::storage::PIN_BYTES;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread;
 
@@ -579,8 +580,12 @@ fn what_is_read_in_place_is_not_cut_off() {
     assert!(storage.map(90, 11).is_none());
     storage.write_at(60, b"beside").unwrap();
     storage.write_at(30, b"beside it.").unwrap();
-    assert_eq!(storage.set_length(59).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
-    storage.set_length(60).unwrap();
+    // A file that is mapped knows its users by the MiB.
+    storage.set_length(2 * PIN_BYTES).unwrap();
+    for length in [59, 60, PIN_BYTES - 1] {
+        assert_eq!(storage.set_length(length).unwrap_err().kind(), io::ErrorKind::ResourceBusy);
+    }
+    storage.set_length(PIN_BYTES).unwrap();
     drop(mapped);
     storage.set_length(10).unwrap();
 }
