@@ -336,7 +336,9 @@ fn commits_that_wait_for_merging_get_no_error_of_another_keyspace() {
 #[test]
 fn a_full_file_takes_again_what_was_deleted_beside_a_damaged_keyspace() {
     for merge_threads in [0, 1] {
-        let builder = || builder().merge_threads(merge_threads).leaf_bytes(4096);
+        let (clock, hand) = Clock::fake();
+        let builder =
+            || builder().merge_threads(merge_threads).leaf_bytes(4096).clock(clock.clone());
         let (image, _) = with_a_broken_root(builder);
         let storage = SimulatedStorage::from_image(image);
         let builder = builder().max_file_bytes(12 << 20);
@@ -349,6 +351,8 @@ fn a_full_file_takes_again_what_was_deleted_beside_a_damaged_keyspace() {
             let error = loop {
                 let mut value = [0; 1000];
                 random.fill(&mut value);
+                // What failed is tried again each time.
+                hand.advance(Duration::from_secs(100));
                 match sound.put(key(count), value) {
                     Ok(()) => count += 1,
                     Err(error) => break error,

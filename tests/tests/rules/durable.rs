@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crash_lsm::access;
 use crash_lsm::counting::CountingStorage;
+use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use sapwood::page::Block;
 use sapwood::storage::{CrashPlan, MemoryStorage, OperationKind, SimulatedStorage};
@@ -308,6 +309,45 @@ fn a_value_that_dies_in_a_flush_is_kept_for_who_reads_the_memtable() {
             break;
         }
     }
+}
+
+/// What died in a memtable was kept for every snapshot, also for those from before all of it: a long
+/// one, beside a large value that is overwritten again and again, filled the disk. Now a snapshot
+/// keeps what died in the memtable that it was taken beside, and in the next one.
+#[test]
+fn what_dies_in_a_memtable_is_not_kept_for_an_older_snapshot() {
+    let (_storage, database, keyspace) = new();
+    put_with(&keyspace, &database, "k", b"small", Durability::Buffered);
+    database.flush().unwrap();
+    let snapshot = database.snapshot().unwrap();
+    let mut large = vec![0; 100_000];
+    Random::from_seed(1).fill(&mut large);
+    let given = |database: &Database| {
+        let core = database.core().unwrap();
+        core.collect_released();
+        core.pages.allocator().extent().given_pages
+    };
+    for memtable in ["first", "second"] {
+        put_with(&keyspace, &database, memtable, b"v", Durability::Buffered);
+        database.flush().unwrap();
+    }
+    let before = given(&database);
+    for _ in 0..3 {
+        for _ in 0..20 {
+            put_with(&keyspace, &database, "k", &large, Durability::Buffered);
+        }
+        database.flush().unwrap();
+    }
+    // The values that were flushed are of states, which the snapshot is older than: they go with
+    // the next durable states.
+    for _ in 0..4 {
+        run_all_steps(&database).unwrap();
+        put_with(&keyspace, &database, "another", b"v", Durability::Buffered);
+        database.flush().unwrap();
+    }
+    let kept = given(&database) - before;
+    assert!((98..2 * 98).contains(&kept), "{kept} pages for one value of 98");
+    assert_eq!(snapshot.get(&keyspace, "k").unwrap().unwrap(), "small");
 }
 
 /// Power failed between the slot of a state and its record. The next open takes that state, and its

@@ -411,9 +411,14 @@ impl Making<'_> {
         for block in &born {
             allocator.reference(*block);
         }
-        // A value that never was in a state was never referenced by one.
-        for block in died.iter().filter(|dead| dead.birth.0 != 0).map(|dead| dead.block) {
-            allocator.dereference(block);
+        // A value that never was in a state was never referenced by one; and whoever can read it
+        // has the memtable, with a state that is no older than that (E2).
+        let since = change.flushed.as_ref().map_or(Epoch(0), |(slot, _)| slot.since);
+        for dead in &mut died {
+            match dead.birth {
+                Epoch(0) => dead.birth = since,
+                _ => allocator.dereference(dead.block),
+            }
         }
         let state = State::new(contents, promoted_leaves, core.held.releases());
         // A transaction that ends meanwhile gives back what is taken here (E1).

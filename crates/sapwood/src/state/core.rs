@@ -279,7 +279,8 @@ impl Core {
         let cut = super::state::Cut { sequence, position, chain };
         let set = view.active.cut.set(cut);
         assert!(set.is_ok(), "a memtable is sealed once");
-        let active = MemtableSlot::new(Memtable::new(self.pool.clone()), cut);
+        let since = view.state.epoch;
+        let active = MemtableSlot::new(Memtable::new(self.pool.clone()), cut, since);
         self.change_view(|view| {
             let mut sealed = Vec::with_capacity(view.sealed.len() + 1);
             sealed.push(view.active.clone());
@@ -293,8 +294,9 @@ impl Core {
     pub fn put_by_reference(&self, commit: ByReference) -> Arc<Home> {
         let (position, chain) = self.log.cut_here();
         let cut = super::state::Cut { sequence: commit.number, position, chain };
-        let slot = MemtableSlot::of_commit(Memtable::new(self.pool.clone()), commit, cut);
-        let active = MemtableSlot::new(Memtable::new(self.pool.clone()), cut);
+        let since = self.state().epoch;
+        let slot = MemtableSlot::of_commit(Memtable::new(self.pool.clone()), commit, cut, since);
+        let active = MemtableSlot::new(Memtable::new(self.pool.clone()), cut, since);
         self.change_view(|view| {
             assert!(view.active.is_empty(), "what came before is sealed");
             let mut sealed = Vec::with_capacity(view.sealed.len() + 1);

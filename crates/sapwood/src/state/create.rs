@@ -84,7 +84,7 @@ pub(crate) fn create(
         .sync_directory()
         .map_err(|error| Error::io("syncing the directory", storage.name(), error))?;
     let pool = Arc::new(ChunkPool::new((options.memory_budget / 8) as usize));
-    let active = MemtableSlot::new(Memtable::new(pool.clone()), Cut::default());
+    let active = MemtableSlot::new(Memtable::new(pool.clone()), Cut::default(), Epoch(1));
     let durable = DurableInner {
         generation: 2,
         state: Some(state.clone()),

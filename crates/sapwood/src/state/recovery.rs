@@ -239,7 +239,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
     let next_epoch = if clean.is_some() { epoch.next() } else { Epoch(counters.epoch_limit) };
     let active = slots
         .pop()
-        .unwrap_or_else(|| MemtableSlot::new(Memtable::new(assembly.pool.clone()), last));
+        .unwrap_or_else(|| MemtableSlot::new(Memtable::new(assembly.pool.clone()), last, epoch));
     slots.reverse();
     let durable = DurableInner {
         generation: read.slot.generation,

@@ -23,7 +23,7 @@ use crate::page::PageManager;
 use crate::segment::overflow::verify_value;
 use crate::storage::Storage;
 use crate::sync::Arc;
-use crate::types::{KeyspaceNumber, LogPosition};
+use crate::types::{Epoch, KeyspaceNumber, LogPosition};
 
 /// The parts of the memory budget that replay may take when nothing can be flushed (O3).
 const REPLAY_BUDGET_PARTS: (u64, u64) = (3, 4);
@@ -59,6 +59,8 @@ impl ReplayMemory {
 pub(super) struct Replayed<'a> {
     pages: &'a Arc<PageManager>,
     pool: &'a Arc<ChunkPool>,
+    /// The state that was opened.
+    since: Epoch,
     /// A memtable is sealed when it has grown to this.
     bytes_max: usize,
     memory: ReplayMemory,
@@ -89,15 +91,16 @@ impl<'a> Replayed<'a> {
         // What is never flushed lies in one memtable best: each further one costs chunks.
         let budget = options.memory_budget;
         let bytes_max = if options.read_only { memory.bytes_max } else { budget / 4 };
-        let cut = manifest.contents.cut;
+        let (cut, since) = (manifest.contents.cut, manifest.contents.epoch);
         Replayed {
+            since,
             pages,
             pool,
             bytes_max: bytes_max as usize,
             memory,
             buffer: ReplayBuffer::new(budget),
             catalogue: (*manifest.contents.catalogue).clone(),
-            slots: vec![MemtableSlot::new(Memtable::new(pool.clone()), cut)],
+            slots: vec![MemtableSlot::new(Memtable::new(pool.clone()), cut, since)],
             log_named: LogNamed::default(),
             pending: Arc::new(PendingBlocks::new(pages.budget())),
             last: cut,
@@ -209,8 +212,8 @@ impl<'a> Replayed<'a> {
         let segments = segments.into_iter().map(Arc::new).collect();
         let commit = ByReference { number: record.sequence, segments, blocks };
         let table = || Memtable::new(self.pool.clone());
-        self.slots.push(MemtableSlot::of_commit(table(), commit, self.last));
-        self.slots.push(MemtableSlot::new(table(), self.last));
+        self.slots.push(MemtableSlot::of_commit(table(), commit, self.last, self.since));
+        self.slots.push(MemtableSlot::new(table(), self.last, self.since));
         Ok(Visit::Continue)
     }
 
@@ -224,7 +227,7 @@ impl<'a> Replayed<'a> {
         if self.memory.only_counts {
             self.slots.clear();
         }
-        let slot = MemtableSlot::new(Memtable::new(self.pool.clone()), self.last);
+        let slot = MemtableSlot::new(Memtable::new(self.pool.clone()), self.last, self.since);
         self.slots.push(slot.clone());
         slot
     }

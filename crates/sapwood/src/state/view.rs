@@ -12,7 +12,7 @@ use super::state::{Cut, State};
 use crate::memtable::Memtable;
 use crate::segment::descriptor::Segment;
 use crate::sync::{Arc, LockRank, OnceLock, OrderedMutex};
-use crate::types::SequenceNumber;
+use crate::types::{Epoch, SequenceNumber};
 
 /// The memtables and the state of one moment.
 #[derive(Clone, Debug)]
@@ -58,6 +58,8 @@ pub struct MemtableSlot {
     pub cut: OnceLock<Cut>,
     /// Where the log stood when it began to take writes.
     pub begin: Cut,
+    /// No view that has it has an older state (E2).
+    pub since: Epoch,
 }
 
 /// The rank of the locks of homes.
@@ -66,20 +68,31 @@ pub const HOME: LockRank = LockRank::new(50, "snapshots of a memtable");
 pub const CATALOGUE_CHANGES: LockRank = LockRank::new(51, "catalogue changes of a memtable");
 
 impl MemtableSlot {
-    /// A slot for an empty memtable that takes writes behind `begin`.
-    pub fn new(table: Memtable, begin: Cut) -> Arc<MemtableSlot> {
-        MemtableSlot::make(table, None, begin)
+    /// A slot for an empty memtable that takes writes behind `begin`, for a view with a state that
+    /// is no older than `since`.
+    pub fn new(table: Memtable, begin: Cut, since: Epoch) -> Arc<MemtableSlot> {
+        MemtableSlot::make(table, None, begin, since)
     }
 
     /// The slot of a commit by reference whose record ends at `cut`. `table` is empty.
-    pub fn of_commit(table: Memtable, commit: ByReference, cut: Cut) -> Arc<MemtableSlot> {
-        let slot = MemtableSlot::make(table, Some(commit), cut);
+    pub fn of_commit(
+        table: Memtable,
+        commit: ByReference,
+        cut: Cut,
+        since: Epoch,
+    ) -> Arc<MemtableSlot> {
+        let slot = MemtableSlot::make(table, Some(commit), cut, since);
         // Never set before: the slot is new.
         let _ = slot.cut.set(cut);
         slot
     }
 
-    fn make(table: Memtable, by_reference: Option<ByReference>, begin: Cut) -> Arc<MemtableSlot> {
+    fn make(
+        table: Memtable,
+        by_reference: Option<ByReference>,
+        begin: Cut,
+        since: Epoch,
+    ) -> Arc<MemtableSlot> {
         Arc::new(MemtableSlot {
             table: Arc::new(table),
             by_reference,
@@ -87,6 +100,7 @@ impl MemtableSlot {
             catalogue_changes: OrderedMutex::new(CATALOGUE_CHANGES, Vec::new()),
             cut: OnceLock::new(),
             begin,
+            since,
         })
     }
 

@@ -80,28 +80,27 @@ fn nothing_is_cut_off_that_is_in_use() {
 #[test]
 fn threads_that_read_while_the_file_is_cut_and_grows_are_never_behind_its_end() {
     let (_directory, _path, storage) = new_file(0);
-    let stop = Arc::new(AtomicU32::new(0));
+    let (stop, found) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let readers: Vec<_> = (0..3u64)
         .map(|reader| {
-            let (storage, stop) = (storage.clone(), stop.clone());
+            let (storage, stop, found) = (storage.clone(), stop.clone(), found.clone());
             let read = move || {
                 let mut random = crate::sync::Random::from_seed(reader);
-                let mut found = 0u64;
                 while stop.load(Ordering::Relaxed) == 0 {
                     let page = random.below(16 * PIN_BYTES / 4096);
                     if let Some(mapped) = storage.map(page * 4096, 4096) {
                         assert!(mapped.iter().all(|byte| *byte == 0));
-                        found += 1;
+                        found.fetch_add(1, Ordering::Relaxed);
                     }
                 }
-                found
             };
             crate::sync::thread::spawn("sapwood-test", read).unwrap()
         })
         .collect();
     let mut random = crate::sync::Random::from_seed(9);
     let (mut cuts, mut busy) = (0, 0);
-    while cuts < 3000 {
+    // However little the readers are let run.
+    while cuts < 3000 || busy == 0 || found.load(Ordering::Relaxed) == 0 {
         match storage.set_length(random.below(16 * PIN_BYTES)) {
             Ok(()) => cuts += 1,
             Err(error) => {
@@ -111,6 +110,5 @@ fn threads_that_read_while_the_file_is_cut_and_grows_are_never_behind_its_end() 
         }
     }
     stop.store(1, Ordering::Relaxed);
-    let found: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
-    assert!(found > 0 && busy > 0, "{found} were read, {busy} cuts were refused");
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
 }
