@@ -312,8 +312,8 @@ fn a_value_that_dies_in_a_flush_is_kept_for_who_reads_the_memtable() {
 }
 
 /// What died in a memtable was kept for every snapshot, also for those from before all of it: a
-/// long one, beside a large value that is overwritten again and again, filled the disk. Now a snapshot
-/// keeps what died in the memtable that it was taken beside, and in the next one.
+/// long one, beside a large value that is overwritten again and again, filled the disk. Now a
+/// snapshot keeps what died in the memtable that it was taken beside, and in the next one.
 #[test]
 fn what_dies_in_a_memtable_is_not_kept_for_an_older_snapshot() {
     let (_storage, database, keyspace) = new();
