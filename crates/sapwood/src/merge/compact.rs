@@ -22,7 +22,10 @@ use crate::types::KeyspaceNumber;
 
 use super::plan::{Wanted, plan_whole};
 use super::promote::{bare_range, promote};
-use super::step::{LOOK_AGAIN, begin_writing, flush_all_so_far, make_durable_now, run_step};
+use super::step::{
+    LOOK_AGAIN, begin_writing, flush_all_so_far, make_durable_now, make_durable_when_due, run_step,
+    unless_full,
+};
 use super::stretch::pages_in;
 
 /// Is told bytes done and in all; false ends the pass.
@@ -150,6 +153,7 @@ impl Pass<'_> {
         loop {
             self.core.check_writable()?;
             let mark = self.core.background.mark();
+            unless_full(make_durable_when_due(self.core))?;
             match self.step(keyspace, &rest)? {
                 Tried::UpTo(None) => return Ok(()),
                 Tried::UpTo(Some(end)) => {

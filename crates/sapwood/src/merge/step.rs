@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::state::Core;
 use crate::state::background::Job;
-use crate::state::durable::{Purpose, claim_file, make_durable};
+use crate::state::durable::{Purpose, claim_file, make_durable, make_durable_unless};
 use crate::state::manifest::YOUNG_COUNT_MAX;
 use crate::state::panic_guard::PanicGuard;
 use crate::state::reserve::set_short;
@@ -74,7 +74,9 @@ fn run_first(
     // Ends before that when the step panics: nobody sees rest before writing has stopped.
     let guard = PanicGuard::new(core, "a step of merging");
     let mut passed_over = None;
-    let result = choose(core, &mut passed_over).or_else(|error| free_dead(core, error));
+    let result = raise_limits(core)
+        .and_then(|()| choose(core, &mut passed_over))
+        .or_else(|error| free_dead(core, error));
     // Whoever sees nobody at work sees what came of this.
     match &result {
         Ok(true) => {
@@ -132,7 +134,7 @@ pub fn begin_writing(core: &Arc<Core>) -> Result<()> {
         core.seal();
         drop(order);
         flush_sealed(core)?;
-        make_durable_untold(core, Purpose::Running)?;
+        make_durable_if(core, || true)?;
     }
     core.durable.writing_has_begun.store(true, Ordering::Release);
     Ok(())
@@ -346,6 +348,7 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     // Whoever waits for others counts those who flush for themselves, too; before the flush is out,
     // so that nobody finds it out and nobody at work.
     let _running = core.background.begin_running();
+    raise_limits(core)?;
     if is_young_full(core) {
         // Where merging could not keep up at all: a state has no place for one more.
         let mut passed_over = None;
@@ -410,18 +413,55 @@ fn durable_is_due(core: &Core) -> bool {
     since >= DURABLE_EVERY_BYTES || log_is_low
 }
 
+/// Makes a state durable when write stamps are running low (D3): between two parts of whatever
+/// takes many.
+fn raise_limits(core: &Core) -> Result<()> {
+    unless_full(make_durable_if(core, || core.pages.stamps_are_low()))
+}
+
+/// Makes a state durable when one is due and no thread sees to it: between two parts of a call that
+/// goes on writing.
+///
+/// # Errors
+/// As [`make_durable`].
+pub fn make_durable_when_due(core: &Core) -> Result<()> {
+    make_durable_if(core, || {
+        let has_threads = core.background.has_threads.load(Ordering::Acquire);
+        core.pages.stamps_are_low() || !has_threads && durable_is_due(core)
+    })
+}
+
+/// What goes on without a durable state where there is no room for one may make some.
+pub(super) fn unless_full(result: Result<()>) -> Result<()> {
+    match result {
+        Err(Error::NoSpace { .. }) => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes a state durable when one is due, unless others have done so meanwhile. Nobody is told, so
+/// that locks may be held.
+fn make_durable_if(core: &Core, is_due: impl FnOnce() -> bool) -> Result<()> {
+    let made = || core.counters.durable_states.load(Ordering::Relaxed);
+    let before = made();
+    if !is_due() {
+        return Ok(());
+    }
+    make_durable_unless(core, Purpose::Running, || made() != before)?;
+    note_durable(core);
+    Ok(())
+}
+
 pub(super) fn make_durable_now(core: &Core, purpose: Purpose) -> Result<()> {
-    make_durable_untold(core, purpose)?;
+    make_durable(core, purpose)?;
+    note_durable(core);
     tell(core);
     Ok(())
 }
 
-/// The same with a lock held.
-fn make_durable_untold(core: &Core, purpose: Purpose) -> Result<()> {
-    make_durable(core, purpose)?;
+fn note_durable(core: &Core) {
     let written = core.pages.counters().bytes_written();
     core.background.bytes_at_durable.store(written, Ordering::Relaxed);
-    Ok(())
 }
 
 /// Seals what waits in memory, so that it is flushed.

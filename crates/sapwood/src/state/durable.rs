@@ -28,8 +28,6 @@ pub const DURABLE: LockRank = LockRank::new(5, "durable state");
 
 /// How far ahead of the counters the limits in the file lie.
 pub const LIMIT_AHEAD: u64 = 1 << 32;
-/// The same for write stamps, of which there are 2^32 before they begin again.
-pub const STAMP_LIMIT_AHEAD: u64 = 1 << 20;
 /// The same for keyspace numbers.
 pub const KEYSPACE_LIMIT_AHEAD: u32 = 1 << 12;
 
@@ -289,7 +287,7 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
     let generation = inner.generation + 1;
     let limits = next_limits(core);
     let written = write(core, &making, generation, limits, purpose);
-    let (slot, log_written) = match written {
+    let Written { slot, log_written, stamp_limit } = match written {
         Ok(written) => written,
         Err(error) => {
             undo(core, making);
@@ -312,6 +310,7 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
         inner.generation += 1;
     }
     inner.settled_at = (purpose != Purpose::Running).then(|| core.log.positions().end);
+    core.pages.set_stamp_limit(stamp_limit);
     core.counters.durable_states.fetch_add(1, Ordering::Relaxed);
     let epoch = inner.state.as_ref().map_or(Epoch(0), |state| state.epoch);
     tracing::debug!(target: "sapwood::durable", generation, %epoch, "state is durable");
@@ -590,7 +589,7 @@ fn counters(core: &Core, limits: Limits, purpose: Purpose) -> Counters {
     Counters {
         sequence_limit: limits.sequence,
         epoch_limit: limits.epoch,
-        stamp_limit: core.pages.stamp_counter() + STAMP_LIMIT_AHEAD,
+        stamp_limit: core.pages.stamp_counter().saturating_add(core.options.stamps_ahead),
         keyspace_limit: limits.keyspace,
         segment_limit: limits.segment,
         clean: (purpose == Purpose::Closing).then(|| ExactCounters {
@@ -620,15 +619,24 @@ fn log_section(core: &Core, state: &State, list: &RingList) -> LogSection {
     }
 }
 
-/// Steps 3 and 4. Returns the slot to write, and how far the operating system had the log before
-/// the sync.
+/// What steps 3 and 4 lead to.
+struct Written {
+    /// The slot to write.
+    slot: HeaderSlot,
+    /// So far the operating system had the log before the sync.
+    log_written: LogPosition,
+    /// Counts when the slot is on disk.
+    stamp_limit: u64,
+}
+
+/// Steps 3 and 4.
 fn write(
     core: &Core,
     making: &Making,
     generation: u64,
     limits: Limits,
     purpose: Purpose,
-) -> Result<(HeaderSlot, LogPosition)> {
+) -> Result<Written> {
     core.pages.write_unwritten()?;
     let regions = core.pages.allocator().write_captured(&making.captured)?;
     let counters = counters(core, limits, purpose);
@@ -659,8 +667,7 @@ fn write(
     );
     let log_written = core.log.positions().written;
     sync_file(core)?;
-    core.pages.set_stamp_limit(stamp_limit);
-    Ok((slot, log_written))
+    Ok(Written { slot, log_written, stamp_limit })
 }
 
 fn undo(core: &Core, making: Making) {
