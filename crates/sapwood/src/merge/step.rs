@@ -521,7 +521,11 @@ pub(super) fn merging_step_or_wait(core: &Arc<Core>) -> Result<Turn> {
     turn(core, run_merging_step)
 }
 
-fn turn(core: &Arc<Core>, run: impl FnOnce(&Arc<Core>) -> Result<bool>) -> Result<Turn> {
+/// A turn of whoever makes such a step, when that can be made.
+///
+/// # Errors
+/// As [`step_or_wait`].
+pub(super) fn turn(core: &Arc<Core>, run: impl FnOnce(&Arc<Core>) -> Result<bool>) -> Result<Turn> {
     let mark = core.background.mark();
     let steps = core.background.steps.load(Ordering::Acquire);
     let durable = core.durable.mark();
@@ -602,13 +606,20 @@ fn flush_up_to(
     last: SequenceNumber,
     goes_on: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
+    let made = || core.counters.durable_states.load(Ordering::Relaxed);
     while core.state().cut.sequence < last && !core.view().sealed.is_empty() {
         core.check_writable()?;
-        let mark = core.background.mark();
-        if flush_step(core)? {
-            core.background.step_ended();
-        } else {
-            core.background.wait_since(mark, LOOK_AGAIN);
+        let (mark, before) = (core.background.mark(), made());
+        match flush_step(core) {
+            Ok(true) => core.background.step_ended(),
+            Ok(false) => core.background.wait_since(mark, LOOK_AGAIN),
+            // Nothing has died before the first write, in which locks are held besides.
+            Err(error) if !core.durable.writing_has_begun.load(Ordering::Acquire) => {
+                return Err(error);
+            }
+            // Others have just freed what had died.
+            Err(Error::NoSpace { .. }) if made() != before => {}
+            Err(error) => drop(free_dead(core, error)?),
         }
         goes_on()?;
     }
