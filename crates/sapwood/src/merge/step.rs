@@ -179,10 +179,20 @@ fn other_step(core: &Arc<Core>, passed_over: &mut Option<Error>) -> Result<bool>
             return Ok(true);
         }
     }
-    if durable_is_due(core) {
-        make_durable_now(core, Purpose::Running)?;
-        return Ok(true);
+    if !durable_is_due(core) {
+        return later_step(core, passed_over);
     }
+    match make_durable_now(core, Purpose::Running) {
+        // Merges may make room for it.
+        Err(error @ Error::NoSpace { .. }) => match later_step(core, passed_over)? {
+            true => Ok(true),
+            false => Err(error),
+        },
+        result => result.map(|()| true),
+    }
+}
+
+fn later_step(core: &Arc<Core>, passed_over: &mut Option<Error>) -> Result<bool> {
     let pressure = pressure(core);
     // While space is short and writes come nothing is moved, either.
     let paused = is_paused(core);

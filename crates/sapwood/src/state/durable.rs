@@ -5,6 +5,7 @@
 //! blocks, and the log list noted for n. D7: before the first write after an open, what was opened
 //! is made safe. *Threads*: one at a time; commits and merges go on meanwhile.
 
+use super::catalogue::Catalogue;
 use super::core::Core;
 use super::manifest::{self, Counters, ExactCounters, LogSection, Manifest};
 use super::panic_guard::PanicGuard;
@@ -30,6 +31,10 @@ pub const DURABLE: LockRank = LockRank::new(5, "durable state");
 pub const LIMIT_AHEAD: u64 = 1 << 32;
 /// The same for keyspace numbers.
 pub const KEYSPACE_LIMIT_AHEAD: u32 = 1 << 12;
+
+/// What a state takes for a keyspace beside its name, about: options, a segment, and its shares of
+/// young ones.
+const KEYSPACE_BYTES: usize = 256;
 
 /// The log's blocks have this many bytes, so that the log can grow, shrink and be reused in parts.
 pub const LOG_BLOCK_BYTES: u64 = 256 * 1024;
@@ -535,13 +540,51 @@ fn free_log_blocks(core: &Core, blocks: &[Block]) {
     blocks.iter().for_each(|block| core.pages.free(*block));
 }
 
+/// The most pages that an encoded state may have.
+pub(crate) fn state_pages_max(layout: &Layout) -> u64 {
+    STATE_BLOCKS_MAX as u64 * u64::from(layout.block_pages_max())
+}
+
+/// Looks whether every durable state would have a place for the keyspaces with so many bytes more
+/// of names. What they hold may take as much again.
+///
+/// # Errors
+/// `InvalidOption`: regions are too small for them.
+pub fn check_keyspaces_fit(core: &Core, catalogue: &Catalogue, more: usize) -> Result<()> {
+    let layout = core.pages.layout();
+    let names: usize = catalogue.iter().map(|(_, entry)| entry.name.len() + KEYSPACE_BYTES).sum();
+    let limit = layout.stream_bytes(state_pages_max(layout)) / 2;
+    if (names + KEYSPACE_BYTES + more) as u64 <= limit {
+        return Ok(());
+    }
+    let count = catalogue.iter().count();
+    Err(Error::InvalidOption {
+        option: "region_bytes",
+        detail: format!(
+            "with {} bytes to a region a state has no room for more than these {count} \
+             keyspaces; drop some, give them shorter names, or make a file with larger regions",
+            layout.region_bytes
+        ),
+    })
+}
+
 fn allocate_state_blocks(core: &Core, bytes: usize) -> Result<Vec<Block>> {
     if bytes <= INLINE_STATE_BYTES_MAX {
         return Ok(Vec::new());
     }
-    let allocator = core.pages.allocator();
-    let mut missing = core.pages.layout().node_pages(bytes);
-    let mut least = missing;
+    let (allocator, layout) = (core.pages.allocator(), core.pages.layout());
+    let too_long = || Error::NoSpace {
+        operation: format!("a state of {bytes} bytes in {STATE_BLOCKS_MAX} blocks"),
+        file: core.pages.storage().name(),
+    };
+    let mut missing = layout.node_pages(bytes);
+    if u64::from(missing) > state_pages_max(layout) {
+        // Until merges have made it shorter.
+        core.reserve.note_durable(u64::from(missing));
+        return Err(too_long());
+    }
+    // A block lies in one region, and a state may take several.
+    let mut least = missing.min(layout.block_pages_max());
     let mut blocks: Vec<Block> = Vec::new();
     while missing > 0 {
         match allocator.allocate_block(least.min(missing), missing) {
@@ -561,10 +604,7 @@ fn allocate_state_blocks(core: &Core, bytes: usize) -> Result<Vec<Block>> {
         }
         if missing > 0 && blocks.len() == STATE_BLOCKS_MAX {
             blocks.drain(..).for_each(|block| core.pages.free(block));
-            return Err(Error::NoSpace {
-                operation: format!("a state of {bytes} bytes in {STATE_BLOCKS_MAX} blocks"),
-                file: core.pages.storage().name(),
-            });
+            return Err(too_long());
         }
     }
     Ok(blocks)
