@@ -20,7 +20,7 @@ use crate::page::file_header::{INLINE_STATE_BYTES_MAX, STATE_BLOCKS_MAX, write_s
 use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, StateLocation};
 use crate::storage::Storage;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Arc, LockRank, OrderedMutex};
+use crate::sync::{Arc, LockRank, OrderedGuard, OrderedMutex};
 use crate::types::{Epoch, LogPosition};
 
 /// The rank of the lock: held across the I/O of a durable state, so nothing that commits wait for
@@ -110,6 +110,21 @@ pub enum Purpose {
     Closing,
 }
 
+/// See [`Durable::hold_own_blocks`].
+pub(crate) struct OwnBlocks<'a>(OrderedGuard<'a, DurableInner>);
+
+impl OwnBlocks<'_> {
+    /// Those of the log.
+    pub fn log(&self) -> Vec<Block> {
+        self.0.log_blocks.clone()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Block> {
+        self.0.own_blocks.iter().chain(&self.0.log_blocks).copied().collect()
+    }
+}
+
 impl Durable {
     pub(crate) fn new(inner: DurableInner) -> Durable {
         Durable {
@@ -167,9 +182,13 @@ impl Durable {
 
     /// The blocks of the log and of the encoded state.
     pub fn own_blocks(&self) -> Vec<Block> {
-        let inner = self.inner.lock();
-        let log = inner.log_blocks.iter().copied();
-        inner.own_blocks.iter().copied().chain(log).collect()
+        self.hold_own_blocks().all()
+    }
+
+    /// Holds the blocks of the encoded state and those of the log as they are: no state is made
+    /// durable meanwhile, so that nothing of either is on its way into a map, or out of one.
+    pub(crate) fn hold_own_blocks(&self) -> OwnBlocks<'_> {
+        OwnBlocks(self.inner.lock())
     }
 
     /// The last durable state.
