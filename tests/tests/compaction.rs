@@ -292,3 +292,29 @@ fn a_keyspace_that_was_dropped_is_not_compacted() {
     database.close().unwrap();
     assert!(matches!(keyspace.compact::<&[u8]>(.., &mut ()), Err(Error::Closed)));
 }
+
+/// The last level and what was overwritten of it fill three quarters of the file, and what dies by
+/// the steps would fill the rest: only a durable state frees it.
+#[test]
+fn a_compaction_that_finds_no_room_frees_what_has_died() {
+    for threads in [0, 2] {
+        let builder = Database::builder().memory_budget(8 << 20).merge_threads(threads);
+        let builder = builder.max_file_bytes(24 << 20).durability(Durability::Memory);
+        let database = builder.open_on(Arc::new(MemoryStorage::new())).unwrap();
+        let keyspace = database.keyspace("a").unwrap();
+        let mut random = Random::from_seed(9);
+        let mut put = |n: u64| {
+            let mut value = vec![0; 1000];
+            random.fill(&mut value);
+            keyspace.put(key(n), &value).unwrap();
+        };
+        (0..12_000).for_each(&mut put);
+        database.compact().unwrap();
+        (0..6_000).for_each(|n| put(n * 7_919 % 12_000));
+        database.flush().unwrap();
+        database.compact().unwrap_or_else(|error| panic!("with {threads} threads: {error}"));
+        assert_eq!(above(&database).0, 0, "with {threads} threads");
+        assert_eq!(keyspace.iter().unwrap().map(Result::unwrap).count(), 12_000);
+        assert_eq!(access::verify(&database).unwrap(), None);
+    }
+}

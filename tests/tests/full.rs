@@ -324,3 +324,42 @@ fn a_commit_is_not_refused_because_the_step_that_it_waits_for_finds_no_space() {
     check(&keyspace, &pairs, "merged");
     assert_eq!(access::verify(&database).unwrap(), None);
 }
+
+/// The device has no page more, and what merges have replaced belongs to the last durable state
+/// still: the next one frees it.
+#[test]
+fn a_flush_or_a_close_that_finds_no_room_frees_what_has_died() {
+    for what in ["flush", "close"] {
+        let storage = Arc::new(MemoryStorage::new());
+        let database = builder().max_file_bytes(16 << 20).open_on(storage.clone()).unwrap();
+        let keyspace = database.keyspace("a").unwrap();
+        let mut random = Random::from_seed(3);
+        let mut put = |pairs: &mut Pairs, count: u64| {
+            for n in 0..count {
+                let (key, value) = (n.to_be_bytes(), random_value(&mut random, 700));
+                keyspace.put(key, &value).unwrap();
+                pairs.insert(key.to_vec(), value);
+            }
+        };
+        let mut pairs = Pairs::new();
+        put(&mut pairs, 3_000);
+        database.compact().unwrap();
+        put(&mut pairs, 3_000);
+        database.flush().unwrap();
+        let mut far = |done: u64, total: u64| done * 4 < total * 3 || total == 0;
+        assert!(matches!(database.compact_with(&mut far), Err(Error::Cancelled)));
+        put(&mut pairs, 300);
+        let core = database.core().unwrap();
+        while core.pages.allocator().allocate(1, 0).is_ok() {}
+        drop(core);
+        let done = if what == "flush" { database.flush() } else { database.clone().close() };
+        done.unwrap_or_else(|error| panic!("{what}: {error}"));
+        if what == "flush" {
+            check(&keyspace, &pairs, what);
+        }
+        drop((keyspace, database));
+        let database = builder().open_on(storage).unwrap();
+        check(&database.existing_keyspace("a").unwrap(), &pairs, what);
+        assert_eq!(access::verify(&database).unwrap(), None, "{what}");
+    }
+}

@@ -10,7 +10,7 @@ use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, MemoryStorage, SimulatedStorage, Storage};
 use sapwood::sync::{Arc, Random};
-use sapwood::{Database, Durability, Keyspace, Result};
+use sapwood::{Database, Durability, Error, Keyspace, Result};
 
 const COUNT: usize = 300;
 const COMMITS: usize = 1500;
@@ -203,4 +203,85 @@ fn the_log_takes_the_same_for_one_keyspace_of_many_as_for_one_of_few() {
         database.stats().unwrap().log.unflushed_bytes - before
     };
     assert!(log_bytes(COUNT) <= log_bytes(3) + 8);
+}
+
+/// Their names alone are longer than what one region has room for; and there is a bound to that,
+/// which is met when a keyspace is made and not when the state is to be written.
+#[test]
+fn a_state_longer_than_a_region_is_durable_and_more_than_states_may_have_is_refused() {
+    let builder = || {
+        let builder = Database::builder().page_size(1024).region_bytes(128 << 10);
+        builder.memory_budget(8 << 20).merge_threads(0).durability(Durability::Memory)
+    };
+    let storage = Arc::new(MemoryStorage::new());
+    let long = |n: usize| format!("{n:01000}");
+    let database = builder().open_on(storage.clone()).unwrap();
+    for n in 0..130 {
+        database.keyspace(&long(n)).unwrap().put("k", n.to_be_bytes()).unwrap();
+    }
+    database.flush().unwrap();
+    database.close().unwrap();
+    let database = builder().open_on(storage.clone()).unwrap();
+    let refused = (130..).find_map(|n| match database.keyspace(&long(n)) {
+        Ok(keyspace) => keyspace.put("k", n.to_be_bytes()).err().map(|error| (n, error)),
+        Err(error) => Some((n, error)),
+    });
+    let (count, error) = refused.unwrap();
+    assert!(matches!(error, Error::InvalidOption { option: "region_bytes", .. }), "{error}");
+    assert!(count > 300, "only {count} keyspaces");
+    assert!(database.rename_keyspace(&long(0), "short").is_ok());
+    database.compact().unwrap();
+    database.close().unwrap();
+    let database = builder().open_on(storage.clone()).unwrap();
+    assert_eq!(access::verify(&database).unwrap(), None);
+    assert_eq!(database.keyspaces().unwrap().len(), count);
+    for n in 1..20 {
+        database.drop_keyspace(&long(n)).unwrap();
+    }
+    database.flush().unwrap();
+    run_all_steps(&database).unwrap();
+    for n in 0..10 {
+        database.keyspace(&long(count + n)).unwrap().put("k", "v").unwrap();
+    }
+    database.close().unwrap();
+    let database = builder().open_on(storage).unwrap();
+    assert_eq!(database.keyspaces().unwrap().len(), count - 19 + 10);
+    assert_eq!(access::verify(&database).unwrap(), None);
+}
+
+/// The bounds of a segment are two keys, which may be long: of ever more keyspaces with such keys
+/// the state grows until data is refused; what was taken is flushed and merged, and deleted again.
+#[test]
+fn data_is_refused_before_a_state_is_too_long_to_be_written() {
+    let builder = || {
+        let builder = Database::builder().page_size(1024).region_bytes(128 << 10);
+        builder.memory_budget(8 << 20).merge_threads(0).durability(Durability::Memory)
+    };
+    let storage = Arc::new(MemoryStorage::new());
+    let database = builder().open_on(storage.clone()).unwrap();
+    let write = |n: usize| -> Result<()> {
+        let keyspace = database.keyspace(&name(n))?;
+        for first in ["a", "b"] {
+            keyspace.put([first.repeat(16_000).as_bytes(), b"k"].concat(), "v")?;
+        }
+        Ok(())
+    };
+    let refused = (0..100).find_map(|n| {
+        let refused = write(n).err().map(|error| (n, error));
+        database.flush().unwrap();
+        run_all_steps(&database).unwrap();
+        refused
+    });
+    let (count, error) = refused.unwrap();
+    assert!(error.is_no_space() && error.to_string().contains("a state that names"), "{error}");
+    assert!(count > 15, "only {count} keyspaces");
+    for n in 0..5 {
+        database.drop_keyspace(&name(n)).unwrap();
+    }
+    database.flush().unwrap();
+    run_all_steps(&database).unwrap();
+    write(count + 1).unwrap();
+    database.clone().close().unwrap();
+    let database = builder().open_on(storage).unwrap();
+    assert_eq!(access::verify(&database).unwrap(), None);
 }

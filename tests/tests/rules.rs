@@ -9,6 +9,8 @@ mod durable;
 mod every_cut;
 #[path = "rules/memtable.rs"]
 mod memtable;
+#[path = "rules/stamps.rs"]
+mod stamps;
 
 use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;

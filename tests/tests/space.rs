@@ -2,11 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::ErrorKind;
+use std::time::Duration;
+
 use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
-use sapwood::storage::MemoryStorage;
-use sapwood::sync::{Arc, Random};
+use sapwood::state::durable::{Purpose, make_durable};
+use sapwood::storage::{FaultKind, MemoryStorage, OperationKind, SimulatedStorage};
+use sapwood::sync::thread::spawn;
+use sapwood::sync::{Arc, Clock, Random};
 use sapwood::{Compression, Database, Keyspace, KeyspaceOptions};
 
 fn tiny() -> (Database, Keyspace) {
@@ -248,4 +253,37 @@ fn at_rest_the_space_in_use_is_close_to_that_of_a_fresh_build() {
     settle(&fresh);
     let least = used_bytes(&fresh);
     assert!(at_rest as f64 <= least as f64 * 1.25, "{at_rest} bytes at rest, {least} fresh");
+}
+
+/// A durable state that fails for want of space takes back what its log list has changed in the
+/// map. Who looks at the map meanwhile must not take that for the log that is in force.
+#[test]
+fn a_check_beside_a_durable_state_that_finds_no_space_reports_nothing() {
+    let storage = SimulatedStorage::new();
+    let builder = Database::builder().memory_budget(8 << 20).merge_threads(0);
+    let database = builder.clock(Clock::fake().0).open_on(Arc::new(storage.clone())).unwrap();
+    database.keyspace("a").unwrap().put("k", "v").unwrap();
+    let core = database.core().unwrap();
+    let real = Clock::real();
+    core.durable.want_room(3 << 20);
+    make_durable(&core, Purpose::Running).unwrap();
+    database.flush().unwrap();
+    for _ in 0..20 {
+        let install = core.install_order.lock();
+        let beside = database.clone();
+        let check = spawn("check", move || access::verify(&beside).unwrap()).unwrap();
+        // Time to ask for the log's blocks, and to wait for the lock.
+        real.sleep(Duration::from_millis(5));
+        storage.fail_at(FaultKind::Write, 1, true, ErrorKind::StorageFull);
+        let slow = real.clone();
+        storage.on_operation(Box::new(move |operation| {
+            if operation.kind == OperationKind::Write {
+                slow.sleep(Duration::from_millis(20));
+            }
+        }));
+        drop(install);
+        assert!(make_durable(&core, Purpose::Idle).unwrap_err().is_no_space());
+        storage.clear_on_operation();
+        assert_eq!(check.join().unwrap(), None);
+    }
 }

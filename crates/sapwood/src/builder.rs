@@ -376,6 +376,14 @@ impl Builder {
         self
     }
 
+    /// How many write stamps may be given out before the next durable state.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
+    pub fn stamps_ahead(mut self, count: u64) -> Builder {
+        self.options.stamps_ahead = count;
+        self
+    }
+
     /// The log's length when little is written, in bytes.
     #[cfg(feature = "internals")]
     #[doc(hidden)]

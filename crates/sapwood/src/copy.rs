@@ -173,6 +173,7 @@ impl Copy<'_> {
                 }
             }
             self.report(false)?;
+            step::make_durable_when_due(&self.target)?;
             if walker.exhausted {
                 return builder.finish();
             }
@@ -197,6 +198,7 @@ impl Copy<'_> {
             self.values += chunk.len() as u64;
             if self.values >= REPORT_BYTES {
                 self.report(false)?;
+                step::make_durable_when_due(&self.target)?;
             }
         }
         builder.push_reference(key, writer.finish()?)

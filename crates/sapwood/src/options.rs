@@ -34,6 +34,8 @@ const LOG_BYTES_MIN: u64 = 64 * KIB;
 /// What the least reserve takes beside leaves, and how many of them: see `state::reserve`.
 const RESERVE_REST_BYTES: u64 = 1600 * KIB;
 const RESERVE_LEAVES: u64 = 112;
+/// Of 2^32 stamps, after which they begin again, each open after a crash may skip so many.
+const STAMPS_AHEAD: u64 = 1 << 20;
 const ZSTD_LEVELS: std::ops::RangeInclusive<i32> = 1..=22;
 /// Above it, further bits make no fewer false positives.
 const FILTER_BITS_MAX: u8 = 32;
@@ -277,6 +279,8 @@ pub(crate) struct Options {
     pub dead_list_bytes: Option<u64>,
     /// So many dead keys that a scan walks over in a row are joined.
     pub join_keys_min: u64,
+    /// So many write stamps may be given out before the next durable state.
+    pub stamps_ahead: u64,
     /// How much is kept on disk for the validation of open transactions; `None`: an eighth of the
     /// file, at least a memtable.
     pub max_transaction_history_bytes: Option<u64>,
@@ -306,6 +310,7 @@ impl Default for Options {
             transaction_bytes: None,
             dead_list_bytes: None,
             join_keys_min: 64,
+            stamps_ahead: STAMPS_AHEAD,
             max_transaction_history_bytes: None,
             max_file_bytes: None,
             reserve_bytes: None,

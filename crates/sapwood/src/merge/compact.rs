@@ -22,7 +22,10 @@ use crate::types::KeyspaceNumber;
 
 use super::plan::{Wanted, plan_whole};
 use super::promote::{bare_range, promote};
-use super::step::{LOOK_AGAIN, Step, begin_writing, flush_all_so_far, make_durable_now, try_step};
+use super::step::{
+    LOOK_AGAIN, Step, Turn, begin_writing, flush_all_so_far, free_dead, make_durable_now,
+    make_durable_when_due, step_or_wait, try_step, turn, unless_full,
+};
 use super::stretch::pages_in;
 
 /// Is told bytes done and in all; false ends the pass.
@@ -116,6 +119,8 @@ enum Tried {
     UpTo(Option<Vec<u8>>),
     /// Somebody else works there.
     Busy,
+    /// There was no room, and now there is more.
+    HasRoom,
 }
 
 struct Pass<'a> {
@@ -150,24 +155,38 @@ impl Pass<'_> {
         loop {
             self.core.check_writable()?;
             let mark = self.core.background.mark();
-            match self.step(keyspace, &rest)? {
-                Tried::UpTo(None) => return Ok(()),
-                Tried::UpTo(Some(end)) => {
+            let mut tried = Tried::Busy;
+            let turn = turn(self.core, |core| {
+                unless_full(make_durable_when_due(core))?;
+                tried = self.step_with_room(keyspace, &rest)?;
+                // Without threads nobody else would go on with what stands in the way.
+                Ok(match tried {
+                    Tried::Busy => try_step(core)?.unless_held_up(),
+                    _ => Step::Made,
+                })
+            })?;
+            match (turn, tried) {
+                (Turn::Made, Tried::UpTo(None)) => return Ok(()),
+                (Turn::Made, Tried::UpTo(Some(end))) => {
                     self.core.background.step_ended();
                     rest.start = end;
                 }
-                // Without threads nobody else would go on with what stands in the way.
-                Tried::Busy => {
-                    if !matches!(try_step(self.core)?, Step::Made) {
-                        self.core.background.wait_since(mark, LOOK_AGAIN);
-                    }
-                }
+                (Turn::Made | Turn::Waited(_), _) => {}
+                (Turn::Nothing(None), _) => self.core.background.wait_since(mark, LOOK_AGAIN),
+                (Turn::Nothing(Some(error)), _) => return Err(error),
             }
             // Others write meanwhile, so that there may be more than there was.
             let left = bytes_above(self.core, keyspace, &rest)?;
             self.done = self.done.max(before + length.saturating_sub(left));
             self.check_goes_on()?;
         }
+    }
+
+    /// The same as [`Pass::step`]; where that finds no room it can be made again after the durable
+    /// state that frees what died.
+    fn step_with_room(&self, keyspace: KeyspaceNumber, range: &KeyRange) -> Result<Tried> {
+        let made = self.step(keyspace, range);
+        made.or_else(|error| free_dead(self.core, error).map(|_| Tried::HasRoom))
     }
 
     /// Promotes the start of a range, as much as one step may.
@@ -205,13 +224,13 @@ impl Pass<'_> {
     fn settle_until(&mut self, commits: u64) -> Result<()> {
         while self.core.counters.commits.load(Ordering::Relaxed) == commits {
             self.core.check_writable()?;
-            let mark = self.core.background.mark();
-            if matches!(try_step(self.core)?, Step::Made) {
-                self.check_goes_on()?;
-            } else if self.core.background.running.load(Ordering::Acquire) == 0 {
-                return self.core.background.failure().map_or(Ok(()), Err);
-            } else {
-                self.core.background.wait_since(mark, LOOK_AGAIN);
+            match step_or_wait(self.core)? {
+                Turn::Made => self.check_goes_on()?,
+                Turn::Waited(_) => {}
+                Turn::Nothing(Some(error)) => return Err(error),
+                Turn::Nothing(None) => {
+                    return self.core.background.failure().map_or(Ok(()), Err);
+                }
             }
         }
         make_durable_now(self.core, Purpose::Running)

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::state::Core;
 use crate::state::background::Job;
-use crate::state::durable::{Purpose, claim_file, make_durable};
+use crate::state::durable::{Purpose, claim_file, make_durable, make_durable_unless};
 use crate::state::manifest::YOUNG_COUNT_MAX;
 use crate::state::panic_guard::PanicGuard;
 use crate::state::reserve::set_short;
@@ -47,6 +47,13 @@ pub(super) enum Step {
     Nothing,
     /// Nothing but what has just failed in keyspaces of which something cannot be read.
     HeldUp(Error),
+}
+
+impl Step {
+    /// The same for somebody to whom what cannot be read elsewhere is nothing.
+    pub(super) fn unless_held_up(self) -> Step {
+        if let Step::HeldUp(_) = self { Step::Nothing } else { self }
+    }
 }
 
 /// One step of anything that is due; false when nothing is.
@@ -98,7 +105,9 @@ fn run_first(
     // Ends before that when the step panics: nobody sees rest before writing has stopped.
     let guard = PanicGuard::new(core, "a step of merging");
     let mut passed_over = PassedOver::of(core);
-    let result = choose(core, &mut passed_over).or_else(|error| free_dead(core, error));
+    let result = raise_limits(core)
+        .and_then(|()| choose(core, &mut passed_over))
+        .or_else(|error| free_dead(core, error));
     let failed = passed_over.failed();
     // Whoever sees nobody at work sees what came of this.
     match &result {
@@ -163,7 +172,7 @@ pub fn begin_writing(core: &Arc<Core>) -> Result<()> {
         core.seal();
         drop(order);
         flush_sealed(core)?;
-        make_durable_untold(core, Purpose::Running)?;
+        make_durable_if(core, || true)?;
     }
     core.durable.writing_has_begun.store(true, Ordering::Release);
     Ok(())
@@ -207,10 +216,20 @@ fn other_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
             return Ok(true);
         }
     }
-    if durable_is_due(core) {
-        make_durable_now(core, Purpose::Running)?;
-        return Ok(true);
+    if !durable_is_due(core) {
+        return later_step(core, passed_over);
     }
+    match make_durable_now(core, Purpose::Running) {
+        // Merges may make room for it.
+        Err(error @ Error::NoSpace { .. }) => match later_step(core, passed_over)? {
+            true => Ok(true),
+            false => Err(error),
+        },
+        result => result.map(|()| true),
+    }
+}
+
+fn later_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
     let pressure = pressure(core);
     // While space is short and writes come nothing is moved, either.
     let paused = is_paused(core);
@@ -330,6 +349,7 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     // Whoever waits for others counts those who flush for themselves, too; before the flush is out,
     // so that nobody finds it out and nobody at work.
     let _running = core.background.begin_running();
+    raise_limits(core)?;
     if is_young_full(core) {
         // Where merging could not keep up at all: a state has no place for one more.
         let mut passed_over = PassedOver::default();
@@ -396,18 +416,55 @@ fn durable_is_due(core: &Core) -> bool {
     since >= DURABLE_EVERY_BYTES || log_is_low
 }
 
+/// Makes a state durable when write stamps are running low (D3): between two parts of whatever
+/// takes many.
+fn raise_limits(core: &Core) -> Result<()> {
+    unless_full(make_durable_if(core, || core.pages.stamps_are_low()))
+}
+
+/// Makes a state durable when one is due and no thread sees to it: between two parts of a call that
+/// goes on writing.
+///
+/// # Errors
+/// As [`make_durable`].
+pub fn make_durable_when_due(core: &Core) -> Result<()> {
+    make_durable_if(core, || {
+        let has_threads = core.background.has_threads.load(Ordering::Acquire);
+        core.pages.stamps_are_low() || !has_threads && durable_is_due(core)
+    })
+}
+
+/// What goes on without a durable state where there is no room for one may make some.
+pub(super) fn unless_full(result: Result<()>) -> Result<()> {
+    match result {
+        Err(Error::NoSpace { .. }) => Ok(()),
+        result => result,
+    }
+}
+
+/// Makes a state durable when one is due, unless others have done so meanwhile. Nobody is told, so
+/// that locks may be held.
+fn make_durable_if(core: &Core, is_due: impl FnOnce() -> bool) -> Result<()> {
+    let made = || core.counters.durable_states.load(Ordering::Relaxed);
+    let before = made();
+    if !is_due() {
+        return Ok(());
+    }
+    make_durable_unless(core, Purpose::Running, || made() != before)?;
+    note_durable(core);
+    Ok(())
+}
+
 pub(super) fn make_durable_now(core: &Core, purpose: Purpose) -> Result<()> {
-    make_durable_untold(core, purpose)?;
+    make_durable(core, purpose)?;
+    note_durable(core);
     tell(core);
     Ok(())
 }
 
-/// The same with a lock held.
-fn make_durable_untold(core: &Core, purpose: Purpose) -> Result<()> {
-    make_durable(core, purpose)?;
+fn note_durable(core: &Core) {
     let written = core.pages.counters().bytes_written();
     core.background.bytes_at_durable.store(written, Ordering::Relaxed);
-    Ok(())
 }
 
 /// Seals what waits in memory, so that it is flushed.
@@ -467,7 +524,11 @@ pub(super) fn merging_step_or_wait(core: &Arc<Core>) -> Result<Turn> {
     turn(core, try_merging_step)
 }
 
-fn turn(core: &Arc<Core>, run: impl FnOnce(&Arc<Core>) -> Result<Step>) -> Result<Turn> {
+/// A turn of whoever makes such a step, when that can be made.
+///
+/// # Errors
+/// As [`step_or_wait`].
+pub(super) fn turn(core: &Arc<Core>, run: impl FnOnce(&Arc<Core>) -> Result<Step>) -> Result<Turn> {
     let mark = core.background.mark();
     let steps = core.background.steps.load(Ordering::Acquire);
     let durable = core.durable.mark();
@@ -548,13 +609,20 @@ fn flush_up_to(
     last: SequenceNumber,
     goes_on: &mut dyn FnMut() -> Result<()>,
 ) -> Result<()> {
+    let made = || core.counters.durable_states.load(Ordering::Relaxed);
     while core.state().cut.sequence < last && !core.view().sealed.is_empty() {
         core.check_writable()?;
-        let mark = core.background.mark();
-        if flush_step(core)? {
-            core.background.step_ended();
-        } else {
-            core.background.wait_since(mark, LOOK_AGAIN);
+        let (mark, before) = (core.background.mark(), made());
+        match flush_step(core) {
+            Ok(true) => core.background.step_ended(),
+            Ok(false) => core.background.wait_since(mark, LOOK_AGAIN),
+            // Nothing has died before the first write, in which locks are held besides.
+            Err(error) if !core.durable.writing_has_begun.load(Ordering::Acquire) => {
+                return Err(error);
+            }
+            // Others have just freed what had died.
+            Err(Error::NoSpace { .. }) if made() != before => {}
+            Err(error) => drop(free_dead(core, error)?),
         }
         goes_on()?;
     }

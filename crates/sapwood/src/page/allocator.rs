@@ -26,7 +26,7 @@ use super::node_header::NodeKind;
 use super::node_image::{ContentLengths, NodeSpec, append_node, verify_node};
 use super::region_entry::RegionEntry;
 use super::regions::{Growth, Region, Regions};
-use super::stamps::StampCounter;
+use super::stamps::{StampCounter, StampUse, take_stamp};
 
 /// Taken under the allocator's own lock; what it counts may shrink the cache.
 const CHARGE_RANK: LockRank = LockRank::new(65, "charge of the free maps");
@@ -535,7 +535,8 @@ impl Allocator {
         };
         let page = self.layout.map_home(map.region_index(), home).first;
         let lengths = ContentLengths { stored_bytes: content.len(), raw_bytes: content.len() };
-        let header = spec.header(page, self.stamps.next_stamp(), CODEC_PLAIN, lengths);
+        let stamp = take_stamp(&self.stamps, StampUse::DurableState, &*self.storage)?;
+        let header = spec.header(page, stamp, CODEC_PLAIN, lengths);
         image.clear();
         let reference = append_node(&self.layout, &header, &content, image);
         self.storage

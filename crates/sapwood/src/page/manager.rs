@@ -29,7 +29,7 @@ use super::node_image::{
 use super::node_ref::NodeRef;
 use super::region_entry::RegionEntry;
 use super::seen::SeenNodes;
-use super::stamps::StampCounter;
+use super::stamps::{StampCounter, StampUse, take_stamp};
 use super::state_node;
 use super::stream::{read_stream, write_stream};
 use super::unwritten::{Unwritten, UnwrittenNode};
@@ -162,9 +162,17 @@ impl PageManager {
         &self.cache
     }
 
-    /// The next write stamp.
-    pub fn next_stamp(&self) -> u32 {
-        self.stamps.next_stamp()
+    /// The next write stamp for a node or a value.
+    ///
+    /// # Errors
+    /// `NoSpace` when there is none before the next durable state.
+    pub fn next_stamp(&self) -> Result<u32> {
+        take_stamp(&self.stamps, StampUse::Node, &*self.storage)
+    }
+
+    /// True when a state should be made durable soon, so that write stamps do not run out.
+    pub fn stamps_are_low(&self) -> bool {
+        self.stamps.are_low()
     }
 
     /// The stamp that comes next, all bits of it: what a clean close remembers.
@@ -284,9 +292,10 @@ impl PageManager {
         let codec_id = choose_stored(&self.layout, spec.codec, content, &mut scratch, counted_in)?;
         let stored = if codec_id == CODEC_PLAIN { content } else { &scratch };
         let pages = self.layout.node_pages(stored.len());
+        let stamp = self.next_stamp()?;
         let block = self.allocator.allocate(pages, pages)?;
         let lengths = ContentLengths { stored_bytes: stored.len(), raw_bytes: content.len() };
-        let header = spec.header(block.first, self.next_stamp(), codec_id, lengths);
+        let header = spec.header(block.first, stamp, codec_id, lengths);
         let mut image = Vec::new();
         let reference = append_node(&self.layout, &header, stored, &mut image);
         let frame = Frame::new(reference, header, content.to_vec(), 0).counted_elsewhere();
@@ -390,7 +399,8 @@ impl PageManager {
     /// Writes an encoded state as a node over `blocks`; the caller syncs.
     pub fn write_state(&self, blocks: &[Block], state: &[u8]) -> Result<StateLocation> {
         self.counters.node_written(NodeKind::State, NODE_HEADER_BYTES + state.len());
-        state_node::write_state(&self.layout, &*self.storage, blocks, self.next_stamp(), state)
+        let stamp = take_stamp(&self.stamps, StampUse::DurableState, &*self.storage)?;
+        state_node::write_state(&self.layout, &*self.storage, blocks, stamp, state)
     }
 
     /// What was read and written since the open.

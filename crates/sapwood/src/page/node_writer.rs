@@ -163,6 +163,7 @@ impl NodeWriter {
     ) -> Result<NodeRef> {
         let layout = *self.manager.layout();
         let pages = layout.node_pages(stored.len());
+        let stamp = self.manager.next_stamp()?;
         let block = self.take_pages(pages)?;
         if block.first.0 != self.buffer_end() || self.buffer.len() >= WRITE_BYTES_MAX {
             self.flush()?;
@@ -171,7 +172,7 @@ impl NodeWriter {
             self.buffer_page = block.first;
         }
         let lengths = ContentLengths { stored_bytes: stored.len(), raw_bytes };
-        let header = spec.header(block.first, self.manager.next_stamp(), codec_id, lengths);
+        let header = spec.header(block.first, stamp, codec_id, lengths);
         let reference = append_node(&layout, &header, stored, &mut self.buffer);
         debug_assert_eq!(reference.block(), block);
         self.bytes += layout.bytes_of(pages) as u64;

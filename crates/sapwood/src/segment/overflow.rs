@@ -220,7 +220,7 @@ pub fn write_value(
         instead: "several values",
     };
     let chunks = store_chunks(pages, codec, value)?;
-    let stamp = pages.next_stamp();
+    let stamp = pages.next_stamp()?;
     let mut table = Vec::new();
     let mut stored_bytes = 0_usize;
     for (chunk, chunk_index) in chunks.iter().zip(0..) {

@@ -29,7 +29,8 @@ pub struct OverflowWriter {
     pages: Arc<PageManager>,
     keyspace: KeyspaceNumber,
     codec: Codec,
-    stamp: u32,
+    /// Taken for the first chunk.
+    stamp: Option<u32>,
     /// In the order of the stream.
     blocks: Vec<Block>,
     /// So many pages of the file stay free.
@@ -58,7 +59,7 @@ impl OverflowWriter {
         OverflowWriter {
             first_pages: FIRST_BLOCK_BYTES.checked_div(page_size).unwrap_or(1),
             kept_free: 0,
-            stamp: pages.next_stamp(),
+            stamp: None,
             pages: pages.clone(),
             keyspace,
             codec,
@@ -138,6 +139,7 @@ impl OverflowWriter {
         if !self.chunk.is_empty() {
             self.end_chunk()?;
         }
+        let stamp = self.take_stamp()?;
         let table_offset = self.offset.saturating_add(self.buffer.len() as u64);
         let table_bytes = u32::try_from(self.table.len()).map_err(|_| self.too_large())?;
         // The header names the first block's page, which the chunks have taken already unless they
@@ -148,7 +150,7 @@ impl OverflowWriter {
             height: 0,
             flags: 0,
             page: self.blocks.first().map(|block| block.first).unwrap_or_default(),
-            stamp: self.stamp,
+            stamp,
             keyspace: self.keyspace,
             stored_bytes: table_bytes,
             raw_bytes: table_bytes,
@@ -163,11 +165,18 @@ impl OverflowWriter {
         self.write()?;
         self.trim();
         let blocks = std::mem::take(&mut self.blocks);
-        let (length, stamp) = (self.length, self.stamp);
+        let length = self.length;
         Ok(OverflowReference { length, stamp, checksum, table_offset, birth: Epoch(0), blocks })
     }
 
+    fn take_stamp(&mut self) -> Result<u32> {
+        let stamp = self.stamp.map_or_else(|| self.pages.next_stamp(), Ok)?;
+        self.stamp = Some(stamp);
+        Ok(stamp)
+    }
+
     fn end_chunk(&mut self) -> Result<()> {
+        let stamp = self.take_stamp()?;
         let raw = std::mem::take(&mut self.chunk);
         let mut compressed = std::mem::take(&mut self.compressed);
         compressed.clear();
@@ -179,7 +188,7 @@ impl OverflowWriter {
         let (stored, flag) = if shrinks { (&compressed, COMPRESSED) } else { (&raw, 0) };
         // At most CHUNK_BYTES, so that bit 31 is free.
         self.table.extend_from_slice(&(stored.len() as u32 | flag).to_le_bytes());
-        let crc = chunk_crc(self.pages.layout(), self.stamp, self.chunk_count, stored);
+        let crc = chunk_crc(self.pages.layout(), stamp, self.chunk_count, stored);
         self.table.extend_from_slice(&crc.to_le_bytes());
         self.chunk_count = self.chunk_count.checked_add(1).ok_or_else(|| self.too_large())?;
         self.store(stored)?;

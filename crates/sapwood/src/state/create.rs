@@ -8,8 +8,7 @@ use super::catalogue::Catalogue;
 use super::core::{CommitNumbers, Core, CoreParts};
 use super::dead_list::{HeldStates, ListLimits};
 use super::durable::{
-    Durable, DurableInner, KEYSPACE_LIMIT_AHEAD, LIMIT_AHEAD, Limits, STAMP_LIMIT_AHEAD,
-    log_block_pages,
+    Durable, DurableInner, KEYSPACE_LIMIT_AHEAD, LIMIT_AHEAD, Limits, log_block_pages,
 };
 use super::log_named::LogNamed;
 use super::manifest::{self, Counters, LogSection, Manifest};
@@ -52,7 +51,7 @@ pub(crate) fn create(
         max_file_bytes: options.max_file_bytes,
     };
     write_making_mark(&*storage)?;
-    let pages = PageManager::create(page_options, STAMP_LIMIT_AHEAD)?;
+    let pages = PageManager::create(page_options, options.stamps_ahead)?;
     if options.memory_map {
         pages.read_in_place();
     }
@@ -150,7 +149,7 @@ fn write_first_state(
         counters: Counters {
             sequence_limit: limits.sequence,
             epoch_limit: limits.epoch,
-            stamp_limit: STAMP_LIMIT_AHEAD,
+            stamp_limit: pages.stamp_limit(),
             keyspace_limit: limits.keyspace,
             segment_limit: limits.segment,
             clean: None,

@@ -5,6 +5,7 @@
 //! blocks, and the log list noted for n. D7: before the first write after an open, what was opened
 //! is made safe. *Threads*: one at a time; commits and merges go on meanwhile.
 
+use super::catalogue::Catalogue;
 use super::core::Core;
 use super::manifest::{self, Counters, ExactCounters, LogSection, Manifest};
 use super::panic_guard::PanicGuard;
@@ -19,7 +20,7 @@ use crate::page::file_header::{INLINE_STATE_BYTES_MAX, STATE_BLOCKS_MAX, write_s
 use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, StateLocation};
 use crate::storage::Storage;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Arc, LockRank, OrderedMutex};
+use crate::sync::{Arc, LockRank, OrderedGuard, OrderedMutex};
 use crate::types::{Epoch, LogPosition};
 
 /// The rank of the lock: held across the I/O of a durable state, so nothing that commits wait for
@@ -28,10 +29,12 @@ pub const DURABLE: LockRank = LockRank::new(5, "durable state");
 
 /// How far ahead of the counters the limits in the file lie.
 pub const LIMIT_AHEAD: u64 = 1 << 32;
-/// The same for write stamps, of which there are 2^32 before they begin again.
-pub const STAMP_LIMIT_AHEAD: u64 = 1 << 20;
 /// The same for keyspace numbers.
 pub const KEYSPACE_LIMIT_AHEAD: u32 = 1 << 12;
+
+/// What a state takes for a keyspace beside its name, about: options, a segment, and its shares of
+/// young ones.
+const KEYSPACE_BYTES: usize = 256;
 
 /// The log's blocks have this many bytes, so that the log can grow, shrink and be reused in parts.
 pub const LOG_BLOCK_BYTES: u64 = 256 * 1024;
@@ -107,6 +110,21 @@ pub enum Purpose {
     Closing,
 }
 
+/// See [`Durable::hold_own_blocks`].
+pub(crate) struct OwnBlocks<'a>(OrderedGuard<'a, DurableInner>);
+
+impl OwnBlocks<'_> {
+    /// Those of the log.
+    pub fn log(&self) -> Vec<Block> {
+        self.0.log_blocks.clone()
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Block> {
+        self.0.own_blocks.iter().chain(&self.0.log_blocks).copied().collect()
+    }
+}
+
 impl Durable {
     pub(crate) fn new(inner: DurableInner) -> Durable {
         Durable {
@@ -164,9 +182,13 @@ impl Durable {
 
     /// The blocks of the log and of the encoded state.
     pub fn own_blocks(&self) -> Vec<Block> {
-        let inner = self.inner.lock();
-        let log = inner.log_blocks.iter().copied();
-        inner.own_blocks.iter().copied().chain(log).collect()
+        self.hold_own_blocks().all()
+    }
+
+    /// Holds the blocks of the encoded state and those of the log as they are: no state is made
+    /// durable meanwhile, so that nothing of either is on its way into a map, or out of one.
+    pub(crate) fn hold_own_blocks(&self) -> OwnBlocks<'_> {
+        OwnBlocks(self.inner.lock())
     }
 
     /// The last durable state.
@@ -298,7 +320,7 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
     let generation = inner.generation + 1;
     let limits = next_limits(core);
     let written = write(core, &making, generation, limits, purpose);
-    let (slot, log_written) = match written {
+    let Written { slot, log_written, stamp_limit } = match written {
         Ok(written) => written,
         Err(error) => {
             undo(core, making);
@@ -321,6 +343,7 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
         inner.generation += 1;
     }
     inner.settled_at = (purpose != Purpose::Running).then(|| core.log.positions().end);
+    core.pages.set_stamp_limit(stamp_limit);
     core.counters.durable_states.fetch_add(1, Ordering::Relaxed);
     let epoch = inner.state.as_ref().map_or(Epoch(0), |state| state.epoch);
     tracing::debug!(target: "sapwood::durable", generation, %epoch, "state is durable");
@@ -545,13 +568,51 @@ fn free_log_blocks(core: &Core, blocks: &[Block]) {
     blocks.iter().for_each(|block| core.pages.free(*block));
 }
 
+/// The most pages that an encoded state may have.
+pub(crate) fn state_pages_max(layout: &Layout) -> u64 {
+    STATE_BLOCKS_MAX as u64 * u64::from(layout.block_pages_max())
+}
+
+/// Looks whether every durable state would have a place for the keyspaces with so many bytes more
+/// of names. What they hold may take as much again.
+///
+/// # Errors
+/// `InvalidOption`: regions are too small for them.
+pub fn check_keyspaces_fit(core: &Core, catalogue: &Catalogue, more: usize) -> Result<()> {
+    let layout = core.pages.layout();
+    let names: usize = catalogue.iter().map(|(_, entry)| entry.name.len() + KEYSPACE_BYTES).sum();
+    let limit = layout.stream_bytes(state_pages_max(layout)) / 2;
+    if (names + KEYSPACE_BYTES + more) as u64 <= limit {
+        return Ok(());
+    }
+    let count = catalogue.iter().count();
+    Err(Error::InvalidOption {
+        option: "region_bytes",
+        detail: format!(
+            "with {} bytes to a region a state has no room for more than these {count} \
+             keyspaces; drop some, give them shorter names, or make a file with larger regions",
+            layout.region_bytes
+        ),
+    })
+}
+
 fn allocate_state_blocks(core: &Core, bytes: usize) -> Result<Vec<Block>> {
     if bytes <= INLINE_STATE_BYTES_MAX {
         return Ok(Vec::new());
     }
-    let allocator = core.pages.allocator();
-    let mut missing = core.pages.layout().node_pages(bytes);
-    let mut least = missing;
+    let (allocator, layout) = (core.pages.allocator(), core.pages.layout());
+    let too_long = || Error::NoSpace {
+        operation: format!("a state of {bytes} bytes in {STATE_BLOCKS_MAX} blocks"),
+        file: core.pages.storage().name(),
+    };
+    let mut missing = layout.node_pages(bytes);
+    if u64::from(missing) > state_pages_max(layout) {
+        // Until merges have made it shorter.
+        core.reserve.note_durable(u64::from(missing));
+        return Err(too_long());
+    }
+    // A block lies in one region, and a state may take several.
+    let mut least = missing.min(layout.block_pages_max());
     let mut blocks: Vec<Block> = Vec::new();
     while missing > 0 {
         match allocator.allocate_block(least.min(missing), missing) {
@@ -571,10 +632,7 @@ fn allocate_state_blocks(core: &Core, bytes: usize) -> Result<Vec<Block>> {
         }
         if missing > 0 && blocks.len() == STATE_BLOCKS_MAX {
             blocks.drain(..).for_each(|block| core.pages.free(block));
-            return Err(Error::NoSpace {
-                operation: format!("a state of {bytes} bytes in {STATE_BLOCKS_MAX} blocks"),
-                file: core.pages.storage().name(),
-            });
+            return Err(too_long());
         }
     }
     Ok(blocks)
@@ -599,7 +657,7 @@ fn counters(core: &Core, limits: Limits, purpose: Purpose) -> Counters {
     Counters {
         sequence_limit: limits.sequence,
         epoch_limit: limits.epoch,
-        stamp_limit: core.pages.stamp_counter() + STAMP_LIMIT_AHEAD,
+        stamp_limit: core.pages.stamp_counter().saturating_add(core.options.stamps_ahead),
         keyspace_limit: limits.keyspace,
         segment_limit: limits.segment,
         clean: (purpose == Purpose::Closing).then(|| ExactCounters {
@@ -629,15 +687,24 @@ fn log_section(core: &Core, state: &State, list: &RingList) -> LogSection {
     }
 }
 
-/// Steps 3 and 4. Returns the slot to write, and how far the operating system had the log before
-/// the sync.
+/// What steps 3 and 4 lead to.
+struct Written {
+    /// The slot to write.
+    slot: HeaderSlot,
+    /// So far the operating system had the log before the sync.
+    log_written: LogPosition,
+    /// Counts when the slot is on disk.
+    stamp_limit: u64,
+}
+
+/// Steps 3 and 4.
 fn write(
     core: &Core,
     making: &Making,
     generation: u64,
     limits: Limits,
     purpose: Purpose,
-) -> Result<(HeaderSlot, LogPosition)> {
+) -> Result<Written> {
     core.pages.write_unwritten()?;
     let regions = core.pages.allocator().write_captured(&making.captured)?;
     let counters = counters(core, limits, purpose);
@@ -668,8 +735,7 @@ fn write(
     );
     let log_written = core.log.positions().written;
     sync_file(core)?;
-    core.pages.set_stamp_limit(stamp_limit);
-    Ok((slot, log_written))
+    Ok(Written { slot, log_written, stamp_limit })
 }
 
 fn undo(core: &Core, making: Making) {

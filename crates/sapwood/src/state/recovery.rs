@@ -10,7 +10,7 @@ use super::backlog::PromotedLeaves;
 use super::catalogue::Catalogue;
 use super::core::{CommitNumbers, Core, CoreParts};
 use super::dead_list::{HeldStates, ListLimits};
-use super::durable::{Durable, DurableInner, Limits, OpenedSlot, STAMP_LIMIT_AHEAD};
+use super::durable::{Durable, DurableInner, Limits, OpenedSlot};
 use super::log_named::LogNamed;
 use super::manifest::{self, Manifest};
 use super::pending_blocks::PendingBlocks;
@@ -168,7 +168,7 @@ fn open_pages(
         file_pages: read.manifest.file_pages.max(length / u64::from(read.layout.page_size)),
         regions: read.manifest.regions.clone(),
         next_stamp,
-        stamp_limit: next_stamp.saturating_add(STAMP_LIMIT_AHEAD),
+        stamp_limit: next_stamp.saturating_add(options.stamps_ahead),
     };
     let pages = PageManager::open(page_options, &opened)?;
     if options.memory_map {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::background::ReservedMark;
 use super::core::Core;
 use super::dead_list::HeldStats;
-use super::durable::DurableMark;
+use super::durable::{DurableMark, state_pages_max};
 use super::state::State;
 use crate::error::{Error, Result};
 use crate::options::Options;
@@ -336,10 +336,20 @@ fn wanted_pages(core: &Core, brings: Brings, bytes: usize) -> u64 {
     wanted_beside(core, owed_pages(core), brings, bytes)
 }
 
-/// Whether a commit of so many bytes leaves what it must (F1, F2), as the file is.
+/// The last durable state has most of the pages that any may have: what is new would make the next
+/// one longer (F8).
+fn is_state_long(core: &Core) -> bool {
+    let pages = core.reserve.state_pages.load(Ordering::Relaxed);
+    pages > state_pages_max(core.pages.layout()) / 4 * 3
+}
+
+/// Whether a commit of so many bytes leaves what it must (F1, F2, F8), as the file is.
 pub fn has_room(core: &Core, brings: Brings, bytes: usize) -> bool {
     if !core.reserve.is_kept() {
         return true;
+    }
+    if brings == Brings::Data && is_state_long(core) {
+        return false;
     }
     let free = core.pages.allocator().room_pages();
     // The most that can be owed is known without the log's lock.
@@ -356,6 +366,12 @@ pub fn has_room(core: &Core, brings: Brings, bytes: usize) -> bool {
 pub fn make_room(core: &Core, brings: Brings, bytes: usize) -> Result<()> {
     if has_room(core, brings, bytes) {
         return Ok(());
+    }
+    if brings == Brings::Data && is_state_long(core) {
+        return Err(Error::NoSpace {
+            operation: "a state that names still more keyspaces, segments or regions".into(),
+            file: core.pages.storage().name(),
+        });
     }
     core.pages.allocator().ensure_free(wanted_pages(core, brings, bytes))
 }

@@ -29,6 +29,7 @@ use crate::segment::overflow_reference::OverflowReference;
 use crate::state::Core;
 use crate::state::apply;
 use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
+use crate::state::durable::check_keyspaces_fit;
 use crate::state::manifest::encode_settings;
 use crate::state::panic_guard::PanicGuard;
 use crate::state::reserve::{Brings, has_room};
@@ -296,6 +297,7 @@ pub fn create_keyspace(
         if catalogue.find(name).is_some() {
             return Err(Error::KeyspaceExists(name.to_owned()));
         }
+        check_keyspaces_fit(core, catalogue, name.len())?;
         given = core.commit_numbers().1;
         Ok(CatalogueChange::Create(given, name.to_owned(), settings))
     })?;
@@ -332,7 +334,10 @@ pub fn rename_keyspace(
     check_name(name)?;
     change_catalogue(core, durability, Brings::Deletions, &mut |catalogue| {
         match catalogue.get(number) {
-            Some(entry) if !entry.dropped => {}
+            Some(entry) if !entry.dropped => match name.len().saturating_sub(entry.name.len()) {
+                0 => {}
+                longer => check_keyspaces_fit(core, catalogue, longer)?,
+            },
             _ => return Err(Error::KeyspaceDropped(number.to_string())),
         }
         if catalogue.find(name).is_some_and(|(found, _)| found != number) {

@@ -9,6 +9,7 @@
 use super::pending::PendingWrites;
 use super::value_writer::ValueWriter;
 use crate::error::Result;
+use crate::merge::step::make_durable_when_due;
 use crate::merge::throttle::admit_ahead;
 use crate::page::{Block, Charge, Codec, NodeWriter};
 use crate::segment::descriptor::{
@@ -40,6 +41,8 @@ const FILTER_BITS: u8 = 10;
 /// A filter takes at most this part of the memory budget; a segment with more keys has none, and so
 /// has one for whose filter there is no room beside the others.
 const FILTER_PART: u64 = 32;
+/// After so many entries each it is asked whether a durable state is due.
+const LOOK_AFTER_ENTRIES: u64 = 256;
 
 /// See the module. The transaction and its cursors share it.
 #[derive(Debug)]
@@ -109,6 +112,7 @@ pub struct PendingWriter<'a> {
     /// Values that were written on the way.
     values: Vec<Block>,
     composite: Vec<u8>,
+    pushed: u64,
     _running: Running<'a>,
     /// What it may take.
     _grant: Grant,
@@ -160,6 +164,7 @@ impl<'a> PendingWriter<'a> {
             made: Vec::new(),
             values: Vec::new(),
             composite: Vec::new(),
+            pushed: 0,
             _running: core.background.begin_running(),
             _grant: grant,
         })
@@ -223,7 +228,10 @@ impl<'a> PendingWriter<'a> {
             writer.push(nodes, &entry, overflow)?;
         }
         self.share(keyspace, (key.len() + value.len()) as u64);
-        Ok(())
+        self.pushed += 1;
+        // One segment may take as long as there is room in the file.
+        let is_long = self.pushed.is_multiple_of(LOOK_AFTER_ENTRIES);
+        if is_long { make_durable_when_due(self.core) } else { Ok(()) }
     }
 
     /// Adds a range delete; they come in order, and overlap nowhere.

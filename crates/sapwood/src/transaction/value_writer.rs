@@ -7,7 +7,7 @@
 //! *Threads*: one owner.
 
 use crate::error::Result;
-use crate::merge::step::begin_writing;
+use crate::merge::step::{begin_writing, make_durable_when_due};
 use crate::merge::throttle::admit;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::overflow_writer::OverflowWriter;
@@ -56,6 +56,7 @@ impl ValueWriter {
         core.check_writable()?;
         begin_writing(core)?;
         let codec = core.catalogue.load().settings(keyspace).value_codec;
+        make_durable_when_due(core)?;
         admit(core, Brings::Data, 0)?;
         let writer = Some(OverflowWriter::new(&core.pages, keyspace, codec));
         let name = core.pending.add(Vec::new(), Vec::new());

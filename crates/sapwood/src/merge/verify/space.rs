@@ -36,29 +36,13 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// Takes both under the install lock. The log's list changes with durable states, so it is
-    /// asked
-    /// for before and after.
+    /// Takes both under the install lock, and the log's list beside them: a durable state changes
+    /// the map before its list is in force, and takes that back when it fails.
     pub fn take(core: &Core) -> Moment {
-        for _ in 1..LOOKS {
-            let own = core.durable.own_blocks();
-            let moment = Moment::take_once(core, own);
-            if core.durable.own_blocks() == moment.1 {
-                return moment.0;
-            }
-        }
-        Moment::take_once(core, core.durable.own_blocks()).0
-    }
-
-    fn take_once(core: &Core, own: Vec<Block>) -> (Moment, Vec<Block>) {
-        let install = core.install_order.lock();
-        let state = core.state();
+        let own = core.durable.hold_own_blocks();
+        let _install = core.install_order.lock();
         let referenced = core.pages.allocator().referenced_list();
-        drop(install);
-        // The encoded state comes first, and only the map of the durable state has it.
-        let state_blocks = own.iter().take_while(|block| !referenced.contains(**block)).count();
-        let log = own.iter().skip(state_blocks).copied().collect();
-        (Moment { state, referenced, log }, own)
+        Moment { state: core.state(), referenced, log: own.log() }
     }
 }
 
@@ -123,7 +107,8 @@ struct Look {
 
 impl Look {
     fn take(core: &Core) -> Look {
-        let own = core.durable.own_blocks();
+        let at_rest = core.durable.hold_own_blocks();
+        let own = at_rest.all();
         let install = core.install_order.lock();
         let allocator = core.pages.allocator();
         let held = core.held.blocks();
@@ -133,7 +118,7 @@ impl Look {
         let named_dead = core.log_named.dead_blocks();
         let referenced = allocator.referenced_list();
         let given = allocator.given_list();
-        drop(install);
+        drop((install, at_rest));
         let mut look = Look::default();
         let mut owned = referenced.clone();
         // What is written of them is read outside the lock, and stays there until it is.

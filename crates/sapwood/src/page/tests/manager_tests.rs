@@ -8,6 +8,7 @@ use crate::types::{KeyspaceNumber, PageNumber};
 
 use super::super::cache::Cache;
 use super::super::manager::WRITE_BYTES_MAX;
+use super::super::stamps::{StampCounter, StampUse};
 use super::storage::Hook;
 use super::*;
 
@@ -284,12 +285,27 @@ fn pages_of_a_node_freed_while_it_is_written_are_given_back_after_the_write() {
 fn stamps_stop_at_their_limit() {
     let storage = Arc::new(TestStorage::default());
     let manager = PageManager::create(options(&storage, tiny_layout(0)), 4).unwrap();
-    assert_eq!([1, 2, 3].map(|_| manager.next_stamp()), [1, 2, 3]);
+    assert_eq!([1, 2, 3].map(|_| manager.next_stamp().unwrap()), [1, 2, 3]);
     assert_eq!((manager.stamp_counter(), manager.stamp_limit()), (4, 4));
+    let over = manager.next_stamp().unwrap_err();
+    assert!(over.is_no_space() && over.to_string().contains("write stamp"), "{over}");
+    assert!(manager.put_unwritten(&leaf_spec(Codec::Plain), b"x").is_err());
+    assert_eq!(manager.allocator().given_list().page_count(), 0);
     manager.set_stamp_limit(5);
-    assert_eq!(manager.next_stamp(), 4);
-    let over = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| manager.next_stamp()));
-    assert!(over.is_err());
+    assert_eq!(manager.next_stamp().unwrap(), 4);
+}
+
+/// Ordinary nodes leave some to the durable state that brings new ones.
+#[test]
+fn the_last_stamps_before_a_limit_are_for_durable_states() {
+    let stamps = StampCounter::new(1, 81);
+    let took = |wanted_for| (0..).take_while(|_| stamps.next_stamp(wanted_for).is_some()).count();
+    assert!(!stamps.are_low());
+    assert_eq!((took(StampUse::Node), stamps.are_low()), (70, true));
+    assert_eq!((took(StampUse::DurableState), stamps.value()), (10, 81));
+    stamps.set_limit(stamps.value() + 80);
+    assert!(!stamps.are_low());
+    assert_eq!((took(StampUse::Node), stamps.value()), (70, 151));
 }
 
 #[test]
@@ -308,7 +324,7 @@ fn a_reopened_file_gives_the_same_nodes() {
     let opened = PageManager::open(options(&storage, tiny_layout(64)), &state).unwrap();
     let frame = opened.read_node(&reference, NodeKind::Leaf).unwrap();
     assert_eq!(frame.content(), noise(2500, 4));
-    assert_eq!(opened.next_stamp(), 50);
+    assert_eq!(opened.next_stamp().unwrap(), 50);
     assert_eq!(opened.allocator().given_list(), manager.allocator().given_list());
     assert_eq!(opened.counters().nodes_read[NodeKind::Leaf.index()], 1);
     assert_eq!((opened.counters().cache_hits, opened.counters().cache_misses), (0, 1));

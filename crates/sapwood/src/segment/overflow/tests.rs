@@ -315,7 +315,7 @@ fn a_table_behind_the_chunks_is_read_too() {
     let file = tiny_file();
     let value = noise(CHUNK_BYTES + 3000);
     let layout = file.pages.layout();
-    let (stamp, mut table) = (file.pages.next_stamp(), Vec::new());
+    let (stamp, mut table) = (file.pages.next_stamp().unwrap(), Vec::new());
     for (chunk, index) in value.chunks(CHUNK_BYTES).zip(0..) {
         table.extend_from_slice(&(chunk.len() as u32).to_le_bytes());
         table.extend_from_slice(&chunk_crc(layout, stamp, index, chunk).to_le_bytes());
