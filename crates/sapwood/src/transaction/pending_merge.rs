@@ -114,6 +114,14 @@ pub fn split_range(start: &[u8], end: Option<&[u8]>) -> Result<(KeyspaceNumber, 
     Ok((keyspace, KeyRange::new(start, end.map(<[u8]>::to_vec))))
 }
 
+/// What pending segments bring: deletions, when they hold nothing else.
+pub fn brings_of<'a>(mut segments: impl Iterator<Item = &'a Arc<PendingSegment>>) -> Brings {
+    let has_data = |pending: &Arc<PendingSegment>| {
+        pending.segment().points.as_ref().is_some_and(|root| root.entries > root.tombstones)
+    };
+    if segments.any(has_data) { Brings::Data } else { Brings::Deletions }
+}
+
 /// Merges segments, newest first.
 ///
 /// # Errors
@@ -129,7 +137,8 @@ pub fn merge(
         names.fold(0, |pages: u64, name| pages.saturating_add(core.pending.node_pages(name)));
     let bytes = pages.saturating_mul(u64::from(core.pages.layout().page_size));
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    let mut writer = PendingWriter::new(core, Brings::Data, entries, bytes)?;
+    let brings = brings_of(newest_first.iter());
+    let mut writer = PendingWriter::new(core, brings, entries, bytes)?;
     let mut inputs = Vec::with_capacity(newest_first.len());
     for pending in newest_first {
         inputs.push(Input::new(core, pending)?);
