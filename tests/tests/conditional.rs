@@ -496,3 +496,48 @@ fn comparing_snapshots_reads_what_was_written_since_and_not_what_both_see() {
     assert!(merged.changed_since(&between, &keyspace, key(0)..).unwrap());
     assert!(!merged.changed_since(&between, &keyspace, key(19)..key(5_000)).unwrap());
 }
+
+/// Levels are counted from the last one: one that comes or goes above it makes no difference to
+/// those below. Counted from the top, the long last level of one state was compared with the new
+/// level of the other.
+#[test]
+fn a_level_that_came_or_went_between_snapshots_is_read_and_not_those_below_it() {
+    let (database, keyspace) = tiny_keyspace();
+    let key = |number: u32| number.to_be_bytes();
+    let pages = database.core().unwrap().pages.clone();
+    for number in 0..20_000 {
+        keyspace.put(key(number), value(0, number as u8)).unwrap();
+    }
+    database.compact().unwrap();
+    let nodes_read = |look: &dyn Fn()| {
+        pages.cache().clear();
+        let before = pages.counters().nodes_read.iter().sum::<u64>();
+        look();
+        pages.counters().nodes_read.iter().sum::<u64>() - before
+    };
+    let all = nodes_read(&|| assert_eq!(keyspace.iter().unwrap().count(), 20_000));
+    let one_level = database.snapshot().unwrap();
+    // Everything is as it was in the end, so that all that differs must be looked at to know that.
+    for seed in [1, 2, 3, 4, 5, 6, 7, 0] {
+        for number in [17, 18, 5_000, 9_000, 19_999] {
+            keyspace.put(key(number), value(0, number as u8 + seed)).unwrap();
+        }
+        database.flush().unwrap();
+    }
+    let levels = || {
+        let state = database.core().unwrap().state();
+        state.levels.values().map(|levels| levels.levels.len()).sum::<usize>()
+    };
+    run_all_steps(&database).unwrap();
+    assert_eq!(levels(), 2);
+    let two_levels = database.snapshot().unwrap();
+    database.wait_until_idle().unwrap();
+    assert_eq!(levels(), 1);
+    let one_again = database.snapshot().unwrap();
+    for (after, before) in [(&two_levels, &one_level), (&one_again, &two_levels)] {
+        let read = nodes_read(&|| {
+            assert!(!after.changed_since(before, &keyspace, key(0)..).unwrap());
+        });
+        assert!(read < all / 20, "{read} nodes, when a walk over everything reads {all}");
+    }
+}

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crash_lsm::access;
 use sapwood::storage::{CrashPlan, MemoryStorage, SimulatedStorage, Storage};
 use sapwood::sync::{Arc, Random};
-use sapwood::{Builder, Database, Durability, Error, Isolation, Keyspace};
+use sapwood::{Builder, Database, Durability, Error, Isolation, Keyspace, Result, Transaction};
 
 type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -275,6 +275,54 @@ fn streams_and_large_transactions_leave_the_reserve_alone() {
     assert_eq!(keyspace.count::<&[u8]>(..).unwrap(), 0);
     keyspace.put("small", "v").unwrap();
     assert_eq!(access::verify(&database).unwrap(), None);
+}
+
+fn put_and_spill(transaction: &mut Transaction, keyspace: &Keyspace) -> Result<()> {
+    transaction.put(keyspace, "put", [1; 5000])?;
+    transaction.delete(keyspace, "absent")
+}
+
+/// It spills often enough for its pending segments to be merged: what holds deletions alone goes on
+/// in the reserve, and what there is no room to merge is merged later. They asked for room as data
+/// does, and were refused for ever.
+#[test]
+fn a_large_transaction_of_deletions_frees_space_at_the_limit_of_the_file() {
+    for has_put in [false, true] {
+        let storage = Arc::new(MemoryStorage::new());
+        let database = builder().max_file_bytes(8 << 20).transaction_bytes(4096);
+        let database = database.open_on(storage.clone()).unwrap();
+        let keyspace = database.keyspace("a").unwrap();
+        let mut pairs = Pairs::new();
+        let mut random = Random::from_seed(5);
+        fill(&keyspace, &mut pairs, &mut random);
+        let mut keys: Vec<Vec<u8>> = pairs.keys().step_by(2).cloned().collect();
+        let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+        while has_put && put_and_spill(&mut transaction, &keyspace).is_err() {
+            transaction.rollback();
+            for key in keys.drain(..10) {
+                keyspace.delete(&key).unwrap();
+                pairs.remove(&key);
+            }
+            database.wait_until_idle().unwrap();
+            transaction = database.begin(Isolation::Snapshot).unwrap();
+        }
+        for key in &keys {
+            transaction.delete(&keyspace, key).unwrap();
+            pairs.remove(key);
+        }
+        transaction.commit().unwrap();
+        if has_put {
+            pairs.insert(b"put".to_vec(), vec![1; 5000]);
+        }
+        check(&keyspace, &pairs, "many are deleted");
+        database.wait_until_idle().unwrap();
+        let before = pairs.len();
+        fill(&keyspace, &mut pairs, &mut random);
+        let more = pairs.len() - before;
+        assert!(more > keys.len() / 3, "only {more} fit where {} were", keys.len());
+        check(&keyspace, &pairs, "and others put");
+        assert_eq!(access::verify(&database).unwrap(), None);
+    }
 }
 
 /// Threads work, writers wait for them, and nobody waits for ever.

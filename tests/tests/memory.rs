@@ -6,6 +6,8 @@
 mod held_by_application;
 #[path = "memory/open_transactions.rs"]
 mod open_transactions;
+#[path = "memory/range_tombstones.rs"]
+mod range_tombstones;
 #[path = "memory/young_filters.rs"]
 mod young_filters;
 

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use crate::lab::{Lab, builder, key, value};
 use crate::shape::Shape;
 use sapwood::merge::add_ranges::RangesEdit;
-use sapwood::merge::ranges::read_fragments;
+use sapwood::merge::ranges::Fragments;
 use sapwood::page::{Block, BlockList, Layout, MemoryBudget, NodeKind, PageManager, PageOptions};
 use sapwood::segment::descriptor::TreeRoot;
+use sapwood::segment::node::Caching;
 use sapwood::segment::range_tombstone::{Fragment, union_ranges};
 use sapwood::storage::{CrashPlan, FaultKind, OperationKind, SimulatedStorage};
 use sapwood::sync::atomic::{AtomicU64, Ordering};
@@ -103,7 +104,8 @@ impl Tree {
 
     fn check(&self) -> Shape {
         let root = self.root.as_ref().unwrap();
-        let found = read_fragments(&self.pages, root, KEYSPACE, None).unwrap();
+        let found = Fragments::new(&self.pages, root, KEYSPACE, None, Caching::Pass).unwrap();
+        let found: Vec<_> = found.map(Result::unwrap).collect();
         assert!(found == self.model, "other fragments than the model's");
         assert_eq!((root.entries, root.tombstones), (found.len() as u64, found.len() as u64));
         let shape = Shape::of(&self.pages, KEYSPACE, root);

@@ -3,7 +3,8 @@
 //! A key has the same value in both when each source of one that may hold it is a source of the
 //! other, too, with the same precedence, and holds nothing of it that only one of them sees. So
 //! what is left are: the keys of memtables and young segments that only one has, or that hold
-//! commits behind the older snapshot; and the leaves that only one of two segments of a level has.
+//! commits behind the older snapshot; those of a level's segment that only one has; and, of a
+//! segment that both have, the leaves that only one of them knows.
 //! What was promoted out of a level in one of them only needs no look: it changed leaves of the
 //! next level, or nothing.
 //!
@@ -134,50 +135,42 @@ impl Differing<'_> {
     }
 
     fn add_levels(&mut self, a: &ReadPoint, b: &ReadPoint) -> Outcome {
-        let levels = |point: &ReadPoint| {
+        let segments = |point: &ReadPoint| {
             let levels = point.state.levels_of(self.keyspace);
-            levels.map(|levels| levels.levels.clone()).unwrap_or_default()
+            levels.map(|levels| levels.iter().cloned().collect::<Vec<_>>()).unwrap_or_default()
         };
-        let (a, b) = (levels(a), levels(b));
-        for level in 0..a.len().max(b.len()) {
-            let of = |levels: &[Vec<Arc<Segment>>]| levels.get(level).cloned().unwrap_or_default();
-            if self.add_level(&of(&a), &of(&b))?.is_err() {
+        let (a, b) = (segments(a), segments(b));
+        // Levels and segments come and go above the last one, but no segment changes its level, nor
+        // its place beside another; while it is there it keeps its number.
+        let partner = |of: &Arc<Segment>, others: &[Arc<Segment>]| {
+            others.iter().find(|other| other.number == of.number).cloned()
+        };
+        for segment in &a {
+            let added = match partner(segment, &b) {
+                Some(other) if is_equal(segment, &other) => continue,
+                Some(other) => self.add_pair(segment, &other)?,
+                None => self.add_alone(segment)?,
+            };
+            if added.is_err() {
+                return Ok(Err(Everything));
+            }
+        }
+        for segment in b.iter().filter(|segment| partner(segment, &a).is_none()) {
+            if self.add_alone(segment)?.is_err() {
                 return Ok(Err(Everything));
             }
         }
         Ok(Ok(()))
     }
 
-    fn add_level(&mut self, a: &[Arc<Segment>], b: &[Arc<Segment>]) -> Outcome {
-        let alone = |one: &[Arc<Segment>], other: &[Arc<Segment>]| {
-            let alone = one.iter().filter(|segment| !other.iter().any(|of| is_equal(of, segment)));
-            alone.cloned().map(Some).collect::<Vec<_>>()
-        };
-        let pairs: Vec<_> = match a.len() == b.len() {
-            // Those at the same place grew out of each other, most likely.
-            true => a.iter().cloned().map(Some).zip(b.iter().cloned().map(Some)).collect(),
-            false => {
-                let (a, b) = (alone(a, b), alone(b, a));
-                let against_none = a.into_iter().map(|segment| (segment, None));
-                against_none.chain(b.into_iter().map(|segment| (None, segment))).collect()
-            }
-        };
-        for (a, b) in pairs {
-            if self.add_pair(a.as_deref(), b.as_deref())?.is_err() {
-                return Ok(Err(Everything));
-            }
-        }
-        Ok(Ok(()))
-    }
-
-    /// What two segments at one place in the order of precedence do not share.
-    fn add_pair(&mut self, a: Option<&Segment>, b: Option<&Segment>) -> Outcome {
-        if a.and_then(|a| a.ranges.as_ref()) != b.and_then(|b| b.ranges.as_ref()) {
+    /// What one segment has grown by, or lost, between two states.
+    fn add_pair(&mut self, a: &Segment, b: &Segment) -> Outcome {
+        if a.ranges != b.ranges {
             return Ok(Err(Everything));
         }
-        let roots = (a.and_then(|a| a.points.as_ref()), b.and_then(|b| b.points.as_ref()));
         let pages = &self.core.pages;
-        let found = differing_ranges(pages, self.keyspace, roots, self.range, RANGES_MAX)?;
+        let trees = ((a.points.as_ref(), &*a.promoted), (b.points.as_ref(), &*b.promoted));
+        let found = differing_ranges(pages, self.keyspace, trees, self.range, RANGES_MAX)?;
         let Some(found) = found else { return Ok(Err(Everything)) };
         for range in found.iter() {
             if self.add(range.clone()).is_err() {
@@ -185,6 +178,26 @@ impl Differing<'_> {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// A segment that one state has and the other has not: its keys, since its leaves may be few
+    /// and hold keys from far apart; where they are too many, all between its first and its last.
+    fn add_alone(&mut self, segment: &Arc<Segment>) -> Outcome {
+        if segment.ranges.is_some() {
+            return Ok(Err(Everything));
+        }
+        let found = self.found.clone();
+        let pages = &self.core.pages;
+        let keys = SegmentSource::new(pages, segment, self.keyspace, Caching::Keep);
+        if self.add_keys(keys)?.is_ok() {
+            return Ok(Ok(()));
+        }
+        self.found = found;
+        let Some(bounds) = &segment.bounds else { return Ok(Err(Everything)) };
+        let mut end = bounds.greatest.clone();
+        end.push(0);
+        let between = KeyRange::new(bounds.least.clone(), Some(end)).intersection(self.range);
+        Ok(between.map_or(Ok(()), |between| self.add(between)))
     }
 }
 

@@ -24,8 +24,13 @@ use super::drop_keyspace::is_leaving;
 use super::install::Destination;
 use super::passed_over::PassedOver;
 use super::promote::{Plan, bare_range};
-use super::stretch::{Stretch, end_after, load_stretch};
+use super::stretch::{Stretch, end_after, load_stretch, pages_in};
 use super::touched::Touched;
+
+/// What a step holds of range tombstones takes about this part of the memory budget at most.
+const RANGES_PART: u64 = 16;
+/// They take about so many times in memory what their leaves take in the file.
+const RANGES_GROWTH: u64 = 6;
 
 /// The next step to make, if any is due and its range is free, but for what is passed over; and so
 /// is what cannot be planned because something cannot be read.
@@ -429,6 +434,7 @@ fn plan_in_gaps(
 
 struct Found {
     range: KeyRange,
+    taken_pages_max: u64,
     stretch: Option<Stretch>,
     reservation: Reservation,
     grant: Grant,
@@ -467,23 +473,13 @@ fn try_range_within(
     let each = (step_pages / sources.len().max(1) as u64).max(1);
     for source in sources {
         let Some(root) = &source.points else { continue };
-        let young = source.is_young();
-        let found = match young {
-            false => end_after(&core.pages, keyspace, root, &source.promoted, wanted, each)?,
-            true => {
-                let wanted = composite_range(keyspace, wanted);
-                let many = KeyspaceNumber::MANY;
-                let found = end_after(&core.pages, many, root, &source.promoted, &wanted, each)?;
-                let lead = keyspace.0.to_be_bytes();
-                found.and_then(|key| key.strip_prefix(&lead).map(<[u8]>::to_vec))
-            }
-        };
-        if let Some(found) = found
-            && found > wanted.start
-            && is_before_end(&found, end.as_deref())
-        {
-            end = Some(found);
-        }
+        let found = end_in(core, source, keyspace, root, wanted, each)?;
+        end = end_before(&end, found, wanted);
+    }
+    let has_ranges = sources.iter().any(|source| source.ranges.is_some());
+    if has_ranges {
+        let within = KeyRange { end, ..wanted.clone() };
+        end = end_by_ranges(core, sources, keyspace, &within, step_pages)?;
     }
     let mut range = KeyRange::new(wanted.start.clone(), end);
     let root = target.segment.as_ref().and_then(|segment| segment.points.as_ref());
@@ -501,13 +497,118 @@ fn try_range_within(
         Err(in_the_way) => return Ok(Err(in_the_way)),
     };
     let read = each.saturating_mul(sources.len() as u64);
-    let read = read.min(sources.iter().map(|source| source.pages()).sum());
+    let ranges_read = if has_ranges { ranges_pages(core).min(step_pages) } else { 0 };
+    let read =
+        read.saturating_add(ranges_read).min(sources.iter().map(|source| source.pages()).sum());
     let replaced = stretch.as_ref().map_or(0, Stretch::pages);
+    let taken_pages_max = match has_ranges {
+        true => pages_of_sources(core, sources, keyspace, &range)?,
+        false => u64::MAX,
+    };
     Ok(match grant(core, read.saturating_add(replaced))? {
-        Some(grant) => Ok(Found { range, stretch, reservation, grant }),
+        Some(grant) => Ok(Found { range, taken_pages_max, stretch, reservation, grant }),
         // Other steps have the room: nothing can be done before they end.
         None => Err(KeyRange::all()),
     })
+}
+
+/// Where a step ends that takes about so many pages of one tree of a source from the start of
+/// `wanted` on; `None` when the tree has fewer there.
+fn end_in(
+    core: &Core,
+    source: &Segment,
+    keyspace: KeyspaceNumber,
+    root: &TreeRoot,
+    wanted: &KeyRange,
+    pages_max: u64,
+) -> Result<Option<Vec<u8>>> {
+    let (pages, promoted) = (&core.pages, &source.promoted);
+    if !source.is_young() {
+        return end_after(pages, keyspace, root, promoted, wanted, pages_max);
+    }
+    let wanted = composite_range(keyspace, wanted);
+    let found = end_after(pages, KeyspaceNumber::MANY, root, promoted, &wanted, pages_max)?;
+    let lead = keyspace.0.to_be_bytes();
+    Ok(found.and_then(|key| key.strip_prefix(&lead).map(<[u8]>::to_vec)))
+}
+
+/// The lesser of an end and one that was found behind the start of `wanted`.
+fn end_before(end: &Option<Vec<u8>>, found: Option<Vec<u8>>, wanted: &KeyRange) -> Option<Vec<u8>> {
+    let found = found.filter(|found| *found > wanted.start);
+    found.filter(|found| is_before_end(found, end.as_deref())).or_else(|| end.clone())
+}
+
+/// Where a step ends that takes no more range tombstones than a step may hold, of which it holds
+/// all until its install: one leaf of each source at least; the end of `wanted` when there are not
+/// so many.
+fn end_by_ranges(
+    core: &Core,
+    sources: &[Arc<Segment>],
+    keyspace: KeyspaceNumber,
+    wanted: &KeyRange,
+    pages_max: u64,
+) -> Result<Option<Vec<u8>>> {
+    let most = ranges_pages(core).min(pages_max);
+    let trees = || sources.iter().filter_map(|of| of.ranges.as_ref().map(|root| (of, root)));
+    // Of most transactions the segments lie one behind the other: then one of them may take it all.
+    let mut each = most;
+    loop {
+        let mut end = wanted.end.clone();
+        for (source, root) in trees() {
+            let found = end_in(core, source, keyspace, root, wanted, each)?;
+            end = end_before(&end, found, wanted);
+        }
+        let range = KeyRange::new(wanted.start.clone(), end);
+        let mut pages = 0;
+        for (source, root) in trees() {
+            pages += pages_of_tree(core, source, keyspace, root, &range)?;
+        }
+        if pages <= most || each <= 1 {
+            return Ok(range.end);
+        }
+        each /= 2;
+    }
+}
+
+/// The pages of one tree of a source in a range, about.
+fn pages_of_tree(
+    core: &Core,
+    source: &Segment,
+    keyspace: KeyspaceNumber,
+    root: &TreeRoot,
+    range: &KeyRange,
+) -> Result<u64> {
+    let (named, range) = match source.is_young() {
+        true => (KeyspaceNumber::MANY, composite_range(keyspace, range)),
+        false => (keyspace, range.clone()),
+    };
+    // Of a tree that lies elsewhere its first or its last leaf would count.
+    if !source.overlaps(&range) {
+        return Ok(0);
+    }
+    pages_in(&core.pages, named, root, &source.promoted, &range)
+}
+
+/// The pages of all trees of sources in a range, about.
+fn pages_of_sources(
+    core: &Core,
+    sources: &[Arc<Segment>],
+    keyspace: KeyspaceNumber,
+    range: &KeyRange,
+) -> Result<u64> {
+    let mut pages = 0;
+    for source in sources {
+        for root in source.points.iter().chain(&source.ranges) {
+            pages += pages_of_tree(core, source, keyspace, root, range)?;
+        }
+    }
+    Ok(pages)
+}
+
+/// How many pages of range tombstones a step may take.
+fn ranges_pages(core: &Core) -> u64 {
+    let page_bytes = u64::from(core.pages.layout().page_size);
+    (core.options.memory_budget / RANGES_PART / RANGES_GROWTH / page_bytes).max(1)
 }
 
 /// The lowest parents of the destination, side by side, that the sources touch first in a range;
@@ -587,6 +688,7 @@ fn confirm(
         keyspace,
         sources: current,
         range: found.range,
+        taken_pages_max: found.taken_pages_max,
         destination: target.destination,
         filter_seed: target.filter_seed,
         stretch: found.stretch,

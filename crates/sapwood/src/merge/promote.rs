@@ -6,7 +6,7 @@
 //! A step that fails gives everything back. *Threads*: any number of steps beside one another.
 
 use crate::error::{Error, Result, Structure};
-use crate::page::{Block, Codec, NodeWriter, PageManager};
+use crate::page::{Block, Codec, MemoryPart, NodeWriter, PageManager};
 use crate::segment::descriptor::{Bounds, Segment};
 use crate::segment::filter::key_hash;
 use crate::segment::key_range::{KeyRange, is_before_end};
@@ -45,6 +45,8 @@ pub struct Plan {
     pub sources: Vec<Arc<Segment>>,
     /// What moves.
     pub range: KeyRange,
+    /// It takes no more of its sources, as far as that is known.
+    pub taken_pages_max: u64,
     /// Where to.
     pub destination: Destination,
     /// The seed of its filters.
@@ -83,6 +85,9 @@ pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
     let keyspace = plan.keyspace;
     let mut step = Step::new(core, &plan)?;
     let fragments = step.run()?;
+    // Bounded by the plan, and held until the install.
+    let bytes = fragments.iter().map(Fragment::memory_bytes).sum::<usize>();
+    let _charge = core.pages.budget().charge(MemoryPart::MergeBuffers, bytes as u64);
     let (entries, dropped) = (step.read.entries, step.dropped.entries);
     let change = step.into_change(fragments)?;
     let pages: u64 = change.written.iter().map(|block| u64::from(block.pages)).sum();
@@ -93,6 +98,7 @@ pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
         None => source.pages().saturating_mul(page_bytes),
     };
     let held = plan.sources.iter().map(bytes_of).fold(0, u64::saturating_add);
+    let held = held.min(plan.taken_pages_max.saturating_mul(page_bytes));
     // All is read; what dies now need not wait for this step.
     drop(plan.state);
     install(core, change)?;
@@ -320,7 +326,7 @@ impl<'a> Step<'a> {
                 || self.plan.grant.is_tight() && self.plan.evacuate_from.is_none()
                 || self.leaves_tail(leaf)
                 || self.next_key_before(end)
-                || fragments.iter().any(|fragment| reaches(fragment, start, end));
+                || reach_into(fragments, start, end);
             if !overlapped {
                 self.writer.reuse(&mut self.nodes, leaf.clone())?;
                 reused_before = true;
@@ -346,8 +352,10 @@ impl<'a> Step<'a> {
         let covers = |from: &[u8], to: Option<&[u8]>| {
             from <= start && to.is_none_or(|to| end.is_some_and(|end| end <= to))
         };
-        let whole = |fragment: &Fragment| covers(&fragment.start, fragment.end.as_deref());
-        fragments.iter().any(whole)
+        // They are disjoint, and those that touch are one: only one can.
+        let behind = fragments.partition_point(|fragment| fragment.start.as_slice() <= start);
+        let last = behind.checked_sub(1).and_then(|last| fragments.get(last));
+        last.is_some_and(|fragment| covers(&fragment.start, fragment.end.as_deref()))
             && covers(&self.plan.range.start, self.plan.range.end.as_deref())
     }
 
@@ -695,8 +703,11 @@ impl Below {
     }
 }
 
-fn reaches(fragment: &Fragment, start: &[u8], end: Option<&[u8]>) -> bool {
-    is_before_end(&fragment.start, end) && is_before_end(start, fragment.end.as_deref())
+/// True when one of disjoint fragments, which ascend, reaches into a range.
+fn reach_into(fragments: &[Fragment], start: &[u8], end: Option<&[u8]>) -> bool {
+    let ends_before = |fragment: &Fragment| !is_before_end(start, fragment.end.as_deref());
+    let first = fragments.get(fragments.partition_point(ends_before));
+    first.is_some_and(|fragment| is_before_end(&fragment.start, end))
 }
 
 fn decode(value: &[u8]) -> Result<OverflowReference> {

@@ -5,11 +5,11 @@
 use crate::error::{Result, Structure};
 use crate::page::{Codec, NodeWriter, PageManager};
 use crate::segment::descriptor::{Segment, TreeRoot, composite_range};
-use crate::segment::key_range::KeyRange;
+use crate::segment::key_range::{KeyRange, is_before_end};
 use crate::segment::leaf_writer::{LeafOptions, NewEntry};
 use crate::segment::node::{Caching, TreeKind};
 use crate::segment::parent_writer::Lowest;
-use crate::segment::range_tombstone::{Fragment, RangeValue, clip, encode_value, union_ranges};
+use crate::segment::range_tombstone::{Fragment, RangeValue, Union, clip, encode_value};
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
 use crate::segment::sorted_block::EntryKind;
 use crate::segment::tree_cursor::TreeCursor;
@@ -18,22 +18,67 @@ use crate::types::KeyspaceNumber;
 
 use super::promote::bare_range;
 
-/// All fragments of a ranges tree, or those that may reach into `within`, in order.
-///
-/// # Errors
-/// When a node cannot be read or is damaged.
-pub fn read_fragments(
-    pages: &Arc<PageManager>,
-    root: &TreeRoot,
-    keyspace: KeyspaceNumber,
-    within: Option<&KeyRange>,
-) -> Result<Vec<Fragment>> {
-    let mut fragments = Vec::new();
-    visit_fragments(pages, root, keyspace, within, &mut |fragment| {
-        fragments.push(fragment);
-        true
-    })?;
-    Ok(fragments)
+/// The fragments of a ranges tree in order, read as they are asked for: a leaf of them is held.
+#[derive(Debug)]
+pub struct Fragments {
+    cursor: TreeCursor,
+    /// None that begins here or behind is handed out.
+    end: Option<Vec<u8>>,
+    has_begun: bool,
+}
+
+impl Fragments {
+    /// All fragments of a tree, or those that may reach into `within`.
+    ///
+    /// # Errors
+    /// When a node cannot be read.
+    pub fn new(
+        pages: &Arc<PageManager>,
+        root: &TreeRoot,
+        keyspace: KeyspaceNumber,
+        within: Option<&KeyRange>,
+        caching: Caching,
+    ) -> Result<Fragments> {
+        let kind = TreeKind::Ranges;
+        let mut cursor = TreeCursor::new(pages.clone(), root.clone(), keyspace, kind, caching);
+        match within {
+            None => cursor.seek_first()?,
+            Some(range) => {
+                // The fragment before the start may reach into the range.
+                cursor.seek_before(&range.start)?;
+                if !cursor.valid() {
+                    cursor.seek_first()?;
+                }
+            }
+        }
+        let end = within.and_then(|range| range.end.clone());
+        Ok(Fragments { cursor, end, has_begun: false })
+    }
+
+    fn next_fragment(&mut self) -> Result<Option<Fragment>> {
+        if std::mem::replace(&mut self.has_begun, true) && self.cursor.valid() {
+            self.cursor.next()?;
+        }
+        let cursor = &self.cursor;
+        if !cursor.valid() || !is_before_end(cursor.key(), self.end.as_deref()) {
+            return Ok(None);
+        }
+        let value = RangeValue::decode(cursor.value(), cursor.base_number())
+            .map_err(|problem| problem.corruption(Structure::Leaf))?;
+        Ok(Some(Fragment {
+            start: cursor.key().to_vec(),
+            end: value.end.map(<[u8]>::to_vec),
+            numbers: value.numbers().collect(),
+        }))
+    }
+}
+
+impl Iterator for Fragments {
+    type Item = Result<Fragment>;
+
+    fn next(&mut self) -> Option<Result<Fragment>> {
+        self.next_fragment().transpose()
+    }
 }
 
 /// Hands out the fragments of a ranges tree, or those that may reach into `within`, in order, until
@@ -48,63 +93,40 @@ pub fn visit_fragments(
     within: Option<&KeyRange>,
     visit: &mut dyn FnMut(Fragment) -> bool,
 ) -> Result<()> {
-    let mut cursor =
-        TreeCursor::new(pages.clone(), root.clone(), keyspace, TreeKind::Ranges, Caching::Keep);
-    match within {
-        None => cursor.seek_first()?,
-        Some(range) => {
-            // The fragment before the start may reach into the range.
-            cursor.seek_before(&range.start)?;
-            if !cursor.valid() {
-                cursor.seek_first()?;
-            }
-        }
-    }
-    while cursor.valid() {
-        let behind =
-            within.and_then(|range| range.end.as_deref()).is_some_and(|end| cursor.key() >= end);
-        if behind {
+    for fragment in Fragments::new(pages, root, keyspace, within, Caching::Keep)? {
+        if !visit(fragment?) {
             break;
         }
-        let value = RangeValue::decode(cursor.value(), cursor.base_number())
-            .map_err(|problem| problem.corruption(Structure::Leaf))?;
-        let fragment = Fragment {
-            start: cursor.key().to_vec(),
-            end: value.end.map(<[u8]>::to_vec),
-            numbers: value.numbers().collect(),
-        };
-        if !visit(fragment) {
-            break;
-        }
-        cursor.next()?;
     }
     Ok(())
 }
 
 /// The range tombstones of a promotion's sources with bare keys, without numbers, cut to the range
-/// and to what was not promoted before.
+/// and to what was not promoted before; they are disjoint and ascend.
 ///
 /// # Errors
-/// As [`read_fragments`].
+/// When a node cannot be read or is damaged.
 pub fn source_fragments(
     pages: &Arc<PageManager>,
     keyspace: KeyspaceNumber,
     sources: &[Arc<Segment>],
     range: &KeyRange,
 ) -> Result<Vec<Fragment>> {
-    let mut lists: Vec<Vec<Fragment>> = Vec::new();
+    let mut streams = Vec::with_capacity(sources.len());
     for segment in sources {
         let Some(root) = &segment.ranges else { continue };
         let (named, within) = names_of(segment, keyspace, range);
-        let mut list = Vec::new();
-        visit_fragments(pages, root, named, Some(&within), &mut |fragment| {
-            list.extend(pieces_of(fragment, segment, keyspace, range, &within));
-            true
-        })?;
-        lists.push(list);
+        let fragments = Fragments::new(pages, root, named, Some(&within), Caching::Keep)?;
+        streams.push(fragments.flat_map(move |fragment| {
+            let pieces = |fragment| pieces_of(fragment, segment, keyspace, range, &within);
+            // One error, or all pieces of one fragment.
+            match fragment {
+                Ok(fragment) => pieces(fragment).into_iter().map(Ok).collect::<Vec<_>>(),
+                Err(error) => vec![Err(error)],
+            }
+        }));
     }
-    let lists: Vec<&[Fragment]> = lists.iter().map(Vec::as_slice).collect();
-    Ok(union_ranges(&lists))
+    Union::new(streams.into_iter()).collect()
 }
 
 /// Where the first of the [`source_fragments`] begins; no more is read than it takes to find it.

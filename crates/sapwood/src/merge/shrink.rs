@@ -351,6 +351,7 @@ fn move_range(
         stretch: Some(stretch),
         is_last: true,
         dropped: false,
+        taken_pages_max: 0,
         evacuate_from: Some(ceiling),
         reservation,
         state: now,

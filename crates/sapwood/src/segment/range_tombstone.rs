@@ -12,6 +12,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
 use std::cmp::Ordering;
+use std::convert::Infallible;
 
 use super::BlockProblem;
 use super::sorted_block::SortedBlock;
@@ -159,6 +160,13 @@ impl Fragment {
         self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
     }
 
+    /// How much memory it takes, without its numbers; an estimate.
+    pub fn memory_bytes(&self) -> usize {
+        // The heap's own share of two allocations.
+        let keys = self.start.len().saturating_add(self.end.as_ref().map_or(0, Vec::len));
+        keys.saturating_add(const { size_of::<Fragment>() + 2 * 16 })
+    }
+
     /// True when it covers no key at all.
     pub fn is_empty(&self) -> bool {
         self.end.as_deref().is_some_and(|end| end <= self.start.as_slice())
@@ -274,11 +282,97 @@ pub fn merge_fragments(sources: &[&[Fragment]]) -> Vec<Fragment> {
 
 /// What several sources cover together, without numbers, as few fragments as possible.
 pub fn union_ranges(sources: &[&[Fragment]]) -> Vec<Fragment> {
-    let mut merged = Vec::new();
-    sweep(sources, |start, end, _| {
-        append(&mut merged, start, end, &[]);
-    });
-    merged
+    let streams = sources.iter().map(|source| source.iter().cloned().map(Ok::<_, Infallible>));
+    Union::new(streams).map(|Ok(fragment)| fragment).collect()
+}
+
+/// What several streams of fragments cover together, without numbers, as few fragments as possible,
+/// in order. Of each stream one fragment is held.
+#[derive(Debug)]
+pub struct Union<S> {
+    /// Each with its next fragment, once that was asked for.
+    streams: Vec<(S, Option<Fragment>)>,
+    has_begun: bool,
+}
+
+impl<S, E> Union<S>
+where
+    S: Iterator<Item = Result<Fragment, E>>,
+{
+    /// The union of streams whose fragments ascend and do not overlap.
+    pub fn new(streams: impl Iterator<Item = S>) -> Union<S> {
+        Union { streams: streams.map(|stream| (stream, None)).collect(), has_begun: false }
+    }
+
+    fn begin(&mut self) -> Result<(), E> {
+        self.has_begun = true;
+        self.streams.iter_mut().try_for_each(advance)
+    }
+
+    /// The stretch that begins first, with all that overlaps or touches it.
+    fn next_joined(&mut self) -> Result<Option<Fragment>, E> {
+        let mut joined: Option<Fragment> = None;
+        loop {
+            let waiting = self.streams.iter_mut().filter(|(_, next)| next.is_some());
+            let first = waiting.min_by(|(_, a), (_, b)| start_of(a).cmp(&start_of(b)));
+            let Some(first) = first else { return Ok(joined) };
+            let Some(next) = &mut first.1 else { return Ok(joined) };
+            match &mut joined {
+                None => {
+                    let (start, end) = (std::mem::take(&mut next.start), next.end.take());
+                    joined = Some(Fragment { start, end, numbers: Vec::new() });
+                }
+                Some(Fragment { end, .. })
+                    if end.as_deref().is_some_and(|end| end < next.start.as_slice()) =>
+                {
+                    return Ok(joined);
+                }
+                Some(Fragment { end, .. }) => {
+                    if compare_ends(end.as_deref(), next.end.as_deref()).is_lt() {
+                        *end = next.end.take();
+                    }
+                }
+            }
+            advance(first)?;
+        }
+    }
+}
+
+fn start_of(fragment: &Option<Fragment>) -> Option<&[u8]> {
+    fragment.as_ref().map(|fragment| fragment.start.as_slice())
+}
+
+/// Reads the next fragment of a stream that covers something.
+fn advance<S, E>((stream, next): &mut (S, Option<Fragment>)) -> Result<(), E>
+where
+    S: Iterator<Item = Result<Fragment, E>>,
+{
+    *next = None;
+    for fragment in stream {
+        let fragment = fragment?;
+        if !fragment.is_empty() {
+            *next = Some(fragment);
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl<S, E> Iterator for Union<S>
+where
+    S: Iterator<Item = Result<Fragment, E>>,
+{
+    type Item = Result<Fragment, E>;
+
+    /// Ends behind an error.
+    fn next(&mut self) -> Option<Result<Fragment, E>> {
+        let begun = if self.has_begun { Ok(()) } else { self.begin() };
+        let next = begun.and_then(|()| self.next_joined());
+        if next.is_err() {
+            self.streams.clear();
+        }
+        next.transpose()
+    }
 }
 
 fn append(merged: &mut Vec<Fragment>, start: &[u8], end: Option<&[u8]>, numbers: &[u64]) {

@@ -1,8 +1,10 @@
 //! Where two trees of one keyspace differ: the ranges of keys below the leaves that only one of
 //! them has.
 //!
-//! *Assumes*: the blocks of both trees are held. *Guarantees*: outside of the ranges both trees
-//! have the same entries. Nodes that both have are not read, nor what lies below them.
+//! *Assumes*: the blocks of both trees are held, but for those that lie whole in the masked ranges
+//! of their tree, which hold nothing any more. *Guarantees*: outside of the ranges, and of what is
+//! masked in one of them, both trees have the same entries. Nodes that both have are not read, nor
+//! what lies below them; nor is what is masked.
 //! *Threads*: any.
 
 use std::collections::HashSet;
@@ -16,15 +18,19 @@ use crate::types::KeyspaceNumber;
 
 /// The nodes of one height of a tree that the other tree does not have, each with the keys that may
 /// lie below it.
-struct Side {
+struct Side<'a> {
     nodes: Vec<(KeyRange, NodeRef)>,
     height: u8,
+    masked: &'a KeyRanges,
 }
 
-impl Side {
-    fn new(root: Option<&TreeRoot>) -> Side {
+/// The root of a tree, if there is one, and the ranges in which it holds nothing any more.
+pub type Tree<'a> = (Option<&'a TreeRoot>, &'a KeyRanges);
+
+impl<'a> Side<'a> {
+    fn new((root, masked): Tree<'a>) -> Side<'a> {
         let nodes = root.map(|root| (KeyRange::all(), root.reference)).into_iter().collect();
-        Side { nodes, height: root.map_or(0, |root| root.height) }
+        Side { nodes, height: root.map_or(0, |root| root.height), masked }
     }
 
     /// Puts the children that reach into `range` in place of the nodes, which are parents.
@@ -36,6 +42,9 @@ impl Side {
     ) -> Result<()> {
         let mut children = Vec::new();
         for (keys, reference) in &self.nodes {
+            if self.masked.covers(keys) {
+                continue;
+            }
             let parent = read_parent(pages, reference, keyspace, self.height)?;
             let view = parent.view();
             let mut start = keys.start.clone();
@@ -58,7 +67,8 @@ impl Side {
     }
 
     fn leave_out(&mut self, shared: &HashSet<(u64, u32, u32)>) {
-        self.nodes.retain(|(_, reference)| !shared.contains(&name(reference)));
+        let is_masked = |keys: &KeyRange| self.masked.covers(keys);
+        self.nodes.retain(|(keys, node)| !shared.contains(&name(node)) && !is_masked(keys));
     }
 }
 
@@ -75,7 +85,7 @@ fn name(node: &NodeRef) -> (u64, u32, u32) {
 pub fn differing_ranges(
     pages: &PageManager,
     keyspace: KeyspaceNumber,
-    (a, b): (Option<&TreeRoot>, Option<&TreeRoot>),
+    (a, b): (Tree<'_>, Tree<'_>),
     range: &KeyRange,
     nodes_max: usize,
 ) -> Result<Option<KeyRanges>> {

@@ -6,6 +6,7 @@
 
 use super::commit::{Placed, ROOM_ATTEMPTS, finish};
 use super::layers::Layers;
+use super::pending_merge::brings_of;
 use super::pending_segment::PendingSegment;
 use super::validate::{LOOKS_MAX, Validation, has_much_since, validate_pending};
 use crate::error::{Error, Result};
@@ -17,7 +18,6 @@ use crate::options::Durability;
 use crate::state::Core;
 use crate::state::by_reference::{encode, numbered};
 use crate::state::panic_guard::PanicGuard;
-use crate::state::reserve::Brings;
 use crate::state::view::ByReference;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -114,7 +114,8 @@ fn place(
                     let file = core.pages.storage().name();
                     return Err(Error::NoSpace { operation, file });
                 }
-                let has_room = make_room_in_log(core, in_vain, full.needed, Brings::Data)?;
+                let brings = brings_of(segments.iter());
+                let has_room = make_room_in_log(core, in_vain, full.needed, brings)?;
                 in_vain += u32::from(!has_room);
             }
         }

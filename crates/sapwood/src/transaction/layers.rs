@@ -25,6 +25,9 @@ pub const MERGE_COUNT: usize = 8;
 /// At most so many are merged at once.
 const MERGE_COUNT_MAX: usize = 16;
 
+/// Without room to merge them there are at most so many.
+const UNMERGED_COUNT_MAX: usize = 64;
+
 /// A place among a transaction's writes that it can go back to.
 ///
 /// Made by [`Transaction::savepoint`](crate::Transaction::savepoint). Dropping the last clone
@@ -226,7 +229,11 @@ impl Layers {
         self.count_below();
         self.recharge();
         while let Some(first) = self.full_tier() {
-            self.merge_at(core, first, MERGE_COUNT)?;
+            match self.merge_at(core, first, MERGE_COUNT) {
+                // What was spilled is there: they can be merged another time.
+                Err(Error::NoSpace { .. }) if self.segment_count() < UNMERGED_COUNT_MAX => break,
+                merged => merged?,
+            }
         }
         Ok(())
     }

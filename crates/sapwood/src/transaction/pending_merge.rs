@@ -6,7 +6,7 @@
 
 use super::pending_segment::{PendingSegment, PendingWriter};
 use crate::error::{Error, Result, Structure};
-use crate::merge::ranges::read_fragments;
+use crate::merge::ranges::Fragments;
 use crate::page::Block;
 use crate::segment::BlockProblem;
 use crate::segment::key_range::{KeyRange, is_before_end};
@@ -14,7 +14,7 @@ use crate::segment::leaf_writer::LeafOverflow;
 use crate::segment::node::{Caching, TreeKind};
 use crate::segment::overflow::blocks_of;
 use crate::segment::overflow_reference::OverflowReference;
-use crate::segment::range_tombstone::{Fragment, union_ranges};
+use crate::segment::range_tombstone::{Fragment, Union};
 use crate::segment::sorted_block::EntryKind;
 use crate::segment::tree_cursor::TreeCursor;
 use crate::state::Core;
@@ -25,9 +25,9 @@ use crate::types::KeyspaceNumber;
 /// One segment on its way into the result.
 struct Input {
     cursor: Option<TreeCursor>,
-    fragments: Vec<Fragment>,
+    ranges: Option<Fragments>,
     /// The first fragment that does not end before the key that is merged.
-    fragment_index: usize,
+    fragment: Option<Fragment>,
     /// Blocks of values that the result has not.
     dropped: Vec<Block>,
 }
@@ -35,16 +35,14 @@ struct Input {
 impl Input {
     fn new(core: &Core, pending: &PendingSegment) -> Result<Input> {
         let (segment, many) = (pending.segment(), KeyspaceNumber::MANY);
-        let fragments = match &segment.ranges {
-            Some(root) => read_fragments(&core.pages, root, many, None)?,
-            None => Vec::new(),
-        };
+        let mut ranges = ranges_of(core, pending)?;
+        let fragment = ranges.as_mut().and_then(Iterator::next).transpose()?;
         let mut cursor = segment.points.as_ref().map(|root| {
             let kind = TreeKind::Points;
             TreeCursor::new(core.pages.clone(), root.clone(), many, kind, Caching::Pass)
         });
         cursor.as_mut().map(TreeCursor::seek_first).transpose()?;
-        Ok(Input { cursor, fragments, fragment_index: 0, dropped: Vec::new() })
+        Ok(Input { cursor, ranges, fragment, dropped: Vec::new() })
     }
 
     fn here(&self) -> Option<&TreeCursor> {
@@ -52,14 +50,14 @@ impl Input {
     }
 
     /// True when a range delete covers the key. Keys come in their order.
-    fn covers(&mut self, key: &[u8]) -> bool {
-        while let Some(fragment) = self.fragments.get(self.fragment_index) {
+    fn covers(&mut self, key: &[u8]) -> Result<bool> {
+        while let Some(fragment) = &self.fragment {
             if is_before_end(key, fragment.end.as_deref()) {
-                return fragment.start.as_slice() <= key;
+                return Ok(fragment.start.as_slice() <= key);
             }
-            self.fragment_index += 1;
+            self.fragment = self.ranges.as_mut().and_then(Iterator::next).transpose()?;
         }
-        false
+        Ok(false)
     }
 
     /// The entry where it stands is hidden.
@@ -87,6 +85,11 @@ impl Input {
     }
 }
 
+fn ranges_of(core: &Core, pending: &PendingSegment) -> Result<Option<Fragments>> {
+    let Some(root) = &pending.segment().ranges else { return Ok(None) };
+    Fragments::new(&core.pages, root, KeyspaceNumber::MANY, None, Caching::Pass).map(Some)
+}
+
 fn decode(value: &[u8]) -> Result<OverflowReference> {
     let decoded = OverflowReference::decode(value);
     decoded.map_err(|problem| Error::from(problem.corruption(Structure::Overflow)))
@@ -111,6 +114,14 @@ pub fn split_range(start: &[u8], end: Option<&[u8]>) -> Result<(KeyspaceNumber, 
     Ok((keyspace, KeyRange::new(start, end.map(<[u8]>::to_vec))))
 }
 
+/// What pending segments bring: deletions, when they hold nothing else.
+pub fn brings_of<'a>(mut segments: impl Iterator<Item = &'a Arc<PendingSegment>>) -> Brings {
+    let has_data = |pending: &Arc<PendingSegment>| {
+        pending.segment().points.as_ref().is_some_and(|root| root.entries > root.tombstones)
+    };
+    if segments.any(has_data) { Brings::Data } else { Brings::Deletions }
+}
+
 /// Merges segments, newest first.
 ///
 /// # Errors
@@ -126,15 +137,18 @@ pub fn merge(
         names.fold(0, |pages: u64, name| pages.saturating_add(core.pending.node_pages(name)));
     let bytes = pages.saturating_mul(u64::from(core.pages.layout().page_size));
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    let mut writer = PendingWriter::new(core, Brings::Data, entries, bytes)?;
+    let brings = brings_of(newest_first.iter());
+    let mut writer = PendingWriter::new(core, brings, entries, bytes)?;
     let mut inputs = Vec::with_capacity(newest_first.len());
     for pending in newest_first {
         inputs.push(Input::new(core, pending)?);
     }
-    let lists: Vec<&[Fragment]> = inputs.iter().map(|input| input.fragments.as_slice()).collect();
-    for fragment in union_ranges(&lists) {
+    // Of however many range deletes a leaf of each segment is held.
+    let streams = newest_first.iter().map(|pending| ranges_of(core, pending));
+    let streams = streams.filter_map(Result::transpose).collect::<Result<Vec<_>>>()?;
+    for fragment in Union::new(streams.into_iter()) {
         // Fragments that touch at the border of two keyspaces were joined.
-        add_fragment(&mut writer, &fragment)?;
+        add_fragment(&mut writer, &fragment?)?;
     }
     let mut key = Vec::new();
     loop {
@@ -152,7 +166,7 @@ pub fn merge(
                 decided = true;
             }
             // It hides what is older, and nothing of its own layer.
-            decided = decided || input.covers(&key);
+            decided = decided || input.covers(&key)?;
         }
     }
     let tier = newest_first.iter().map(|pending| pending.tier()).max().unwrap_or(0);
@@ -175,7 +189,7 @@ fn add_fragment(writer: &mut PendingWriter<'_>, fragment: &Fragment) -> Result<(
     let mut start = fragment.start.clone();
     loop {
         let (keyspace, range) = split_range(&start, fragment.end.as_deref())?;
-        writer.delete_range(keyspace, &range);
+        writer.delete_range(keyspace, &range)?;
         let next = keyspace.0.saturating_add(1).to_be_bytes();
         let goes_on =
             range.end.is_none() && fragment.end.as_deref().is_some_and(|end| next.as_slice() < end);

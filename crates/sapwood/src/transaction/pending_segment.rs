@@ -34,7 +34,7 @@ use crate::state::view::Home;
 use crate::sync::{Arc, OnceLock, Random, channel};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
-use crate::merge::ranges::write_ranges_tree;
+use crate::merge::ranges::{push_fragments, ranges_writer};
 
 /// Filter bits for each key.
 const FILTER_BITS: u8 = 10;
@@ -106,7 +106,8 @@ pub struct PendingWriter<'a> {
     filter: Option<(FilterLines, Charge)>,
     shares: Vec<KeyspaceShare>,
     bounds: Option<Bounds>,
-    fragments: Vec<Fragment>,
+    /// Of the range deletes, which come before everything else.
+    ranges: Option<SegmentWriter>,
     /// Upper parents.
     made: Vec<Block>,
     /// Values that were written on the way.
@@ -160,7 +161,7 @@ impl<'a> PendingWriter<'a> {
             filter,
             shares: Vec::new(),
             bounds: None,
-            fragments: Vec::new(),
+            ranges: None,
             made: Vec::new(),
             values: Vec::new(),
             composite: Vec::new(),
@@ -235,12 +236,22 @@ impl<'a> PendingWriter<'a> {
     }
 
     /// Adds a range delete; they come in order, and overlap nowhere.
-    pub fn delete_range(&mut self, keyspace: KeyspaceNumber, range: &KeyRange) {
+    ///
+    /// # Errors
+    /// When a node cannot be written.
+    pub fn delete_range(&mut self, keyspace: KeyspaceNumber, range: &KeyRange) -> Result<()> {
         let KeyRange { start, end } = composite_range(keyspace, range);
         self.share(keyspace, (range.start.len() + 16) as u64);
-        let greatest = end.clone().unwrap_or_default();
-        self.widen(Bounds { least: start.clone(), greatest, open_end: false });
-        self.fragments.push(Fragment { start, end, numbers: Vec::new() });
+        let fragment = Fragment { start, end, numbers: Vec::new() };
+        let leaf_bytes = self.core.options.leaf_pages_bytes() as usize;
+        let new = || ranges_writer(KeyspaceNumber::MANY, None, leaf_bytes, Vec::new());
+        let ranges = self.ranges.get_or_insert_with(new);
+        if let Some(nodes) = &mut self.nodes {
+            push_fragments(ranges, nodes, None, std::slice::from_ref(&fragment))?;
+        }
+        let Fragment { start, end, .. } = fragment;
+        self.widen(Bounds { least: start, greatest: end.unwrap_or_default(), open_end: false });
+        Ok(())
     }
 
     fn widen(&mut self, bounds: Bounds) {
@@ -284,13 +295,13 @@ impl<'a> PendingWriter<'a> {
         }
         let points = writer.finish(&mut nodes, true)?;
         let points = self.built(points)?;
-        let mut ranges = None;
-        if !self.fragments.is_empty() {
-            let leaf_bytes = self.core.options.leaf_pages_bytes() as usize;
-            let many = KeyspaceNumber::MANY;
-            let lowest = write_ranges_tree(&mut nodes, many, None, leaf_bytes, &self.fragments)?;
-            ranges = self.built(lowest)?;
-        }
+        let ranges = match self.ranges.take() {
+            Some(writer) => {
+                let lowest = writer.finish(&mut nodes, true)?;
+                self.built(lowest)?
+            }
+            None => None,
+        };
         let filter = self.write_filter(&mut nodes, points.is_some())?;
         let segment = Segment {
             number: self.core.new_segment_number(),
@@ -360,7 +371,7 @@ pub fn spill(core: &Arc<Core>, writes: &PendingWrites) -> Result<Option<Arc<Pend
     let brings = if writes.has_data() { Brings::Data } else { Brings::Deletions };
     let mut writer = PendingWriter::new(core, brings, writes.len() as u64, writes.bytes())?;
     for (keyspace, range) in writes.touched_ranges() {
-        writer.delete_range(keyspace, range);
+        writer.delete_range(keyspace, range)?;
     }
     for (keyspace, key, write) in writes.points() {
         writer.write(keyspace, key, write.value.as_deref())?;

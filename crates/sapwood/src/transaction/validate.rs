@@ -11,7 +11,7 @@ use super::pending_merge::{split, split_range};
 use super::read_set::ReadSet;
 use crate::error::{Error, Result};
 use crate::memtable::Memtable;
-use crate::merge::ranges::read_fragments;
+use crate::merge::ranges::Fragments;
 use crate::segment::descriptor::{Segment, TreeRoot, composite_key, composite_range};
 use crate::segment::filter::key_hash;
 use crate::segment::key_range::KeyRange;
@@ -208,7 +208,9 @@ impl<'a> Changes<'a> {
             }
         }
         let Some(root) = &young.ranges else { return Ok(false) };
-        for fragment in read_fragments(&core.pages, root, KeyspaceNumber::MANY, None)? {
+        let many = KeyspaceNumber::MANY;
+        for fragment in Fragments::new(&core.pages, root, many, None, Caching::Pass)? {
+            let fragment = fragment?;
             let counts = fragment.numbers.is_empty()
                 || fragment.numbers.iter().any(|number| *number > after.0);
             let (keyspace, range) = split_range(&fragment.start, fragment.end.as_deref())?;
