@@ -9,8 +9,8 @@ use crash_lsm::counting::CountingStorage;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, MemoryStorage, SimulatedStorage, Storage};
-use sapwood::sync::{Arc, Random};
-use sapwood::{Database, Durability, Keyspace, Result};
+use sapwood::sync::{Arc, Random, thread};
+use sapwood::{Database, Durability, Error, Keyspace, Result};
 
 const COUNT: usize = 300;
 const COMMITS: usize = 1500;
@@ -203,4 +203,42 @@ fn the_log_takes_the_same_for_one_keyspace_of_many_as_for_one_of_few() {
         database.stats().unwrap().log.unflushed_bytes - before
     };
     assert!(log_bytes(COUNT) <= log_bytes(3) + 8);
+}
+
+/// The name was looked up before the commit had its place: "logs" was renamed meanwhile, and what
+/// was dropped, or renamed again, was "archive".
+#[test]
+fn of_two_changes_of_one_name_one_finds_it() {
+    type Change = fn(&Database) -> Result<()>;
+    let second: [Change; 2] = [
+        |database| database.drop_keyspace("logs"),
+        |database| database.rename_keyspace("logs", "b"),
+    ];
+    for change in second {
+        for round in 0..8 {
+            let database = setup().builder().open_in_memory().unwrap();
+            let keyspace = database.keyspace("logs").unwrap();
+            keyspace.put("k", "v").unwrap();
+            let core = database.core().unwrap();
+            // Both have asked for the name, and wait for their place.
+            let order = core.commit_order.lock();
+            let spawn = |change: Change| {
+                let database = database.clone();
+                let thread = thread::spawn("changes", move || change(&database)).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                thread
+            };
+            let first = spawn(|database| database.rename_keyspace("logs", "archive"));
+            let second = spawn(change);
+            drop(order);
+            let (first, second) = (first.join().unwrap(), second.join().unwrap());
+            assert!(first.is_ok() != second.is_ok(), "{round}: {first:?}, {second:?}");
+            let failed = first.as_ref().err().or(second.as_ref().err());
+            assert!(matches!(failed, Some(Error::UnknownKeyspace(name)) if name == "logs"));
+            if first.is_ok() {
+                assert_eq!(database.keyspaces().unwrap(), ["archive"]);
+                assert_eq!(keyspace.get("k").unwrap().unwrap(), "v");
+            }
+        }
+    }
 }

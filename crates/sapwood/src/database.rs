@@ -295,8 +295,10 @@ impl Database {
     /// ```
     pub fn drop_keyspace(&self, name: &str) -> Result<()> {
         self.shared().change(|core| {
-            let number = find(core, name)?;
-            as_unknown(name, drop_keyspace(core, number, self.shared().durability))
+            // The one that has the name at its place in the order: this only spares an unknown one
+            // the wait for a place.
+            find(core, name)?;
+            drop_keyspace(core, name, self.shared().durability)
         })
     }
 
@@ -319,8 +321,8 @@ impl Database {
     /// ```
     pub fn rename_keyspace(&self, old: &str, new: &str) -> Result<()> {
         self.shared().change(|core| {
-            let number = find(core, old)?;
-            as_unknown(old, rename_keyspace(core, number, new, self.shared().durability))
+            find(core, old)?;
+            rename_keyspace(core, old, new, self.shared().durability)
         })
     }
 
@@ -697,12 +699,4 @@ fn find(core: &Arc<Core>, name: &str) -> Result<KeyspaceNumber> {
     let catalogue = core.current_catalogue();
     let found = catalogue.find(name).map(|(number, _)| number);
     found.ok_or_else(|| Error::UnknownKeyspace(name.to_owned()))
-}
-
-/// A keyspace that was dropped after its name was looked up is unknown by that name.
-fn as_unknown(name: &str, result: Result<()>) -> Result<()> {
-    match result {
-        Err(Error::KeyspaceDropped(_)) => Err(Error::UnknownKeyspace(name.to_owned())),
-        result => result,
-    }
 }

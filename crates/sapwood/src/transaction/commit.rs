@@ -302,43 +302,40 @@ pub fn create_keyspace(
     Ok(given)
 }
 
-/// Drops a keyspace with all that it holds.
+/// Drops the keyspace that has that name when the commit has its place, with all that it holds.
 ///
 /// # Errors
-/// `KeyspaceDropped`; or as [`commit`].
-pub fn drop_keyspace(
-    core: &Arc<Core>,
-    number: KeyspaceNumber,
-    durability: Durability,
-) -> Result<()> {
-    change_catalogue(core, durability, Brings::Deletions, &mut |catalogue| match catalogue
-        .get(number)
-    {
-        Some(entry) if !entry.dropped => Ok(CatalogueChange::Drop(number)),
-        _ => Err(Error::KeyspaceDropped(number.to_string())),
+/// `UnknownKeyspace`; or as [`commit`].
+pub fn drop_keyspace(core: &Arc<Core>, name: &str, durability: Durability) -> Result<()> {
+    change_catalogue(core, durability, Brings::Deletions, &mut |catalogue| {
+        Ok(CatalogueChange::Drop(number_of(catalogue, name)?))
     })
 }
 
-/// Gives a keyspace another name.
+/// # Errors
+/// `UnknownKeyspace`.
+fn number_of(catalogue: &Catalogue, name: &str) -> Result<KeyspaceNumber> {
+    let found = catalogue.find(name).map(|(number, _)| number);
+    found.ok_or_else(|| Error::UnknownKeyspace(name.to_owned()))
+}
+
+/// Gives the keyspace that has the old name when the commit has its place a new one.
 ///
 /// # Errors
-/// `KeyspaceExists`, `KeyspaceDropped`, `NameTooLong`; or as [`commit`].
+/// `UnknownKeyspace`, `KeyspaceExists`, `NameTooLong`; or as [`commit`].
 pub fn rename_keyspace(
     core: &Arc<Core>,
-    number: KeyspaceNumber,
-    name: &str,
+    old: &str,
+    new: &str,
     durability: Durability,
 ) -> Result<()> {
-    check_name(name)?;
+    check_name(new)?;
     change_catalogue(core, durability, Brings::Deletions, &mut |catalogue| {
-        match catalogue.get(number) {
-            Some(entry) if !entry.dropped => {}
-            _ => return Err(Error::KeyspaceDropped(number.to_string())),
+        let number = number_of(catalogue, old)?;
+        if catalogue.find(new).is_some_and(|(found, _)| found != number) {
+            return Err(Error::KeyspaceExists(new.to_owned()));
         }
-        if catalogue.find(name).is_some_and(|(found, _)| found != number) {
-            return Err(Error::KeyspaceExists(name.to_owned()));
-        }
-        Ok(CatalogueChange::Rename(number, name.to_owned()))
+        Ok(CatalogueChange::Rename(number, new.to_owned()))
     })
 }
 
