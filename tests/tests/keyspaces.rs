@@ -242,3 +242,54 @@ fn of_two_changes_of_one_name_one_finds_it() {
         }
     }
 }
+
+/// Each was kept in memory until the next open, and copied with every later change.
+#[test]
+fn what_was_dropped_takes_no_memory() {
+    const TEMPORARY: usize = 1000;
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let database = setup().open_on(storage.clone()).unwrap();
+    let stays = database.keyspace("stays").unwrap();
+    stays.put("k", "v").unwrap();
+    let count = |database: &Database| {
+        let core = database.core().unwrap();
+        let (now, state) = (core.catalogue.load_full(), core.state().catalogue.clone());
+        [now.iter().count(), core.visible_catalogue().iter().count(), state.iter().count()]
+    };
+    let mut handles = Vec::new();
+    for number in 0..TEMPORARY {
+        let temporary = database.keyspace("t").unwrap();
+        if number % 100 == 0 {
+            temporary.put("k", "v").unwrap();
+            handles.push(temporary);
+        }
+        database.drop_keyspace("t").unwrap();
+    }
+    assert_eq!(count(&database)[..2], [1, 1], "before a flush");
+    database.flush().unwrap();
+    database.wait_until_idle().unwrap();
+    assert_eq!(count(&database), [1, 1, 1]);
+    for handle in &handles {
+        assert!(matches!(handle.get("k"), Err(Error::KeyspaceDropped(_))));
+        assert!(matches!(handle.put("k", "v"), Err(Error::KeyspaceDropped(_))));
+        assert!(matches!(handle.put_if_absent("k", "v"), Err(Error::KeyspaceDropped(_))));
+        assert_eq!(handle.name(), "t");
+        let mut batch = database.batch();
+        assert!(matches!(batch.put(handle, "k", "v"), Err(Error::KeyspaceDropped(_))));
+    }
+    let again = database.keyspace("t").unwrap();
+    assert_eq!(again.count::<&[u8]>(..).unwrap(), 0);
+    again.put("k", "new").unwrap();
+    assert!(handles[0].get("k").is_err(), "its number is not given out again");
+    assert_eq!(access::verify(&database).unwrap(), None);
+    // Dropped, and not merged: it is in the state that is opened.
+    database.drop_keyspace("t").unwrap();
+    drop((handles, again, stays));
+    database.close().unwrap();
+    let database = setup().open_on(storage).unwrap();
+    assert_eq!(count(&database)[..2], [1, 1], "after an open");
+    assert_eq!(database.keyspaces().unwrap(), ["stays"]);
+    database.wait_until_idle().unwrap();
+    assert_eq!(count(&database), [1, 1, 1]);
+    assert_eq!(access::verify(&database).unwrap(), None);
+}

@@ -75,7 +75,8 @@ pub struct Core {
     pub reserve: Reserve,
     view: ArcSwap<View>,
     view_swap: OrderedMutex<()>,
-    /// The keyspaces as of the newest commit.
+    /// The keyspaces as of the newest commit. One that was dropped is unknown here: it would be
+    /// copied with each change until its last segment has gone.
     pub catalogue: ArcSwap<Catalogue>,
     /// The keyspaces as of the newest visible change, with its number.
     visible_catalogue: OrderedMutex<(SequenceNumber, Arc<Catalogue>)>,
