@@ -663,7 +663,8 @@ impl Database {
     /// Closes the database: waits for calls that are under way, ends all threads, flushes, and
     /// makes the last state durable. All handles give [`Error::Closed`] from now on; dropping them
     /// takes nothing more. Iterators, cursors and value streams that are still there keep the file
-    /// locked until they are dropped.
+    /// locked until they are dropped. What transactions that are still there have written to the
+    /// file is free at the next open.
     ///
     /// What is inside the application's own code meanwhile (a closure, a reader, a progress
     /// report), where this may be called too, is not waited for: that call ends with
