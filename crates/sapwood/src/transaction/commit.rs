@@ -12,7 +12,7 @@ use std::cell::Cell;
 use super::batch_writes::{BatchWrites, Collected};
 use super::pending::{PendingOperation, PendingWrites};
 use super::validate::{LOOKS_MAX, Validation, has_much_since, validate};
-use super::value_writer::ValueWriter;
+use super::value_writer::{Owned, ValueWriter};
 use crate::error::{Error, Result};
 use crate::log::operation::CommitEncoder;
 use crate::log::record::{NamedBlocks, RecordKind};
@@ -25,7 +25,6 @@ use crate::merge::throttle::{
 use crate::options::Durability;
 use crate::page::Block;
 use crate::segment::overflow::{blocks_of, write_value};
-use crate::segment::overflow_reference::OverflowReference;
 use crate::state::Core;
 use crate::state::apply;
 use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
@@ -49,6 +48,8 @@ struct Prepared {
     encoder: CommitEncoder,
     /// Blocks of values that were written for it.
     blocks: Vec<Block>,
+    /// What gives them back, until the record names them.
+    owned: Option<Owned>,
     names_unsynced: bool,
     changes: Vec<CatalogueChange>,
     /// The catalogue that the changes made.
@@ -88,8 +89,8 @@ pub fn commit(
         }),
         None => writes.keyspaces().try_for_each(|keyspace| check_keyspace(core, keyspace)),
     };
-    let placed = place(core, &mut prepared, durability, &mut ahead, &mut check);
-    conclude(core, &mut prepared, writes.bytes() as u64, durability, placed)
+    let placed = place(core, &mut prepared, durability, &mut ahead, &mut check)?;
+    conclude(core, writes.bytes() as u64, durability, placed)
 }
 
 /// Validates outside the lock what came after `validated`, again while what came meanwhile is much;
@@ -111,25 +112,15 @@ fn validate_most(
     Ok(validated)
 }
 
-/// Ends a commit that has its place, or gives back what was written for it.
+/// Ends a commit that has its place.
 fn conclude(
     core: &Arc<Core>,
-    prepared: &mut Prepared,
     user_bytes: u64,
     durability: Durability,
-    placed: Result<Placed>,
+    placed: Placed,
 ) -> Result<SequenceNumber> {
-    match placed {
-        Ok(placed) => {
-            core.counters.user_bytes.fetch_add(user_bytes, Ordering::Relaxed);
-            finish(core, placed, durability)
-        }
-        Err(error) => {
-            // Its record was not appended, so nothing names the blocks.
-            prepared.blocks.drain(..).for_each(|block| core.free(block));
-            Err(error)
-        }
-    }
+    core.counters.user_bytes.fetch_add(user_bytes, Ordering::Relaxed);
+    finish(core, placed, durability)
 }
 
 /// Under the commit lock.
@@ -178,8 +169,9 @@ pub fn commit_if(
         Collected::Pending(pending) => prepare(core, pending, durability)?,
         Collected::Encoded { encoder, .. } => Prepared { encoder, ..Prepared::default() },
     };
-    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut |core, _| check(core));
-    conclude(core, &mut prepared, bytes as u64, durability, placed)
+    let mut check = |core: &Core, _: &mut Prepared| check(core);
+    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut check)?;
+    conclude(core, bytes as u64, durability, placed)
 }
 
 /// A commit without operations has no record, but makes what came before it as durable as any
@@ -219,8 +211,7 @@ fn commit_encoded(
         keyspaces.iter().try_for_each(|keyspace| check_keyspace(core, *keyspace))
     };
     let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut check)?;
-    core.counters.user_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    finish(core, placed, durability)
+    conclude(core, bytes as u64, durability, placed)
 }
 
 /// Commits a put of a value that was written already.
@@ -234,23 +225,17 @@ pub fn commit_value(
     value: ValueWriter,
     durability: Durability,
 ) -> Result<SequenceNumber> {
-    let value = value.finish()?;
-    let reference = value.reference();
-    let mut prepared = Prepared { blocks: blocks_of(reference).collect(), ..Prepared::default() };
+    let (reference, owned) = value.finish()?.into_parts();
+    let blocks = blocks_of(&reference).collect();
+    let mut prepared = Prepared { blocks, owned: Some(owned), ..Prepared::default() };
     let mut encoded = Vec::new();
     reference.encode(&mut encoded);
     prepared.encoder.put_overflow(keyspace, key, &encoded);
-    let placed = sync_values(core, &mut prepared, durability)
-        .and_then(|()| before_commit(core, key.len() + encoded.len(), Brings::Data))
-        .and_then(|()| {
-            let mut check = |core: &Core, _: &mut Prepared| check_keyspace(core, keyspace);
-            place(core, &mut prepared, durability, &mut || Ok(()), &mut check)
-        });
-    // Either its record names the blocks now, or they go with the value.
-    prepared.blocks.clear();
-    let placed = placed?;
-    let bytes = key.len() as u64 + value.into_reference().length;
-    conclude(core, &mut prepared, bytes, durability, Ok(placed))
+    sync_values(core, &mut prepared, durability)?;
+    before_commit(core, key.len() + encoded.len(), Brings::Data)?;
+    let mut check = |core: &Core, _: &mut Prepared| check_keyspace(core, keyspace);
+    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut check)?;
+    conclude(core, key.len() as u64 + reference.length, durability, placed)
 }
 
 /// What comes before each commit of writes.
@@ -377,6 +362,8 @@ fn prepare(core: &Arc<Core>, writes: &PendingWrites, durability: Durability) -> 
     let mut prepared = Prepared::default();
     let large = writes.large_bytes(OVERFLOW_AT_COMMIT_BYTES);
     let _room = (large > 0).then(|| admit_ahead(core, Brings::Data, large)).transpose()?;
+    // While a value is written it has no owner.
+    let running = (large > 0).then(|| core.background.begin_running());
     for (keyspace, operation) in writes.operations() {
         match operation {
             PendingOperation::DeleteRange(range) => {
@@ -393,6 +380,7 @@ fn prepare(core: &Arc<Core>, writes: &PendingWrites, durability: Durability) -> 
             }
         }
     }
+    drop(running);
     sync_values(core, &mut prepared, durability)?;
     Ok(prepared)
 }
@@ -412,26 +400,19 @@ fn sync_values(core: &Core, prepared: &mut Prepared, durability: Durability) -> 
 }
 
 fn write_large(
-    core: &Core,
+    core: &Arc<Core>,
     keyspace: KeyspaceNumber,
     value: &[u8],
     prepared: &mut Prepared,
 ) -> Result<Vec<u8>> {
     let codec = core.catalogue.load().settings(keyspace).value_codec;
-    match write_value(&core.pages, keyspace, codec, value) {
-        Ok(reference) => {
-            prepared.blocks.extend(blocks_of(&reference));
-            let mut encoded = Vec::new();
-            OverflowReference::encode(&reference, &mut encoded);
-            Ok(encoded)
-        }
-        Err(error) => {
-            for block in prepared.blocks.drain(..) {
-                core.free(block);
-            }
-            Err(error)
-        }
-    }
+    let reference = write_value(&core.pages, keyspace, codec, value)?;
+    prepared.blocks.extend(blocks_of(&reference));
+    let owned = prepared.owned.get_or_insert_with(|| Owned::new(core, Vec::new()));
+    owned.set(&prepared.blocks);
+    let mut encoded = Vec::new();
+    reference.encode(&mut encoded);
+    Ok(encoded)
 }
 
 /// A commit that has its place.
@@ -489,6 +470,8 @@ fn place(
             Ok(appended) => {
                 insert(core, prepared, number)?;
                 core.log_named.add(appended.end, &prepared.blocks);
+                // Under the lock, so that no flush has them referenced before.
+                prepared.owned.take().into_iter().for_each(Owned::release);
                 core.publisher.enqueue(number, appended.end, durability);
                 drop(order);
                 let buffer_is_full = appended.buffer_is_full;
