@@ -526,11 +526,16 @@ pub(super) fn finish(
     placed: Placed,
     durability: Durability,
 ) -> Result<SequenceNumber> {
-    match durability {
-        Durability::Sync => core.sync_log_to(placed.end)?,
-        Durability::Buffered => core.write_log_to(placed.end)?,
-        Durability::Memory if placed.buffer_is_full => core.write_log_to(placed.end)?,
-        Durability::Memory => {}
+    let brought = match durability {
+        Durability::Sync => core.sync_log_to(placed.end),
+        Durability::Buffered => core.write_log_to(placed.end),
+        Durability::Memory if placed.buffer_is_full => core.write_log_to(placed.end),
+        Durability::Memory => Ok(()),
+    };
+    // After a stop nothing becomes visible any more. What somebody has published before had what it
+    // wished for, so it is committed, whatever has failed since (C5).
+    if core.visible() < placed.number {
+        brought?;
     }
     core.publisher.publish(core.log.positions());
     core.publisher.wait_for(placed.number)?;
