@@ -697,7 +697,7 @@ impl Database {
 /// # Errors
 /// `UnknownKeyspace`.
 fn find(core: &Arc<Core>, name: &str) -> Result<KeyspaceNumber> {
-    let catalogue = core.current_catalogue();
+    let catalogue = core.settled_catalogue();
     let found = catalogue.find(name).map(|(number, _)| number);
     found.ok_or_else(|| Error::UnknownKeyspace(name.to_owned()))
 }

@@ -52,8 +52,6 @@ struct Prepared {
     owned: Option<Owned>,
     names_unsynced: bool,
     changes: Vec<CatalogueChange>,
-    /// The catalogue that the changes made.
-    made: Option<Arc<Catalogue>>,
 }
 
 /// Commits writes.
@@ -349,11 +347,7 @@ fn change_catalogue(
         prepared.changes = vec![change];
         Ok(())
     })?;
-    let number = finish(core, placed, durability)?;
-    if let Some(catalogue) = prepared.made.take() {
-        core.catalogue_became_visible(number, catalogue);
-    }
-    Ok(())
+    finish(core, placed, durability).map(drop)
 }
 
 /// Encodes the writes; large values are written to blocks of their own.
@@ -439,7 +433,10 @@ fn place(
         let order = core.commit_order.lock();
         let _guard = PanicGuard::new(core, "a commit");
         core.check_writable()?;
-        check(core, prepared)?;
+        if let Err(error) = check(core, prepared) {
+            drop(order);
+            return Err(settled(core, error));
+        }
         // Others may have taken the room that was there before the lock; as often as that happens,
         // they go on.
         let brought = brings(prepared.encoder.has_data());
@@ -491,9 +488,19 @@ fn place(
     })
 }
 
+/// What is said of the keyspaces as of the newest commit is said when that is visible (K4).
+fn settled(core: &Core, error: Error) -> Error {
+    match error {
+        Error::KeyspaceDropped(_) | Error::KeyspaceExists(_) | Error::UnknownKeyspace(_) => {
+            core.wait_for_catalogue().err().unwrap_or(error)
+        }
+        error => error,
+    }
+}
+
 /// Puts a commit's entries into the memtable, and its changes into the catalogue. The commit lock
 /// is held.
-fn insert(core: &Core, prepared: &mut Prepared, number: SequenceNumber) -> Result<()> {
+fn insert(core: &Core, prepared: &Prepared, number: SequenceNumber) -> Result<()> {
     let view = core.view();
     let operations = prepared.encoder.operations();
     let changes = &prepared.changes;
@@ -507,9 +514,7 @@ fn insert(core: &Core, prepared: &mut Prepared, number: SequenceNumber) -> Resul
     if !changes.is_empty() {
         let mut catalogue = (**core.catalogue.load()).clone();
         apply::note(&view.active, &mut catalogue, changes);
-        let catalogue = Arc::new(catalogue);
-        core.catalogue.store(catalogue.clone());
-        prepared.made = Some(catalogue);
+        core.set_catalogue(number, catalogue);
         for change in changes {
             if let CatalogueChange::Create(number, ..) = change {
                 core.numbers.next_keyspace.store(number.0 + 1, Ordering::Release);
