@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crash_lsm::access;
 use crash_lsm::counting::CountingStorage;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, MemoryStorage, SimulatedStorage, Storage};
-use sapwood::sync::{Arc, Random, thread};
+use sapwood::sync::{Arc, Clock, Random, thread};
 use sapwood::{Database, Durability, Error, Keyspace, Result};
 
 const COUNT: usize = 300;
@@ -225,7 +226,7 @@ fn of_two_changes_of_one_name_one_finds_it() {
             let spawn = |change: Change| {
                 let database = database.clone();
                 let thread = thread::spawn("changes", move || change(&database)).unwrap();
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                Clock::real().sleep(Duration::from_millis(20));
                 thread
             };
             let first = spawn(|database| database.rename_keyspace("logs", "archive"));
