@@ -234,6 +234,80 @@ fn an_answer_that_commits_nothing_waits_for_what_it_rests_on() {
     assert_eq!(keyspace.get("k").unwrap(), None);
 }
 
+/// What others were told beside a change of the keyspaces that waits for the disk, and fails.
+#[test]
+fn answers_about_keyspaces_wait_for_the_change_that_they_rest_on() {
+    type Ask = fn(&Database, &Keyspace) -> Result<String, Error>;
+    type Change = fn(&Database) -> Result<(), Error>;
+    let drop_k: Change = |database| database.drop_keyspace("k");
+    let create: Change = |database| database.keyspace("new").map(drop);
+    let rename: Change = |database| database.rename_keyspace("k", "new");
+    let cases: [(&str, Change, Ask); 8] = [
+        ("put", drop_k, |_, k| k.put("k", "v").map(|()| String::new())),
+        ("drop", drop_k, |database, _| database.drop_keyspace("k").map(|()| String::new())),
+        ("existing", drop_k, |database, _| Ok(database.existing_keyspace("k")?.name())),
+        ("keyspace", create, |database, _| Ok(database.keyspace("new")?.name())),
+        ("rename to", create, |database, _| {
+            database.rename_keyspace("k", "new").map(|()| String::new())
+        }),
+        ("existing new", rename, |database, _| Ok(database.existing_keyspace("new")?.name())),
+        ("keyspace new", rename, |database, _| Ok(database.keyspace("new")?.name())),
+        ("rename from", rename, |database, _| {
+            database.rename_keyspace("k", "other").map(|()| String::new())
+        }),
+    ];
+    for (what, change, ask) in cases {
+        for fails in [true, false] {
+            let storage = SimulatedStorage::new();
+            let setup = Setup { durability: Durability::Sync, ..Setup::tiny() };
+            let database = setup.open_on(Arc::new(storage.clone())).unwrap();
+            let keyspace = database.keyspace("k").unwrap();
+            keyspace.put("before", "v").unwrap();
+            database.flush().unwrap();
+            let (tell, told) = channel::unbounded();
+            let (of, other) = (storage.clone(), keyspace.clone());
+            let (of_database, is_asked) = (database.clone(), AtomicBool::new(false));
+            let (answers, asking) = (Mutex::new(told.clone()), Arc::new(Mutex::new(None)));
+            let asked = Arc::clone(&asking);
+            storage.on_operation(Box::new(move |operation| {
+                let is_log = operation.kind == OperationKind::WriteSync && operation.offset >= 8192;
+                if !is_log || is_asked.swap(true, Ordering::SeqCst) {
+                    return;
+                }
+                // Readers go on with what is visible, and wait for nothing.
+                assert_eq!(other.get("before").unwrap().unwrap(), "v");
+                assert_eq!(of_database.keyspaces().unwrap(), ["k"]);
+                let (database, other, tell) = (of_database.clone(), other.clone(), tell.clone());
+                let ask = move || tell.send(ask(&database, &other)).unwrap();
+                *asked.lock() = Some(thread::spawn("asks", ask).unwrap());
+                let early = answers.lock().recv_timeout(Duration::from_millis(100));
+                assert!(early.is_err(), "{what} has not waited: {early:?}");
+                if fails {
+                    of.fail_sync_and_drop_cache();
+                }
+            }));
+            let changed = change(&database);
+            storage.clear_on_operation();
+            assert_eq!(changed.is_err(), fails, "{changed:?}");
+            let answer = told.recv().unwrap();
+            asking.lock().take().unwrap().join().unwrap();
+            if !fails {
+                continue;
+            }
+            assert_eq!(database.keyspaces().unwrap(), ["k"], "{what}");
+            assert_eq!(keyspace.get("before").unwrap().unwrap(), "v", "{what}");
+            match answer {
+                Err(Error::Stopped(_)) => {}
+                Ok(name) => assert_eq!((what, &*name), ("existing", "k")),
+                Err(Error::UnknownKeyspace(name)) => {
+                    assert_eq!((what, &*name), ("existing new", "new"));
+                }
+                Err(error) => panic!("{what}: {error}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn conditional_writes_survive_a_reopen_and_take_earlier_ones_with_them() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());

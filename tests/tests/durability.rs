@@ -452,3 +452,41 @@ fn random_failures_of_writes_and_syncs_lose_nothing_that_had_to_survive() {
     assert!(found.is_empty(), "{} of 150 seeds: {found:#?}", found.len());
     assert!(totals.failed_writes > 0, "{totals}");
 }
+
+/// The record of a `Memory` commit fills the log's buffer, so its thread writes that. A commit
+/// before it made it visible meanwhile; then the write failed, and `Stopped` was said of what all
+/// saw.
+#[test]
+fn what_has_become_visible_was_committed_whatever_fails_afterwards() {
+    let storage = SimulatedStorage::new();
+    let builder = Database::builder().memory_budget(64 << 20).merge_threads(0);
+    let builder = builder.durability(Durability::Memory);
+    let database = builder.open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    database.flush().unwrap();
+    let (core, failed) = (database.core().unwrap(), Arc::new(AtomicU32::new(0)));
+    let (of, count) = (storage.clone(), failed.clone());
+    storage.on_operation(Box::new(move |operation| {
+        if operation.kind != OperationKind::Write {
+            return;
+        }
+        let log = core.log.positions();
+        if log.end.0 - log.written.0 >= 1 << 20 {
+            count.fetch_add(1, Ordering::SeqCst);
+            // As the end of any other commit does.
+            core.publisher.publish(log);
+            of.fail_at(FaultKind::Write, 1, true, std::io::ErrorKind::Other);
+        }
+    }));
+    let mut done = Vec::new();
+    while failed.load(Ordering::SeqCst) == 0 {
+        done.push(keyspace.put(format!("{}", done.len()), vec![7; 50_000]).is_ok());
+    }
+    storage.clear_on_operation();
+    assert!(done.len() > 10 && failed.load(Ordering::SeqCst) == 1);
+    for (number, done) in done.into_iter().enumerate() {
+        let visible = keyspace.contains(format!("{number}")).unwrap();
+        assert_eq!(visible, done, "{number} is visible, or not, against what its commit said");
+    }
+    assert!(matches!(keyspace.put("after", "v"), Err(Error::Stopped(_))));
+}

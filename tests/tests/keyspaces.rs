@@ -3,13 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crash_lsm::access;
 use crash_lsm::counting::CountingStorage;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, MemoryStorage, SimulatedStorage, Storage};
-use sapwood::sync::{Arc, Random};
+use sapwood::sync::{Arc, Clock, Random, thread};
 use sapwood::{Database, Durability, Error, Keyspace, Result};
 
 const COUNT: usize = 300;
@@ -283,5 +284,94 @@ fn data_is_refused_before_a_state_is_too_long_to_be_written() {
     write(count + 1).unwrap();
     database.clone().close().unwrap();
     let database = builder().open_on(storage).unwrap();
+    assert_eq!(access::verify(&database).unwrap(), None);
+}
+
+/// The name was looked up before the commit had its place: "logs" was renamed meanwhile, and what
+/// was dropped, or renamed again, was "archive".
+#[test]
+fn of_two_changes_of_one_name_one_finds_it() {
+    type Change = fn(&Database) -> Result<()>;
+    let second: [Change; 2] = [
+        |database| database.drop_keyspace("logs"),
+        |database| database.rename_keyspace("logs", "b"),
+    ];
+    for change in second {
+        for round in 0..8 {
+            let database = setup().builder().open_in_memory().unwrap();
+            let keyspace = database.keyspace("logs").unwrap();
+            keyspace.put("k", "v").unwrap();
+            let core = database.core().unwrap();
+            // Both have asked for the name, and wait for their place.
+            let order = core.commit_order.lock();
+            let spawn = |change: Change| {
+                let database = database.clone();
+                let thread = thread::spawn("changes", move || change(&database)).unwrap();
+                Clock::real().sleep(Duration::from_millis(20));
+                thread
+            };
+            let first = spawn(|database| database.rename_keyspace("logs", "archive"));
+            let second = spawn(change);
+            drop(order);
+            let (first, second) = (first.join().unwrap(), second.join().unwrap());
+            assert!(first.is_ok() != second.is_ok(), "{round}: {first:?}, {second:?}");
+            let failed = first.as_ref().err().or(second.as_ref().err());
+            assert!(matches!(failed, Some(Error::UnknownKeyspace(name)) if name == "logs"));
+            if first.is_ok() {
+                assert_eq!(database.keyspaces().unwrap(), ["archive"]);
+                assert_eq!(keyspace.get("k").unwrap().unwrap(), "v");
+            }
+        }
+    }
+}
+
+/// Each was kept in memory until the next open, and copied with every later change.
+#[test]
+fn what_was_dropped_takes_no_memory() {
+    const TEMPORARY: usize = 1000;
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let database = setup().open_on(storage.clone()).unwrap();
+    let stays = database.keyspace("stays").unwrap();
+    stays.put("k", "v").unwrap();
+    let count = |database: &Database| {
+        let core = database.core().unwrap();
+        let (now, state) = (core.catalogue.load_full(), core.state().catalogue.clone());
+        [now.iter().count(), core.visible_catalogue().iter().count(), state.iter().count()]
+    };
+    let mut handles = Vec::new();
+    for number in 0..TEMPORARY {
+        let temporary = database.keyspace("t").unwrap();
+        if number % 100 == 0 {
+            temporary.put("k", "v").unwrap();
+            handles.push(temporary);
+        }
+        database.drop_keyspace("t").unwrap();
+    }
+    assert_eq!(count(&database)[..2], [1, 1], "before a flush");
+    database.flush().unwrap();
+    database.wait_until_idle().unwrap();
+    assert_eq!(count(&database), [1, 1, 1]);
+    for handle in &handles {
+        assert!(matches!(handle.get("k"), Err(Error::KeyspaceDropped(_))));
+        assert!(matches!(handle.put("k", "v"), Err(Error::KeyspaceDropped(_))));
+        assert!(matches!(handle.put_if_absent("k", "v"), Err(Error::KeyspaceDropped(_))));
+        assert_eq!(handle.name(), "t");
+        let mut batch = database.batch();
+        assert!(matches!(batch.put(handle, "k", "v"), Err(Error::KeyspaceDropped(_))));
+    }
+    let again = database.keyspace("t").unwrap();
+    assert_eq!(again.count::<&[u8]>(..).unwrap(), 0);
+    again.put("k", "new").unwrap();
+    assert!(handles[0].get("k").is_err(), "its number is not given out again");
+    assert_eq!(access::verify(&database).unwrap(), None);
+    // Dropped, and not merged: it is in the state that is opened.
+    database.drop_keyspace("t").unwrap();
+    drop((handles, again, stays));
+    database.close().unwrap();
+    let database = setup().open_on(storage).unwrap();
+    assert_eq!(count(&database)[..2], [1, 1], "after an open");
+    assert_eq!(database.keyspaces().unwrap(), ["stays"]);
+    database.wait_until_idle().unwrap();
+    assert_eq!(count(&database), [1, 1, 1]);
     assert_eq!(access::verify(&database).unwrap(), None);
 }

@@ -626,3 +626,41 @@ fn damage_in_a_large_commit_is_reported_and_does_not_end_the_log() {
     assert!(reported > 50 && of_the_log <= 2, "{found}");
     drop(database);
 }
+
+/// Its blocks were free as soon as the database closed, and the states that a close makes durable
+/// may be written there: under a run that is read in place, or a lookup of another thread.
+#[test]
+fn a_close_leaves_the_blocks_that_somebody_may_still_read() {
+    let storage = SimulatedStorage::new();
+    let builder = Setup::tiny().builder().transaction_bytes(TRANSACTION_BYTES).memory_map(true);
+    let database = builder.open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    database.flush().unwrap();
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    put_many(&mut transaction, &keyspace, 0..5000, "void");
+    let mut iterator = transaction.iter(&keyspace).unwrap();
+    iterator.next().unwrap().unwrap();
+    let rolled_back = {
+        let mut other = database.begin(Isolation::Snapshot).unwrap();
+        put_many(&mut other, &keyspace, 0..500, "void");
+        database.core().unwrap().pending.blocks().len()
+    };
+    let core = database.core().unwrap();
+    database.close().unwrap();
+    let blocks = core.pending.blocks();
+    assert!(!blocks.is_empty() && blocks.len() < rolled_back, "what nobody holds has gone");
+    let given = core.pages.allocator().given_list();
+    assert!(blocks.iter().all(|block| given.contains(*block)));
+    assert!(matches!(iterator.next(), Some(Err(Error::Closed))));
+    assert!(matches!(transaction.get(&keyspace, key(1)), Err(Error::Closed)));
+    drop((iterator, transaction, keyspace, core));
+    // No durable map knows them.
+    let database = open(&storage).unwrap();
+    assert!(database.core().unwrap().pending.blocks().is_empty());
+    assert_eq!(count(&database), 0);
+    assert_clean(&database);
+    let length = database.stats().unwrap().file_bytes;
+    database.keyspace("a").unwrap().put("k", "v").unwrap();
+    database.close().unwrap();
+    assert!(open(&storage).unwrap().stats().unwrap().file_bytes < length);
+}

@@ -10,9 +10,10 @@ use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use sapwood::state::durable::{Purpose, make_durable};
 use sapwood::storage::{FaultKind, MemoryStorage, OperationKind, SimulatedStorage};
+use sapwood::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use sapwood::sync::thread::spawn;
 use sapwood::sync::{Arc, Clock, Random};
-use sapwood::{Compression, Database, Keyspace, KeyspaceOptions};
+use sapwood::{Compression, Database, Durability, Error, Isolation, Keyspace, KeyspaceOptions};
 
 fn tiny() -> (Database, Keyspace) {
     let setup = Setup { region_bytes: 1 << 20, ..Setup::tiny() };
@@ -286,4 +287,52 @@ fn a_check_beside_a_durable_state_that_finds_no_space_reports_nothing() {
         storage.clear_on_operation();
         assert_eq!(check.join().unwrap(), None);
     }
+}
+
+/// What the commit had written was in no list until its record named it, so a check that met the
+/// sync of a slow device took it for leaked.
+#[test]
+fn a_check_beside_the_commit_of_large_values_finds_an_owner_for_every_page() {
+    let storage = SimulatedStorage::new();
+    let setup = Setup { durability: Durability::Sync, ..Setup::tiny() };
+    let database = setup.open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    database.flush().unwrap();
+    let (checks, is_checking) = (Arc::new(AtomicU32::new(0)), AtomicBool::new(false));
+    let (count, of) = (checks.clone(), database.clone());
+    storage.on_operation(Box::new(move |operation| {
+        let kinds = [OperationKind::Write, OperationKind::Sync, OperationKind::WriteSync];
+        if !kinds.contains(&operation.kind) || is_checking.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let report = of.verify(&mut ()).unwrap();
+        assert_eq!(report.problem_count, 0, "beside {operation:?}: {report:?}");
+        count.fetch_add(1, Ordering::SeqCst);
+        is_checking.store(false, Ordering::SeqCst);
+    }));
+    let mut random = Random::from_seed(3);
+    let mut value = vec![0; 200_000];
+    random.fill(&mut value);
+    keyspace.put("k", &value).unwrap();
+    keyspace.put_stream("streamed", &value[..]).unwrap();
+    let mut batch = database.batch();
+    batch.put(&keyspace, "k", &value).unwrap();
+    batch.put(&keyspace, "l", &value).unwrap();
+    batch.commit().unwrap();
+    storage.clear_on_operation();
+    assert!(checks.load(Ordering::SeqCst) > 6);
+    assert_eq!(access::verify(&database).unwrap(), None);
+    // What is refused under the commit lock gives all of them back.
+    let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+    transaction.put(&keyspace, "k", &value).unwrap();
+    keyspace.put("k", "v").unwrap();
+    assert!(matches!(transaction.commit(), Err(Error::Conflict)));
+    assert_eq!(access::verify(&database).unwrap(), None);
+    let mut batch = database.batch();
+    batch.put(&keyspace, "k", &value).unwrap();
+    batch.put(&keyspace, "l", &value).unwrap();
+    database.drop_keyspace("a").unwrap();
+    assert!(matches!(batch.commit(), Err(Error::KeyspaceDropped(_))));
+    assert_eq!(access::verify(&database).unwrap(), None);
+    assert!(database.core().unwrap().pending.blocks().is_empty());
 }

@@ -13,6 +13,7 @@ use std::hash::{Hash, Hasher};
 use std::ops::{Deref, Range};
 
 use crate::page::Frame;
+use crate::state::lookup::COPY_BYTES_MAX;
 use crate::sync::Arc;
 
 #[cfg(test)]
@@ -20,9 +21,6 @@ mod tests;
 
 /// What fits beside its length into the room that the other shapes take anyway.
 const INLINE_BYTES_MAX: usize = 22;
-
-/// Longer values hold the frame that they lie in, or share their bytes between clones.
-const COPY_BYTES_MAX: usize = 1024;
 
 /// How many bytes `Debug` shows.
 const DEBUG_BYTES_MAX: usize = 64;

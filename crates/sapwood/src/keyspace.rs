@@ -13,6 +13,7 @@ use crate::range::Range;
 use crate::scan::{Direction, Scan};
 use crate::segment::key_range::KeyRange;
 use crate::shared::{Shared, check_key};
+use crate::state::catalogue::Catalogue;
 use crate::state::lookup::{self, Found};
 use crate::state::{Core, ReadPoint, SnapshotHold};
 use crate::sync::Arc;
@@ -126,10 +127,14 @@ impl Keyspace {
     }
 
     fn live(&self, core: &Core) -> Result<KeyspaceNumber> {
-        match core.current_catalogue().get(self.handle.number) {
-            Some(entry) if !entry.dropped => Ok(self.handle.number),
-            _ => Err(self.dropped()),
+        let number = self.handle.number;
+        let has = |catalogue: &Catalogue| catalogue.get(number).is_some_and(|e| !e.dropped);
+        // A drop that waits for the disk may fail. Until it is visible the keyspace is there, and
+        // who writes to it waits for that drop at its commit (K4).
+        if has(&core.current_catalogue()) || has(&core.visible_catalogue()) {
+            return Ok(number);
         }
+        Err(self.dropped())
     }
 
     /// True for two handles that were opened as one keyspace.
@@ -198,7 +203,7 @@ impl Keyspace {
     pub fn name(&self) -> String {
         let Handle { shared, number, name } = &*self.handle;
         let current = shared.read(|core| {
-            let catalogue = core.current_catalogue();
+            let catalogue = core.visible_catalogue();
             Ok(catalogue.get(*number).filter(|entry| !entry.dropped).map(|e| e.name.clone()))
         });
         current.ok().flatten().unwrap_or_else(|| name.clone())

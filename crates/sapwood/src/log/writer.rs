@@ -224,10 +224,11 @@ impl LogWriter {
         let _exclusive = preempt::exclusive();
         let mut inner = self.inner.lock();
         loop {
-            inner.check()?;
+            // It stays there, whatever has failed since.
             if inner.durable >= end.0 {
                 return Ok(());
             }
+            inner.check()?;
             if !inner.syncing {
                 break;
             }

@@ -58,8 +58,7 @@ pub enum Activity {
     Quiet,
     /// Steps may be under way, and what they have written so far has no owner yet.
     Busy,
-    /// What the database itself knows of its steps decides. A commit of a large value that takes
-    /// longer than the check of the maps would count as a leak.
+    /// What the database itself knows of its steps decides.
     Unknown,
 }
 

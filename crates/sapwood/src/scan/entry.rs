@@ -9,9 +9,7 @@ use crate::error::{Error, Result, Structure};
 use crate::segment::leaf_run::LiveEntry;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::sorted_block::EntryKind;
-
-/// Longer values hold the frame that they lie in.
-pub(super) const COPY_BYTES_MAX: usize = 1024;
+use crate::state::lookup::COPY_BYTES_MAX;
 
 /// The value of an entry that was read ahead.
 #[derive(Clone, Debug)]

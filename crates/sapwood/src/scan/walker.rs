@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 
-use super::entry::COPY_BYTES_MAX;
 use super::{Ahead, Entry, Merged, Scan};
 use crate::bytes::{Key, Value};
 use crate::error::Result;
@@ -14,6 +13,7 @@ use crate::key_bounds::successor;
 use crate::page::Held;
 use crate::segment::key_range::is_before_end;
 use crate::segment::leaf_run::LeafRun;
+use crate::state::lookup::COPY_BYTES_MAX;
 use crate::state::{Core, ReadPoint, State};
 use crate::sync::Arc;
 

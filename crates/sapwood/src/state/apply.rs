@@ -96,13 +96,17 @@ pub fn insert(
     Ok(())
 }
 
-/// Makes the changes of the catalogue, and notes them with the memtable.
+/// Makes the changes of the catalogue of the newest commit, and notes them with the memtable. What
+/// is dropped is forgotten there at once: only states keep it until nothing of it is left.
 pub fn note(slot: &MemtableSlot, catalogue: &mut Catalogue, changes: &[CatalogueChange]) {
     if changes.is_empty() {
         return;
     }
     for change in changes {
         catalogue.apply(change);
+        if let CatalogueChange::Drop(number) = change {
+            catalogue.remove(*number);
+        }
     }
     slot.catalogue_changes.lock().extend_from_slice(changes);
 }

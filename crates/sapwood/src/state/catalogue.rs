@@ -82,6 +82,12 @@ impl Catalogue {
         self.entries.insert(number, entry);
     }
 
+    /// The living ones.
+    pub fn live(&self) -> Catalogue {
+        let live = self.iter().filter(|(_, entry)| !entry.dropped);
+        Catalogue { entries: live.map(|(number, entry)| (number, entry.clone())).collect() }
+    }
+
     /// Forgets a dropped keyspace of which nothing is left.
     pub fn remove(&mut self, number: KeyspaceNumber) {
         self.entries.remove(&number);

@@ -4,6 +4,8 @@
 //! (C4). *Threads*: any. The order in which locks may be taken is in docs/architecture.md, section
 //! 8; debug builds check it.
 
+use std::collections::VecDeque;
+
 use super::background::Background;
 use super::backlog::Backlog;
 use super::catalogue::Catalogue;
@@ -75,10 +77,13 @@ pub struct Core {
     pub reserve: Reserve,
     view: ArcSwap<View>,
     view_swap: OrderedMutex<()>,
-    /// The keyspaces as of the newest commit.
+    /// The keyspaces as of the newest commit. One that was dropped is unknown here: it would be
+    /// copied with each change until its last segment has gone.
     pub catalogue: ArcSwap<Catalogue>,
-    /// The keyspaces as of the newest visible change, with its number.
-    visible_catalogue: OrderedMutex<(SequenceNumber, Arc<Catalogue>)>,
+    /// The number of the commit that made it, or of a later one that is about to make the next.
+    catalogue_number: AtomicU64,
+    /// The keyspaces as of the newest visible change.
+    visible_catalogue: OrderedMutex<VisibleCatalogue>,
     /// Held while a commit gets its place in the order.
     pub commit_order: OrderedMutex<()>,
     /// What it guards.
@@ -126,6 +131,21 @@ const MEMTABLE_CHARGE: LockRank = LockRank::new(66, "charge of memtables");
 /// The rank of the lock over the visible catalogue.
 const VISIBLE_CATALOGUE: LockRank = LockRank::new(79, "visible catalogue");
 
+#[derive(Debug)]
+struct VisibleCatalogue {
+    visible: Arc<Catalogue>,
+    /// What commits have made of it that were not visible when somebody last looked.
+    later: VecDeque<(SequenceNumber, Arc<Catalogue>)>,
+}
+
+impl VisibleCatalogue {
+    fn advance(&mut self, visible: SequenceNumber) {
+        while let Some((_, made)) = self.later.pop_front_if(|(number, _)| *number <= visible) {
+            self.visible = made;
+        }
+    }
+}
+
 /// What a core is made of: new or recovered.
 #[derive(Debug)]
 pub(crate) struct CoreParts {
@@ -168,8 +188,12 @@ impl Core {
             view_swap: OrderedMutex::new(LockRank::VIEW_SWAP, ()),
             visible_catalogue: OrderedMutex::new(
                 VISIBLE_CATALOGUE,
-                (parts.visible, Arc::new(parts.catalogue.clone())),
+                VisibleCatalogue {
+                    visible: Arc::new(parts.catalogue.clone()),
+                    later: VecDeque::new(),
+                },
             ),
+            catalogue_number: AtomicU64::new(0),
             catalogue: ArcSwap::from_pointee(parts.catalogue),
             commit_order: OrderedMutex::new(LockRank::COMMIT_ORDER, ()),
             numbers: parts.numbers,
@@ -206,20 +230,45 @@ impl Core {
 
     /// The keyspaces as of the newest visible commit.
     pub fn visible_catalogue(&self) -> Arc<Catalogue> {
-        self.visible_catalogue.lock().1.clone()
+        let mut catalogue = self.visible_catalogue.lock();
+        catalogue.advance(self.visible());
+        catalogue.visible.clone()
     }
 
-    /// The keyspaces that names and handles lead to: as of the newest commit, and after writing
+    /// The keyspaces that handles lead to: as of the newest commit, and after writing
     /// stopped as of the newest visible one, since the others failed.
     pub fn current_catalogue(&self) -> Arc<Catalogue> {
         if self.has_stopped() { self.visible_catalogue() } else { self.catalogue.load_full() }
     }
 
-    /// A change of the catalogue has become visible; `catalogue` is what it made.
-    pub fn catalogue_became_visible(&self, number: SequenceNumber, catalogue: Arc<Catalogue>) {
+    /// A commit changes the catalogue. The commit order's lock is held.
+    pub fn set_catalogue(&self, number: SequenceNumber, catalogue: Catalogue) {
+        let catalogue = Arc::new(catalogue);
         let mut visible = self.visible_catalogue.lock();
-        if visible.0 < number {
-            *visible = (number, catalogue);
+        visible.advance(self.visible());
+        visible.later.push_back((number, catalogue.clone()));
+        drop(visible);
+        // First, so that whoever has the new catalogue finds a number that is not too low.
+        self.catalogue_number.store(number.0, Ordering::Release);
+        self.catalogue.store(catalogue);
+    }
+
+    /// Waits until the newest change of the catalogue is visible: what was seen of it before can be
+    /// told then (K4).
+    ///
+    /// # Errors
+    /// `Stopped`: it will never be.
+    pub fn wait_for_catalogue(&self) -> Result<()> {
+        let number = self.catalogue_number.load(Ordering::Acquire);
+        self.publisher.wait_for(SequenceNumber(number))
+    }
+
+    /// The keyspaces that names lead to, once that is visible.
+    pub fn settled_catalogue(&self) -> Arc<Catalogue> {
+        let catalogue = self.catalogue.load_full();
+        match self.wait_for_catalogue() {
+            Ok(()) => catalogue,
+            Err(_) => self.visible_catalogue(),
         }
     }
 

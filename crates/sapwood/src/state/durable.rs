@@ -580,7 +580,11 @@ pub(crate) fn state_pages_max(layout: &Layout) -> u64 {
 /// `InvalidOption`: regions are too small for them.
 pub fn check_keyspaces_fit(core: &Core, catalogue: &Catalogue, more: usize) -> Result<()> {
     let layout = core.pages.layout();
-    let names: usize = catalogue.iter().map(|(_, entry)| entry.name.len() + KEYSPACE_BYTES).sum();
+    // States name dropped ones, too, until all of them has left.
+    let state = core.state();
+    let leaving = state.catalogue.iter().filter(|(number, _)| catalogue.get(*number).is_none());
+    let named = catalogue.iter().chain(leaving);
+    let names: usize = named.map(|(_, entry)| entry.name.len() + KEYSPACE_BYTES).sum();
     let limit = layout.stream_bytes(state_pages_max(layout)) / 2;
     if (names + KEYSPACE_BYTES + more) as u64 <= limit {
         return Ok(());

@@ -42,8 +42,9 @@ pub enum Answer {
     Value(Found),
 }
 
-/// Values up to this length are copied; longer ones hold their frame.
-const COPY_BYTES_MAX: usize = 1024;
+/// Values up to this length are copied; longer ones hold their frame, or share their bytes between
+/// clones.
+pub const COPY_BYTES_MAX: usize = 1024;
 
 /// The value of `key` at a read point.
 ///

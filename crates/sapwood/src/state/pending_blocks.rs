@@ -108,10 +108,14 @@ impl PendingBlocks {
         set.into_blocks()
     }
 
-    /// Takes everything away.
-    pub fn take_all(&self) -> Vec<Block> {
-        let sets = std::mem::take(&mut self.sets.lock().sets);
-        sets.into_values().flat_map(Set::into_blocks).collect()
+    /// Takes everything away that nobody reads: values whose commit never came. Nodes have holders,
+    /// whose end is told by [`PendingBlocks::releases`].
+    pub fn take_unread(&self) -> Vec<Block> {
+        let mut sets = self.sets.lock();
+        let unread = sets.sets.extract_if(.., |_, set| set.nodes.is_empty());
+        let blocks = unread.flat_map(|(_, set)| set.into_blocks()).collect();
+        sets.recharge();
+        blocks
     }
 
     /// Makes one set of several.

@@ -88,6 +88,9 @@ impl Publisher {
     /// # Errors
     /// `Stopped` when writing has stopped before.
     pub fn wait_for(&self, number: SequenceNumber) -> Result<()> {
+        if self.visible() >= number {
+            return Ok(());
+        }
         let mut queue = self.queue.lock();
         while self.visible() < number {
             if let Some(cause) = &queue.stopped {

@@ -99,7 +99,7 @@ impl<'a> Replayed<'a> {
             bytes_max: bytes_max as usize,
             memory,
             buffer: ReplayBuffer::new(budget),
-            catalogue: (*manifest.contents.catalogue).clone(),
+            catalogue: manifest.contents.catalogue.live(),
             slots: vec![MemtableSlot::new(Memtable::new(pool.clone()), cut, since)],
             log_named: LogNamed::default(),
             pending: Arc::new(PendingBlocks::new(pages.budget())),

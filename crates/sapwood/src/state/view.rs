@@ -202,9 +202,4 @@ impl Home {
     pub fn state(&self) -> Option<&Arc<State>> {
         self.state.get()
     }
-
-    /// True when some snapshot below `last` is registered: a run in final form would be seen by it.
-    pub fn has_numbers_below(&self, last: SequenceNumber) -> bool {
-        self.registered.lock().numbers.range(..last).next().is_some()
-    }
 }

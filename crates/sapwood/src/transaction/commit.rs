@@ -12,7 +12,7 @@ use std::cell::Cell;
 use super::batch_writes::{BatchWrites, Collected};
 use super::pending::{PendingOperation, PendingWrites};
 use super::validate::{LOOKS_MAX, Validation, has_much_since, validate};
-use super::value_writer::ValueWriter;
+use super::value_writer::{Owned, ValueWriter};
 use crate::error::{Error, Result};
 use crate::log::operation::CommitEncoder;
 use crate::log::record::{NamedBlocks, RecordKind};
@@ -25,7 +25,6 @@ use crate::merge::throttle::{
 use crate::options::Durability;
 use crate::page::Block;
 use crate::segment::overflow::{blocks_of, write_value};
-use crate::segment::overflow_reference::OverflowReference;
 use crate::state::Core;
 use crate::state::apply;
 use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
@@ -50,10 +49,10 @@ struct Prepared {
     encoder: CommitEncoder,
     /// Blocks of values that were written for it.
     blocks: Vec<Block>,
+    /// What gives them back, until the record names them.
+    owned: Option<Owned>,
     names_unsynced: bool,
     changes: Vec<CatalogueChange>,
-    /// The catalogue that the changes made.
-    made: Option<Arc<Catalogue>>,
 }
 
 /// Commits writes.
@@ -89,8 +88,8 @@ pub fn commit(
         }),
         None => writes.keyspaces().try_for_each(|keyspace| check_keyspace(core, keyspace)),
     };
-    let placed = place(core, &mut prepared, durability, &mut ahead, &mut check);
-    conclude(core, &mut prepared, writes.bytes() as u64, durability, placed)
+    let placed = place(core, &mut prepared, durability, &mut ahead, &mut check)?;
+    conclude(core, writes.bytes() as u64, durability, placed)
 }
 
 /// Validates outside the lock what came after `validated`, again while what came meanwhile is much;
@@ -112,25 +111,15 @@ fn validate_most(
     Ok(validated)
 }
 
-/// Ends a commit that has its place, or gives back what was written for it.
+/// Ends a commit that has its place.
 fn conclude(
     core: &Arc<Core>,
-    prepared: &mut Prepared,
     user_bytes: u64,
     durability: Durability,
-    placed: Result<Placed>,
+    placed: Placed,
 ) -> Result<SequenceNumber> {
-    match placed {
-        Ok(placed) => {
-            core.counters.user_bytes.fetch_add(user_bytes, Ordering::Relaxed);
-            finish(core, placed, durability)
-        }
-        Err(error) => {
-            // Its record was not appended, so nothing names the blocks.
-            prepared.blocks.drain(..).for_each(|block| core.free(block));
-            Err(error)
-        }
-    }
+    core.counters.user_bytes.fetch_add(user_bytes, Ordering::Relaxed);
+    finish(core, placed, durability)
 }
 
 /// Under the commit lock.
@@ -179,8 +168,9 @@ pub fn commit_if(
         Collected::Pending(pending) => prepare(core, pending, durability)?,
         Collected::Encoded { encoder, .. } => Prepared { encoder, ..Prepared::default() },
     };
-    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut |core, _| check(core));
-    conclude(core, &mut prepared, bytes as u64, durability, placed)
+    let mut check = |core: &Core, _: &mut Prepared| check(core);
+    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut check)?;
+    conclude(core, bytes as u64, durability, placed)
 }
 
 /// A commit without operations has no record, but makes what came before it as durable as any
@@ -220,8 +210,7 @@ fn commit_encoded(
         keyspaces.iter().try_for_each(|keyspace| check_keyspace(core, *keyspace))
     };
     let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut check)?;
-    core.counters.user_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    finish(core, placed, durability)
+    conclude(core, bytes as u64, durability, placed)
 }
 
 /// Commits a put of a value that was written already.
@@ -235,23 +224,17 @@ pub fn commit_value(
     value: ValueWriter,
     durability: Durability,
 ) -> Result<SequenceNumber> {
-    let value = value.finish()?;
-    let reference = value.reference();
-    let mut prepared = Prepared { blocks: blocks_of(reference).collect(), ..Prepared::default() };
+    let (reference, owned) = value.finish()?.into_parts();
+    let blocks = blocks_of(&reference).collect();
+    let mut prepared = Prepared { blocks, owned: Some(owned), ..Prepared::default() };
     let mut encoded = Vec::new();
     reference.encode(&mut encoded);
     prepared.encoder.put_overflow(keyspace, key, &encoded);
-    let placed = sync_values(core, &mut prepared, durability)
-        .and_then(|()| before_commit(core, key.len() + encoded.len(), Brings::Data))
-        .and_then(|()| {
-            let mut check = |core: &Core, _: &mut Prepared| check_keyspace(core, keyspace);
-            place(core, &mut prepared, durability, &mut || Ok(()), &mut check)
-        });
-    // Either its record names the blocks now, or they go with the value.
-    prepared.blocks.clear();
-    let placed = placed?;
-    let bytes = key.len() as u64 + value.into_reference().length;
-    conclude(core, &mut prepared, bytes, durability, Ok(placed))
+    sync_values(core, &mut prepared, durability)?;
+    before_commit(core, key.len() + encoded.len(), Brings::Data)?;
+    let mut check = |core: &Core, _: &mut Prepared| check_keyspace(core, keyspace);
+    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut check)?;
+    conclude(core, key.len() as u64 + reference.length, durability, placed)
 }
 
 /// What comes before each commit of writes.
@@ -304,46 +287,44 @@ pub fn create_keyspace(
     Ok(given)
 }
 
-/// Drops a keyspace with all that it holds.
+/// Drops the keyspace that has that name when the commit has its place, with all that it holds.
 ///
 /// # Errors
-/// `KeyspaceDropped`; or as [`commit`].
-pub fn drop_keyspace(
-    core: &Arc<Core>,
-    number: KeyspaceNumber,
-    durability: Durability,
-) -> Result<()> {
-    change_catalogue(core, durability, Brings::Deletions, &mut |catalogue| match catalogue
-        .get(number)
-    {
-        Some(entry) if !entry.dropped => Ok(CatalogueChange::Drop(number)),
-        _ => Err(Error::KeyspaceDropped(number.to_string())),
+/// `UnknownKeyspace`; or as [`commit`].
+pub fn drop_keyspace(core: &Arc<Core>, name: &str, durability: Durability) -> Result<()> {
+    change_catalogue(core, durability, Brings::Deletions, &mut |catalogue| {
+        Ok(CatalogueChange::Drop(number_of(catalogue, name)?))
     })
 }
 
-/// Gives a keyspace another name.
+/// # Errors
+/// `UnknownKeyspace`.
+fn number_of(catalogue: &Catalogue, name: &str) -> Result<KeyspaceNumber> {
+    let found = catalogue.find(name).map(|(number, _)| number);
+    found.ok_or_else(|| Error::UnknownKeyspace(name.to_owned()))
+}
+
+/// Gives the keyspace that has the old name when the commit has its place a new one.
 ///
 /// # Errors
-/// `KeyspaceExists`, `KeyspaceDropped`, `NameTooLong`; or as [`commit`].
+/// `UnknownKeyspace`, `KeyspaceExists`, `NameTooLong`; or as [`commit`].
 pub fn rename_keyspace(
     core: &Arc<Core>,
-    number: KeyspaceNumber,
-    name: &str,
+    old: &str,
+    new: &str,
     durability: Durability,
 ) -> Result<()> {
-    check_name(name)?;
+    check_name(new)?;
     change_catalogue(core, durability, Brings::Deletions, &mut |catalogue| {
-        match catalogue.get(number) {
-            Some(entry) if !entry.dropped => match name.len().saturating_sub(entry.name.len()) {
-                0 => {}
-                longer => check_keyspaces_fit(core, catalogue, longer)?,
-            },
-            _ => return Err(Error::KeyspaceDropped(number.to_string())),
+        let number = number_of(catalogue, old)?;
+        if catalogue.find(new).is_some_and(|(found, _)| found != number) {
+            return Err(Error::KeyspaceExists(new.to_owned()));
         }
-        if catalogue.find(name).is_some_and(|(found, _)| found != number) {
-            return Err(Error::KeyspaceExists(name.to_owned()));
+        match new.len().saturating_sub(old.len()) {
+            0 => {}
+            longer => check_keyspaces_fit(core, catalogue, longer)?,
         }
-        Ok(CatalogueChange::Rename(number, name.to_owned()))
+        Ok(CatalogueChange::Rename(number, new.to_owned()))
     })
 }
 
@@ -372,11 +353,7 @@ fn change_catalogue(
         prepared.changes = vec![change];
         Ok(())
     })?;
-    let number = finish(core, placed, durability)?;
-    if let Some(catalogue) = prepared.made.take() {
-        core.catalogue_became_visible(number, catalogue);
-    }
-    Ok(())
+    finish(core, placed, durability).map(drop)
 }
 
 /// Encodes the writes; large values are written to blocks of their own.
@@ -385,6 +362,8 @@ fn prepare(core: &Arc<Core>, writes: &PendingWrites, durability: Durability) -> 
     let mut prepared = Prepared::default();
     let large = writes.large_bytes(OVERFLOW_AT_COMMIT_BYTES);
     let _room = (large > 0).then(|| admit_ahead(core, Brings::Data, large)).transpose()?;
+    // While a value is written it has no owner.
+    let running = (large > 0).then(|| core.background.begin_running());
     for (keyspace, operation) in writes.operations() {
         match operation {
             PendingOperation::DeleteRange(range) => {
@@ -401,6 +380,7 @@ fn prepare(core: &Arc<Core>, writes: &PendingWrites, durability: Durability) -> 
             }
         }
     }
+    drop(running);
     sync_values(core, &mut prepared, durability)?;
     Ok(prepared)
 }
@@ -420,26 +400,19 @@ fn sync_values(core: &Core, prepared: &mut Prepared, durability: Durability) -> 
 }
 
 fn write_large(
-    core: &Core,
+    core: &Arc<Core>,
     keyspace: KeyspaceNumber,
     value: &[u8],
     prepared: &mut Prepared,
 ) -> Result<Vec<u8>> {
     let codec = core.catalogue.load().settings(keyspace).value_codec;
-    match write_value(&core.pages, keyspace, codec, value) {
-        Ok(reference) => {
-            prepared.blocks.extend(blocks_of(&reference));
-            let mut encoded = Vec::new();
-            OverflowReference::encode(&reference, &mut encoded);
-            Ok(encoded)
-        }
-        Err(error) => {
-            for block in prepared.blocks.drain(..) {
-                core.free(block);
-            }
-            Err(error)
-        }
-    }
+    let reference = write_value(&core.pages, keyspace, codec, value)?;
+    prepared.blocks.extend(blocks_of(&reference));
+    let owned = prepared.owned.get_or_insert_with(|| Owned::new(core, Vec::new()));
+    owned.set(&prepared.blocks);
+    let mut encoded = Vec::new();
+    reference.encode(&mut encoded);
+    Ok(encoded)
 }
 
 /// A commit that has its place.
@@ -466,7 +439,10 @@ fn place(
         let order = core.commit_order.lock();
         let _guard = PanicGuard::new(core, "a commit");
         core.check_writable()?;
-        check(core, prepared)?;
+        if let Err(error) = check(core, prepared) {
+            drop(order);
+            return Err(settled(core, error));
+        }
         // Others may have taken the room that was there before the lock; as often as that happens,
         // they go on.
         let brought = brings(prepared.encoder.has_data());
@@ -497,6 +473,8 @@ fn place(
             Ok(appended) => {
                 insert(core, prepared, number)?;
                 core.log_named.add(appended.end, &prepared.blocks);
+                // Under the lock, so that no flush has them referenced before.
+                prepared.owned.take().into_iter().for_each(Owned::release);
                 core.publisher.enqueue(number, appended.end, durability);
                 drop(order);
                 let buffer_is_full = appended.buffer_is_full;
@@ -516,9 +494,19 @@ fn place(
     })
 }
 
+/// What is said of the keyspaces as of the newest commit is said when that is visible (K4).
+fn settled(core: &Core, error: Error) -> Error {
+    match error {
+        Error::KeyspaceDropped(_) | Error::KeyspaceExists(_) | Error::UnknownKeyspace(_) => {
+            core.wait_for_catalogue().err().unwrap_or(error)
+        }
+        error => error,
+    }
+}
+
 /// Puts a commit's entries into the memtable, and its changes into the catalogue. The commit lock
 /// is held.
-fn insert(core: &Core, prepared: &mut Prepared, number: SequenceNumber) -> Result<()> {
+fn insert(core: &Core, prepared: &Prepared, number: SequenceNumber) -> Result<()> {
     let view = core.view();
     let operations = prepared.encoder.operations();
     let changes = &prepared.changes;
@@ -532,9 +520,7 @@ fn insert(core: &Core, prepared: &mut Prepared, number: SequenceNumber) -> Resul
     if !changes.is_empty() {
         let mut catalogue = (**core.catalogue.load()).clone();
         apply::note(&view.active, &mut catalogue, changes);
-        let catalogue = Arc::new(catalogue);
-        core.catalogue.store(catalogue.clone());
-        prepared.made = Some(catalogue);
+        core.set_catalogue(number, catalogue);
         for change in changes {
             if let CatalogueChange::Create(number, ..) = change {
                 core.numbers.next_keyspace.store(number.0 + 1, Ordering::Release);
@@ -551,11 +537,16 @@ pub(super) fn finish(
     placed: Placed,
     durability: Durability,
 ) -> Result<SequenceNumber> {
-    match durability {
-        Durability::Sync => core.sync_log_to(placed.end)?,
-        Durability::Buffered => core.write_log_to(placed.end)?,
-        Durability::Memory if placed.buffer_is_full => core.write_log_to(placed.end)?,
-        Durability::Memory => {}
+    let brought = match durability {
+        Durability::Sync => core.sync_log_to(placed.end),
+        Durability::Buffered => core.write_log_to(placed.end),
+        Durability::Memory if placed.buffer_is_full => core.write_log_to(placed.end),
+        Durability::Memory => Ok(()),
+    };
+    // After a stop nothing becomes visible any more. What somebody has published before had what it
+    // wished for, so it is committed, whatever has failed since (C5).
+    if core.visible() < placed.number {
+        brought?;
     }
     core.publisher.publish(core.log.positions());
     core.publisher.wait_for(placed.number)?;

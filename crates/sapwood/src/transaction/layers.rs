@@ -95,15 +95,6 @@ impl Layers {
         &mut self.top
     }
 
-    /// True when nothing was written that is to be committed.
-    pub fn is_empty(&self) -> bool {
-        self.top.is_empty()
-            && self.below.iter().all(|layer| match &layer.content {
-                Content::Memory(writes) => writes.is_empty(),
-                Content::Segment(_) => false,
-            })
-    }
-
     /// True when part of it lies in pending segments.
     pub fn has_segments(&self) -> bool {
         self.below.iter().any(|layer| matches!(layer.content, Content::Segment(_)))
@@ -118,15 +109,6 @@ impl Layers {
     /// Bytes of all that lies in memory.
     pub fn memory_bytes(&self) -> usize {
         self.below_bytes + self.top.bytes()
-    }
-
-    /// Writes in memory, those that were overtaken by a later layer included.
-    pub fn memory_len(&self) -> usize {
-        let below = self.below.iter().map(|layer| match &layer.content {
-            Content::Memory(writes) => writes.len(),
-            Content::Segment(_) => 0,
-        });
-        below.sum::<usize>() + self.top.len()
     }
 
     /// True when memory is to be spilled before the next write: a quarter of a memtable, or what

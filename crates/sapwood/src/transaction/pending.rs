@@ -39,8 +39,6 @@ const VALUE_BYTES: usize = 32;
 /// The newest operation on one key.
 #[derive(Clone, Debug)]
 pub struct PendingWrite {
-    /// The place among the operations of its transaction, from 1.
-    pub operation: u64,
     /// The value that was put; `None`: the key was deleted.
     // Shared, so that a copy made for an open cursor copies no values.
     pub value: Option<Arc<[u8]>>,
@@ -72,7 +70,6 @@ pub struct PendingWrites {
     /// No entry is without writes.
     // Copied when it is written to while a source holds it.
     keyspaces: BTreeMap<KeyspaceNumber, Arc<KeyspaceWrites>>,
-    last_operation: u64,
     bytes: usize,
     count: usize,
     /// Where counts what sources are left with.
@@ -176,8 +173,8 @@ impl KeyspaceWrites {
 
     fn read(&self, key: &[u8]) -> Option<PendingRead<'_>> {
         match self.points.get(key) {
-            Some(PendingWrite { value: Some(value), .. }) => Some(PendingRead::Value(value)),
-            Some(PendingWrite { value: None, .. }) => Some(PendingRead::Deleted),
+            Some(PendingWrite { value: Some(value) }) => Some(PendingRead::Value(value)),
+            Some(PendingWrite { value: None }) => Some(PendingRead::Deleted),
             None => self.ranges.contains(key).then_some(PendingRead::Deleted),
         }
     }
@@ -211,18 +208,16 @@ impl PendingWrites {
     /// that was opened since the last write is still held.
     pub fn put(&mut self, keyspace: KeyspaceNumber, key: &[u8], value: &[u8]) {
         let value = Some(value.into());
-        self.change(keyspace, |writes, operation| {
-            writes.write(key, PendingWrite { operation, value });
-        });
+        self.change(keyspace, |writes| writes.write(key, PendingWrite { value }));
     }
 
     /// Deletes a key, whether it is there or not. Complexity: as for a put.
     pub fn delete(&mut self, keyspace: KeyspaceNumber, key: &[u8]) {
-        self.change(keyspace, |writes, operation| {
+        self.change(keyspace, |writes| {
             if writes.ranges.contains(key) {
                 writes.remove(key);
             } else {
-                writes.write(key, PendingWrite { operation, value: None });
+                writes.write(key, PendingWrite { value: None });
             }
         });
     }
@@ -233,7 +228,7 @@ impl PendingWrites {
         if range.is_empty() {
             return;
         }
-        self.change(keyspace, |writes, _| writes.delete_range(range));
+        self.change(keyspace, |writes| writes.delete_range(range));
     }
 
     /// Adds later writes, which were made without regard to these.
@@ -245,22 +240,16 @@ impl PendingWrites {
             for (key, write) in &later.points {
                 match &write.value {
                     None => self.delete(keyspace, key),
-                    Some(value) => self.change(keyspace, |writes, operation| {
-                        let value = Some(value.clone());
-                        writes.write(key, PendingWrite { operation, value });
+                    Some(value) => self.change(keyspace, |writes| {
+                        writes.write(key, PendingWrite { value: Some(value.clone()) });
                     }),
                 }
             }
         }
     }
 
-    /// Makes one operation, with its number, and keeps the sums.
-    fn change(
-        &mut self,
-        keyspace: KeyspaceNumber,
-        operation: impl FnOnce(&mut KeyspaceWrites, u64),
-    ) {
-        self.last_operation += 1;
+    /// Makes one operation, and keeps the sums.
+    fn change(&mut self, keyspace: KeyspaceNumber, operation: impl FnOnce(&mut KeyspaceWrites)) {
         let writes = self.keyspaces.entry(keyspace).or_default();
         let is_copied = Arc::strong_count(writes) > 1;
         if is_copied && let Some(budget) = &self.budget {
@@ -273,7 +262,7 @@ impl PendingWrites {
         }
         self.bytes -= writes.bytes();
         self.count -= writes.count();
-        operation(writes, self.last_operation);
+        operation(writes);
         self.bytes += writes.bytes();
         self.count += writes.count();
     }
@@ -300,12 +289,6 @@ impl PendingWrites {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
-    }
-
-    /// The number of the last operation; 0 before the first.
-    #[must_use]
-    pub fn last_operation(&self) -> u64 {
-        self.last_operation
     }
 
     /// The keyspaces that were written to, in order.

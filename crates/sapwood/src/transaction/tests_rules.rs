@@ -599,7 +599,7 @@ fn a_value_that_replay_would_meet_again_is_not_written_over() {
 fn a_dropped_keyspace_waits_for_the_promotion_in_it() {
     let engine = with_many_parents();
     let plan = planned(&engine.core, Pressure::Quiet).unwrap();
-    drop_keyspace(&engine.core, engine.keyspace, Durability::Buffered).unwrap();
+    drop_keyspace(&engine.core, "a", Durability::Buffered).unwrap();
     engine.flush();
     while run_step(&engine.core).unwrap() {}
     assert!(engine.core.state().levels_of(engine.keyspace).is_some(), "a step works there");
@@ -614,7 +614,7 @@ fn a_dropped_keyspace_waits_for_the_promotion_in_it() {
 fn numbers_of_keyspaces_are_not_used_again_after_a_crash() {
     let mut engine = Engine::new();
     engine.put([1], b"old");
-    drop_keyspace(&engine.core, engine.keyspace, Durability::Buffered).unwrap();
+    drop_keyspace(&engine.core, "a", Durability::Buffered).unwrap();
     wait_until_idle(&engine.core).unwrap();
     step::flush(&engine.core).unwrap();
     assert!(engine.core.state().catalogue.get(engine.keyspace).is_none(), "it is forgotten");

@@ -9,6 +9,7 @@
 use crate::error::Result;
 use crate::merge::step::{begin_writing, make_durable_when_due};
 use crate::merge::throttle::admit;
+use crate::page::Block;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::overflow_writer::OverflowWriter;
 use crate::state::Core;
@@ -17,11 +18,28 @@ use crate::state::reserve::{Brings, kept_by_data};
 use crate::sync::Arc;
 use crate::types::KeyspaceNumber;
 
-/// Blocks that are given back with it.
+/// Blocks of values that are given back with it.
 #[derive(Debug)]
-struct Owned {
+pub(super) struct Owned {
     core: Arc<Core>,
     name: BlocksName,
+}
+
+impl Owned {
+    /// Owns these blocks of values.
+    pub(super) fn new(core: &Arc<Core>, blocks: Vec<Block>) -> Owned {
+        Owned { core: core.clone(), name: core.pending.add(Vec::new(), blocks) }
+    }
+
+    /// Its blocks are these from now on.
+    pub(super) fn set(&self, blocks: &[Block]) {
+        self.core.pending.set_values(self.name, blocks);
+    }
+
+    /// Somebody else owns the blocks now.
+    pub(super) fn release(self) {
+        self.core.pending.take(self.name);
+    }
 }
 
 impl Drop for Owned {
@@ -59,8 +77,7 @@ impl ValueWriter {
         make_durable_when_due(core)?;
         admit(core, Brings::Data, 0)?;
         let writer = Some(OverflowWriter::new(&core.pages, keyspace, codec));
-        let name = core.pending.add(Vec::new(), Vec::new());
-        Ok(ValueWriter { writer, owned: Owned { core: core.clone(), name } })
+        Ok(ValueWriter { writer, owned: Owned::new(core, Vec::new()) })
     }
 
     /// The length of what was pushed, in bytes.
@@ -73,14 +90,14 @@ impl ValueWriter {
     /// # Errors
     /// When no pages can be had, or a write fails; then nothing more can be done with it.
     pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        let Owned { core, name } = &self.owned;
+        let core = &self.owned.core;
         core.check_writable()?;
         let Some(writer) = &mut self.writer else { return Ok(()) };
         // What is owed changes while the value comes.
         writer.leave_free(kept_by_data(core));
         let _running = core.background.begin_running();
         let pushed = writer.push(bytes);
-        core.pending.set_values(*name, writer.blocks());
+        self.owned.set(writer.blocks());
         pushed
     }
 
@@ -96,8 +113,8 @@ impl ValueWriter {
         core.pending.take(*name);
         let reference = self.writer.take().map(OverflowWriter::finish).transpose()?;
         let reference = reference.unwrap_or_default();
-        let name = core.pending.add(Vec::new(), reference.blocks.clone());
-        Ok(WrittenValue { reference, owned: Owned { core: core.clone(), name } })
+        let owned = Owned::new(&core, reference.blocks.clone());
+        Ok(WrittenValue { reference, owned })
     }
 }
 
@@ -115,8 +132,13 @@ impl WrittenValue {
     }
 
     /// Where it lies; its blocks are the caller's now.
-    pub fn into_reference(mut self) -> OverflowReference {
-        self.owned.core.pending.take(self.owned.name);
-        std::mem::take(&mut self.reference)
+    pub fn into_reference(self) -> OverflowReference {
+        self.owned.release();
+        self.reference
+    }
+
+    /// Where it lies, and what owns its blocks.
+    pub(super) fn into_parts(self) -> (OverflowReference, Owned) {
+        (self.reference, self.owned)
     }
 }

@@ -234,6 +234,19 @@ fn a_failed_sync_stops_the_log_for_ever() {
     }
 }
 
+/// Who had waited for another's sync woke when something had failed elsewhere, and said that its
+/// commit was refused, though all saw it.
+#[test]
+fn what_is_on_disk_stays_so_when_the_log_stops() {
+    let (_, _, writer) = new_log(BLOCKS, PAGE);
+    let appended = commit(&writer, 1, 100);
+    writer.sync_to(appended.end).unwrap();
+    writer.stop(Arc::new(Error::Closed));
+    writer.sync_to(appended.end).unwrap();
+    assert!(matches!(writer.write_to(appended.end), Err(Error::Stopped(_))));
+    assert!(matches!(try_commit(&writer, 2, 1), Err(AppendError::Failed(Error::Stopped(_)))));
+}
+
 #[test]
 fn a_write_that_fails_part_way_stops_the_log_like_a_failed_sync() {
     let (storage, image, writer) = new_log(BLOCKS, PAGE);

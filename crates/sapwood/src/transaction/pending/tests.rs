@@ -219,19 +219,6 @@ proptest! {
 }
 
 #[test]
-fn operation_numbers_rise_and_points_keep_that_of_their_last_operation() {
-    let keyspace = KeyspaceNumber(1);
-    let mut writes = PendingWrites::new();
-    writes.put(keyspace, b"a", b"1");
-    writes.delete_range(keyspace, KeyRange::of_prefix(b"x"));
-    writes.put(keyspace, b"b", b"2");
-    writes.delete(keyspace, b"a");
-    assert_eq!(writes.last_operation(), 4);
-    let numbers: Vec<_> = writes.points().map(|(_, key, write)| (key, write.operation)).collect();
-    assert_eq!(numbers, [(b"a".as_slice(), 4), (b"b".as_slice(), 3)]);
-}
-
-#[test]
 fn a_put_after_a_range_delete_wins_and_one_before_does_not() {
     let keyspace = KeyspaceNumber(1);
     let mut writes = PendingWrites::new();
