@@ -6,7 +6,7 @@
 //! the keyspace: the tree is installed in parts. *Threads*: one owner.
 
 use crate::error::Result;
-use crate::page::{Block, NodeWriter};
+use crate::page::{BlockList, NodeWriter};
 use crate::segment::descriptor::Bounds;
 use crate::segment::filter::key_hash;
 use crate::segment::key_range::KeyRange;
@@ -53,13 +53,14 @@ struct Part {
     separator: Option<Vec<u8>>,
     nodes: NodeWriter,
     writer: Option<SegmentWriter>,
-    values: Vec<Block>,
+    /// Blocks of values: written one behind the other, they are few runs.
+    values: BlockList,
 }
 
 impl Part {
     fn new(core: &Core, separator: Option<Vec<u8>>) -> Part {
         let nodes = NodeWriter::new(core.pages.clone(), NODE_BLOCK_PAGES);
-        Part { separator, nodes, writer: None, values: Vec::new() }
+        Part { separator, nodes, writer: None, values: BlockList::new() }
     }
 }
 
@@ -84,6 +85,12 @@ impl LevelBuilder {
     pub(crate) fn part_leaves(mut self, leaves: usize) -> LevelBuilder {
         self.part_leaves = leaves;
         self
+    }
+
+    /// How many runs of pages are kept in memory for values that were pushed since the last part.
+    #[cfg(test)]
+    pub(crate) fn value_runs(&self) -> usize {
+        self.part.values.run_count()
     }
 
     /// Adds an entry.
@@ -112,7 +119,7 @@ impl LevelBuilder {
     pub fn push_reference(&mut self, key: &[u8], reference: OverflowReference) -> Result<()> {
         let mut encoded = Vec::new();
         reference.encode(&mut encoded);
-        self.part.values.extend(blocks_of(&reference));
+        blocks_of(&reference).for_each(|block| self.part.values.insert(block));
         let overflow = LeafOverflow { birth: reference.birth, blocks: reference.blocks };
         self.push_entry(key, EntryKind::PutOverflow, &encoded, Some(overflow))
     }
@@ -166,7 +173,7 @@ impl LevelBuilder {
         let whole = is_first && writer.leaf_count() < self.part_leaves;
         let lowest = writer.finish(&mut nodes, whole)?;
         let mut written = nodes.finish()?.blocks;
-        written.extend(values);
+        written.extend(values.iter());
         let edit = LevelEdit {
             keyspace: self.keyspace,
             destination: self.destination,

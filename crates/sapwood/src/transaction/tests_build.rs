@@ -50,3 +50,23 @@ fn parts_come_to_one_tree_with_every_entry() {
         assert!(report.is_clean(), "{count}: {:?}", report.problems);
     }
 }
+
+/// A part may have millions of values: what is kept of each until its install would be more than
+/// the budget.
+#[test]
+fn values_that_lie_side_by_side_are_kept_as_few_runs() {
+    let storage = Arc::new(MemoryStorage::new());
+    let core = create::create(storage, Options::default(), Clock::real()).unwrap();
+    let settings =
+        KeyspaceSettings { codec: Codec::Plain, value_codec: Codec::Plain, filter_bits: 10 };
+    let number = create_keyspace(&core, "a", settings, Durability::Memory).unwrap();
+    step::flush(&core).unwrap();
+    let mut builder = LevelBuilder::new(&core, number);
+    for n in 0..3_000_u32 {
+        builder.push(&n.to_be_bytes(), &[7; 8_100]).unwrap();
+    }
+    assert!((1..30).contains(&builder.value_runs()), "{} runs", builder.value_runs());
+    builder.finish().unwrap();
+    let report = verify(&core, &mut |_, _| true).unwrap();
+    assert!(report.is_clean(), "{:?}", report.problems);
+}
