@@ -697,7 +697,8 @@ impl Database {
 /// # Errors
 /// `UnknownKeyspace`.
 fn find(core: &Arc<Core>, name: &str) -> Result<KeyspaceNumber> {
-    let catalogue = core.settled_catalogue();
+    // What is on its way nobody is told of, and nobody waits for (K4).
+    let catalogue = core.visible_catalogue();
     let found = catalogue.find(name).map(|(number, _)| number);
     found.ok_or_else(|| Error::UnknownKeyspace(name.to_owned()))
 }

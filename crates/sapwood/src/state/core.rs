@@ -263,15 +263,6 @@ impl Core {
         self.publisher.wait_for(SequenceNumber(number))
     }
 
-    /// The keyspaces that names lead to, once that is visible.
-    pub fn settled_catalogue(&self) -> Arc<Catalogue> {
-        let catalogue = self.catalogue.load_full();
-        match self.wait_for_catalogue() {
-            Ok(()) => catalogue,
-            Err(_) => self.visible_catalogue(),
-        }
-    }
-
     /// Swaps in a view made from the present one.
     pub fn change_view(&self, change: impl FnOnce(&View) -> View) {
         let _swap = self.view_swap.lock();
