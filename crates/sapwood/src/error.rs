@@ -435,6 +435,18 @@ impl Error {
     pub fn is_corruption(&self) -> bool {
         matches!(self, Error::Corruption(_))
     }
+
+    /// Names the keyspace in which damage was met, whatever a damaged node says of itself; `MANY`
+    /// is none.
+    #[must_use]
+    pub(crate) fn met_in(self, keyspace: KeyspaceNumber) -> Error {
+        match self {
+            Error::Corruption(corruption) if keyspace != KeyspaceNumber::MANY => {
+                corruption.in_keyspace(keyspace).into()
+            }
+            error => error,
+        }
+    }
 }
 
 impl From<Corruption> for Error {

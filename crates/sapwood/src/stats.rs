@@ -483,7 +483,7 @@ impl Stats {
         self.epoch = state.epoch;
         let young = level(&state.young, page_bytes);
         (self.young_segments, self.young_bytes) = (young.segments, young.bytes);
-        let catalogue = core.catalogue.load();
+        let catalogue = core.visible_catalogue();
         let live = catalogue.iter().filter(|(_, entry)| !entry.dropped);
         self.keyspaces = live
             .map(|(number, entry)| KeyspaceStats {

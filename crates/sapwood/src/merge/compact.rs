@@ -24,7 +24,7 @@ use super::plan::{Wanted, plan_whole};
 use super::promote::{bare_range, promote};
 use super::step::{
     LOOK_AGAIN, Step, Turn, begin_writing, flush_all_so_far, free_dead, make_durable_now,
-    make_durable_when_due, step_or_wait, try_step, turn, unless_full,
+    make_durable_when_due_and_room, step_or_wait, try_step, turn,
 };
 use super::stretch::pages_in;
 
@@ -157,7 +157,7 @@ impl Pass<'_> {
             let mark = self.core.background.mark();
             let mut tried = Tried::Busy;
             let turn = turn(self.core, |core| {
-                unless_full(make_durable_when_due(core))?;
+                make_durable_when_due_and_room(core)?;
                 tried = self.step_with_room(keyspace, &rest)?;
                 // Without threads nobody else would go on with what stands in the way.
                 Ok(match tried {
@@ -166,7 +166,12 @@ impl Pass<'_> {
                 })
             })?;
             match (turn, tried) {
-                (Turn::Made, Tried::UpTo(None)) => return Ok(()),
+                (Turn::Made, Tried::UpTo(None)) => {
+                    if *range == KeyRange::all() {
+                        self.core.background.damaged.forget_all_of(keyspace);
+                    }
+                    return Ok(());
+                }
                 (Turn::Made, Tried::UpTo(Some(end))) => {
                     self.core.background.step_ended();
                     rest.start = end;

@@ -220,6 +220,7 @@ impl Making<'_> {
             let mut catalogue: Catalogue = (*self.contents.catalogue).clone();
             for number in gone {
                 catalogue.remove(number);
+                self.core.background.damaged.forget_all_of(number);
             }
             self.contents.catalogue = Arc::new(catalogue);
         }

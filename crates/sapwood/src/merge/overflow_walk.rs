@@ -58,7 +58,7 @@ impl Walk<'_> {
             let lists = parent.overflow_lists();
             for index in 0..lists.len() {
                 let list = lists.get(index).map_err(|p| node.damage(p))?;
-                let frame = self.pages.read_node(&list, NodeKind::OverflowList)?;
+                let frame = node.read_beside(self.pages, &list, NodeKind::OverflowList)?;
                 for item in OverflowList::new(frame.content()) {
                     listed.push(item.map_err(|p| node.damage(p))?);
                 }

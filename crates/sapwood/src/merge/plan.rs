@@ -77,7 +77,13 @@ pub(crate) fn plan_from(
             }
             let plan = match due {
                 Due::Above(keyspace, open) => plan_above(core, state, keyspace, open),
-                Due::Young(set, keyspace) => plan_young(core, state, set, keyspace, pressure),
+                Due::Young(set, keyspace) => {
+                    // In quiet times what stands above goes first, and then all goes straight to
+                    // the last level; but not where that is passed over.
+                    let waits =
+                        pressure == Pressure::Quiet && !passed_over.has((keyspace, Work::Above));
+                    plan_young(core, state, set, keyspace, waits)
+                }
             };
             match plan {
                 Ok(None) => {}
@@ -309,7 +315,7 @@ fn plan_young(
     state: &Arc<State>,
     set: &Together,
     keyspace: KeyspaceNumber,
-    pressure: Pressure,
+    waits_for_above: bool,
 ) -> Result<Option<Plan>> {
     let shares = set.members.iter().filter(|member| member.share_of(keyspace).is_some());
     let merged_pages = shares.clone().map(|segment| segment.pages()).sum();
@@ -317,9 +323,7 @@ fn plan_young(
         shares.filter(|member| member.has_left_of(keyspace)).cloned().collect();
     let Some(oldest) = sources.last() else { return Ok(None) };
     let has_above = state.levels_of(keyspace).is_some_and(|levels| levels.above().next().is_some());
-    if has_above && pressure == Pressure::Quiet && open_above(core, keyspace).is_none() {
-        // In quiet times what stands above goes first, and then all goes straight to the last
-        // level.
+    if has_above && waits_for_above && open_above(core, keyspace).is_none() {
         return Ok(None);
     }
     let current = core.state();

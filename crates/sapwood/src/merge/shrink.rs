@@ -468,7 +468,7 @@ impl Search<'_> {
         let lists = node.view().overflow_lists();
         for index in 0..lists.len() {
             let list = lists.get(index).map_err(|p| node.damage(p))?;
-            let frame = self.core.pages.read_node(&list, NodeKind::OverflowList)?;
+            let frame = node.read_beside(&self.core.pages, &list, NodeKind::OverflowList)?;
             for item in OverflowList::new(frame.content()) {
                 let item = item.map_err(|p| node.damage(p))?;
                 if item.blocks.iter().any(|block| block.end().0 > self.ceiling.0) {

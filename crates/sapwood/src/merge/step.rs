@@ -434,8 +434,16 @@ pub fn make_durable_when_due(core: &Core) -> Result<()> {
     })
 }
 
-/// What goes on without a durable state where there is no room for one may make some.
-pub(super) fn unless_full(result: Result<()>) -> Result<()> {
+/// The same, for a call that goes on without where there is no room for one: what follows may make
+/// some, and stamps that have run out are an error of whoever takes one.
+///
+/// # Errors
+/// As [`make_durable`], but for `NoSpace`.
+pub fn make_durable_when_due_and_room(core: &Core) -> Result<()> {
+    unless_full(make_durable_when_due(core))
+}
+
+fn unless_full(result: Result<()>) -> Result<()> {
     match result {
         Err(Error::NoSpace { .. }) => Ok(()),
         result => result,

@@ -208,7 +208,7 @@ fn overflow_of_leaves(pages: &PageManager, node: &ParentNode) -> Result<Vec<Vec<
     let lists = view.overflow_lists();
     for index in 0..lists.len() {
         let list = lists.get(index).map_err(|p| node.damage(p))?;
-        let frame = pages.read_node(&list, NodeKind::OverflowList)?;
+        let frame = node.read_beside(pages, &list, NodeKind::OverflowList)?;
         for item in OverflowList::new(frame.content()) {
             let item = item.map_err(|p| node.damage(p))?;
             let leaf = overflow.get_mut(item.child_index as usize).ok_or_else(|| {
@@ -223,7 +223,7 @@ fn overflow_of_leaves(pages: &PageManager, node: &ParentNode) -> Result<Vec<Vec<
 fn filter_of_leaf(pages: &PageManager, node: &ParentNode, child: &Child) -> Result<Vec<u8>> {
     let Some(slot) = child.filter else { return Ok(Vec::new()) };
     let piece = node.view().pieces().get(slot.piece as usize).map_err(|p| node.damage(p))?;
-    let frame = pages.read_node(&piece, NodeKind::FilterPiece)?;
+    let frame = node.read_beside(pages, &piece, NodeKind::FilterPiece)?;
     let start = slot.first_line as usize * LINE_BYTES;
     let end = start + slot.lines as usize * LINE_BYTES;
     match frame.content().get(start..end) {

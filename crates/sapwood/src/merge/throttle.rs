@@ -25,8 +25,8 @@ use crate::types::KeyspaceNumber;
 
 use super::debt::{Debt, YOUNG_DEBT_MAX};
 use super::step::{
-    LOOK_AGAIN, Turn, flush, flush_all_so_far, flush_step, free_dead, make_durable_when_due,
-    merging_step_or_wait, seal_when_quiet, step_or_wait,
+    LOOK_AGAIN, Turn, flush, flush_all_so_far, flush_step, free_dead,
+    make_durable_when_due_and_room, merging_step_or_wait, seal_when_quiet, step_or_wait,
 };
 
 /// Below this debt writers are not slowed.
@@ -166,7 +166,7 @@ pub fn admit(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<()> {
 /// # Errors
 /// As [`admit`].
 pub fn admit_ahead(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<Grant> {
-    make_durable_when_due(core)?;
+    make_durable_when_due_and_room(core)?;
     loop {
         admit(core, brings, bytes)?;
         if let Some(grant) = promise(core, brings, bytes) {

@@ -59,17 +59,7 @@ pub struct ParentNode {
 fn damage(frame: &Frame, structure: Structure, problem: BlockProblem) -> Error {
     let header = frame.header();
     let corruption = problem.corruption(structure).at_page(header.page);
-    expected_in(header.keyspace, corruption.into())
-}
-
-/// Names the keyspace in which a node was read, whatever a damaged one says of itself.
-fn expected_in(keyspace: KeyspaceNumber, error: Error) -> Error {
-    match error {
-        Error::Corruption(corruption) if keyspace != KeyspaceNumber::MANY => {
-            corruption.in_keyspace(keyspace).into()
-        }
-        error => error,
-    }
+    Error::from(corruption).met_in(header.keyspace)
 }
 
 fn read(
@@ -99,7 +89,7 @@ fn check_place(
         "found height {} of keyspace {}, expected height {height} of keyspace {keyspace}",
         header.height, header.keyspace
     );
-    Err(expected_in(keyspace, Corruption::new(structure, found).at_page(header.page).into()))
+    Err(Error::from(Corruption::new(structure, found).at_page(header.page)).met_in(keyspace))
 }
 
 /// Reads a leaf of a tree of `keyspace`.
@@ -113,8 +103,8 @@ pub fn read_leaf(
     kind: TreeKind,
     how: Caching,
 ) -> Result<LeafNode> {
-    let frame = read(pages, reference, NodeKind::Leaf, how)
-        .map_err(|error| expected_in(keyspace, error))?;
+    let frame =
+        read(pages, reference, NodeKind::Leaf, how).map_err(|error| error.met_in(keyspace))?;
     let bits = frame.header().flags;
     let shape =
         BlockShape::parse(frame.content(), bits & FLAG_NUMBERS != 0, bits & FLAG_WIDE_SLOTS != 0)
@@ -140,9 +130,8 @@ pub fn read_parent(
     keyspace: KeyspaceNumber,
     height: u8,
 ) -> Result<ParentNode> {
-    let frame = pages
-        .read_node(reference, NodeKind::Parent)
-        .map_err(|error| expected_in(keyspace, error))?;
+    let frame =
+        pages.read_node(reference, NodeKind::Parent).map_err(|error| error.met_in(keyspace))?;
     let wide = frame.header().flags & FLAG_WIDE_SLOTS != 0;
     if !frame.is_checked() || frame.header().height != height {
         check_place(&frame, Structure::Parent, keyspace, height)?;
@@ -195,6 +184,17 @@ impl ParentNode {
     /// A problem in it as an error that names its place.
     pub fn damage(&self, problem: BlockProblem) -> Error {
         damage(&self.frame, Structure::Parent, problem)
+    }
+
+    /// Reads a node that stands beside it: a list or a piece of filters.
+    pub fn read_beside(
+        &self,
+        pages: &PageManager,
+        reference: &NodeRef,
+        kind: NodeKind,
+    ) -> Result<Arc<Frame>> {
+        let keyspace = self.frame.header().keyspace;
+        pages.read_node(reference, kind).map_err(|error| error.met_in(keyspace))
     }
 
     /// The reference to a child.

@@ -132,9 +132,18 @@ impl Damaged {
         self.is_any() && self.known.lock().failures.contains_key(&task)
     }
 
-    /// What is known of some keyspace, if anything is.
+    /// A keyspace is gone, or all of it is in the last level.
+    pub fn forget_all_of(&self, keyspace: KeyspaceNumber) {
+        [Work::Run, Work::Young, Work::Above, Work::Leaving]
+            .into_iter()
+            .for_each(|work| self.forget((keyspace, work)));
+    }
+
+    /// Why some keyspace cannot be merged on, if there is one.
     pub fn any_error(&self) -> Option<Error> {
-        self.known.lock().failures.values().next().map(|failure| failure.error.clone())
+        let known = self.known.lock();
+        let mut merging = known.failures.iter().filter(|((_, work), _)| *work != Work::Run);
+        merging.next().map(|(_, failure)| failure.error.clone())
     }
 
     /// Why a keyspace cannot be merged on, if it cannot.

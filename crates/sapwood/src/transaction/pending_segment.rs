@@ -9,7 +9,7 @@
 use super::pending::PendingWrites;
 use super::value_writer::ValueWriter;
 use crate::error::Result;
-use crate::merge::step::make_durable_when_due;
+use crate::merge::step::make_durable_when_due_and_room;
 use crate::merge::throttle::admit_ahead;
 use crate::page::{Block, Charge, Codec, NodeWriter};
 use crate::segment::descriptor::{
@@ -232,7 +232,7 @@ impl<'a> PendingWriter<'a> {
         self.pushed += 1;
         // One segment may take as long as there is room in the file.
         let is_long = self.pushed.is_multiple_of(LOOK_AFTER_ENTRIES);
-        if is_long { make_durable_when_due(self.core) } else { Ok(()) }
+        if is_long { make_durable_when_due_and_room(self.core) } else { Ok(()) }
     }
 
     /// Adds a range delete; they come in order, and overlap nowhere.

@@ -751,3 +751,36 @@ fn a_keyspace_that_is_left_behind_waits_in_its_older_set() {
     wait_until_idle(&core).unwrap();
     engine.check();
 }
+
+/// The levels of one keyspace cannot be merged into its last one. In quiet times they came first,
+/// so that its share of the oldest young segments stayed, and with it everything of all others.
+#[test]
+fn where_levels_cannot_go_down_young_segments_go_above_them_in_quiet_times_too() {
+    let mut engine = with_many_parents();
+    let core = engine.core.clone();
+    let other = create_keyspace(&core, "b", KeyspaceSettings::default(), Durability::Buffered);
+    let other = other.unwrap();
+    wait_until_idle(&core).unwrap();
+    for round in 0..8 {
+        engine.young((0..12_000).skip(round).step_by(1000), &[9; 30]);
+    }
+    while let Some(plan) = planned(&core, Pressure::Writing) {
+        promote(&core, plan).unwrap();
+    }
+    let levels = |core: &Core| core.state().levels_of(engine.keyspace).unwrap().levels.len();
+    assert!(levels(&core) > 1, "nothing stands above the last level");
+    engine.young(std::iter::once(5), &[7; 30]);
+    let mut writes = PendingWrites::new();
+    writes.put(other, b"k", b"of the other");
+    commit(&core, &writes, Durability::Buffered, None).unwrap();
+    engine.flush();
+    let mut passed_over = PassedOver::default();
+    let damage = Corruption::new(Structure::Leaf, "a leaf of the test").into();
+    passed_over.add(&core, (engine.keyspace, Work::Above), damage).unwrap();
+    while let Some(plan) = next_plan(&core, Pressure::Quiet, &mut passed_over).unwrap() {
+        promote(&core, plan).unwrap();
+    }
+    assert_eq!(core.state().young.len(), 0, "what waits above holds up all");
+    wait_until_idle(&core).unwrap();
+    engine.check();
+}

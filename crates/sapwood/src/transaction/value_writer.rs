@@ -7,7 +7,7 @@
 //! *Threads*: one owner.
 
 use crate::error::Result;
-use crate::merge::step::{begin_writing, make_durable_when_due};
+use crate::merge::step::{begin_writing, make_durable_when_due_and_room};
 use crate::merge::throttle::admit;
 use crate::page::Block;
 use crate::segment::overflow_reference::OverflowReference;
@@ -74,7 +74,7 @@ impl ValueWriter {
         core.check_writable()?;
         begin_writing(core)?;
         let codec = core.catalogue.load().settings(keyspace).value_codec;
-        make_durable_when_due(core)?;
+        make_durable_when_due_and_room(core)?;
         admit(core, Brings::Data, 0)?;
         let writer = Some(OverflowWriter::new(&core.pages, keyspace, codec));
         Ok(ValueWriter { writer, owned: Owned::new(core, Vec::new()) })

@@ -70,7 +70,7 @@ impl Leaves {
     pub fn check(&mut self, walk: &mut Walk<'_>, check: &LeafCheck<'_>) -> Walked {
         let (tree, claim) = (check.tree, check.claim);
         let page = claim.reference.page;
-        let frame = match walk.read(&claim.reference, NodeKind::Leaf) {
+        let frame = match walk.read(&claim.reference, NodeKind::Leaf, tree.keyspace) {
             Ok(frame) => frame,
             Err(Unread::Damaged) => {
                 self.meet_listed(walk, check);

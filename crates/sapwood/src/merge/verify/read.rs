@@ -29,6 +29,7 @@ impl Walk<'_> {
         &mut self,
         reference: &NodeRef,
         kind: NodeKind,
+        keyspace: KeyspaceNumber,
     ) -> std::result::Result<Arc<Frame>, Unread> {
         let piece = Piece::Node(*reference);
         let error = match self.known_problem(&piece) {
@@ -38,7 +39,7 @@ impl Walk<'_> {
                     self.counts.nodes += 1;
                     return Ok(frame);
                 }
-                Err(error) => error,
+                Err(error) => error.met_in(keyspace),
             },
         };
         Err(self.failed(piece, &error, reference.page))

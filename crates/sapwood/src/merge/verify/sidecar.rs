@@ -72,7 +72,7 @@ impl Sidecar {
     ) -> Option<Arc<Frame>> {
         self.pages = self.pages.saturating_add(u64::from(reference.pages));
         walk.meet(reference.block(), claim.birth, kind, tree.keyspace);
-        let frame = walk.read(reference, kind).ok()?;
+        let frame = walk.read(reference, kind, tree.keyspace).ok()?;
         if frame.header().keyspace != tree.keyspace {
             let text = format!("it says that it is of keyspace {}", frame.header().keyspace);
             walk.problem(Structure::Sidecar, reference.page, tree.keyspace, text);

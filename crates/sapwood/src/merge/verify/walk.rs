@@ -226,7 +226,7 @@ impl<'a> Walk<'a> {
             self.advance(u64::from(claim.reference.pages))?;
             return leaves.check(self, &check);
         }
-        let read = self.read(&claim.reference, kind);
+        let read = self.read(&claim.reference, kind, tree.keyspace);
         self.advance(u64::from(claim.reference.pages))?;
         let frame = match read {
             Ok(frame) => frame,
@@ -505,7 +505,7 @@ fn read_young_filter(
     let mut whole = !segment.filter.nodes.is_empty();
     for node in &segment.filter.nodes {
         walk.meet(node.block(), birth, NodeKind::YoungFilter, keyspace);
-        match walk.read(node, NodeKind::YoungFilter) {
+        match walk.read(node, NodeKind::YoungFilter, keyspace) {
             Ok(frame) => lines.extend_from_slice(frame.content()),
             Err(_) => whole = false,
         }
