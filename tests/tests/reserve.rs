@@ -20,7 +20,7 @@ use sapwood::segment::key_range::KeyRange;
 use sapwood::state::Core;
 use sapwood::state::background::LEVELS_ALL;
 use sapwood::state::reserve::{Brings, make_room};
-use sapwood::storage::{SimulatedStorage, Storage};
+use sapwood::storage::{CrashPlan, SimulatedStorage, Storage};
 use sapwood::sync::atomic::Ordering;
 use sapwood::sync::preempt::set_hook;
 use sapwood::sync::{Arc, Clock, FakeClock, Random};
@@ -43,17 +43,29 @@ struct Full {
 
 impl Full {
     fn new(seed: u64) -> Full {
+        let storage = SimulatedStorage::new();
+        let full = Full::open(storage, Random::from_seed(seed), Vec::new());
+        full.storage.set_capacity(FILE_BYTES);
+        full
+    }
+
+    /// The process ends without a word, and another one opens the file.
+    fn crash_and_open(self) -> Full {
+        let storage = self.storage.crash_with(CrashPlan::KeepAll);
+        let (random, keys) = (self.random, self.keys);
+        drop((self.keyspace, self.core, self.database));
+        Full::open(storage, random, keys)
+    }
+
+    fn open(storage: SimulatedStorage, random: Random, keys: Vec<Vec<u8>>) -> Full {
         let (clock, hand) = Clock::fake();
         let builder = Database::builder().memory_budget(8 << 20).merge_threads(0).clock(clock);
         let builder = builder.page_size(1 << 10).leaf_bytes(1 << 10).region_bytes(1 << 20);
         let builder = builder.step_bytes(256 << 10).durability(Durability::Buffered);
         let builder = builder.reserve_bytes(RESERVE_PAGES * PAGE_BYTES);
-        let storage = SimulatedStorage::new();
         let database = builder.open_on(Arc::new(storage.clone())).unwrap();
         let keyspace = database.keyspace("a").unwrap();
         let core = database.core().unwrap();
-        storage.set_capacity(FILE_BYTES);
-        let (random, keys) = (Random::from_seed(seed), Vec::new());
         Full { database, keyspace, core, storage, random, keys, hand }
     }
 

@@ -1,5 +1,6 @@
 //! F7: what must be written in a full file takes what there is, and no more than it must.
 
+use sapwood::log::record::STATE_DURABLE_BYTES;
 use sapwood::page::Block;
 use sapwood::state::Core;
 use sapwood::state::durable::{Purpose, make_durable};
@@ -149,7 +150,55 @@ fn the_log_does_not_grow_in_the_reserve_when_it_can_wait() {
     full.check();
 }
 
-/// The same with room for it, so that the test above is one.
+/// Puts until the log has room for fewer than so many bytes, but for one record of a state at least.
+fn fill_log(full: &mut Full, left_bytes: u64) {
+    let available = |full: &Full| full.core.log.available();
+    let mut record_bytes = 0;
+    for n in 0_u64.. {
+        let before = available(full);
+        if before < left_bytes {
+            return;
+        }
+        let most = before.saturating_sub(record_bytes + left_bytes * 3 / 4);
+        let value = full.value(if n == 0 { 0 } else { most.min(1000) });
+        let key = (n << 32).to_be_bytes();
+        full.keyspace.put(key, &value).unwrap();
+        full.keys.push(key.to_vec());
+        record_bytes = before - available(full) - value.len() as u64;
+    }
+}
+
+/// What the next states' records need comes out of the reserve, and nothing else with it.
+#[test]
+fn the_log_takes_one_block_of_the_reserve_when_it_has_no_room_for_the_next_state() {
+    let mut full = half_full(37);
+    let log_blocks = |full: &Full| full.core.log.placed_blocks().len();
+    let before = log_blocks(&full);
+    fill_log(&mut full, 4 * STATE_DURABLE_BYTES);
+    assert!(before > 4 && log_blocks(&full) == before, "the log has grown before");
+    let taken = tighten(&full);
+    make_durable(&full.core, Purpose::Running).unwrap();
+    assert_eq!(log_blocks(&full), before + 1);
+    give_back(&full.core, taken);
+    full.check();
+}
+
+#[test]
+fn a_record_that_waits_takes_no_more_of_the_reserve_than_it_needs() {
+    let mut full = half_full(38);
+    let log_blocks = |full: &Full| full.core.log.placed_blocks().len();
+    let before = log_blocks(&full);
+    fill_log(&mut full, 4 << 10);
+    let taken = tighten(&full);
+    full.core.durable.want_room(16 << 10);
+    make_durable(&full.core, Purpose::Running).unwrap();
+    assert!(full.core.log.available() >= 16 << 10);
+    assert!(log_blocks(&full) <= before + 2, "{} and {before} blocks", log_blocks(&full));
+    give_back(&full.core, taken);
+    full.check();
+}
+
+/// With room for it, so that the test of the log that does not grow is one.
 #[test]
 fn the_log_grows_when_it_is_half_full_and_there_is_room() {
     let mut full = half_full(33);

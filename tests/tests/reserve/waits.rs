@@ -190,10 +190,9 @@ fn a_durable_state_is_made_for_room_before_what_little_waits_is_flushed() {
     full.check();
 }
 
-/// When nothing else is left, the log gives up what it has grown by.
-#[test]
-fn the_log_gives_its_blocks_back_for_room() {
-    let mut full = Full::new(28);
+/// Half empty, with a log that has grown, and with how many blocks it had before.
+fn with_a_long_log(seed: u64) -> (Full, usize) {
+    let mut full = Full::new(seed);
     full.fill();
     full.delete(1500);
     full.database.wait_until_idle().unwrap();
@@ -204,15 +203,46 @@ fn the_log_gives_its_blocks_back_for_room() {
         full.keys.push((n << 32).to_be_bytes().to_vec());
     }
     make_durable(&full.core, Purpose::Running).unwrap();
-    assert!(full.core.log.placed_blocks().len() > least, "the log has not grown");
     full.database.flush().unwrap();
     full.run_steps();
     make_durable(&full.core, Purpose::Running).unwrap();
+    assert!(full.core.log.placed_blocks().len() > least, "the log has not grown");
+    (full, least)
+}
+
+/// When nothing else is left, the log gives up what it has grown by.
+#[test]
+fn the_log_gives_its_blocks_back_for_room() {
+    let (mut full, least) = with_a_long_log(28);
     let taken = leave_no_room(&full);
     let key = full.keys[0].clone();
     full.keyspace.put(&key, "second").unwrap();
     assert_eq!(full.core.log.placed_blocks().len(), least);
     taken.into_iter().for_each(|block| full.core.pages.free(block));
+    full.check();
+}
+
+/// The same for what comes before the first commit after a crash, when nothing else could give
+/// anything back.
+#[test]
+fn the_log_gives_its_blocks_back_for_the_first_write_after_a_crash() {
+    let (mut full, least) = with_a_long_log(29);
+    full.storage.set_capacity(u64::MAX);
+    let value = full.value(1000);
+    for key in full.keys.iter().take(100) {
+        full.keyspace.put(key, &value).unwrap();
+    }
+    let mut full = full.crash_and_open();
+    full.storage.set_capacity(full.storage.length().unwrap());
+    let core = full.core.clone();
+    assert!(core.log.placed_blocks().len() > least, "the log is short already");
+    let free = || core.pages.allocator().allocate(1, 0).ok();
+    let mut taken: Vec<Block> = std::iter::from_fn(free).collect();
+    // The limits of a first state, and that by which the log gets shorter.
+    taken.drain(..8).for_each(|block| core.pages.free(block));
+    full.database.flush().unwrap();
+    assert_eq!(core.log.placed_blocks().len(), least);
+    taken.into_iter().for_each(|block| core.pages.free(block));
     full.check();
 }
 

@@ -171,11 +171,25 @@ pub fn begin_writing(core: &Arc<Core>) -> Result<()> {
         let order = core.commit_order.lock();
         core.seal();
         drop(order);
-        flush_sealed(core)?;
+        flush_sealed(core).or_else(|error| {
+            shorten_log(core, error)?;
+            flush_sealed(core)
+        })?;
         make_durable_if(core, || true)?;
     }
     core.durable.writing_has_begun.store(true, Ordering::Release);
     Ok(())
+}
+
+/// After a flush that found no space: a log that has grown gives back what it does not need.
+///
+/// # Errors
+/// The error when it has done so already; or as [`make_durable`].
+fn shorten_log(core: &Core, error: Error) -> Result<()> {
+    if !error.is_no_space() || core.durable.is_settled(&core.state(), &core.log.positions()) {
+        return Err(error);
+    }
+    make_durable(core, Purpose::Idle)
 }
 
 /// Flushes what an open has replayed when it is more than memtables may take: the budget that left

@@ -421,8 +421,6 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
             most = log_shift(core, inner).map_or(0, |shift| shift.lacking);
             (most as u64).saturating_mul(block_bytes)
         }
-        // Room for the records of this state and the next one.
-        _ if core.log.available() < 4 * STATE_DURABLE_BYTES => block_bytes,
         _ => 0,
     };
     // A record longer than all room gets what it lacks, however long the log is already.
@@ -431,6 +429,10 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
         0 => 0,
         _ => (room + block_bytes).saturating_sub(core.log.available()),
     };
+    // Without so much it could not be made, or the record that waits would wait on: that comes at
+    // any rate. What more is wanted leaves the reserve alone.
+    let has_place = core.log.available() >= 4 * STATE_DURABLE_BYTES;
+    let needed = lacking.max(u64::from(!has_place));
     let mut blocks = Vec::new();
     // One durable state brings at most a step's worth, so that zeros are not written for long, but
     // the smallest log at once: it could not leave the tail by parts.
@@ -438,13 +440,11 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
         Purpose::Idle => wanted,
         _ => core.options.step_bytes.max(block_bytes),
     };
-    let brought = wanted.min(at_once_max).max(lacking);
+    let brought = wanted.min(at_once_max);
     let mut got = 0;
     // Blocks that move may be a little shorter than those in whose place they come.
-    while got < brought && (blocks.len() < most || lacking > 0) {
-        // Growth that can wait leaves the reserve alone.
-        let can_wait = lacking == 0 && core.log.available() >= 4 * STATE_DURABLE_BYTES;
-        if can_wait && !leaves_the_reserve(core, purpose, block_bytes as usize) {
+    while got < needed || got < brought && blocks.len() < most {
+        if got >= needed && !leaves_the_reserve(core, purpose, block_bytes as usize) {
             break;
         }
         match take_log_block(core) {
@@ -452,9 +452,7 @@ fn new_log_blocks(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result
                 got += u64::from(block.pages) * stream.usable_bytes();
                 blocks.push(block);
             }
-            Err(error) if blocks.is_empty() && core.log.available() < 4 * STATE_DURABLE_BYTES => {
-                return Err(error);
-            }
+            Err(error) if blocks.is_empty() && !has_place => return Err(error),
             // The log goes on with what it has.
             Err(_) => break,
         }
