@@ -26,7 +26,7 @@ use crate::segment::sorted_block::EntryKind;
 use crate::segment::tree_edit::TreeEdit;
 use crate::state::Core;
 use crate::state::background::Job;
-use crate::state::damaged::Work;
+use crate::state::damaged::{Met, Work};
 use crate::state::dead_list::Dead;
 use crate::state::view::MemtableSlot;
 use crate::sync::atomic::Ordering;
@@ -209,11 +209,9 @@ fn leave_out_runs(core: &Core, keyspaces: BTreeSet<KeyspaceNumber>, error: &Erro
     if core.has_stopped() {
         return false;
     }
-    let damaged = &core.background.damaged;
-    let tasks = keyspaces.into_iter().map(|keyspace| (keyspace, Work::Run));
-    let more = tasks
-        .filter(|task| damaged.is_of(*task, error) && damaged.add(*task, error, core.clock.now()));
-    let helps = more.count() > 0;
+    let (damaged, now) = (&core.background.damaged, core.clock.now());
+    let met = keyspaces.into_iter().map(|keyspace| damaged.note((keyspace, Work::Run), error, now));
+    let helps = met.filter(|met| *met == Met::New).count() > 0;
     if helps {
         tell_passed_over(error);
     }

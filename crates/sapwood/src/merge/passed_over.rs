@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::state::Core;
-use crate::state::damaged::{Task, Work};
+use crate::state::damaged::{Met, Task, Work};
 use crate::sync::atomic::Ordering;
 use crate::types::KeyspaceNumber;
 
@@ -31,11 +31,10 @@ impl PassedOver {
     /// # Errors
     /// The error, when it is of more than that.
     pub fn add(&mut self, core: &Core, task: Task, error: Error) -> Result<()> {
-        let damaged = &core.background.damaged;
-        if core.has_stopped() || !damaged.is_of(task, &error) {
+        let note = || core.background.damaged.note(task, &error, core.clock.now());
+        if core.has_stopped() || note() == Met::NotOfTask {
             return Err(error);
         }
-        damaged.add(task, &error, core.clock.now());
         tell_passed_over(&error);
         self.tasks.push(task);
         self.failed.get_or_insert(error);

@@ -69,7 +69,7 @@ pub(crate) fn plan_from(
     let mut refused = None;
     loop {
         let count = passed_over.len();
-        let sets = young_sets(core, state, pressure, &passed_over.keyspaces(Work::Young));
+        let sets = take_up_sets(core, state, pressure, &passed_over.keyspaces(Work::Young));
         for due in in_order_of_need(core, state, &sets, pressure) {
             let task = due.task();
             if passed_over.has(task) {
@@ -104,7 +104,7 @@ enum Due<'a> {
     /// The segments above the last level go into it, but for the one that is being written.
     Above(KeyspaceNumber, Option<u64>),
     /// The young segments of a set go down.
-    Young(&'a Together, KeyspaceNumber),
+    Young(&'a DueSet, KeyspaceNumber),
 }
 
 impl Due<'_> {
@@ -123,7 +123,7 @@ impl Due<'_> {
 fn in_order_of_need<'a>(
     core: &Core,
     state: &State,
-    sets: &'a [Together],
+    sets: &'a [DueSet],
     pressure: Pressure,
 ) -> Vec<Due<'a>> {
     let mut due = Vec::new();
@@ -158,15 +158,15 @@ fn open_above(core: &Core, keyspace: KeyspaceNumber) -> Option<u64> {
     of_keyspace.next().map(|(_, number)| *number)
 }
 
-/// Young segments that are merged together.
-pub(crate) struct Together {
+/// A [`YoungSet`] as it is in a state, and what is due of it.
+pub(crate) struct DueSet {
     /// Newest first.
     pub(crate) members: Vec<Arc<Segment>>,
     /// The keyspaces whose turn it is: those of the oldest member that has some to go on with.
     pub(crate) due: Vec<KeyspaceNumber>,
 }
 
-impl Together {
+impl DueSet {
     /// Adds the keyspaces of which the set has something.
     fn add_left_to(&self, keyspaces: &mut Vec<KeyspaceNumber>) {
         for young in &self.members {
@@ -178,16 +178,16 @@ impl Together {
     }
 }
 
-/// The young segments that are merged together, set by set. A set is kept until all of it is gone,
-/// and the next one begins then; or when all that is left of it is of keyspaces that are passed
-/// over, or dropped and leaving: the others go on, while those stay in the older set, so that
-/// nothing newer of theirs moves before it (G1).
-pub(crate) fn young_sets(
+/// The sets of young segments, oldest first; the next one is taken up when it is due: when all of
+/// the one before is gone, or when all that is left of it is of keyspaces that are passed over, or
+/// dropped and leaving. The others go on then, while those stay in the older set, so that nothing
+/// newer of theirs moves before it (G1).
+pub(crate) fn take_up_sets(
     core: &Core,
     state: &State,
     pressure: Pressure,
     passed_over: &[KeyspaceNumber],
-) -> Vec<Together> {
+) -> Vec<DueSet> {
     // Of a dropped keyspace nothing is due before its levels have left, which they may never.
     let leaving = state.levels.keys().copied().filter(|keyspace| is_leaving(state, *keyspace));
     let passed_over: Vec<KeyspaceNumber> = passed_over.iter().copied().chain(leaving).collect();
@@ -205,16 +205,16 @@ pub(crate) fn young_sets(
     for set in sets.iter_mut() {
         let is_member = |young: &&Arc<Segment>| set.members.contains(&young.number);
         let members: Vec<Arc<Segment>> = state.young.iter().filter(is_member).cloned().collect();
-        let together = together(members, &waiting, passed_over);
-        is_stuck &= together.due.is_empty();
+        let due_set = due_set(members, &waiting, passed_over);
+        is_stuck &= due_set.due.is_empty();
         if may_be_stuck {
             // What is complete, as things stand by now, may be merged on.
             let members_now = now.young.iter().filter(is_member);
             let has_more = |keyspace| members_now.clone().any(|young| young.has_left_of(keyspace));
             set.above.retain(|(keyspace, _)| has_more(*keyspace));
-            together.add_left_to(&mut waiting);
+            due_set.add_left_to(&mut waiting);
         }
-        all.push(together);
+        all.push(due_set);
     }
     let is_taken = |young: &Segment| sets.iter().any(|set| set.members.contains(&young.number));
     let mut free: Vec<Arc<Segment>> =
@@ -226,20 +226,20 @@ pub(crate) fn young_sets(
         let members = free.split_off(free.len().saturating_sub(YOUNG_MERGE_COUNT));
         let numbers = members.iter().map(|segment| segment.number).collect();
         sets.push(YoungSet { members: numbers, above: Vec::new() });
-        let together = together(members, &waiting, passed_over);
-        is_stuck = together.due.is_empty();
-        together.add_left_to(&mut waiting);
-        all.push(together);
+        let due_set = due_set(members, &waiting, passed_over);
+        is_stuck = due_set.due.is_empty();
+        due_set.add_left_to(&mut waiting);
+        all.push(due_set);
     }
     all
 }
 
 /// A set with what is due of it. `waiting`: keyspaces that an older set has something of.
-fn together(
+fn due_set(
     members: Vec<Arc<Segment>>,
     waiting: &[KeyspaceNumber],
     passed_over: &[KeyspaceNumber],
-) -> Together {
+) -> DueSet {
     let is_held_up = |keyspace| waiting.contains(&keyspace) || passed_over.contains(&keyspace);
     let due_of = |young: &Arc<Segment>| {
         let shares = young.keyspaces.iter().map(|share| share.keyspace);
@@ -247,7 +247,7 @@ fn together(
     };
     let mut due = members.iter().rev().map(due_of);
     let due = due.find(|due| !due.is_empty()).unwrap_or_default();
-    Together { members, due }
+    DueSet { members, due }
 }
 
 /// Where a step's data goes, and what stands there.
@@ -313,7 +313,7 @@ fn target_above(
 fn plan_young(
     core: &Arc<Core>,
     state: &Arc<State>,
-    set: &Together,
+    set: &DueSet,
     keyspace: KeyspaceNumber,
     waits_for_above: bool,
 ) -> Result<Option<Plan>> {

@@ -17,7 +17,8 @@ use crate::types::{Epoch, KeyspaceNumber};
 /// The rank of the lock over what is known.
 const DAMAGED: LockRank = LockRank::new(83, "damaged keyspaces");
 
-/// Work that reads what lies in a keyspace.
+/// Work that reads what lies in a keyspace. The flush's comes first: all others are merging's, and
+/// stand side by side ([`Damaged::error_of`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Work {
     /// A flush puts a run into the last level. Without it all goes to a young segment.
@@ -32,6 +33,17 @@ pub enum Work {
 
 /// Some work in one keyspace.
 pub type Task = (KeyspaceNumber, Work);
+
+/// What came of noting a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Met {
+    /// It says nothing of the task alone, or not yet.
+    NotOfTask,
+    /// The task has failed before.
+    Known,
+    /// It had not failed before.
+    New,
+}
 
 /// After a failure a task rests for so long, each time twice as long as before: what is done in it
 /// until it fails is done in vain.
@@ -69,33 +81,27 @@ impl Default for Damaged {
 }
 
 impl Damaged {
-    /// Whether an error of a task says that something cannot be read there, and nothing of anything
-    /// else. What the system refuses may go the next time: it does when it refuses again.
-    pub fn is_of(&self, task: Task, error: &Error) -> bool {
-        match error {
-            Error::Io { .. } => {
-                let mut known = self.known.lock();
-                let again = known.failures.contains_key(&task) || !known.refused.insert(task);
-                self.is_any.store(true, Ordering::Release);
-                again
-            }
-            error => error.is_corruption(),
+    /// A task has failed: what is of it alone is known from now on, and it rests. What the system
+    /// refuses may go the next time: it is of the task when it refuses again.
+    pub fn note(&self, task: Task, error: &Error, now: Duration) -> Met {
+        let is_refusal = matches!(error, Error::Io { .. });
+        if !is_refusal && !error.is_corruption() {
+            return Met::NotOfTask;
         }
-    }
-
-    /// A task has failed with what is of it alone; true when that was not known.
-    pub fn add(&self, task: Task, error: &Error, now: Duration) -> bool {
         let mut known = self.known.lock();
+        self.is_any.store(true, Ordering::Release);
         let before = known.failures.remove(&task);
         let is_new = before.is_none();
+        if is_new && is_refusal && known.refused.insert(task) {
+            return Met::NotOfTask;
+        }
         let rest = before.map_or(REST_MIN, |before| (before.rest * 2).min(REST_MAX));
         let failure = Failure { error: error.clone(), rest, rests_until: now + rest };
         known.failures.insert(task, failure);
         if is_new {
             known.backlog = None;
         }
-        self.is_any.store(true, Ordering::Release);
-        is_new
+        if is_new { Met::New } else { Met::Known }
     }
 
     /// A task has succeeded.

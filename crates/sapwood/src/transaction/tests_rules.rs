@@ -10,7 +10,7 @@ use crate::error::{Corruption, Error, Structure};
 use crate::merge::debt::Pressure;
 use crate::merge::flush;
 use crate::merge::passed_over::PassedOver;
-use crate::merge::plan::{next_plan, plan_from, young_sets};
+use crate::merge::plan::{next_plan, plan_from, take_up_sets};
 use crate::merge::promote::{Plan, promote, promote_miscounted};
 use crate::merge::step::{self, run_step, wait_until_idle};
 use crate::merge::verify::{Activity, verify_with};
@@ -718,7 +718,7 @@ fn a_keyspace_that_is_left_behind_waits_in_its_older_set() {
     };
     young(&mut engine);
     let sets = |passed_over: &[KeyspaceNumber]| {
-        let sets = young_sets(&core, &core.state(), Pressure::Writing, passed_over);
+        let sets = take_up_sets(&core, &core.state(), Pressure::Writing, passed_over);
         sets.into_iter().map(|set| (set.members.len(), set.due)).collect::<Vec<_>>()
     };
     let merge_sound = || {
@@ -739,7 +739,7 @@ fn a_keyspace_that_is_left_behind_waits_in_its_older_set() {
     assert_eq!(sets(&[]), [(8, vec![broken]), (8, vec![sound])]);
     merge_sound();
     let numbers = |set: usize| {
-        let sets = young_sets(&core, &core.state(), Pressure::Writing, &[]);
+        let sets = take_up_sets(&core, &core.state(), Pressure::Writing, &[]);
         sets.get(set).map(|set| set.members.iter().map(|young| young.number).collect::<Vec<_>>())
     };
     let older = numbers(0).unwrap();
