@@ -25,6 +25,24 @@ pub fn open_for_reading(at: &KeyspaceArguments) -> sapwood::Result<(Database, Ke
     Ok((database, keyspace))
 }
 
+/// The same past a damaged log: what was committed since the last durable state is left out then.
+/// With the number of such problems, each told on standard error.
+pub fn open_past_damage(at: &KeyspaceArguments) -> sapwood::Result<(Database, Keyspace, u64)> {
+    match open_for_reading(at) {
+        Err(error @ sapwood::Error::Corruption(_)) => {
+            let builder = Database::builder().read_only(true).without_log(true);
+            let database = builder.memory_budget(at.budget << 20).open(&at.file);
+            // Damage of anything else is met again.
+            let Ok(database) = database else { return Err(error) };
+            let keyspace = database.existing_keyspace(&at.keyspace)?;
+            eprintln!("diag_lsm: {error}");
+            eprintln!("diag_lsm: what was committed since the last durable state is left out");
+            Ok((database, keyspace, 1))
+        }
+        opened => opened.map(|(database, keyspace)| (database, keyspace, 0)),
+    }
+}
+
 /// Opens a database for writing, and a keyspace in it, which is made when absent.
 pub fn open_for_writing(at: &KeyspaceArguments) -> sapwood::Result<(Database, Keyspace)> {
     let database = open(&at.file, at.budget)?;

@@ -321,6 +321,41 @@ fn scan_count_and_export_leave_out_what_is_damaged_and_nothing_else() {
     assert!(losses.len() >= 9 && losses.iter().any(|lost| *lost > 20), "{losses:?}");
 }
 
+/// Reading needs no map; of the log alone is lost what it holds.
+#[test]
+fn a_damaged_map_hides_no_pair_and_a_damaged_log_those_that_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = killed(folder.path());
+    let file = path.display().to_string();
+    let whole = fs::read(&path).unwrap();
+    let all = lines(&run(&["scan", &file]));
+    let in_segments = |line: &&String| !line.starts_with("late");
+    let durable: Vec<String> = all.iter().filter(in_segments).cloned().collect();
+    assert!(durable.len() < all.len());
+    for damage in damages(&whole, &owners(&file)) {
+        let (status, expected) = match damage.what.as_str() {
+            "free map" => (0, &all),
+            "log" => (1, &durable),
+            _ => continue,
+        };
+        fs::write(&path, &damage.bytes).unwrap();
+        for command in ["scan", "export", "count"] {
+            let output = run(&[command, &file]);
+            let errors = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(status), "{command}: {errors}");
+            assert_eq!(errors.contains("since the last durable state is left out"), status == 1);
+            match command {
+                "count" => {
+                    let count = text(&output.stdout).trim().replace(',', "");
+                    assert_eq!(count, expected.len().to_string());
+                }
+                _ => assert_eq!(lines(&output).len(), expected.len(), "{command}"),
+            }
+        }
+        assert!(fs::read(&path).unwrap() == damage.bytes, "{}", damage.what);
+    }
+}
+
 /// Where the standard output was no terminal, what was to be read was estimated first, for
 /// showing progress; where that could not be read, nothing was printed.
 #[test]

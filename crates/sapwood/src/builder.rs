@@ -31,6 +31,7 @@ use crate::sync::{Arc, Clock};
 /// | [`memory_map`](Builder::memory_map) | false | at each open |
 /// | [`create`](Builder::create) | true | at each open |
 /// | [`read_only`](Builder::read_only) | false | at each open |
+/// | [`without_log`](Builder::without_log) | false | at each open |
 ///
 /// \* an eighth of the file.
 ///
@@ -341,6 +342,30 @@ impl Builder {
     /// ```
     pub fn read_only(mut self, read_only: bool) -> Builder {
         self.options.read_only = read_only;
+        self
+    }
+
+    /// With true what was committed since the last durable state is left out: the log is not read.
+    /// For a file of which the log is damaged; goes with [`Builder::read_only`] alone
+    /// ([`Error::InvalidOption`]). Default: false.
+    ///
+    /// # Examples
+    /// ```
+    /// # use sapwood::Database;
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("garden.sapwood");
+    /// # let db = Database::open(&path)?;
+    /// # db.keyspace("fruit")?.put("fig", "sweet")?;
+    /// # db.close()?;
+    /// let db = Database::builder().read_only(true).without_log(true).open(&path)?;
+    /// let fruit = db.existing_keyspace("fruit")?;
+    /// assert_eq!(fruit.get("fig")?.unwrap(), "sweet");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn without_log(mut self, without_log: bool) -> Builder {
+        self.options.without_log = without_log;
         self
     }
 

@@ -271,6 +271,8 @@ pub(crate) struct Options {
     pub memory_map: bool,
     /// Whether nothing may be written.
     pub read_only: bool,
+    /// Whether only the last durable state is read, and nothing of the log.
+    pub without_log: bool,
     /// How much one step of a merge writes.
     pub step_bytes: u64,
     /// How much of its writes a transaction keeps in memory; `None`: a quarter of a memtable.
@@ -306,6 +308,7 @@ impl Default for Options {
             create: true,
             memory_map: false,
             read_only: false,
+            without_log: false,
             step_bytes: 4 * MIB,
             transaction_bytes: None,
             dead_list_bytes: None,
@@ -328,6 +331,9 @@ impl Options {
         self.validate_layout()?;
         self.validate_memory()?;
         self.validate_file()?;
+        check(self.read_only || !self.without_log, "without_log", || {
+            "what the log holds would be lost with the first write; say read_only(true), too".into()
+        })?;
         let interval = self.sync_interval;
         check(
             (SYNC_INTERVAL_MIN..=SYNC_INTERVAL_MAX).contains(&interval),

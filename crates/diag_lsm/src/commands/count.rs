@@ -9,7 +9,7 @@ use crate::{database, output, units};
 
 pub fn run(arguments: &RangeArguments, json: bool) -> Outcome {
     let bounds = database::bounds(arguments)?;
-    let (database, keyspace) = database::open_for_reading(&arguments.at)?;
+    let (database, keyspace, before) = database::open_past_damage(&arguments.at)?;
     let bar = output::busy("counting");
     let (count, problems) = match keyspace.count::<Vec<u8>>(bounds.clone()) {
         Ok(count) => (count, 0),
@@ -26,6 +26,7 @@ pub fn run(arguments: &RangeArguments, json: bool) -> Outcome {
         }
         Err(error) => return Err(error.into()),
     };
+    let problems = before + problems;
     bar.finish_and_clear();
     database.close()?;
     if json {

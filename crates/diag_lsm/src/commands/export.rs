@@ -25,7 +25,7 @@ struct Exported {
 pub fn run(arguments: &ExportArguments, json: bool) -> Outcome {
     let target = arguments.to.as_deref().filter(|path| *path != Path::new("-"));
     let form = form(arguments, target, json)?;
-    let (database, keyspace) = database::open_for_reading(&arguments.from)?;
+    let (database, keyspace, before) = database::open_past_damage(&arguments.from)?;
     let mut exported = Exported { entries: 0, bytes: 0, problems: 0 };
     let mut out: Box<dyn Write> = match (form, target) {
         (Form::Folder, Some(folder)) => {
@@ -43,17 +43,18 @@ pub fn run(arguments: &ExportArguments, json: bool) -> Outcome {
     let bar = output::progress_towards(expected, "exporting");
     let path = &arguments.from.file;
     let walk = Walk { path, keyspace: &keyspace, bounds: &bounds, reverse: false, values: true };
-    exported.problems = walk.run(&mut |key, value| {
-        let Some(mut value) = value else { return Ok(true) };
-        match (form, target) {
-            (Form::Folder, Some(folder)) => write_file(folder, key, &mut value)?,
-            _ => pairs::write(form, &mut out, key, &value.bytes()?)?,
-        }
-        exported.entries += 1;
-        exported.bytes += key.len() as u64 + value.length();
-        bar.inc(1);
-        Ok(true)
-    })?;
+    exported.problems = before
+        + walk.run(&mut |key, value| {
+            let Some(mut value) = value else { return Ok(true) };
+            match (form, target) {
+                (Form::Folder, Some(folder)) => write_file(folder, key, &mut value)?,
+                _ => pairs::write(form, &mut out, key, &value.bytes()?)?,
+            }
+            exported.entries += 1;
+            exported.bytes += key.len() as u64 + value.length();
+            bar.inc(1);
+            Ok(true)
+        })?;
     out.flush()?;
     drop(out);
     bar.finish_and_clear();

@@ -13,7 +13,7 @@ use crate::{database, output, units};
 
 pub fn run(arguments: &ScanArguments, json: bool) -> Outcome {
     let bounds = database::bounds(&arguments.range)?;
-    let (database, keyspace) = database::open_for_reading(&arguments.range.at)?;
+    let (database, keyspace, before) = database::open_past_damage(&arguments.range.at)?;
     let walk = Walk {
         path: &arguments.range.at.file,
         keyspace: &keyspace,
@@ -50,5 +50,5 @@ pub fn run(arguments: &ScanArguments, json: bool) -> Outcome {
     out.flush()?;
     bar.finish_and_clear();
     database.close()?;
-    Ok(salvage::status(problems))
+    Ok(salvage::status(before + problems))
 }

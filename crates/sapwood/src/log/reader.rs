@@ -65,6 +65,21 @@ pub struct ReplayEnd {
     pub stale: Vec<LogPosition>,
 }
 
+impl ReplayEnd {
+    /// As if nothing stood behind the cut.
+    pub fn without_log(start: &ReplayStart) -> ReplayEnd {
+        ReplayEnd {
+            position: start.cut,
+            chain: start.chain,
+            durable: start.cut,
+            tail: Vec::new(),
+            last_state_durable: None,
+            state_is_recorded: false,
+            stale: Vec::new(),
+        }
+    }
+}
+
 /// Shows every record behind the cut to `visitor`, in order.
 ///
 /// # Errors

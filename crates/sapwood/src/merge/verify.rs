@@ -83,6 +83,11 @@ pub fn verify_with(
     let mut problems = Problems::default();
     let counts = walk(&core.pages, &moment.state, true, &mut problems, progress)?;
     let mut report = VerifyReport::new(&core.pages, &moment.state, &counts);
+    if let Err(problem) = core.pages.allocator().check_maps() {
+        problems.push(Problem::from(&problem));
+        report.take(problems);
+        return Ok(report);
+    }
     let (referenced, log) = (&moment.referenced, &moment.log);
     check_referenced(&counts.live, referenced, log, counts.unreadable, &mut problems);
     report.referenced_pages = referenced.page_count();

@@ -63,7 +63,8 @@ pub struct Allocator {
     blocks_returned: AtomicU64,
     pages_asked: AtomicU64,
     pages_returned: AtomicU64,
-    damage: OnceLock<Corruption>,
+    damage: OnceLock<Error>,
+    has_maps: bool,
 }
 
 /// How the file's pages are used.
@@ -138,6 +139,17 @@ impl CapturedMaps {
 }
 
 impl Allocator {
+    /// Without maps, for whoever only reads: nothing is ever given out, and what is in use is not
+    /// known. `problem` is why the maps cannot be read.
+    pub fn without_maps(
+        parts: AllocatorParts,
+        file_pages: u64,
+        problem: Error,
+    ) -> Result<Allocator> {
+        let allocator = Allocator::open(parts, file_pages, &[])?;
+        Ok(Allocator { damage: problem.into(), has_maps: false, ..allocator })
+    }
+
     /// Reads the maps that a state names; what it references is given out already. `file_pages` may
     /// be more than the state says, when the file has grown since.
     pub fn open(
@@ -182,6 +194,7 @@ impl Allocator {
             pages_asked: AtomicU64::new(0),
             pages_returned: AtomicU64::new(0),
             damage: OnceLock::new(),
+            has_maps: true,
         })
     }
 
@@ -392,8 +405,8 @@ impl Allocator {
             self.room_pages.store(regions.room_pages(), Ordering::Relaxed);
         } else {
             let detail = format!("{} pages are {what} by its region's map", block.pages);
-            let _ =
-                self.damage.set(Corruption::new(Structure::FreeMap, detail).at_page(block.first));
+            let damage = Corruption::new(Structure::FreeMap, detail).at_page(block.first);
+            let _ = self.damage.set(damage.into());
         }
         is_right
     }
@@ -401,9 +414,18 @@ impl Allocator {
     /// Fails when the maps have contradicted what was done (A5): nothing may be written then.
     ///
     /// # Errors
-    /// `Corruption` with the first page of the first such block.
+    /// `Corruption` with the first page of the first such block; or why there are no maps.
     pub fn check_sound(&self) -> Result<()> {
-        self.damage.get().map_or(Ok(()), |damage| Err(damage.clone().into()))
+        self.damage.get().map_or(Ok(()), |damage| Err(damage.clone()))
+    }
+
+    /// Whether the maps of the state that was opened could be read. Without them all pages count as
+    /// free, and none is given out.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_maps(&self) -> Result<()> {
+        if self.has_maps { Ok(()) } else { self.check_sound() }
     }
 
     /// Whether a block can be one that was allotted.

@@ -98,16 +98,37 @@ impl PageManager {
 
     /// A manager over a file, as a durable state describes it.
     pub fn open(options: PageOptions, state: &OpenedState) -> Result<Arc<PageManager>> {
+        PageManager::over(options, state, |parts| {
+            Allocator::open(parts, state.file_pages, &state.regions)
+        })
+    }
+
+    /// The same for whoever only reads: where the maps cannot be read, without them.
+    pub fn open_to_read(options: PageOptions, state: &OpenedState) -> Result<Arc<PageManager>> {
+        PageManager::over(options, state, |parts| {
+            let opened = Allocator::open(parts.clone(), state.file_pages, &state.regions);
+            opened.or_else(|problem| {
+                let file = parts.storage.name();
+                tracing::warn!(target: "sapwood::open", file, %problem, "free maps are left out");
+                Allocator::without_maps(parts, state.file_pages, problem)
+            })
+        })
+    }
+
+    fn over(
+        options: PageOptions,
+        state: &OpenedState,
+        open_allocator: impl FnOnce(AllocatorParts) -> Result<Allocator>,
+    ) -> Result<Arc<PageManager>> {
         let PageOptions { storage, layout, budget, max_file_bytes } = options;
         let stamps = Arc::new(StampCounter::new(state.next_stamp, state.stamp_limit));
-        let parts = AllocatorParts {
+        let allocator = open_allocator(AllocatorParts {
             layout,
             storage: Arc::clone(&storage),
             stamps: Arc::clone(&stamps),
             budget: Arc::clone(&budget),
             max_file_bytes,
-        };
-        let allocator = Allocator::open(parts, state.file_pages, &state.regions)?;
+        })?;
         let cache = Arc::new(Cache::new(Arc::clone(&budget)));
         let seen = SeenNodes::new(Arc::clone(&budget));
         let told = Arc::downgrade(&cache);

@@ -19,6 +19,7 @@ use super::state::{Cut, State};
 use super::view::{MemtableSlot, View};
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::log::reader::{ReplayEnd, ReplayStart, replay, replay_to_read};
+use crate::log::record::Record;
 use crate::log::ring::{Ring, RingList};
 use crate::log::stream::BlockStream;
 use crate::log::writer::{LogStart, LogWriter};
@@ -81,7 +82,7 @@ fn read_slot_state(storage: &dyn Storage, slot: HeaderSlot, read_only: bool) -> 
 /// Opens the database in `storage`.
 ///
 /// # Errors
-/// As [`read_newest_state`]; and damage of a free map or of the log.
+/// As [`read_newest_state`]; and damage of the log, or, unless it is opened to read, of a free map.
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) -> Result<Arc<Core>> {
     let read = read_newest_state(&*storage, options.read_only)?;
     let budget = Arc::new(MemoryBudget::new(options.memory_budget));
@@ -90,6 +91,9 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
     for block in &own_blocks {
         // They are this state's own and no part of what the next one references.
         pages.check_block(*block).map_err(|detail| Corruption::new(Structure::State, detail))?;
+        if pages.allocator().check_maps().is_err() {
+            continue;
+        }
         if !pages.allocator().is_referenced(*block) {
             let detail = "its free map does not know the state's own blocks";
             return Err(Corruption::new(Structure::FreeMap, detail).at_page(block.first).into());
@@ -111,9 +115,11 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
         sequence: cut.sequence,
         seed: read.layout.seed(),
     };
-    let end = match options.read_only {
-        true => replay_to_read(&stream, &start, &mut |record| replayed.visit(record))?,
-        false => replay(&stream, &start, &mut |record| replayed.visit(record))?,
+    let mut visit = |record: &Record<'_>| replayed.visit(record);
+    let end = match (options.without_log, options.read_only) {
+        (true, _) => ReplayEnd::without_log(&start),
+        (false, true) => replay_to_read(&stream, &start, &mut visit)?,
+        (false, false) => replay(&stream, &start, &mut visit)?,
     };
     replayed.insert_buffered();
     replayed.check_memory(&*storage)?;
@@ -170,7 +176,10 @@ fn open_pages(
         next_stamp,
         stamp_limit: next_stamp.saturating_add(options.stamps_ahead),
     };
-    let pages = PageManager::open(page_options, &opened)?;
+    let pages = match options.read_only {
+        true => PageManager::open_to_read(page_options, &opened)?,
+        false => PageManager::open(page_options, &opened)?,
+    };
     if options.memory_map {
         pages.read_in_place();
     }
