@@ -1,6 +1,7 @@
 //! What must be on disk before what: each rule by every power cut of a short history that breaks
 //! without it.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use crash_lsm::access;
@@ -82,6 +83,25 @@ fn a_slot_that_lies_in_the_cache_only_is_on_disk_before_its_record() {
     let done = Arc::default();
     let act = || open_and_put(&storage, &done);
     every_cut(&storage, 4, &done, act, |left| check_open_and_put(left, &["1", "2"]));
+}
+
+/// A device that hands out space late says "no space" at the sync of what it took before: some of
+/// it is nowhere then, and the next sync succeeds.
+#[test]
+fn a_sync_that_finds_no_space_stops_writing() {
+    for kind in [ErrorKind::StorageFull, ErrorKind::QuotaExceeded] {
+        let (storage, database, keyspace) = new();
+        put_with(&keyspace, &database, "1", b"v", Durability::Sync);
+        storage.fail_sync_and_drop_cache_with(kind);
+        assert!(database.flush().is_err());
+        let refused = keyspace.put("2", "v").unwrap_err();
+        assert!(matches!(refused, Error::Stopped(_)), "{refused}");
+        assert!(database.flush().is_err());
+        let left = storage.crash_with(CrashPlan::KeepNone);
+        drop((keyspace, database));
+        let (database, _) = try_still(&left).unwrap();
+        assert_eq!(keys(&database, "after the cut"), ["1"]);
+    }
 }
 
 /// Commits lie in the cache, and the sync that was to bring them to the disk has failed. They are

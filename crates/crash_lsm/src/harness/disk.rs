@@ -3,6 +3,8 @@
 //! *Guarantees*: with each ending and each copy goes what was known just before that operation. At
 //! a synced write they come before it, or while its bytes are on their way.
 
+use std::io::ErrorKind;
+
 use sapwood::storage::{CrashPlan, FaultKind, OperationKind, SimulatedStorage};
 use sapwood::sync::{Arc, Mutex, Random};
 
@@ -115,16 +117,13 @@ impl Crashing {
     fn plan_fault(&self, random: &mut Random) {
         self.storage.set_seed(random.next_u64());
         let nth = 1 + draw_gap(random, 12);
+        let other = ErrorKind::Other;
+        // Write-back that found no space is told by the sync; no later one writes it.
+        let of_sync = if random.one_in(3) { ErrorKind::StorageFull } else { other };
         match random.below(3) {
-            0 => self.storage.fail_sync_and_drop_cache(),
-            1 => {
-                let error = std::io::ErrorKind::Other;
-                self.storage.fail_at(FaultKind::Write, nth, random.one_in(2), error);
-            }
-            _ => {
-                let error = std::io::ErrorKind::Other;
-                self.storage.fail_at(FaultKind::Sync, nth, random.one_in(2), error);
-            }
+            0 => self.storage.fail_sync_and_drop_cache_with(of_sync),
+            1 => self.storage.fail_at(FaultKind::Write, nth, random.one_in(2), other),
+            _ => self.storage.fail_at(FaultKind::Sync, nth, random.one_in(2), of_sync),
         }
     }
 

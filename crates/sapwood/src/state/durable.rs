@@ -736,7 +736,9 @@ fn write(
         location,
     );
     let log_written = core.log.positions().written;
-    sync_file(core)?;
+    // Whatever it says, "no space" too: what it was to bring to the disk may be in no cache any
+    // more, and the next sync would say that all is well.
+    sync_file(core).map_err(|error| core.stop(&error))?;
     Ok(Written { slot, log_written, stamp_limit })
 }
 

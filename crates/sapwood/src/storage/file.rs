@@ -148,7 +148,7 @@ impl FileStorage {
     /// The same, and the file is still what it was: for calls that cost more than the question.
     fn assert_unchanged(&self) -> io::Result<()> {
         self.assert_writable()?;
-        self.watch.check_file(&self.file.metadata()?)
+        self.watch.check_file(|| self.file.metadata())
     }
 }
 

@@ -221,7 +221,13 @@ impl SimulatedStorage {
     /// until the crash, later syncs leave it out. So do systems that mark pages clean after a
     /// failure.
     pub fn fail_sync_and_drop_cache(&self) {
-        self.shared.lock().faults.drop_cache_at_next_sync();
+        self.fail_sync_and_drop_cache_with(io::ErrorKind::Other);
+    }
+
+    /// The same, and the system says why: to some, what they could not write back for lack of
+    /// space is just that.
+    pub fn fail_sync_and_drop_cache_with(&self, error: io::ErrorKind) {
+        self.shared.lock().faults.drop_cache_at_next_sync(error);
     }
 
     /// Forgets all faults that have not happened yet, or go on happening.
@@ -396,7 +402,7 @@ impl Storage for SimulatedStorage {
         let under_way = self.operate(kind, offset, length, |shared, verdict| {
             self.in_place.assert_unused(offset, length);
             shared.begin_write(offset, bytes, &verdict)?;
-            if let Verdict::DropCache = verdict {
+            if let Verdict::DropCache(_) = verdict {
                 shared.disk.write_and_lose(offset, bytes);
                 return verdict.into_result().map(|()| None);
             }
@@ -416,7 +422,7 @@ impl Storage for SimulatedStorage {
 
     fn sync_data(&self) -> io::Result<()> {
         self.operate(OperationKind::Sync, 0, 0, |shared, verdict| {
-            if let Verdict::DropCache = verdict {
+            if let Verdict::DropCache(_) = verdict {
                 shared.disk.lose_pending();
             }
             verdict.into_result()?;

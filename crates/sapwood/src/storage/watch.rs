@@ -18,11 +18,14 @@ pub(super) struct Watch {
     pub(super) process: u32,
     /// The file is that long at least, unless somebody else has cut it.
     length_min: AtomicU64,
+    /// How often this process has cut it.
+    cuts: AtomicU64,
 }
 
 impl Watch {
     pub(super) fn new(length: u64) -> Watch {
-        Watch { process: std::process::id(), length_min: AtomicU64::new(length) }
+        let process = std::process::id();
+        Watch { process, length_min: AtomicU64::new(length), cuts: AtomicU64::new(0) }
     }
 
     /// False in a process that was forked from the one that opened the file.
@@ -43,16 +46,30 @@ impl Watch {
         }
     }
 
+    /// Asks for what is said of the file now. Other threads may make it longer or shorter
+    /// meanwhile: what is expected is what held before the answer, unless they have cut it since.
+    ///
     /// # Errors
-    /// When the file, of which this is said now, is not what was opened and written.
-    pub(super) fn check_file(&self, now: &Metadata) -> io::Result<()> {
+    /// When the file is not what was opened and written; or what the question gives.
+    pub(super) fn check_file(&self, ask: impl Fn() -> io::Result<Metadata>) -> io::Result<()> {
+        loop {
+            let cuts = self.cuts.load(Ordering::Acquire);
+            let expected = self.length_min.load(Ordering::Acquire);
+            let now = ask()?;
+            if self.cuts.load(Ordering::Acquire) == cuts {
+                return Watch::check(&now, expected);
+            }
+        }
+    }
+
+    fn check(now: &Metadata, expected: u64) -> io::Result<()> {
         if platform::is_nameless(now) {
             return refuse(
                 "the file was deleted or replaced while it was open, so nothing written to it \
                  would be found again; close the database and see what is there now",
             );
         }
-        let (length, expected) = (now.len(), self.length_min.load(Ordering::Acquire));
+        let length = now.len();
         if length < expected {
             return refuse(&format!(
                 "somebody else cut the file while it was open: it has {length} bytes and had \
@@ -70,6 +87,7 @@ impl Watch {
     /// The file gets this length. Said before it is cut, and after it was extended.
     pub(super) fn has_length(&self, length: u64) {
         self.length_min.store(length, Ordering::Release);
+        self.cuts.fetch_add(1, Ordering::AcqRel);
     }
 }
 

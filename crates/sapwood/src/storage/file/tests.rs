@@ -1,5 +1,6 @@
 //! The real file: what it stores, and how it refuses to open.
 
+use std::cell::Cell;
 use std::fs;
 use std::process::Command;
 
@@ -415,4 +416,33 @@ fn a_file_that_somebody_else_cut_takes_no_changes() {
     // Longer is no harm.
     outside.set_len(9_000).unwrap();
     storage.sync_data().unwrap();
+}
+
+/// One thread looks at the file while another makes it longer, or shorter: that is nobody else.
+#[test]
+fn a_change_of_length_of_its_own_is_not_taken_for_somebody_elses() {
+    let (_directory, _path, storage) = new_file();
+    storage.set_length(8_000).unwrap();
+    let changes: [&dyn Fn(); 3] =
+        [&|| storage.allocate(0, 10_000).unwrap(), &|| storage.set_length(9_000).unwrap(), &|| {
+            storage.set_length(5_000).unwrap();
+            storage.allocate(0, 20_000).unwrap();
+        }];
+    for change in changes {
+        for is_before in [true, false] {
+            let has_asked = Cell::new(false);
+            let ask = || {
+                let is_first = !has_asked.replace(true);
+                if is_first && is_before {
+                    change();
+                }
+                let now = storage.file.metadata();
+                if is_first && !is_before {
+                    change();
+                }
+                now
+            };
+            storage.watch.check_file(ask).unwrap();
+        }
+    }
 }

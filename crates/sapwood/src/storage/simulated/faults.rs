@@ -8,7 +8,7 @@ use super::{FaultKind, OperationKind};
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     list: Vec<Fault>,
-    drop_cache: bool,
+    drop_cache: Option<io::ErrorKind>,
 }
 
 #[derive(Debug)]
@@ -26,15 +26,14 @@ pub(super) enum Verdict {
     Succeed,
     Fail(io::ErrorKind),
     /// A sync fails and loses what it was to sync.
-    DropCache,
+    DropCache(io::ErrorKind),
 }
 
 impl Verdict {
     pub(super) fn into_result(self) -> io::Result<()> {
         match self {
             Verdict::Succeed => Ok(()),
-            Verdict::Fail(kind) => Err(error(kind)),
-            Verdict::DropCache => Err(error(io::ErrorKind::Other)),
+            Verdict::Fail(kind) | Verdict::DropCache(kind) => Err(error(kind)),
         }
     }
 }
@@ -62,8 +61,8 @@ impl Faults {
         self.list.push(Fault { kind, spared: nth.saturating_sub(1), once, error });
     }
 
-    pub(super) fn drop_cache_at_next_sync(&mut self) {
-        self.drop_cache = true;
+    pub(super) fn drop_cache_at_next_sync(&mut self, error: io::ErrorKind) {
+        self.drop_cache = Some(error);
     }
 
     /// Counts one operation in every fault that it matches, and says what the first that is due
@@ -84,7 +83,7 @@ impl Faults {
         let syncs = matches!(operation, OperationKind::Sync | OperationKind::WriteSync);
         match due {
             Some(error) => Verdict::Fail(error),
-            None if syncs && std::mem::take(&mut self.drop_cache) => Verdict::DropCache,
+            None if syncs => self.drop_cache.take().map_or(Verdict::Succeed, Verdict::DropCache),
             None => Verdict::Succeed,
         }
     }
