@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "reserve/default_sizes.rs"]
+mod default_sizes;
 #[path = "reserve/grants.rs"]
 mod grants;
 #[path = "reserve/pieces.rs"]
@@ -141,8 +143,9 @@ fn puts_leave_the_whole_reserve_to_deletions_and_merges() {
     assert!(full.fill() > FILE_BYTES / 4);
     full.database.flush().unwrap();
     let room = full.room();
-    // The state that the flush made durable may be larger than the one before.
-    assert!(room >= RESERVE_PAGES - 32, "{room} pages are left");
+    // Merges on the way to the refusal may take some, and the state that the flush made durable may
+    // be larger than the one before.
+    assert!(room >= RESERVE_PAGES - 128, "{room} pages are left");
     full.check();
 }
 
@@ -272,6 +275,8 @@ fn deletions_leave_room_for_the_step_that_frees_space() {
     full.database.wait_until_idle().unwrap();
     full.delete(500);
     full.check();
+    // What is free lies scattered, until nodes are moved.
+    full.database.wait_until_idle().unwrap();
     assert!(full.fill() > 100_000);
     full.check();
 }

@@ -1,6 +1,7 @@
 //! F5: when a commit is refused, when it waits, and what a refusal costs.
 
 use std::cell::Cell;
+use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use sapwood::page::Block;
 use sapwood::state::background::{LEVELS_ALL, Reservation};
 use sapwood::state::durable::{Purpose, make_durable};
 use sapwood::state::reserve::{Brings, Standing, grant, has_room, make_room, note_hopeless};
-use sapwood::storage::Storage;
+use sapwood::storage::{FaultKind, Storage};
 use sapwood::sync::atomic::Ordering;
 use sapwood::sync::preempt::set_hook;
 use sapwood::{Error, Result};
@@ -179,6 +180,7 @@ fn a_durable_state_is_made_for_room_before_what_little_waits_is_flushed() {
     // More than a block by which the log may grow.
     let held = full.core.held.stats().pages;
     assert!(held > 400, "{held} pages wait for a durable state");
+    full.storage.set_capacity(u64::MAX);
     full.keyspace.put(&key, "first").unwrap();
     let taken = leave_no_room(&full);
     let flush_steps = full.core.background.flush_steps.load(Ordering::Acquire);
@@ -346,5 +348,30 @@ fn a_durable_state_that_others_make_beside_a_failed_step_is_looked_at() {
     assert!(has_come.get(), "no step has failed");
     waited.unwrap();
     assert!(full.core.state().young.is_empty());
+    full.check();
+}
+
+/// What a flush has no place for is not waited for: merges go on, and may make one.
+#[test]
+fn a_step_is_made_behind_a_flush_that_has_no_place() {
+    let mut full = Full::new(30);
+    full.fill();
+    full.delete(1000);
+    full.storage.set_capacity(u64::MAX);
+    full.database.flush().unwrap();
+    assert!(!full.core.state().young.is_empty());
+    full.delete(10);
+    let order = full.core.commit_order.lock();
+    full.core.seal();
+    drop(order);
+    make_durable(&full.core, Purpose::Running).unwrap();
+    let promotions = || full.core.counters.promotions.load(Ordering::Relaxed);
+    let before = promotions();
+    full.storage.fail_at(FaultKind::Write, 1, true, ErrorKind::StorageFull);
+    assert!(full.database.run_step().unwrap());
+    assert!(promotions() > before, "nothing was merged");
+    assert!(!full.core.view().sealed.is_empty(), "the flush has found a place");
+    full.database.wait_until_idle().unwrap();
+    assert!(full.core.view().sealed.is_empty());
     full.check();
 }

@@ -84,6 +84,7 @@ pub struct CommitEncoder {
     operations: Vec<u8>,
     count: u64,
     has_data: bool,
+    longest_put: usize,
 }
 
 impl CommitEncoder {
@@ -97,6 +98,7 @@ impl CommitEncoder {
         self.operations.clear();
         self.count = 0;
         self.has_data = false;
+        self.longest_put = 0;
     }
 
     /// How many operations there are.
@@ -114,6 +116,11 @@ impl CommitEncoder {
         self.operations.len()
     }
 
+    /// The bytes of the longest pair, but for values that lie in blocks of their own.
+    pub fn longest_put(&self) -> usize {
+        self.longest_put
+    }
+
     /// How much memory they take.
     pub fn memory_bytes(&self) -> usize {
         self.operations.capacity()
@@ -122,6 +129,7 @@ impl CommitEncoder {
     /// Appends a pair.
     pub fn put(&mut self, keyspace: KeyspaceNumber, key: &[u8], value: &[u8]) {
         self.has_data = true;
+        self.longest_put = self.longest_put.max(key.len() + value.len());
         self.begin(PUT, keyspace);
         put_length_prefixed(&mut self.operations, key);
         put_length_prefixed(&mut self.operations, value);

@@ -229,7 +229,7 @@ impl<'a> Step<'a> {
             heads,
             any_ranges: sources.iter().any(SortedSource::has_ranges),
             sources,
-            nodes: NodeWriter::new(core.pages.clone(), hint),
+            nodes: NodeWriter::new(core.pages.clone(), plan.grant.at_once(hint)),
             writer: SegmentWriter::new(options, filter, separator),
             file_seed: core.pages.layout().filter_seed(),
             key: Vec::new(),

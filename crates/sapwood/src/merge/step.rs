@@ -226,7 +226,7 @@ fn step_in_order(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool>
 fn other_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
     if !core.view().sealed.is_empty() {
         begin_writing(core)?;
-        if flush_step(core)? {
+        if flush_or_make_place(core, passed_over)? {
             return Ok(true);
         }
     }
@@ -241,6 +241,28 @@ fn other_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
         },
         result => result.map(|()| true),
     }
+}
+
+/// A step of the flush. Where it has found no place, merges come first: they may make one.
+fn flush_or_make_place(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
+    let has_place = &core.background.flush_has_place;
+    let mut refused = None;
+    if has_place.load(Ordering::Relaxed) {
+        match flush_step(core) {
+            Err(error @ Error::NoSpace { .. }) if core.reserve.is_kept() => {
+                set_short(core, true);
+                has_place.store(false, Ordering::Relaxed);
+                refused = Some(error);
+            }
+            flushed => return flushed,
+        }
+    }
+    if merge_step(core, pressure(core), passed_over)? {
+        return Ok(true);
+    }
+    let flushed = refused.map_or_else(|| flush_step(core), Err)?;
+    has_place.store(true, Ordering::Relaxed);
+    Ok(flushed)
 }
 
 fn later_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {

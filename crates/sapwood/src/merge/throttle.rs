@@ -57,13 +57,18 @@ const PLENTY_BYTES: usize = 2 << 20;
 /// between.
 const LOOKS_MAX: u32 = 16;
 
-/// Called before a commit of `bytes`.
+/// Called before a commit of `bytes` in memory, which are about `encoded_bytes` in the file.
 ///
 /// # Errors
 /// `NoSpace` when the reserve must not be used for it; or when a step that it had to wait for
 /// failed.
-pub fn before_commit(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<()> {
-    admit(core, brings, bytes)?;
+pub fn before_commit(
+    core: &Arc<Core>,
+    bytes: usize,
+    encoded_bytes: usize,
+    brings: Brings,
+) -> Result<()> {
+    admit(core, brings, encoded_bytes)?;
     pay_debt(core, bytes as u64, bytes as u64)
 }
 
@@ -141,7 +146,7 @@ pub fn admit(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<()> {
     // Not only for one deletion: each would make a step of its own.
     let ahead = match brings {
         Brings::Data => bytes,
-        Brings::Deletions => bytes.saturating_add(RELIEF_BYTES_MIN),
+        Brings::Deletions | Brings::Drop => bytes.saturating_add(RELIEF_BYTES_MIN),
     };
     let mut looks = 0;
     while looks < LOOKS_MAX {

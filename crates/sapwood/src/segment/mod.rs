@@ -11,6 +11,7 @@ pub mod descriptor;
 pub mod filter;
 pub mod key_range;
 pub mod leaf_run;
+pub mod leaf_waste;
 pub mod leaf_writer;
 pub mod merge_cursor;
 pub mod node;

@@ -6,11 +6,13 @@
 
 use super::catalogue::{Catalogue, CatalogueChange};
 use super::manifest::decode_settings;
+use super::state::Contents;
 use super::view::MemtableSlot;
 use crate::error::{Result, Structure};
 use crate::log::operation::{LogOperation, Operations};
-use crate::memtable::{Memtable, Operation};
+use crate::memtable::Operation;
 use crate::page::Block;
+use crate::segment::leaf_waste::LeafWaste;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::types::{KeyspaceNumber, SequenceNumber};
 
@@ -62,20 +64,43 @@ pub fn inspect(operations: Operations<'_>) -> Result<Applied> {
     Ok(applied)
 }
 
+/// Where operations go.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The memtable.
+    pub slot: &'a MemtableSlot,
+    /// The state that it stands above.
+    pub contents: &'a Contents,
+    /// What its entries may waste when they are flushed.
+    pub waste: &'a LeafWaste,
+}
+
 /// Inserts operations into a memtable under one number: range tombstones at once, versions of keys
 /// through `insert`, which may have them wait.
 ///
 /// # Errors
 /// `Corruption` when they cannot be decoded; what [`inspect`] has seen can.
 pub fn insert(
-    table: &Memtable,
+    target: Target<'_>,
     number: SequenceNumber,
     operations: Operations<'_>,
     insert: &mut impl FnMut(KeyspaceNumber, &[u8], Operation<'_>),
 ) -> Result<()> {
+    let Target { slot, contents, waste } = target;
+    let (table, short_bytes) = (&slot.table, waste.short_bytes());
+    let (mut wasted, mut last) = (0, None);
+    let mut insert = |keyspace: KeyspaceNumber, key: &[u8], operation: Operation<'_>| {
+        if last.replace(keyspace) != Some(keyspace) && !contents.levels.contains_key(&keyspace) {
+            slot.owes.add_keyspace(keyspace);
+        }
+        insert(keyspace, key, operation);
+    };
     for operation in operations {
         match operation? {
             LogOperation::Put { keyspace, key, value } => {
+                if key.len() + value.len() > short_bytes {
+                    wasted += waste.of(key.len(), value.len());
+                }
                 insert(keyspace, key, Operation::Put(value));
             }
             LogOperation::Delete { keyspace, key } => {
@@ -93,7 +118,18 @@ pub fn insert(
             LogOperation::CreateKeyspace { .. } | LogOperation::RenameKeyspace { .. } => {}
         }
     }
+    slot.owes.add_waste(wasted);
     Ok(())
+}
+
+/// What the leaves may waste that are made of operations, in bytes. What cannot be decoded wastes
+/// nothing.
+pub fn waste_of(operations: Operations<'_>, waste: &LeafWaste) -> u64 {
+    let of = |operation: LogOperation<'_>| match operation {
+        LogOperation::Put { key, value, .. } => waste.of(key.len(), value.len()),
+        _ => 0,
+    };
+    operations.map_while(Result::ok).map(of).sum()
 }
 
 /// Makes the changes of the catalogue of the newest commit, and notes them with the memtable. What

@@ -226,6 +226,8 @@ pub struct Background {
     pub steps: AtomicU64,
     /// Those of them that were a flush's.
     pub flush_steps: AtomicU64,
+    /// The last step of a flush was not refused for lack of space.
+    pub flush_has_place: AtomicBool,
     /// What commits bring to memtables at full debt, and flushes take away.
     pub flush_toll: Toll,
     /// What commits bring to segments at full debt, and promotions take away.
@@ -255,6 +257,7 @@ impl Default for Background {
             running: AtomicU64::new(0),
             steps: AtomicU64::new(0),
             flush_steps: AtomicU64::new(0),
+            flush_has_place: AtomicBool::new(true),
             flush_toll: Toll::default(),
             merge_toll: Toll::default(),
             drain: AtomicU64::new(0),

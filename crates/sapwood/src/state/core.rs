@@ -26,6 +26,7 @@ use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
 use crate::page::{Block, Charge, MemoryPart, PageManager};
 use crate::segment::descriptor::Segment;
+use crate::segment::leaf_waste::LeafWaste;
 use crate::storage::SyncTimes;
 #[cfg(feature = "internals")]
 use crate::sync::Mutex;
@@ -75,6 +76,8 @@ pub struct Core {
     pub(crate) options: Options,
     /// What is kept free in the file.
     pub reserve: Reserve,
+    /// What entries may waste when they are flushed.
+    pub leaf_waste: LeafWaste,
     view: ArcSwap<View>,
     view_swap: OrderedMutex<()>,
     /// The keyspaces as of the newest commit. One that was dropped is unknown here: it would be
@@ -177,8 +180,10 @@ impl Core {
         reserve.note_state(&parts.view.state);
         reserve.note_durable(parts.durable.state_pages());
         parts.pages.allocator().set_kept_free(reserve.at_rest());
+        let leaf_waste = LeafWaste::new(layout, parts.options.leaf_pages_bytes() as usize);
         Arc::new(Core {
             reserve,
+            leaf_waste,
             pages: parts.pages,
             log: parts.log,
             clock: parts.clock,

@@ -4,14 +4,14 @@
 //! *Assumes*: records come in order, each checked against its checksum. *Guarantees*: nothing is
 //! written. *Threads*: one, before anything else runs.
 
-use super::apply;
+use super::apply::{self, Target};
 use super::by_reference;
 use super::catalogue::{Catalogue, CatalogueChange};
 use super::log_named::LogNamed;
 use super::manifest::Manifest;
 use super::pending_blocks::PendingBlocks;
 use super::replay_buffer::ReplayBuffer;
-use super::state::Cut;
+use super::state::{Contents, Cut};
 use super::view::{ByReference, MemtableSlot};
 use crate::error::{Error, Result};
 use crate::log::operation::operations;
@@ -20,6 +20,7 @@ use crate::log::record::{Record, RecordKind};
 use crate::memtable::{ChunkPool, Memtable, Operation};
 use crate::options::Options;
 use crate::page::PageManager;
+use crate::segment::leaf_waste::LeafWaste;
 use crate::segment::overflow::verify_value;
 use crate::storage::Storage;
 use crate::sync::Arc;
@@ -59,6 +60,8 @@ impl ReplayMemory {
 pub(super) struct Replayed<'a> {
     pages: &'a Arc<PageManager>,
     pool: &'a Arc<ChunkPool>,
+    contents: &'a Contents,
+    waste: LeafWaste,
     /// The state that was opened.
     since: Epoch,
     /// A memtable is sealed when it has grown to this.
@@ -85,7 +88,7 @@ impl<'a> Replayed<'a> {
         pages: &'a Arc<PageManager>,
         pool: &'a Arc<ChunkPool>,
         options: &Options,
-        manifest: &Manifest,
+        manifest: &'a Manifest,
     ) -> Replayed<'a> {
         let memory = ReplayMemory::new(options);
         // What is never flushed lies in one memtable best: each further one costs chunks.
@@ -93,6 +96,8 @@ impl<'a> Replayed<'a> {
         let bytes_max = if options.read_only { memory.bytes_max } else { budget / 4 };
         let (cut, since) = (manifest.contents.cut, manifest.contents.epoch);
         Replayed {
+            contents: &manifest.contents,
+            waste: LeafWaste::new(pages.layout(), options.leaf_pages_bytes() as usize),
             since,
             pages,
             pool,
@@ -159,7 +164,8 @@ impl<'a> Replayed<'a> {
             buffer.add(&slot.table, keyspace, key, record.sequence, operation);
         };
         let operations = operations(record.payload)?;
-        apply::insert(&slot.table, record.sequence, operations, &mut insert)?;
+        let target = Target { slot: &slot, contents: self.contents, waste: &self.waste };
+        apply::insert(target, record.sequence, operations, &mut insert)?;
         apply::note(&slot, &mut self.catalogue, &applied.changes);
         self.last = Cut { sequence: record.sequence, position: record.end, chain: record.crc };
         let bytes = slot.table.bytes() + self.buffer.bytes();

@@ -4,6 +4,7 @@
 //! are not). *Guarantees*: docs/architecture.md, section 6, rules F1 to F7. *Threads*: any; where
 //! there is room, commits take no lock for it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::background::ReservedMark;
@@ -55,6 +56,8 @@ pub enum Brings {
     Data,
     /// Deletions, or changes of the catalogue: what merges need stays.
     Deletions,
+    /// The end of a keyspace, which leaves without merges: what a durable state needs stays.
+    Drop,
 }
 
 /// The parts of the reserve, in pages: each holds those below it.
@@ -150,6 +153,8 @@ pub struct Reserve {
     tree_pages: AtomicU64,
     /// Pages of the last durable state.
     state_pages: AtomicU64,
+    /// Keyspaces of which young segments have something, and no level.
+    young_alone: AtomicU64,
     /// Pages that steps may still take: see [`Grant`].
     granted: Arc<AtomicU64>,
     /// A commit, or a step, found no room, and none has found any since.
@@ -206,6 +211,7 @@ impl Reserve {
             sizes: Sizes::new(options, page_size, log_block_pages),
             tree_pages: AtomicU64::new(0),
             state_pages: AtomicU64::new(0),
+            young_alone: AtomicU64::new(0),
             granted: Arc::default(),
             is_short: AtomicBool::new(false),
             verdict: OrderedMutex::new(VERDICT, None),
@@ -251,6 +257,10 @@ impl Reserve {
         let levels = state.levels.values().flat_map(|levels| levels.iter());
         let pages = state.young.iter().chain(levels).map(|segment| segment.pages()).sum();
         self.tree_pages.store(pages, Ordering::Relaxed);
+        let shares = state.young.iter().flat_map(|segment| segment.keyspaces.iter());
+        let alone = shares.map(|share| share.keyspace).filter(|k| !state.levels.contains_key(k));
+        let alone = alone.collect::<BTreeSet<_>>().len() as u64;
+        self.young_alone.store(alone, Ordering::Relaxed);
     }
 
     /// A state became durable, in so many pages.
@@ -272,6 +282,12 @@ impl Grant {
     /// The step takes of the reserve: it is to write no more than it replaces (F6).
     pub fn is_tight(&self) -> bool {
         self.is_tight
+    }
+
+    /// How many pages it is worth while to ask for at once: no more than are granted, so that what
+    /// others were promised is not held even for a moment.
+    pub fn at_once(&self, wanted: u64) -> u64 {
+        if self.all == 0 { wanted } else { wanted.min(self.all) }
     }
 
     /// So many pages have been taken.
@@ -309,7 +325,17 @@ fn owed_pages(core: &Core) -> u64 {
     let bytes = (held + held / 4).min(logged.saturating_mul(3));
     // After a crash the flush would write them anew: nothing proves that they are on disk.
     let named = core.log_named.pages();
-    pages_of(core, bytes + core.reserve.sizes.flush_rest_bytes()) + named
+    pages_of(core, bytes + core.reserve.sizes.flush_rest_bytes()) + named + beside_pages(core)
+}
+
+/// What flushes waste in leaves, and the first pages of keyspaces that have none in any level.
+fn beside_pages(core: &Core) -> u64 {
+    let (mut wasted, mut keyspaces) = (0, core.reserve.young_alone.load(Ordering::Relaxed));
+    for slot in core.view().memtables() {
+        wasted += slot.owes.waste_bytes();
+        keyspaces += slot.owes.keyspace_count();
+    }
+    pages_of(core, wasted) + keyspaces
 }
 
 /// Values that records name are owed twice until their flush: so much of them that a flush is
@@ -328,6 +354,7 @@ fn wanted_beside(core: &Core, owed: u64, brings: Brings, bytes: usize) -> u64 {
     let kept = match brings {
         Brings::Data => parts.all,
         Brings::Deletions => parts.for_merges,
+        Brings::Drop => parts.for_states,
     };
     owed + own + kept + core.reserve.granted.load(Ordering::Acquire)
 }
@@ -355,7 +382,8 @@ pub fn has_room(core: &Core, brings: Brings, bytes: usize) -> bool {
     // The most that can be owed is known without the log's lock.
     let held = core.memtable_bytes() as u64;
     let most = pages_of(core, held + held / 4 + core.reserve.sizes.flush_rest_bytes())
-        + core.log_named.pages();
+        + core.log_named.pages()
+        + beside_pages(core);
     free >= wanted_beside(core, most, brings, bytes) || free >= wanted_pages(core, brings, bytes)
 }
 

@@ -4,15 +4,16 @@
 //! *Guarantees*: S1 to S3 of docs/architecture.md.
 //! *Threads*: readers load the view without a lock; a home's lock is held for a few instructions.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::catalogue::CatalogueChange;
 use super::pending_blocks::BlocksName;
 use super::state::{Cut, State};
 use crate::memtable::Memtable;
 use crate::segment::descriptor::Segment;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OnceLock, OrderedMutex};
-use crate::types::{Epoch, SequenceNumber};
+use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
 /// The memtables and the state of one moment.
 #[derive(Clone, Debug)]
@@ -60,12 +61,60 @@ pub struct MemtableSlot {
     pub begin: Cut,
     /// No view that has it has an older state (E2).
     pub since: Epoch,
+    /// What its flush takes besides.
+    pub owes: Owes,
+}
+
+/// What the flush of a memtable takes beside the bytes of its entries, and merging after it.
+#[derive(Debug)]
+pub struct Owes {
+    waste_bytes: AtomicU64,
+    keyspaces: OrderedMutex<BTreeSet<KeyspaceNumber>>,
+    keyspace_count: AtomicU64,
+}
+
+impl Default for Owes {
+    fn default() -> Owes {
+        Owes {
+            waste_bytes: AtomicU64::new(0),
+            keyspaces: OrderedMutex::new(FIRST_KEYSPACES, BTreeSet::new()),
+            keyspace_count: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Owes {
+    /// What leaves may waste, in bytes.
+    pub fn waste_bytes(&self) -> u64 {
+        self.waste_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many keyspaces get a first page of their own in a level.
+    pub fn keyspace_count(&self) -> u64 {
+        self.keyspace_count.load(Ordering::Relaxed)
+    }
+
+    /// Entries came that may waste so much.
+    pub fn add_waste(&self, bytes: u64) {
+        if bytes > 0 {
+            self.waste_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Entries came of a keyspace that has nothing in any level.
+    pub fn add_keyspace(&self, keyspace: KeyspaceNumber) {
+        let mut keyspaces = self.keyspaces.lock();
+        keyspaces.insert(keyspace);
+        self.keyspace_count.store(keyspaces.len() as u64, Ordering::Relaxed);
+    }
 }
 
 /// The rank of the locks of homes.
 pub const HOME: LockRank = LockRank::new(50, "snapshots of a memtable");
 /// The rank of the lock over a memtable's catalogue changes.
 pub const CATALOGUE_CHANGES: LockRank = LockRank::new(51, "catalogue changes of a memtable");
+/// The rank of the lock over the keyspaces to which a memtable brings the first entries.
+const FIRST_KEYSPACES: LockRank = LockRank::new(52, "first keyspaces of a memtable");
 
 impl MemtableSlot {
     /// A slot for an empty memtable that takes writes behind `begin`, for a view with a state that
@@ -101,6 +150,7 @@ impl MemtableSlot {
             cut: OnceLock::new(),
             begin,
             since,
+            owes: Owes::default(),
         })
     }
 

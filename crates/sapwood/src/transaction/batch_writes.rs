@@ -122,6 +122,15 @@ impl BatchWrites {
         }
     }
 
+    /// How many bytes they take in the log, about, and in leaves.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        match &self.pending {
+            Some(pending) => pending.encoded_bytes(),
+            None => self.encoder.encoded_bytes(),
+        }
+    }
+
     /// How much memory they take as they are.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {

@@ -26,7 +26,7 @@ use crate::options::Durability;
 use crate::page::Block;
 use crate::segment::overflow::{blocks_of, write_value};
 use crate::state::Core;
-use crate::state::apply;
+use crate::state::apply::{self, Target, waste_of};
 use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
 use crate::state::durable::check_keyspaces_fit;
 use crate::state::manifest::encode_settings;
@@ -39,6 +39,9 @@ use crate::types::{KeyspaceNumber, LogPosition, SequenceNumber};
 /// Values from this length on are written once, at the commit, and the log carries their
 /// references.
 pub const OVERFLOW_AT_COMMIT_BYTES: usize = 64 * 1024;
+
+/// What a change of the catalogue is asked to bring.
+const CATALOGUE_BYTES: usize = 256;
 
 /// How often a commit makes room in the log in vain before it gives up.
 pub(super) const ROOM_ATTEMPTS: u32 = 6;
@@ -53,6 +56,8 @@ struct Prepared {
     owned: Option<Owned>,
     names_unsynced: bool,
     changes: Vec<CatalogueChange>,
+    /// What it brings, if that is more or less than its operations say.
+    brings: Option<Brings>,
 }
 
 /// Commits writes.
@@ -73,7 +78,7 @@ pub fn commit(
         }
         return commit_nothing(core, durability);
     }
-    begin(core, writes.bytes(), brings(writes.has_data()))?;
+    begin(core, writes.bytes(), writes.encoded_bytes(), brings(writes.has_data()))?;
     let mut prepared = prepare(core, writes, durability)?;
     let validated = Cell::new(validation.map_or(SequenceNumber(0), |validation| validation.began));
     let mut ahead = || {
@@ -163,7 +168,7 @@ pub fn commit_if(
     check: &dyn Fn(&Core) -> Result<()>,
 ) -> Result<SequenceNumber> {
     let bytes = writes.bytes_within(usize::MAX)?;
-    begin(core, bytes, brings(writes.has_data()))?;
+    begin(core, bytes, writes.encoded_bytes(), brings(writes.has_data()))?;
     let mut prepared = match writes.collected() {
         Collected::Pending(pending) => prepare(core, pending, durability)?,
         Collected::Encoded { encoder, .. } => Prepared { encoder, ..Prepared::default() },
@@ -204,7 +209,7 @@ fn commit_encoded(
     if encoder.operation_count() == 0 {
         return commit_nothing(core, durability);
     }
-    begin(core, bytes, brings(encoder.has_data()))?;
+    begin(core, bytes, encoder.encoded_bytes(), brings(encoder.has_data()))?;
     let mut prepared = Prepared { encoder, ..Prepared::default() };
     let mut check = |core: &Core, _: &mut Prepared| {
         keyspaces.iter().try_for_each(|keyspace| check_keyspace(core, *keyspace))
@@ -231,14 +236,15 @@ pub fn commit_value(
     reference.encode(&mut encoded);
     prepared.encoder.put_overflow(keyspace, key, &encoded);
     sync_values(core, &mut prepared, durability)?;
-    before_commit(core, key.len() + encoded.len(), Brings::Data)?;
+    let bytes = key.len() + encoded.len();
+    before_commit(core, bytes, bytes, Brings::Data)?;
     let mut check = |core: &Core, _: &mut Prepared| check_keyspace(core, keyspace);
     let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut check)?;
     conclude(core, key.len() as u64 + reference.length, durability, placed)
 }
 
-/// What comes before each commit of writes.
-fn begin(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<()> {
+/// What comes before each commit of writes, which take so many bytes of memory, and of the file.
+fn begin(core: &Arc<Core>, bytes: usize, encoded_bytes: usize, brings: Brings) -> Result<()> {
     core.check_writable()?;
     begin_writing(core)?;
     let limit = core.memtable_bytes_max();
@@ -246,7 +252,7 @@ fn begin(core: &Arc<Core>, bytes: usize, brings: Brings) -> Result<()> {
         let (bytes, limit) = (bytes as u64, limit as u64);
         return Err(Error::TransactionTooLarge { bytes, limit });
     }
-    before_commit(core, bytes, brings)
+    before_commit(core, bytes, encoded_bytes, brings)
 }
 
 fn brings(has_data: bool) -> Brings {
@@ -292,7 +298,7 @@ pub fn create_keyspace(
 /// # Errors
 /// `UnknownKeyspace`; or as [`commit`].
 pub fn drop_keyspace(core: &Arc<Core>, name: &str, durability: Durability) -> Result<()> {
-    change_catalogue(core, durability, Brings::Deletions, &mut |catalogue| {
+    change_catalogue(core, durability, Brings::Drop, &mut |catalogue| {
         Ok(CatalogueChange::Drop(number_of(catalogue, name)?))
     })
 }
@@ -336,8 +342,8 @@ fn change_catalogue(
 ) -> Result<()> {
     core.check_writable()?;
     begin_writing(core)?;
-    before_commit(core, 256, brings)?;
-    let mut prepared = Prepared::default();
+    before_commit(core, CATALOGUE_BYTES, CATALOGUE_BYTES, brings)?;
+    let mut prepared = Prepared { brings: Some(brings), ..Prepared::default() };
     let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut |core, prepared| {
         let change = choose(&core.catalogue.load())?;
         prepared.encoder.clear();
@@ -434,6 +440,10 @@ fn place(
     check: &mut dyn FnMut(&Core, &mut Prepared) -> Result<()>,
 ) -> Result<Placed> {
     let mut in_vain = 0;
+    let wasted = match prepared.encoder.longest_put() > core.leaf_waste.short_bytes() {
+        true => waste_of(prepared.encoder.operations(), &core.leaf_waste),
+        false => 0,
+    };
     while in_vain < ROOM_ATTEMPTS {
         ahead()?;
         let order = core.commit_order.lock();
@@ -445,11 +455,11 @@ fn place(
         }
         // Others may have taken the room that was there before the lock; as often as that happens,
         // they go on.
-        let brought = brings(prepared.encoder.has_data());
+        let brought = prepared.brings.unwrap_or_else(|| brings(prepared.encoder.has_data()));
         // Values that were written already are owed again: see `names_much`.
         let named: u64 = prepared.blocks.iter().map(|block| u64::from(block.pages)).sum();
         let named = named.saturating_mul(u64::from(core.pages.layout().page_size));
-        let bytes = prepared.encoder.encoded_bytes() + named as usize;
+        let bytes = prepared.encoder.encoded_bytes() + named as usize + wasted as usize;
         if !has_room(core, brought, bytes) {
             drop(order);
             admit(core, brought, bytes)?;
@@ -510,8 +520,9 @@ fn insert(core: &Core, prepared: &Prepared, number: SequenceNumber) -> Result<()
     let view = core.view();
     let operations = prepared.encoder.operations();
     let changes = &prepared.changes;
-    let table = &view.active.table;
-    let inserted = apply::insert(table, number, operations, &mut |keyspace, key, operation| {
+    let (slot, table) = (&*view.active, &view.active.table);
+    let target = Target { slot, contents: &view.state, waste: &core.leaf_waste };
+    let inserted = apply::insert(target, number, operations, &mut |keyspace, key, operation| {
         table.insert(keyspace, key, number, operation);
     });
     // What was just encoded can be decoded; if not, memory is damaged and nothing more may be

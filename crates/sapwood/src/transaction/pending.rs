@@ -33,6 +33,9 @@ mod tests;
 /// own share of the key's allocation.
 const POINT_BYTES: usize = size_of::<(Box<[u8]>, PendingWrite)>() * 3 / 2 + 16;
 
+/// What a point takes beside its bytes in the log, at most, and in a leaf.
+const ENCODED_POINT_BYTES: usize = 16;
+
 /// What a value takes beside its bytes: two counters, and the heap's own share.
 const VALUE_BYTES: usize = 32;
 
@@ -289,6 +292,12 @@ impl PendingWrites {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// How many bytes they take in the log, about, and in leaves.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        self.bytes.saturating_sub(self.count * (POINT_BYTES - ENCODED_POINT_BYTES))
     }
 
     /// The keyspaces that were written to, in order.

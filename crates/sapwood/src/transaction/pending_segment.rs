@@ -369,7 +369,13 @@ pub fn of_value(
 /// `NoSpace`, or when a node cannot be written: everything is given back then.
 pub fn spill(core: &Arc<Core>, writes: &PendingWrites) -> Result<Option<Arc<PendingSegment>>> {
     let brings = if writes.has_data() { Brings::Data } else { Brings::Deletions };
-    let mut writer = PendingWriter::new(core, brings, writes.len() as u64, writes.bytes())?;
+    let points = writes.points();
+    let wasted = points.map(|(_, key, write)| match &write.value {
+        Some(value) => core.leaf_waste.of(key.len(), value.len()),
+        None => 0,
+    });
+    let bytes = writes.encoded_bytes() + wasted.sum::<u64>() as usize;
+    let mut writer = PendingWriter::new(core, brings, writes.len() as u64, bytes)?;
     for (keyspace, range) in writes.touched_ranges() {
         writer.delete_range(keyspace, range)?;
     }
