@@ -177,7 +177,8 @@ pub struct RangeArguments {
 pub struct CompactArguments {
     /// The database file.
     pub file: PathBuf,
-    /// Write what is in it to this file, which must not be there, and leave it as it is.
+    /// Write what is in the database file to this one, which must not be there; the former is only
+    /// read.
     #[arg(long, conflicts_with_all = ["keyspace", "start", "end", "prefix"])]
     pub to: Option<PathBuf>,
     /// Only this keyspace.

@@ -17,10 +17,14 @@ pub fn open(path: &Path, budget_mib: u64) -> sapwood::Result<Database> {
     Database::builder().create(false).memory_budget(budget_mib << 20).open(path)
 }
 
+/// Opens a database that is there, and writes nothing.
+pub fn open_read_only(path: &Path, budget_mib: u64) -> sapwood::Result<Database> {
+    Database::builder().read_only(true).memory_budget(budget_mib << 20).open(path)
+}
+
 /// Opens a database for reading, and a keyspace in it.
 pub fn open_for_reading(at: &KeyspaceArguments) -> sapwood::Result<(Database, Keyspace)> {
-    let builder = Database::builder().read_only(true).memory_budget(at.budget << 20);
-    let database = builder.open(&at.file)?;
+    let database = open_read_only(&at.file, at.budget)?;
     let keyspace = database.existing_keyspace(&at.keyspace)?;
     Ok((database, keyspace))
 }

@@ -77,6 +77,34 @@ fn the_records_of_a_killed_process_are_listed() {
     assert_eq!(text(&scanned.stdout).lines().count(), 10);
 }
 
+/// It opened the file as for any other compaction: what was in the log was flushed, and the file
+/// was closed cleanly.
+#[test]
+fn a_clean_copy_leaves_its_source_as_it_is_and_is_made_beside_readers() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |name: &str| folder.path().join(name).display().to_string();
+    let file = killed(folder.path()).display().to_string();
+    let before = fs::read(&file).unwrap();
+    let copied = |copy: &str| {
+        let printed = good(&["compact", &file, "--to", copy]);
+        assert_eq!(printed["bytes_before"], before.len());
+        assert_eq!(good(&["verify", copy])["clean"], true);
+        assert_eq!(good(&["count", copy])["count"], KEYS + 3 + 50);
+        assert!(fs::read(&file).unwrap() == before, "the source has changed");
+    };
+    copied(&name("copy.db"));
+    let reader = Database::builder().read_only(true).open(&file).unwrap();
+    copied(&name("beside.db"));
+    reader.close().unwrap();
+    // Beside a writer it is refused, as by the other commands that read pairs.
+    let writer = Database::builder().create(false).open(&file).unwrap();
+    let output = run(&["compact", &file, "--to", &name("none.db")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("in use"), "{}", text(&output.stderr));
+    assert!(!folder.path().join("none.db").exists());
+    writer.close().unwrap();
+}
+
 #[test]
 fn first_pages_of_every_kind_are_decoded() {
     let folder = tempfile::tempdir().unwrap();
