@@ -13,12 +13,15 @@ use crate::file::{DurableFile, open_storage, slots, steadily};
 use crate::output::{self, Table, line};
 use crate::units;
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Info {
     file_bytes: u64,
     slots: Vec<Slot>,
     /// Why no state can be read.
     problem: Option<String>,
+    /// What is damaged of the header beside the state that was read.
+    #[serde(skip)]
+    header_problems: Vec<String>,
     #[serde(flatten)]
     state: Option<State>,
 }
@@ -27,7 +30,15 @@ impl Info {
     fn is_sound(&self) -> bool {
         let has_maps = |state: &State| state.free_map_problem.is_none();
         self.slots.iter().all(|slot| slot.problem.is_none())
+            && self.header_problems.is_empty()
             && self.state.as_ref().is_some_and(has_maps)
+    }
+
+    /// Everything that cannot be read. A slot that does not count is not among it by itself: a
+    /// crash may have torn it.
+    fn problems(&self) -> impl Iterator<Item = &String> {
+        let of_maps = self.state.as_ref().and_then(|state| state.free_map_problem.as_ref());
+        self.problem.iter().chain(&self.header_problems).chain(of_maps)
     }
 }
 
@@ -85,21 +96,26 @@ pub fn run(path: &Path, json: bool) -> Outcome {
     let look = || {
         let found = slots(&*storage)?;
         let file_bytes = storage.length()?;
-        let (state, problem) = match DurableFile::over(storage.clone()) {
-            Ok(file) => (Some(state(&file)), None),
-            Err(error) => (None, Some(error.to_string())),
-        };
-        Ok(Info { file_bytes, slots: slot_list(&found), problem, state })
+        let mut info = Info { file_bytes, slots: slot_list(&found), ..Info::default() };
+        match DurableFile::over(storage.clone()) {
+            Ok(file) => {
+                info.state = Some(state(&file));
+                info.header_problems = file.header_problems(&found);
+            }
+            Err(error) => info.problem = Some(error.to_string()),
+        }
+        Ok(info)
     };
     let info = steadily(&*storage, look, Info::is_sound)?;
-    let status = if info.problem.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     if json {
         output::json(&info)?;
     } else {
         print(&info)?;
     }
-    if let Some(problem) = &info.problem {
+    let mut status = ExitCode::SUCCESS;
+    for problem in info.problems() {
         eprintln!("diag_lsm: {problem}");
+        status = ExitCode::FAILURE;
     }
     Ok(status)
 }
@@ -133,7 +149,7 @@ fn codec(codec: Codec) -> String {
 }
 
 fn state(file: &DurableFile) -> State {
-    let (slot, manifest) = (&file.read.slot, &file.read.manifest);
+    let slot = &file.read.slot;
     let page_size = u64::from(slot.page_size);
     let level =
         |name: &str, segments: &mut dyn Iterator<Item = &sapwood::segment::descriptor::Segment>| {
@@ -176,7 +192,7 @@ fn state(file: &DurableFile) -> State {
         generation: slot.generation,
         epoch: contents.epoch.0,
         sequence: contents.cut.sequence.0,
-        closed_cleanly: manifest.counters.clean.is_some(),
+        closed_cleanly: file.is_closed_cleanly(),
         free_pages: file.maps_problem.is_none().then(|| file.pages.allocator().stats().free_pages),
         free_map_problem: file.maps_problem.as_ref().map(ToString::to_string),
         log_bytes: file.log_bytes(),
