@@ -19,6 +19,7 @@ mod output;
 mod pairs;
 mod salvage;
 mod shape;
+mod told;
 mod units;
 mod usage;
 mod whole;
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         // Whoever reads our output has seen enough.
         Err(error) if output::is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("diag_lsm: {error}");
+            eprintln!("diag_lsm: {}", told::text(&*error));
             let is_usage = error.is::<usage::WrongUsage>();
             if is_usage { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
         }

@@ -316,6 +316,47 @@ fn what_is_no_database_is_told_so() {
     assert!(!given.path("absent").exists());
 }
 
+/// The library's advice names calls of its own, which are no help on the command line.
+#[test]
+fn advice_names_commands_and_options() {
+    let given = Given::empty();
+    let (file, absent) = (given.name("data.db"), given.name("absent.db"));
+    for command in ["info", "verify", "scan", "count", "compact", "export"] {
+        let output = run(&[command, &absent]);
+        assert_eq!(code(&output), 1, "{command}");
+        let told = errors(&output);
+        assert!(told.contains("absent.db does not exist; `diag_lsm create`"), "{command}: {told}");
+        assert!(!told.contains("create(true)"), "{command}: {told}");
+    }
+    good(&["create", &file]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_diag_lsm"))
+        .args(["put", &file, "key", "--budget", "4"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&vec![7; 3 << 20]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 1);
+    let told = errors(&output);
+    assert!(told.contains("--budget") && !told.contains("put_stream"), "{told}");
+    // What a killed process has left in the log takes more memory than a small budget has.
+    let database = sapwood::Database::builder().merge_threads(0).open(&file).unwrap();
+    let keyspace = database.keyspace("default").unwrap();
+    let mut batch = database.batch();
+    for number in 0..10_000_u32 {
+        batch.put(&keyspace, number.to_be_bytes(), [7; 1000]).unwrap();
+    }
+    batch.commit().unwrap();
+    fs::copy(&file, given.path("killed.db")).unwrap();
+    let output = run(&with_budget(&["count", &given.name("killed.db")]));
+    assert_eq!(code(&output), 1);
+    let told = errors(&output);
+    assert!(told.contains("--budget") && !told.contains("memory_budget"), "{told}");
+    drop(keyspace);
+    database.close().unwrap();
+}
+
 #[test]
 fn wrong_usage_has_a_status_of_its_own() {
     for arguments in [

@@ -588,6 +588,17 @@ fn a_file_without_permission_is_told_with_its_cause() {
         assert!(errors.to_lowercase().contains("permission denied"), "{name}: {errors}");
         assert!(errors.contains("data.db"), "{name}: {errors}");
     }
+    // One that may be read only is told what may be done with it.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diag_lsm"));
+    if is_superuser {
+        command.uid(65534);
+    }
+    let output = command.arg("put").arg(&path).args(["key", "value"]).output().unwrap();
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("permission denied") && errors.contains("`scan`"), "{errors}");
+    assert!(!errors.contains("read_only"), "{errors}");
 }
 
 #[test]
