@@ -367,6 +367,7 @@ fn wrong_usage_has_a_status_of_its_own() {
         &["scan", "file", "--prefix", "a", "--start", "b"],
         &["import", "file", "--form", "xml"],
         &["bench", "file", "--batch", "0"],
+        &["bench", "file", "--count", "0"],
     ] {
         assert_eq!(code(&run(arguments)), 2, "{arguments:?}");
     }
@@ -446,6 +447,27 @@ fn a_small_bench_measures_and_verifies() {
     assert!(good(&sorted).contains("peak memory"));
     assert_eq!(good(&["count", &file]), "20,000\n");
     assert_eq!(code(&run(&sorted)), 1, "it is there already");
+}
+
+/// Whatever failed once the file was made left it there, and the next run was refused.
+#[test]
+fn a_bench_that_fails_leaves_its_file_only_when_it_is_to_be_kept() {
+    let given = Given::empty();
+    let file = given.name("bench.db");
+    // A commit takes at most a quarter of the budget.
+    let failing = ["bench", &file, "--budget", "4", "--count", "1", "--value-bytes", "4000000"];
+    for (keep, is_kept) in [(&[][..], false), (&["--keep"], true)] {
+        let output = run(&[&failing, keep].concat());
+        assert_eq!(code(&output), 1, "{}", errors(&output));
+        assert!(errors(&output).contains("too many for one commit"), "{}", errors(&output));
+        assert_eq!(given.path("bench.db").exists(), is_kept);
+    }
+    // What was there before is nobody's to remove.
+    let output = run(&failing);
+    assert!(errors(&output).contains("exists already"), "{}", errors(&output));
+    assert!(given.path("bench.db").exists());
+    // One pair is enough.
+    assert!(good(&["bench", &given.name("one.db"), "--count", "1"]).contains("load"));
 }
 
 /// As the system measures it: what the engine counts, what the allocator and the compressor take
