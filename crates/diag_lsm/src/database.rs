@@ -50,7 +50,14 @@ pub fn given(text: &str, hex: bool) -> Result<Vec<u8>, Box<dyn Error>> {
     units::from_hex(text).ok_or_else(|| usage::wrong(format!("{text:?} is not hexadecimal")))
 }
 
-/// The range that was asked for.
+/// A key as it is given on the command line.
+pub fn given_key(text: &str, hex: bool) -> Result<Vec<u8>, Box<dyn Error>> {
+    let key = given(text, hex)?;
+    usage::key(&key).map_err(usage::wrong)?;
+    Ok(key)
+}
+
+/// The range that was asked for. Its ends may be longer than a key.
 pub fn bounds(range: &RangeArguments) -> Result<KeyBounds, Box<dyn Error>> {
     let (start, end) = (range.start.as_deref(), range.end.as_deref());
     bounds_of(start, end, range.prefix.as_deref(), range.hex)

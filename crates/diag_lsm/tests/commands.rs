@@ -381,7 +381,8 @@ fn wrong_usage_opens_and_makes_nothing() {
     let (new, folder, lines) = (given.name("new.db"), given.name("folder"), given.name("lines"));
     fs::create_dir(&folder).unwrap();
     fs::write(&lines, "line\n").unwrap();
-    let name = "n".repeat(1025);
+    let (name, key) = ("n".repeat(1025), "k".repeat(16_385));
+    let hex_key = "6b".repeat(16_385);
     for arguments in [
         &["import", &new][..],
         &["import", &new, &lines],
@@ -404,6 +405,11 @@ fn wrong_usage_opens_and_makes_nothing() {
         &["delete", &new, "xy", "--hex"],
         &["put", &new, "xy", "00", "--hex"],
         &["put", &new, "00", "xy", "--hex"],
+        &["put", &new, "key", "value", "--keyspace", &name],
+        &["put", &new, &key, "value"],
+        &["get", &new, &key],
+        &["get", &new, &hex_key, "--hex"],
+        &["delete", &new, &key],
         &["scan", &new, "--prefix", "xy", "--hex"],
         &["scan", &new, "--start", "b", "--end", "a"],
         &["count", &new, "--start", "b", "--end", "a"],
@@ -428,6 +434,24 @@ fn wrong_usage_opens_and_makes_nothing() {
     let onto_itself = run(&["export", &new, &new, "--keyspace", &name[1..]]);
     assert_eq!(code(&onto_itself), 2, "{}", errors(&onto_itself));
     assert!(fs::read(&new).unwrap() == before, "an export has replaced its own source");
+    // What is wrong is told before a file that is there is opened, too.
+    for arguments in [
+        &["put", &new, "key", "value", "--keyspace", &name][..],
+        &["import", &new, &lines, "--form", "lines", "--keyspace", &name],
+        &["put", &new, &key, "value", "--keyspace", &name[1..]],
+        &["get", &new, &key, "--keyspace", &name[1..]],
+        &["delete", &new, &key, "--keyspace", &name[1..]],
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 2, "{}", errors(&output));
+        assert!(errors(&output).contains("too long: the limit is"), "{}", errors(&output));
+        assert!(fs::read(&new).unwrap() == before, "{}", arguments[0]);
+    }
+    // The longest of each is taken.
+    let longest = &key[1..];
+    good(&["put", &new, longest, "value", "--keyspace", &name[1..]]);
+    assert_eq!(good(&["get", &new, longest, "--keyspace", &name[1..]]), "value\n");
+    good(&["delete", &new, longest, "--keyspace", &name[1..]]);
 }
 
 #[test]
