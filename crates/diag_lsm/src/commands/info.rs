@@ -233,20 +233,26 @@ fn print(info: &Info) -> std::io::Result<()> {
         (None, problem) => line(&mut out, "free", problem.as_deref().unwrap_or("unknown"))?,
     }
     writeln!(out)?;
-    let mut table = Table::new(
-        4,
-        &[
-            "keyspace",
-            "compression",
-            "values",
-            "level",
-            "segments",
-            "entries",
-            "tombstones",
-            "size",
-        ],
-    );
-    let mut rows = |first: [String; 3], level: &Level| {
+    keyspace_table(state).print(&mut out)?;
+    out.flush()
+}
+
+/// A row to each level of a keyspace, and one to the young segments, which all of them share.
+fn keyspace_table(state: &State) -> Table {
+    let heads = [
+        "keyspace",
+        "number",
+        "compression",
+        "values",
+        "filter bits",
+        "level",
+        "segments",
+        "entries",
+        "tombstones",
+        "size",
+    ];
+    let mut table = Table::new(6, &heads).with_numbers_at(&[1, 4]);
+    let mut rows = |first: [String; 5], level: &Level| {
         let mut row = first.to_vec();
         row.push(level.name.clone());
         row.extend([level.segments, level.entries, level.tombstones].map(units::count));
@@ -254,7 +260,7 @@ fn print(info: &Info) -> std::io::Result<()> {
         table.row(row);
     };
     if state.young.segments > 0 {
-        rows(["(all)".into(), "none".into(), "-".into()], &state.young);
+        rows(["(all)", "-", "none", "-", "-"].map(str::to_owned), &state.young);
     }
     for keyspace in &state.keyspaces {
         let name = if keyspace.dropped {
@@ -262,13 +268,15 @@ fn print(info: &Info) -> std::io::Result<()> {
         } else {
             keyspace.name.clone()
         };
-        let first =
-            || [name.clone(), keyspace.compression.clone(), keyspace.value_compression.clone()];
+        let first = || {
+            let (codec, value_codec) = (&keyspace.compression, &keyspace.value_compression);
+            let (number, bits) = (keyspace.number.to_string(), keyspace.filter_bits.to_string());
+            [name.clone(), number, codec.clone(), value_codec.clone(), bits]
+        };
         if keyspace.levels.is_empty() {
             rows(first(), &Level { name: "-".into(), ..Level::default() });
         }
         keyspace.levels.iter().for_each(|level| rows(first(), level));
     }
-    table.print(&mut out)?;
-    out.flush()
+    table
 }
