@@ -177,7 +177,8 @@ pub struct RangeArguments {
 pub struct CompactArguments {
     /// The database file.
     pub file: PathBuf,
-    /// Write what is in it to this file, which must not be there, and leave it as it is.
+    /// Write what is in the database file to this one, which must not be there; the former is only
+    /// read.
     #[arg(long, conflicts_with_all = ["keyspace", "start", "end", "prefix"])]
     pub to: Option<PathBuf>,
     /// Only this keyspace.
@@ -238,8 +239,8 @@ pub enum Order {
 pub struct BenchArguments {
     /// The database file, which must not be there.
     pub file: PathBuf,
-    /// How many pairs to write.
-    #[arg(long, default_value_t = 1_000_000)]
+    /// How many pairs to write, at least 1.
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub count: u64,
     /// The order of their keys.
     #[arg(long, value_enum, default_value_t = Order::Random)]
@@ -277,7 +278,7 @@ pub struct BenchArguments {
     /// Verify the file at the end.
     #[arg(long)]
     pub verify: bool,
-    /// Keep the file.
+    /// Keep the file, which is removed otherwise, also when something fails.
     #[arg(long)]
     pub keep: bool,
 }

@@ -17,10 +17,14 @@ pub fn open(path: &Path, budget_mib: u64) -> sapwood::Result<Database> {
     Database::builder().create(false).memory_budget(budget_mib << 20).open(path)
 }
 
+/// Opens a database that is there, and writes nothing.
+pub fn open_read_only(path: &Path, budget_mib: u64) -> sapwood::Result<Database> {
+    Database::builder().read_only(true).memory_budget(budget_mib << 20).open(path)
+}
+
 /// Opens a database for reading, and a keyspace in it.
 pub fn open_for_reading(at: &KeyspaceArguments) -> sapwood::Result<(Database, Keyspace)> {
-    let builder = Database::builder().read_only(true).memory_budget(at.budget << 20);
-    let database = builder.open(&at.file)?;
+    let database = open_read_only(&at.file, at.budget)?;
     let keyspace = database.existing_keyspace(&at.keyspace)?;
     Ok((database, keyspace))
 }
@@ -64,7 +68,14 @@ pub fn given(text: &str, hex: bool) -> Result<Vec<u8>, Box<dyn Error>> {
     units::from_hex(text).ok_or_else(|| usage::wrong(format!("{text:?} is not hexadecimal")))
 }
 
-/// The range that was asked for.
+/// A key as it is given on the command line.
+pub fn given_key(text: &str, hex: bool) -> Result<Vec<u8>, Box<dyn Error>> {
+    let key = given(text, hex)?;
+    usage::key(&key).map_err(usage::wrong)?;
+    Ok(key)
+}
+
+/// The range that was asked for. Its ends may be longer than a key.
 pub fn bounds(range: &RangeArguments) -> Result<KeyBounds, Box<dyn Error>> {
     let (start, end) = (range.start.as_deref(), range.end.as_deref());
     bounds_of(start, end, range.prefix.as_deref(), range.hex)

@@ -17,7 +17,8 @@ use sapwood::log::stream::BlockStream;
 use sapwood::merge::verify::{LiveBlocks, Newer, NewerState, StateOwners, walk_blocks_with};
 use sapwood::page::file_header::{Slots, read_slots};
 use sapwood::page::{
-    Block, MemoryBudget, OpenedState, PageManager, PageOptions, RegionEntry, StateLocation,
+    Block, MemoryBudget, OpenedState, PageManager, PageOptions, RegionEntry, SlotProblem,
+    StateLocation,
 };
 use sapwood::segment::descriptor::Segment;
 use sapwood::state::Contents;
@@ -32,6 +33,9 @@ pub const ATTEMPTS: usize = 10;
 const MOVING: &str = "another process changes the file faster than it can be read here: what is \
                       said to be wrong with it may only have been replaced; try again, or run \
                       `verify`, which tells the two apart";
+
+/// What is said when a header slot names a newer state than could be read.
+pub const NOT_THE_NEWEST: &str = "the newest state cannot be read; this is the one before it";
 
 /// A segment behind its keyspace (none for young ones) and the name of its level.
 pub type PlacedSegment = (Option<u32>, String, Arc<Segment>);
@@ -288,6 +292,39 @@ impl DurableFile {
             seed: layout.seed(),
         };
         (stream, start)
+    }
+
+    /// True when a close has written the state. Without one, a header slot that does not count may
+    /// be one that a crash has torn; after it, it is damage.
+    pub fn is_closed_cleanly(&self) -> bool {
+        self.read.manifest.counters.clean.is_some()
+    }
+
+    /// The header slots that do not count, and why, but for one that was never written.
+    pub fn bad_slots<'a>(&self, slots: &'a Slots) -> Vec<(usize, &'a SlotProblem)> {
+        let is_first = self.read.slot.generation == 1;
+        let bad =
+            slots.iter().enumerate().filter_map(|(at, slot)| Some((at, slot.as_ref().err()?)));
+        bad.filter(|(_, problem)| !(is_first && **problem == SlotProblem::NoMark)).collect()
+    }
+
+    /// True when a header slot names a newer state than the one that could be read.
+    pub fn is_behind(&self, slots: &Slots) -> bool {
+        let newest = slots.iter().flatten().map(|slot| slot.generation).max();
+        newest.is_some_and(|newest| newest > self.read.slot.generation)
+    }
+
+    /// What is damaged of the header and of what it names, in words.
+    pub fn header_problems(&self, slots: &Slots) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.is_closed_cleanly() {
+            let bad = self.bad_slots(slots).into_iter();
+            problems.extend(bad.map(|(slot, problem)| format!("header slot {slot}: {problem}")));
+        }
+        if self.is_behind(slots) {
+            problems.push(NOT_THE_NEWEST.into());
+        }
+        problems
     }
 
     /// True when a process has written a newer durable state since.

@@ -1,11 +1,11 @@
 //! `diag_lsm`: looks inside a Sapwood database file, loads it, checks it and measures it.
 //!
 //! *Guarantees*: `info`, `segments`, `tree`, `page`, `space`, `log` and `verify` read the last
-//! durable state, without the lock; `get`, `scan`, `count` and `export` open the file read-only,
-//! with the shared lock, so that they are refused beside a process that writes it. None of these
-//! writes; they go past what cannot be read, and say so. Exit status 0: done; 1: an error,
-//! something could not be read, or `verify` found something; 2: wrong usage, of which nothing was
-//! opened or made.
+//! durable state, without the lock; `get`, `scan`, `count`, `export` and `compact --to` open the
+//! file read-only, with the shared lock, so that they are refused beside a process that writes it.
+//! None of these writes to it; but for `compact --to` they go past what cannot be read, and say so.
+//! Exit status 0: done; 1: an error, something could not be read, or `verify` found something;
+//! 2: wrong usage, of which nothing was opened or made.
 
 // The tool reads other files than databases, and measures time; the library does neither.
 #![allow(clippy::disallowed_methods)]
@@ -19,6 +19,7 @@ mod output;
 mod pairs;
 mod salvage;
 mod shape;
+mod told;
 mod units;
 mod usage;
 mod whole;
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
         // Whoever reads our output has seen enough.
         Err(error) if output::is_broken_pipe(&*error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("diag_lsm: {error}");
+            eprintln!("diag_lsm: {}", told::text(&*error));
             let is_usage = error.is::<usage::WrongUsage>();
             if is_usage { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
         }

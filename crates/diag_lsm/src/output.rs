@@ -43,12 +43,22 @@ pub fn is_broken_pipe(error: &(dyn Error + 'static)) -> bool {
 pub struct Table {
     rows: Vec<Vec<String>>,
     left: usize,
+    /// Numbers among the first columns.
+    numbers: Vec<usize>,
 }
 
 impl Table {
     /// A table of these columns, of which the first `left` are text.
     pub fn new(left: usize, heads: &[&str]) -> Table {
-        Table { rows: vec![heads.iter().map(|head| (*head).to_owned()).collect()], left }
+        let heads = heads.iter().map(|head| (*head).to_owned()).collect();
+        Table { rows: vec![heads], left, numbers: Vec::new() }
+    }
+
+    /// The same, but for these of the first columns, which are numbers.
+    #[must_use]
+    pub fn with_numbers_at(mut self, columns: &[usize]) -> Table {
+        self.numbers = columns.to_vec();
+        self
     }
 
     /// Adds a row.
@@ -68,7 +78,8 @@ impl Table {
             let mut line = String::new();
             for (index, (cell, width)) in row.iter().zip(&widths).enumerate() {
                 let pad = " ".repeat(width - cell.chars().count());
-                let cell = if index < self.left { cell.clone() + &pad } else { pad + cell };
+                let is_text = index < self.left && !self.numbers.contains(&index);
+                let cell = if is_text { cell.clone() + &pad } else { pad + cell };
                 line.push_str(&cell);
                 line.push_str("  ");
             }

@@ -5,6 +5,8 @@
 use std::error::Error;
 use std::fmt;
 
+use sapwood::segment::KEY_BYTES_MAX;
+
 /// The longest name of a keyspace that can be made, in bytes.
 const NAME_BYTES_MAX: usize = 1024;
 
@@ -44,7 +46,8 @@ pub fn reserved_bytes(text: &str) -> Result<u16, String> {
     bytes.ok_or_else(|| "it is a multiple of 8 up to 256".into())
 }
 
-/// The name of a keyspace that is to be made. (A file may hold longer ones.)
+/// The name of a keyspace that is to be made, or may have to be. (A file may hold longer ones,
+/// which are not for the commands that would make what is not there.)
 ///
 /// # Errors
 /// With what is allowed.
@@ -54,4 +57,16 @@ pub fn new_name(text: &str) -> Result<String, String> {
         return Err(format!("a name of {length} bytes is too long: the limit is {NAME_BYTES_MAX}"));
     }
     Ok(text.to_owned())
+}
+
+/// A key.
+///
+/// # Errors
+/// With what is allowed.
+pub fn key(key: &[u8]) -> Result<(), String> {
+    let length = key.len();
+    if length > KEY_BYTES_MAX {
+        return Err(format!("a key of {length} bytes is too long: the limit is {KEY_BYTES_MAX}"));
+    }
+    Ok(())
 }

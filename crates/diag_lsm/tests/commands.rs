@@ -278,7 +278,9 @@ fn a_flipped_bit_makes_verify_fail_and_name_the_page() {
     for slot in [0, 4096] {
         flip(&path, slot + 20);
         assert_eq!(code(&run(&["verify", &file])), 1);
-        good(&["info", &file]);
+        let info = run(&["info", &file]);
+        assert_eq!(code(&info), 1);
+        assert!(text(&info).contains("default"), "{}", text(&info));
         fs::write(&path, &whole).unwrap();
     }
     // A free map that is damaged does not hide the rest.
@@ -290,7 +292,9 @@ fn a_flipped_bit_makes_verify_fail_and_name_the_page() {
     assert_eq!(code(&output), 1);
     assert!(text(&output).contains("free map"), "{}", text(&output));
     assert!(text(&output).contains("3,005"));
-    good(&["info", &file]);
+    let info = run(&["info", &file]);
+    assert_eq!(code(&info), 1);
+    assert!(text(&info).contains("default") && errors(&info).contains("free map"));
 }
 
 #[test]
@@ -312,6 +316,47 @@ fn what_is_no_database_is_told_so() {
     assert!(!given.path("absent").exists());
 }
 
+/// The library's advice names calls of its own, which are no help on the command line.
+#[test]
+fn advice_names_commands_and_options() {
+    let given = Given::empty();
+    let (file, absent) = (given.name("data.db"), given.name("absent.db"));
+    for command in ["info", "verify", "scan", "count", "compact", "export"] {
+        let output = run(&[command, &absent]);
+        assert_eq!(code(&output), 1, "{command}");
+        let told = errors(&output);
+        assert!(told.contains("absent.db does not exist; `diag_lsm create`"), "{command}: {told}");
+        assert!(!told.contains("create(true)"), "{command}: {told}");
+    }
+    good(&["create", &file]);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_diag_lsm"))
+        .args(["put", &file, "key", "--budget", "4"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(&vec![7; 3 << 20]).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(code(&output), 1);
+    let told = errors(&output);
+    assert!(told.contains("--budget") && !told.contains("put_stream"), "{told}");
+    // What a killed process has left in the log takes more memory than a small budget has.
+    let database = sapwood::Database::builder().merge_threads(0).open(&file).unwrap();
+    let keyspace = database.keyspace("default").unwrap();
+    let mut batch = database.batch();
+    for number in 0..10_000_u32 {
+        batch.put(&keyspace, number.to_be_bytes(), [7; 1000]).unwrap();
+    }
+    batch.commit().unwrap();
+    fs::copy(&file, given.path("killed.db")).unwrap();
+    let output = run(&with_budget(&["count", &given.name("killed.db")]));
+    assert_eq!(code(&output), 1);
+    let told = errors(&output);
+    assert!(told.contains("--budget") && !told.contains("memory_budget"), "{told}");
+    drop(keyspace);
+    database.close().unwrap();
+}
+
 #[test]
 fn wrong_usage_has_a_status_of_its_own() {
     for arguments in [
@@ -322,6 +367,7 @@ fn wrong_usage_has_a_status_of_its_own() {
         &["scan", "file", "--prefix", "a", "--start", "b"],
         &["import", "file", "--form", "xml"],
         &["bench", "file", "--batch", "0"],
+        &["bench", "file", "--count", "0"],
     ] {
         assert_eq!(code(&run(arguments)), 2, "{arguments:?}");
     }
@@ -335,7 +381,8 @@ fn wrong_usage_opens_and_makes_nothing() {
     let (new, folder, lines) = (given.name("new.db"), given.name("folder"), given.name("lines"));
     fs::create_dir(&folder).unwrap();
     fs::write(&lines, "line\n").unwrap();
-    let name = "n".repeat(1025);
+    let (name, key) = ("n".repeat(1025), "k".repeat(16_385));
+    let hex_key = "6b".repeat(16_385);
     for arguments in [
         &["import", &new][..],
         &["import", &new, &lines],
@@ -358,6 +405,11 @@ fn wrong_usage_opens_and_makes_nothing() {
         &["delete", &new, "xy", "--hex"],
         &["put", &new, "xy", "00", "--hex"],
         &["put", &new, "00", "xy", "--hex"],
+        &["put", &new, "key", "value", "--keyspace", &name],
+        &["put", &new, &key, "value"],
+        &["get", &new, &key],
+        &["get", &new, &hex_key, "--hex"],
+        &["delete", &new, &key],
         &["scan", &new, "--prefix", "xy", "--hex"],
         &["scan", &new, "--start", "b", "--end", "a"],
         &["count", &new, "--start", "b", "--end", "a"],
@@ -382,6 +434,24 @@ fn wrong_usage_opens_and_makes_nothing() {
     let onto_itself = run(&["export", &new, &new, "--keyspace", &name[1..]]);
     assert_eq!(code(&onto_itself), 2, "{}", errors(&onto_itself));
     assert!(fs::read(&new).unwrap() == before, "an export has replaced its own source");
+    // What is wrong is told before a file that is there is opened, too.
+    for arguments in [
+        &["put", &new, "key", "value", "--keyspace", &name][..],
+        &["import", &new, &lines, "--form", "lines", "--keyspace", &name],
+        &["put", &new, &key, "value", "--keyspace", &name[1..]],
+        &["get", &new, &key, "--keyspace", &name[1..]],
+        &["delete", &new, &key, "--keyspace", &name[1..]],
+    ] {
+        let output = run(arguments);
+        assert_eq!(code(&output), 2, "{}", errors(&output));
+        assert!(errors(&output).contains("too long: the limit is"), "{}", errors(&output));
+        assert!(fs::read(&new).unwrap() == before, "{}", arguments[0]);
+    }
+    // The longest of each is taken.
+    let longest = &key[1..];
+    good(&["put", &new, longest, "value", "--keyspace", &name[1..]]);
+    assert_eq!(good(&["get", &new, longest, "--keyspace", &name[1..]]), "value\n");
+    good(&["delete", &new, longest, "--keyspace", &name[1..]]);
 }
 
 #[test]
@@ -401,6 +471,27 @@ fn a_small_bench_measures_and_verifies() {
     assert!(good(&sorted).contains("peak memory"));
     assert_eq!(good(&["count", &file]), "20,000\n");
     assert_eq!(code(&run(&sorted)), 1, "it is there already");
+}
+
+/// Whatever failed once the file was made left it there, and the next run was refused.
+#[test]
+fn a_bench_that_fails_leaves_its_file_only_when_it_is_to_be_kept() {
+    let given = Given::empty();
+    let file = given.name("bench.db");
+    // A commit takes at most a quarter of the budget.
+    let failing = ["bench", &file, "--budget", "4", "--count", "1", "--value-bytes", "4000000"];
+    for (keep, is_kept) in [(&[][..], false), (&["--keep"], true)] {
+        let output = run(&[&failing, keep].concat());
+        assert_eq!(code(&output), 1, "{}", errors(&output));
+        assert!(errors(&output).contains("too many for one commit"), "{}", errors(&output));
+        assert_eq!(given.path("bench.db").exists(), is_kept);
+    }
+    // What was there before is nobody's to remove.
+    let output = run(&failing);
+    assert!(errors(&output).contains("exists already"), "{}", errors(&output));
+    assert!(given.path("bench.db").exists());
+    // One pair is enough.
+    assert!(good(&["bench", &given.name("one.db"), "--count", "1"]).contains("load"));
 }
 
 /// As the system measures it: what the engine counts, what the allocator and the compressor take

@@ -253,6 +253,125 @@ fn page_says_what_is_wrong_with_the_value_or_the_state_that_it_is_a_part_of() {
     }
 }
 
+/// Runs a command with its file changed in these places; its exit status and what it says on
+/// standard error. What it prints is the rest of what it has to say.
+fn with_damage(arguments: &[&str], whole: &[u8], places: &[usize]) -> (i32, String) {
+    let mut bytes = whole.to_vec();
+    places.iter().for_each(|place| bytes[*place] ^= 0x10);
+    fs::write(arguments[1], bytes).unwrap();
+    let [output, json] = both("", arguments);
+    assert_eq!(output.status.code(), json.status.code(), "{arguments:?}");
+    assert!(text(&output.stdout).lines().count() > 2, "{}", text(&output.stdout));
+    fs::write(arguments[1], whole).unwrap();
+    (output.status.code().unwrap(), text(&output.stderr))
+}
+
+/// It printed what was wrong among the rest, with exit status 0.
+#[test]
+fn page_fails_where_what_it_shows_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.db");
+    with_every_kind(&path);
+    let (file, whole) = (path.display().to_string(), fs::read(&path).unwrap());
+    let owners = owners(&file);
+    let pages = |owner: char| -> Vec<usize> {
+        (0..owners.len()).filter(|page| owners[*page] == owner).collect()
+    };
+    let shown = |page: usize, places: &[usize]| {
+        let (status, errors) = with_damage(&["page", &file, &page.to_string()], &whole, places);
+        assert_eq!(status == 0, errors.is_empty(), "page {page}: {status} {errors}");
+        (status, errors)
+    };
+    for owner in ['l', 'p', 'f', 'o', 's'] {
+        let page = pages(owner)[0];
+        assert_eq!(shown(page, &[]).0, 0, "{owner}");
+        let (status, errors) = shown(page, &[page * PAGE_BYTES + 60]);
+        assert_eq!(status, 1, "{owner}");
+        assert!(errors.contains("checksum"), "{owner}: {errors}");
+    }
+    // Of the two homes of a free map the state names one.
+    let homes: Vec<usize> = pages('H').into_iter().filter(|page| *page >= 8).collect();
+    let damaged = |page: &&usize| shown(**page, &[**page * PAGE_BYTES + 60]).0 == 1;
+    let firsts: Vec<&usize> = homes.iter().filter(damaged).collect();
+    assert_eq!(firsts.len(), 1, "of {homes:?}");
+    // The page itself is sound, but whose it is cannot be told.
+    let (leaf, parents) = (pages('l')[0], pages('p'));
+    let places: Vec<usize> = parents.iter().map(|parent| parent * PAGE_BYTES + 60).collect();
+    let (status, errors) = shown(leaf, &places);
+    assert_eq!(status, 1);
+    assert!(errors.contains("damaged parent"), "{errors}");
+    for (page, slot) in [(0, "header slot 0"), (4, "header slot 1")] {
+        let (status, errors) = shown(0, &[page * PAGE_BYTES + 60]);
+        assert_eq!(status, 1, "{slot}");
+        assert!(errors.contains(slot) && errors.contains("checksum"), "{slot}: {errors}");
+    }
+}
+
+/// It printed what was wrong among the rest, with exit status 0.
+#[test]
+fn info_fails_where_a_slot_or_a_map_cannot_be_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("closed.db");
+    with_every_kind(&path);
+    let (file, whole) = (path.display().to_string(), fs::read(&path).unwrap());
+    let owners = owners(&file);
+    let info = |places: &[usize]| {
+        let (status, errors) = with_damage(&["info", &file], &whole, places);
+        assert_eq!(status == 0, errors.is_empty(), "{status} {errors}");
+        (status, errors)
+    };
+    assert_eq!(info(&[]).0, 0);
+    let maps = (8..owners.len()).filter(|page| owners[*page] == 'H');
+    let maps: Vec<usize> = maps.map(|page| page * PAGE_BYTES + 60).collect();
+    for (places, told) in [
+        (&maps[..], "free map"),
+        (&[60], "header slot 0: wrong checksum"),
+        (&[4 * PAGE_BYTES + 60], "header slot 1: wrong checksum"),
+    ] {
+        let (status, errors) = info(places);
+        assert_eq!(status, 1, "{told}");
+        assert!(errors.contains(told), "{told}: {errors}");
+    }
+    // What a crash may have torn is no damage.
+    let path = killed(folder.path());
+    let (file, whole) = (path.display().to_string(), fs::read(&path).unwrap());
+    for place in [60, 4 * PAGE_BYTES + 60] {
+        for arguments in [&["info", &file][..], &["page", &file, "0"]] {
+            let (status, errors) = with_damage(arguments, &whole, &[place]);
+            assert_eq!((status, errors.as_str()), (0, ""), "{arguments:?}");
+        }
+    }
+}
+
+/// They showed the state before it, with exit status 0. A crash does not do that: a slot is written
+/// when its state is on disk.
+#[test]
+fn info_and_page_fail_where_the_newest_state_cannot_be_read_and_show_the_one_before_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.db");
+    let (database, keyspace) = common::used(&folder.path().join("used.db"));
+    // Too many for a state that lies in its slot.
+    for number in 0..150 {
+        database.keyspace(&format!("{number} {}", "name ".repeat(10))).unwrap();
+    }
+    for key in ["first", "second"] {
+        keyspace.put(key, "value").unwrap();
+        database.flush().unwrap();
+        database.sync().unwrap();
+    }
+    fs::copy(folder.path().join("used.db"), &path).unwrap();
+    drop(keyspace);
+    database.close().unwrap();
+    let (file, whole) = (path.display().to_string(), fs::read(&path).unwrap());
+    let state = owners(&file).iter().position(|owner| *owner == 's').unwrap();
+    for arguments in [&["info", &file][..], &["page", &file, "0"]] {
+        assert_eq!(with_damage(arguments, &whole, &[]).0, 0, "{arguments:?}");
+        let (status, errors) = with_damage(arguments, &whole, &[state * PAGE_BYTES + 60]);
+        assert_eq!(status, 1, "{arguments:?}");
+        assert!(errors.contains("the newest state cannot be read"), "{arguments:?}: {errors}");
+    }
+}
+
 fn lines(output: &Output) -> Vec<String> {
     text(&output.stdout).lines().map(str::to_owned).collect()
 }
@@ -504,6 +623,17 @@ fn a_file_without_permission_is_told_with_its_cause() {
         assert!(errors.to_lowercase().contains("permission denied"), "{name}: {errors}");
         assert!(errors.contains("data.db"), "{name}: {errors}");
     }
+    // One that may be read only is told what may be done with it.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diag_lsm"));
+    if is_superuser {
+        command.uid(65534);
+    }
+    let output = command.arg("put").arg(&path).args(["key", "value"]).output().unwrap();
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("permission denied") && errors.contains("`scan`"), "{errors}");
+    assert!(!errors.contains("read_only"), "{errors}");
 }
 
 #[test]

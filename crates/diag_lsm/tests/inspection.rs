@@ -77,6 +77,34 @@ fn the_records_of_a_killed_process_are_listed() {
     assert_eq!(text(&scanned.stdout).lines().count(), 10);
 }
 
+/// It opened the file as for any other compaction: what was in the log was flushed, and the file
+/// was closed cleanly.
+#[test]
+fn a_clean_copy_leaves_its_source_as_it_is_and_is_made_beside_readers() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = |name: &str| folder.path().join(name).display().to_string();
+    let file = killed(folder.path()).display().to_string();
+    let before = fs::read(&file).unwrap();
+    let copied = |copy: &str| {
+        let printed = good(&["compact", &file, "--to", copy]);
+        assert_eq!(printed["bytes_before"], before.len());
+        assert_eq!(good(&["verify", copy])["clean"], true);
+        assert_eq!(good(&["count", copy])["count"], KEYS + 3 + 50);
+        assert!(fs::read(&file).unwrap() == before, "the source has changed");
+    };
+    copied(&name("copy.db"));
+    let reader = Database::builder().read_only(true).open(&file).unwrap();
+    copied(&name("beside.db"));
+    reader.close().unwrap();
+    // Beside a writer it is refused, as by the other commands that read pairs.
+    let writer = Database::builder().create(false).open(&file).unwrap();
+    let output = run(&["compact", &file, "--to", &name("none.db")]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("in use"), "{}", text(&output.stderr));
+    assert!(!folder.path().join("none.db").exists());
+    writer.close().unwrap();
+}
+
 #[test]
 fn first_pages_of_every_kind_are_decoded() {
     let folder = tempfile::tempdir().unwrap();
@@ -102,6 +130,51 @@ fn first_pages_of_every_kind_are_decoded() {
     for kind in ["header slots", "free map", "filter piece", "overflow value"] {
         assert!(kinds.contains_key(kind), "{kind} in {kinds:?}");
     }
+}
+
+/// Errors name a keyspace by its number, which was printed only as JSON.
+#[test]
+fn info_prints_the_number_and_the_filter_bits_of_each_keyspace() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.db");
+    let database = Database::open(&path).unwrap();
+    for (name, bits) in [("first", 10), ("a longer name", 7), ("dropped", 3)] {
+        let options = KeyspaceOptions::default().filter_bits(bits);
+        let keyspace = database.keyspace_with(name, options).unwrap();
+        keyspace.put("key", "value").unwrap();
+    }
+    database.flush().unwrap();
+    database.compact().unwrap();
+    let first = database.existing_keyspace("first").unwrap();
+    first.put("young", "value").unwrap();
+    drop(first);
+    database.flush().unwrap();
+    database.drop_keyspace("dropped").unwrap();
+    database.sync().unwrap();
+    let file = path.display().to_string();
+    let (info, printed) = (good(&["info", &file]), text(&run(&["info", &file]).stdout));
+    let table: Vec<&str> = printed.lines().skip_while(|line| !line.is_empty()).skip(1).collect();
+    // A cell ends where its column does.
+    let cell = |line: &str, name: &str| {
+        let end = table[0].find(name).unwrap() + name.len();
+        let start = line[..end].rfind("  ").map_or(0, |at| at + 2);
+        line[start..end].trim().to_owned()
+    };
+    let keyspaces = info["keyspaces"].as_array().unwrap();
+    assert!(keyspaces.len() >= 2, "{info}");
+    for keyspace in keyspaces {
+        let number = keyspace["number"].to_string();
+        let name = match keyspace["dropped"] == true {
+            true => format!("#{number} (dropped)"),
+            false => keyspace["name"].as_str().unwrap().to_owned(),
+        };
+        let line = table.iter().find(|line| line.starts_with(&name)).unwrap();
+        assert_eq!(cell(line, "number"), number, "{printed}");
+        assert_eq!(cell(line, "filter bits"), keyspace["filter_bits"].to_string(), "{printed}");
+    }
+    let all = table.iter().find(|line| line.starts_with("(all)")).unwrap();
+    assert_eq!((cell(all, "number"), cell(all, "filter bits")), ("-".into(), "-".into()));
+    database.close().unwrap();
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -159,9 +159,24 @@ fn fill_value(arguments: &BenchArguments, index: u64, value: &mut Vec<u8>) {
 
 pub fn run(arguments: &BenchArguments, json: bool) -> Outcome {
     let path = &arguments.file;
-    if path.exists() {
-        return Err(format!("{} exists already", path.display()).into());
+    // What is removed in the end is what was made here.
+    fs::File::create_new(path).map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => format!("{} exists already", path.display()),
+        _ => format!("{}: {error}", path.display()),
+    })?;
+    let outcome = measure(arguments, json);
+    if arguments.keep {
+        return outcome;
     }
+    let removed = fs::remove_file(path);
+    // Of two errors the first says why there is no measurement.
+    let status = outcome?;
+    removed.map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(status)
+}
+
+fn measure(arguments: &BenchArguments, json: bool) -> Outcome {
+    let path = &arguments.file;
     let database = Database::builder()
         .memory_budget(arguments.budget << 20)
         .page_size(arguments.page_size)
@@ -202,9 +217,6 @@ pub fn run(arguments: &BenchArguments, json: bool) -> Outcome {
             eprintln!("diag_lsm: {problem}");
             status = ExitCode::FAILURE;
         }
-    }
-    if !arguments.keep {
-        fs::remove_file(path)?;
     }
     Ok(status)
 }

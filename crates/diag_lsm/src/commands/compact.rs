@@ -31,7 +31,11 @@ pub fn run(arguments: &CompactArguments, json: bool) -> Outcome {
     let bounds = database::bounds_of(start, end, prefix.as_deref(), *hex)?;
     let bytes_before = length(path).unwrap_or(0);
     let began = Instant::now();
-    let database = database::open(path, arguments.budget)?;
+    // What is copied is left as it is, log and all; readers may have it open meanwhile.
+    let database = match &arguments.to {
+        Some(_) => database::open_read_only(path, arguments.budget)?,
+        None => database::open(path, arguments.budget)?,
+    };
     let bar = output::progress(0, "compacting");
     compact(&database, arguments, bounds, &bar)?;
     bar.finish_and_clear();

@@ -9,7 +9,7 @@ use crate::args::KeyArguments;
 use crate::{database, output};
 
 pub fn run(arguments: &KeyArguments, json: bool) -> Outcome {
-    let key = database::given(&arguments.key, arguments.hex)?;
+    let key = database::given_key(&arguments.key, arguments.hex)?;
     let database = database::open(&arguments.at.file, arguments.at.budget)?;
     let keyspace = database.existing_keyspace(&arguments.at.keyspace)?;
     let was_there = keyspace.contains(&key)?;

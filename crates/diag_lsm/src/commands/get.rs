@@ -9,7 +9,7 @@ use crate::pairs::JsonPair;
 use crate::{database, output, salvage};
 
 pub fn run(arguments: &KeyArguments, json: bool) -> Outcome {
-    let key = database::given(&arguments.key, arguments.hex)?;
+    let key = database::given_key(&arguments.key, arguments.hex)?;
     let (database, keyspace) = database::open_for_reading(&arguments.at)?;
     let Some(mut value) = salvage::find(&keyspace, &key)? else {
         if json {

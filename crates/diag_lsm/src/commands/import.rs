@@ -175,13 +175,12 @@ pub fn form_of(path: &Path) -> Option<Form> {
 
 pub fn run(arguments: &ImportArguments, json: bool) -> Outcome {
     let began = Instant::now();
+    let to = &arguments.to;
+    // It is made when it is not there.
+    usage::new_name(&to.keyspace).map_err(usage::wrong)?;
     let sources = arguments.cargo_sources.then(cargo_sources::folder).transpose()?;
     let given = arguments.from.as_deref().filter(|path| *path != Path::new("-"));
     let source = Source::open(arguments.form, sources.as_deref().or(given))?;
-    let to = &arguments.to;
-    if !to.file.exists() {
-        usage::new_name(&to.keyspace).map_err(usage::wrong)?;
-    }
     let database = Database::builder().memory_budget(to.budget << 20).open(&to.file)?;
     let keyspace = database.keyspace(&to.keyspace)?;
     let mut loader = Loader {

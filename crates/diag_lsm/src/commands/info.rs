@@ -13,12 +13,15 @@ use crate::file::{DurableFile, open_storage, slots, steadily};
 use crate::output::{self, Table, line};
 use crate::units;
 
-#[derive(Serialize)]
+#[derive(Default, Serialize)]
 struct Info {
     file_bytes: u64,
     slots: Vec<Slot>,
     /// Why no state can be read.
     problem: Option<String>,
+    /// What is damaged of the header beside the state that was read.
+    #[serde(skip)]
+    header_problems: Vec<String>,
     #[serde(flatten)]
     state: Option<State>,
 }
@@ -27,7 +30,15 @@ impl Info {
     fn is_sound(&self) -> bool {
         let has_maps = |state: &State| state.free_map_problem.is_none();
         self.slots.iter().all(|slot| slot.problem.is_none())
+            && self.header_problems.is_empty()
             && self.state.as_ref().is_some_and(has_maps)
+    }
+
+    /// Everything that cannot be read. A slot that does not count is not among it by itself: a
+    /// crash may have torn it.
+    fn problems(&self) -> impl Iterator<Item = &String> {
+        let of_maps = self.state.as_ref().and_then(|state| state.free_map_problem.as_ref());
+        self.problem.iter().chain(&self.header_problems).chain(of_maps)
     }
 }
 
@@ -85,21 +96,26 @@ pub fn run(path: &Path, json: bool) -> Outcome {
     let look = || {
         let found = slots(&*storage)?;
         let file_bytes = storage.length()?;
-        let (state, problem) = match DurableFile::over(storage.clone()) {
-            Ok(file) => (Some(state(&file)), None),
-            Err(error) => (None, Some(error.to_string())),
-        };
-        Ok(Info { file_bytes, slots: slot_list(&found), problem, state })
+        let mut info = Info { file_bytes, slots: slot_list(&found), ..Info::default() };
+        match DurableFile::over(storage.clone()) {
+            Ok(file) => {
+                info.state = Some(state(&file));
+                info.header_problems = file.header_problems(&found);
+            }
+            Err(error) => info.problem = Some(error.to_string()),
+        }
+        Ok(info)
     };
     let info = steadily(&*storage, look, Info::is_sound)?;
-    let status = if info.problem.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
     if json {
         output::json(&info)?;
     } else {
         print(&info)?;
     }
-    if let Some(problem) = &info.problem {
+    let mut status = ExitCode::SUCCESS;
+    for problem in info.problems() {
         eprintln!("diag_lsm: {problem}");
+        status = ExitCode::FAILURE;
     }
     Ok(status)
 }
@@ -133,7 +149,7 @@ fn codec(codec: Codec) -> String {
 }
 
 fn state(file: &DurableFile) -> State {
-    let (slot, manifest) = (&file.read.slot, &file.read.manifest);
+    let slot = &file.read.slot;
     let page_size = u64::from(slot.page_size);
     let level =
         |name: &str, segments: &mut dyn Iterator<Item = &sapwood::segment::descriptor::Segment>| {
@@ -176,7 +192,7 @@ fn state(file: &DurableFile) -> State {
         generation: slot.generation,
         epoch: contents.epoch.0,
         sequence: contents.cut.sequence.0,
-        closed_cleanly: manifest.counters.clean.is_some(),
+        closed_cleanly: file.is_closed_cleanly(),
         free_pages: file.maps_problem.is_none().then(|| file.pages.allocator().stats().free_pages),
         free_map_problem: file.maps_problem.as_ref().map(ToString::to_string),
         log_bytes: file.log_bytes(),
@@ -217,20 +233,26 @@ fn print(info: &Info) -> std::io::Result<()> {
         (None, problem) => line(&mut out, "free", problem.as_deref().unwrap_or("unknown"))?,
     }
     writeln!(out)?;
-    let mut table = Table::new(
-        4,
-        &[
-            "keyspace",
-            "compression",
-            "values",
-            "level",
-            "segments",
-            "entries",
-            "tombstones",
-            "size",
-        ],
-    );
-    let mut rows = |first: [String; 3], level: &Level| {
+    keyspace_table(state).print(&mut out)?;
+    out.flush()
+}
+
+/// A row to each level of a keyspace, and one to the young segments, which all of them share.
+fn keyspace_table(state: &State) -> Table {
+    let heads = [
+        "keyspace",
+        "number",
+        "compression",
+        "values",
+        "filter bits",
+        "level",
+        "segments",
+        "entries",
+        "tombstones",
+        "size",
+    ];
+    let mut table = Table::new(6, &heads).with_numbers_at(&[1, 4]);
+    let mut rows = |first: [String; 5], level: &Level| {
         let mut row = first.to_vec();
         row.push(level.name.clone());
         row.extend([level.segments, level.entries, level.tombstones].map(units::count));
@@ -238,7 +260,7 @@ fn print(info: &Info) -> std::io::Result<()> {
         table.row(row);
     };
     if state.young.segments > 0 {
-        rows(["(all)".into(), "none".into(), "-".into()], &state.young);
+        rows(["(all)", "-", "none", "-", "-"].map(str::to_owned), &state.young);
     }
     for keyspace in &state.keyspaces {
         let name = if keyspace.dropped {
@@ -246,13 +268,15 @@ fn print(info: &Info) -> std::io::Result<()> {
         } else {
             keyspace.name.clone()
         };
-        let first =
-            || [name.clone(), keyspace.compression.clone(), keyspace.value_compression.clone()];
+        let first = || {
+            let (codec, value_codec) = (&keyspace.compression, &keyspace.value_compression);
+            let (number, bits) = (keyspace.number.to_string(), keyspace.filter_bits.to_string());
+            [name.clone(), number, codec.clone(), value_codec.clone(), bits]
+        };
         if keyspace.levels.is_empty() {
             rows(first(), &Level { name: "-".into(), ..Level::default() });
         }
         keyspace.levels.iter().for_each(|level| rows(first(), level));
     }
-    table.print(&mut out)?;
-    out.flush()
+    table
 }

@@ -39,8 +39,6 @@ struct Page {
     /// Why no state can be read, or not all of it.
     #[serde(skip)]
     state_problem: Option<String>,
-    #[serde(skip)]
-    is_bare: bool,
     /// Its first bytes.
     head_hex: String,
 }
@@ -66,13 +64,12 @@ pub fn run(arguments: &PageArguments, json: bool) -> Outcome {
     } else {
         print(&page)?;
     }
-    match &page.problem {
-        Some(problem) if page.is_bare => {
-            eprintln!("diag_lsm: {problem}");
-            Ok(ExitCode::FAILURE)
-        }
-        _ => Ok(ExitCode::SUCCESS),
+    let mut status = ExitCode::SUCCESS;
+    for problem in page.problem.iter().chain(&page.state_problem) {
+        eprintln!("diag_lsm: {problem}");
+        status = ExitCode::FAILURE;
     }
+    Ok(status)
 }
 
 fn page_of(file: &DurableFile, arguments: &PageArguments) -> Looked {
@@ -86,7 +83,7 @@ fn page_of(file: &DurableFile, arguments: &PageArguments) -> Looked {
     let mut page = Page { page: arguments.page, ..Page::default() };
     page.head_hex = units::hex(raw.get(..64).unwrap_or(&raw));
     if arguments.page < u64::from(file.read.layout.header_pages()) {
-        header_slots(file, &mut page)?;
+        header_slots(file, &mut page);
     } else {
         node(file, &raw, &mut page);
     }
@@ -108,7 +105,7 @@ fn bare_page(
     if arguments.page >= in_file {
         return Err(format!("{error}; of {page_size} bytes each it has {in_file} pages").into());
     }
-    let mut page = Page { page: arguments.page, is_bare: true, ..Page::default() };
+    let mut page = Page { page: arguments.page, ..Page::default() };
     page.problem = Some(error.to_string());
     // The longest page is no longer than this.
     let mut raw = vec![0; page_size.min(bytes).min(1 << 16) as usize];
@@ -129,9 +126,12 @@ fn bare_page(
     Ok(page)
 }
 
-fn header_slots(file: &DurableFile, page: &mut Page) -> sapwood::Result<()> {
+/// The header as it was before the state was read, so that a newer one is no damage.
+fn header_slots(file: &DurableFile, page: &mut Page) {
     page.what = "header slots".into();
-    for (index, slot) in slots(&*file.storage)?.iter().enumerate() {
+    let problems = file.header_problems(&file.slots);
+    page.problem = (!problems.is_empty()).then(|| problems.join("; "));
+    for (index, slot) in file.slots.iter().enumerate() {
         let name = format!("slot {index}");
         match slot {
             Ok(slot) => {
@@ -142,7 +142,14 @@ fn header_slots(file: &DurableFile, page: &mut Page) -> sapwood::Result<()> {
             Err(problem) => page.field(&name, problem),
         }
     }
-    Ok(())
+}
+
+/// Whether the page is of the free map that the state names for its region: the other one of the
+/// two is an older map, or is being written.
+fn is_named_map(file: &DurableFile, region: u64, number: PageNumber) -> bool {
+    let index = usize::try_from(region).unwrap_or(usize::MAX);
+    let entry = file.read.manifest.regions.get(index);
+    entry.is_some_and(|entry| entry.node_ref(&file.read.layout, region).block().contains(number))
 }
 
 /// Whose the page is, by the state and its map; false when it is nobody's, so that its bytes are
@@ -151,20 +158,18 @@ fn owner(file: &DurableFile, page: &mut Page) -> bool {
     let (mut is_owned, mut is_value) = (true, false);
     let block = page_block(file, page.page);
     let number = block.first;
+    let region = file.read.layout.region_of(number);
     let owners = file.owners();
     let found = if owners.log.iter().any(|block| block.contains(number)) {
         "the log".to_owned()
     } else if owners.state.iter().any(|block| block.contains(number)) {
         "the state".to_owned()
+    } else if number < file.read.layout.first_allottable(region) {
+        is_owned = is_named_map(file, region, number);
+        format!("the free maps of region {region}")
     } else if file.maps_problem.is_none() && !file.pages.allocator().is_referenced(block) {
-        let region = file.read.layout.region_of(number);
-        match number < file.read.layout.first_allottable(region) {
-            true => format!("the free maps of region {region}"),
-            false => {
-                is_owned = false;
-                "free in the durable state".to_owned()
-            }
-        }
+        is_owned = false;
+        "free in the durable state".to_owned()
     } else {
         match file.live_blocks() {
             Ok(blocks) => match blocks.range(..=number).next_back() {

@@ -7,10 +7,12 @@ use serde_json::json;
 
 use crate::Outcome;
 use crate::args::PutArguments;
-use crate::{database, output, units};
+use crate::{database, output, units, usage};
 
 pub fn run(arguments: &PutArguments, json: bool) -> Outcome {
-    let key = database::given(&arguments.key, arguments.hex)?;
+    // It is made when it is not there.
+    usage::new_name(&arguments.at.keyspace).map_err(usage::wrong)?;
+    let key = database::given_key(&arguments.key, arguments.hex)?;
     let value = match &arguments.value {
         Some(value) => database::given(value, arguments.hex)?,
         None => {

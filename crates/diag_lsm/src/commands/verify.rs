@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use sapwood::log::operation::operations;
 use sapwood::log::record::RecordKind;
 use sapwood::merge::verify::{Meanwhile, Problem, VerifyReport, verify_written};
-use sapwood::page::SlotProblem;
 use sapwood::page::file_header::Slots;
 use serde::Serialize;
 
 use crate::Outcome;
-use crate::file::{DurableFile, NewestState, looked_at, open_storage, slots, steadily};
+use crate::file::{
+    DurableFile, NOT_THE_NEWEST, NewestState, looked_at, open_storage, slots, steadily,
+};
 use crate::output::{self, line};
 use crate::units;
 
@@ -166,13 +167,8 @@ fn check_slots(
     report: &mut VerifyReport,
     notes: &mut Vec<String>,
 ) {
-    let clean = file.read.manifest.counters.clean.is_some();
-    for (index, slot) in slots.iter().enumerate() {
-        let Err(problem) = slot else { continue };
-        if *problem == SlotProblem::NoMark && file.read.slot.generation == 1 {
-            continue;
-        }
-        if clean {
+    for (index, problem) in file.bad_slots(slots) {
+        if file.is_closed_cleanly() {
             report.add(Problem {
                 structure: Some(sapwood::Structure::FileHeader),
                 page: Some(file.read.layout.region_start(0)),
@@ -183,13 +179,12 @@ fn check_slots(
             notes.push(format!("header slot {index} does not count ({problem}), as after a crash"));
         }
     }
-    let newest = slots.iter().flatten().map(|slot| slot.generation).max();
-    if newest.is_some_and(|newest| newest > file.read.slot.generation) {
+    if file.is_behind(slots) {
         report.add(Problem {
             structure: Some(sapwood::Structure::State),
             page: None,
             keyspace: None,
-            text: "the newest state cannot be read; this is the one before it".into(),
+            text: NOT_THE_NEWEST.into(),
         });
     }
 }
