@@ -149,6 +149,7 @@ fn refuse_in_every_way(database: &Database) {
         ("put_if_absent of what is there", there()),
         ("compare_and_set", keyspace.compare_and_set("k", None, Some(b"v")).map(drop)),
         ("update", keyspace.update("k", |_| Some(vec![1])).map(drop)),
+        ("try_update", keyspace.try_update("k", |_| Ok(Some(vec![1]))).map(drop)),
         ("batch", batched),
         ("empty batch", database.batch().commit_with(Durability::Buffered)),
         ("put in a transaction", in_transaction(&|t| t.put(&keyspace, "k", "v"))),

@@ -355,9 +355,44 @@ pub enum Error {
         /// The state of that moment.
         epoch: Epoch,
     },
+    /// The application's own error, with which its closure gave up a
+    /// [`transact`](crate::Database::transact) or a [`try_update`](crate::Keyspace::try_update).
+    /// Its message and source are those of that error, which `downcast_ref` gives back. See
+    /// [`Error::application`].
+    #[error(transparent)]
+    Application(Arc<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
+    /// Wraps an error of the application's own, so that a closure can give up with it: nothing is
+    /// committed, it is not called again, and who called gets this very error.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::num::ParseIntError;
+    ///
+    /// use sapwood::Error;
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let result = db.transact(|transaction| {
+    ///     let count: u32 = "many".parse().map_err(Error::application)?;
+    ///     transaction.put(&fruit, "fig", count.to_string())
+    /// });
+    /// match result {
+    ///     Err(Error::Application(error)) => {
+    ///         assert!(error.downcast_ref::<ParseIntError>().is_some());
+    ///     }
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// assert!(!fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn application(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::Application(Arc::from(error.into()))
+    }
+
     /// Wraps an error of the operating system with what was attempted and where.
     ///
     /// # Examples

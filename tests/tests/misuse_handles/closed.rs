@@ -61,6 +61,7 @@ fn of_keyspace(a: &Keyspace) -> Vec<Call> {
         ("put_if_absent", a.put_if_absent("k", "v").map(drop)),
         ("compare_and_set", a.compare_and_set("k", None, Some(b"v")).map(drop)),
         ("update", a.update("k", |_| panic!("there is nothing to update")).map(drop)),
+        ("try_update", a.try_update("k", |_| panic!("there is nothing to update")).map(drop)),
         ("compact", a.compact("a".."b", &mut ())),
         ("range", a.range("a".."b").map(drop)),
         ("prefix", a.prefix("a").map(drop)),
