@@ -498,6 +498,11 @@ impl Builder {
     }
 
     fn open_storage(self, storage: Arc<dyn Storage>) -> Result<Database> {
+        let opened = self.open_or_create(storage.clone());
+        opened.map_err(|error| error.in_file(|| storage.name()))
+    }
+
+    fn open_or_create(self, storage: Arc<dyn Storage>) -> Result<Database> {
         let core = if self.may_create() && is_unborn(&*storage)? {
             let file = storage.name();
             let core = create::create(storage, self.options_new(), self.clock)?;

@@ -75,6 +75,9 @@ impl fmt::Display for Structure {
 
 /// Bytes of the file that are not what they must be.
 ///
+/// An application knows its keyspaces by name; [`Keyspace::number`](crate::Keyspace::number) and
+/// [`KeyspaceStats::number`](crate::KeyspaceStats::number) say which has the number given here.
+///
 /// # Examples
 /// ```
 /// use sapwood::{Corruption, Structure};
@@ -90,6 +93,8 @@ pub struct Corruption {
     pub page: Option<PageNumber>,
     /// The keyspace that the node belongs to, where it is known.
     pub keyspace: Option<KeyspaceNumber>,
+    /// The file, as it was named at open. Every call of a database says it.
+    pub file: Option<PathBuf>,
     /// What was found, and what was expected instead.
     pub detail: String,
 }
@@ -105,7 +110,8 @@ impl Corruption {
     /// assert_eq!(damage.page, None);
     /// ```
     pub fn new(structure: Structure, detail: impl Into<String>) -> Corruption {
-        Corruption { structure, page: None, keyspace: None, detail: detail.into() }
+        let detail = detail.into();
+        Corruption { structure, page: None, keyspace: None, file: None, detail }
     }
 
     /// The same, with the page where it lies.
@@ -147,6 +153,9 @@ impl fmt::Display for Corruption {
         }
         if let Some(keyspace) = self.keyspace {
             write!(f, " of keyspace {keyspace}")?;
+        }
+        if let Some(file) = &self.file {
+            write!(f, " in {}", file.display())?;
         }
         write!(f, ": {}", self.detail)
     }
@@ -481,6 +490,16 @@ impl Error {
             }
             error => error,
         }
+    }
+
+    /// Names the file in which damage was met, unless it is named already.
+    #[cold]
+    #[must_use]
+    pub(crate) fn in_file(mut self, name: impl FnOnce() -> String) -> Error {
+        if let Error::Corruption(corruption) = &mut self {
+            corruption.file.get_or_insert_with(|| name().into());
+        }
+        self
     }
 }
 

@@ -209,6 +209,26 @@ impl Keyspace {
         current.ok().flatten().unwrap_or_else(|| name.clone())
     }
 
+    /// Its number in the file, by which [`Corruption`](crate::Corruption) and the findings of
+    /// [`Database::verify`](crate::Database::verify) name it. It stays when the keyspace is
+    /// renamed, and none gets it again once it is dropped.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// let fruit = db.keyspace("fruit")?;
+    /// let nuts = db.keyspace("nuts")?;
+    /// assert_ne!(fruit.number(), nuts.number());
+    /// assert_eq!(db.stats()?.keyspaces[0].number, fruit.number());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn number(&self) -> KeyspaceNumber {
+        self.handle.number
+    }
+
     /// Puts a value under a key, in place of the one that it had.
     ///
     /// # Errors
