@@ -86,6 +86,7 @@ impl fmt::Display for Structure {
 /// assert_eq!(damage.to_string(), "damaged leaf: its checksum is wrong");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Corruption {
     /// The structure that was being read.
     pub structure: Structure,

@@ -145,10 +145,7 @@ fn check_log(
         Ok((records, Ok(_))) => return Ok(Some(records)),
         Ok((records, Err(error))) => (Problem::from(&error), records),
         Err(error) if is_steady => return Err(error),
-        Err(error) => {
-            let text = error.to_string();
-            (Problem { structure: None, page: None, keyspace: None, text }, 0)
-        }
+        Err(error) => (Problem::new(None, None, error.to_string()), 0),
     };
     if is_steady {
         report.add(problem);
@@ -173,24 +170,19 @@ fn check_slots(
             continue;
         }
         if clean {
-            report.add(Problem {
-                structure: Some(sapwood::Structure::FileHeader),
-                page: Some(file.read.layout.region_start(0)),
-                keyspace: None,
-                text: format!("header slot {index}: {problem}"),
-            });
+            report.add(Problem::new(
+                Some(sapwood::Structure::FileHeader),
+                Some(file.read.layout.region_start(0)),
+                format!("header slot {index}: {problem}"),
+            ));
         } else {
             notes.push(format!("header slot {index} does not count ({problem}), as after a crash"));
         }
     }
     let newest = slots.iter().flatten().map(|slot| slot.generation).max();
     if newest.is_some_and(|newest| newest > file.read.slot.generation) {
-        report.add(Problem {
-            structure: Some(sapwood::Structure::State),
-            page: None,
-            keyspace: None,
-            text: "the newest state cannot be read; this is the one before it".into(),
-        });
+        let text = "the newest state cannot be read; this is the one before it";
+        report.add(Problem::new(Some(sapwood::Structure::State), None, text.into()));
     }
 }
 
