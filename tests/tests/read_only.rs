@@ -370,7 +370,7 @@ fn a_read_only_open_makes_nothing() {
     // As a process leaves it that was killed while it made the file.
     fs::write(&path, []).unwrap();
     let error = reader().open(&path).unwrap_err();
-    assert!(matches!(error, Error::NotADatabase(_)), "{error:?}");
+    assert!(matches!(error, Error::NotFound(_)), "{error:?}");
     assert_eq!(fs::metadata(&path).unwrap().len(), 0);
 
     let storage = MemoryStorage::new();

@@ -474,9 +474,6 @@ impl Builder {
     /// ```
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Database> {
         self.validate()?;
-        if !self.may_create() && is_unborn(&*storage)? {
-            return Err(Error::NotFound(storage.name().into()));
-        }
         self.open_storage(storage)
     }
 
@@ -503,8 +500,11 @@ impl Builder {
     }
 
     fn open_or_create(self, storage: Arc<dyn Storage>) -> Result<Database> {
-        let core = if self.may_create() && is_unborn(&*storage)? {
+        let core = if is_unborn(&*storage)? {
             let file = storage.name();
+            if !self.may_create() {
+                return Err(Error::NotFound(file.into()));
+            }
             let core = create::create(storage, self.options_new(), self.clock)?;
             tracing::info!(target: "sapwood::open", %file, "database created");
             core

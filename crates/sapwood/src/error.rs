@@ -236,8 +236,11 @@ pub enum Error {
         /// What is there instead.
         detail: String,
     },
-    /// There is no file, and it was not to be created.
-    #[error("{0} does not exist; open it with create(true) to make a new database")]
+    /// There is no file, or nothing is in it yet, and no database was to be created.
+    #[error(
+        "{0} does not exist, or nothing is in it yet; open it with create(true) to make a new \
+         database"
+    )]
     NotFound(PathBuf),
     /// There is something where a new file was to be made.
     #[error("{0} exists already; give a path at which there is nothing")]
