@@ -8,12 +8,14 @@ use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::estimate;
 use crate::key_bounds::{key_range, prefix_range};
+use crate::options::{Compression, KeyspaceOptions};
+use crate::page::Codec;
 use crate::progress::Progress;
 use crate::range::Range;
 use crate::scan::{Direction, Scan};
 use crate::segment::key_range::KeyRange;
 use crate::shared::{Shared, check_key};
-use crate::state::catalogue::Catalogue;
+use crate::state::catalogue::{Catalogue, KeyspaceSettings};
 use crate::state::lookup::{self, Found};
 use crate::state::{Core, ReadPoint, SnapshotHold};
 use crate::sync::Arc;
@@ -59,6 +61,21 @@ impl fmt::Debug for Keyspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Keyspace");
         out.field("number", &self.handle.number).field("name", &self.name()).finish()
+    }
+}
+
+fn compression(codec: Codec) -> Compression {
+    match codec {
+        Codec::Plain => Compression::None,
+        Codec::Zstd { level } => Compression::Zstd(level),
+    }
+}
+
+fn options_of(settings: KeyspaceSettings) -> KeyspaceOptions {
+    KeyspaceOptions {
+        compression: compression(settings.codec),
+        value_compression: compression(settings.value_codec),
+        filter_bits: settings.filter_bits,
     }
 }
 
@@ -227,6 +244,32 @@ impl Keyspace {
     #[must_use]
     pub fn number(&self) -> KeyspaceNumber {
         self.handle.number
+    }
+
+    /// The options that it was created with.
+    ///
+    /// # Errors
+    /// [`Error::KeyspaceDropped`], [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::KeyspaceOptions;
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// let by_range = db.keyspace_with("by_range", KeyspaceOptions::default().filter_bits(0))?;
+    /// assert_eq!(by_range.options()?.filter_bits, 0);
+    /// // One that exists keeps its own.
+    /// let again = db.keyspace("by_range")?;
+    /// assert_eq!(again.options()?, by_range.options()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn options(&self) -> Result<KeyspaceOptions> {
+        self.read(|core, number| {
+            let of = |catalogue: &Catalogue| catalogue.get(number).map(|entry| entry.settings);
+            let settings = of(&core.visible_catalogue()).or_else(|| of(&core.current_catalogue()));
+            settings.map(options_of).ok_or_else(|| self.dropped())
+        })
     }
 
     /// Puts a value under a key, in place of the one that it had.

@@ -51,6 +51,7 @@ fn of_database(database: &Database) -> Vec<Call> {
 
 fn of_keyspace(a: &Keyspace) -> Vec<Call> {
     vec![
+        ("options", a.options().map(drop)),
         ("put", a.put("k", "v")),
         ("get", a.get("k").map(drop)),
         ("get_many", a.get_many(["k"]).map(drop)),
