@@ -529,6 +529,38 @@ fn a_batch_is_visible_whole_and_its_last_write_counts() {
 }
 
 #[test]
+fn a_batch_deletes_by_prefix_what_is_committed_and_what_it_has_put_before() {
+    let db = open();
+    let (a, b) = (db.keyspace("a").unwrap(), db.keyspace("b").unwrap());
+    for name in ["fig", "fig leaf", "fi", "fih", "\u{ff}"] {
+        a.put(name, "old").unwrap();
+        b.put(name, "old").unwrap();
+    }
+    for key in [&b"\xff"[..], b"\xff\xff", b"\xfe\xff"] {
+        a.put(key, "old").unwrap();
+    }
+    let mut batch = db.batch();
+    batch.put(&a, "fig jam", "never").unwrap();
+    batch.delete_prefix(&a, "fig").unwrap();
+    batch.put(&a, "fig tree", "new").unwrap();
+    // Nothing comes behind these.
+    batch.delete_prefix(&a, b"\xff").unwrap();
+    assert_eq!(batch.len(), 3);
+    let other = open().keyspace("a").unwrap();
+    assert!(matches!(batch.delete_prefix(&other, "f"), Err(Error::ForeignKeyspace(_))));
+    a.put("fig late", "before the commit").unwrap();
+    batch.commit().unwrap();
+    let keys: Vec<_> = pairs(a.iter().unwrap()).into_iter().map(|(key, _)| key).collect();
+    let left = [&b"fi"[..], b"fig tree", b"fih", "\u{ff}".as_bytes(), b"\xfe\xff"];
+    assert_eq!(keys, left);
+    assert_eq!(b.count::<&str>(..).unwrap(), 5);
+    let mut batch = db.batch();
+    batch.delete_prefix(&b, "").unwrap();
+    batch.commit().unwrap();
+    assert_eq!(b.count::<&str>(..).unwrap(), 0, "every key begins with nothing");
+}
+
+#[test]
 fn stats_count_and_print() {
     let db = open();
     let keyspace = db.keyspace("trees").unwrap();

@@ -129,6 +129,7 @@ fn of_batches(mut given: Vec<Batch>, a: &Keyspace) -> Vec<Call> {
         ("put", batch.put(a, "k", "v")),
         ("delete", batch.delete(a, "k")),
         ("delete_range", batch.delete_range(a, "a".."b")),
+        ("delete_prefix", batch.delete_prefix(a, "a")),
         ("commit", batch.commit()),
         ("commit_with", given.remove(0).commit_with(Durability::Memory)),
     ]
