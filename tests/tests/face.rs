@@ -8,12 +8,10 @@ mod transactions;
 #[path = "face/walks.rs"]
 mod walks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use sapwood::{
-    Cursor, Database, Durability, Error, Isolation, Key, Keyspace, KeyspaceOptions, Seek, Value,
-};
+use sapwood::{Database, Durability, Error, Isolation, Keyspace, KeyspaceOptions, Seek, Value};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -78,17 +76,39 @@ fn model_pairs(model: &Model) -> Vec<(Vec<u8>, Vec<u8>)> {
 fn assert_send_sync<T: Send + Sync>() {}
 fn assert_send<T: Send>() {}
 
+/// Asks something of each type, and gives their names.
+macro_rules! each {
+    ($check:ident: $($name:ident)*) => {{
+        $($check::<sapwood::$name>();)*
+        [$(stringify!($name)),*]
+    }};
+}
+
+/// The names that the crate exports.
+fn exported() -> BTreeSet<String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/sapwood/src/lib.rs");
+    let text = std::fs::read_to_string(path).unwrap();
+    let statements = text.split("\npub use ").skip(1).map(|rest| rest.split(';').next().unwrap());
+    let words = statements.flat_map(|statement| statement.split(|c: char| !c.is_alphanumeric()));
+    words.filter(|word| word.starts_with(char::is_uppercase)).map(str::to_owned).collect()
+}
+
 #[test]
 fn handles_can_be_shared_and_iterators_sent() {
-    assert_send_sync::<Database>();
-    assert_send_sync::<Keyspace>();
-    assert_send_sync::<sapwood::Snapshot>();
-    assert_send_sync::<Key>();
-    assert_send_sync::<Value>();
-    assert_send::<sapwood::Range>();
-    assert_send::<Cursor>();
-    assert_send::<sapwood::Transaction>();
-    assert_send::<sapwood::Batch>();
+    let shared = each!(assert_send_sync:
+        Database Keyspace Snapshot Builder MemoryStorage Mapped Savepoint
+        Key Value Error Corruption Structure Problem VerifyReport
+        Stats DebtStats KeyspaceStats LevelStats LogStats MemoryStats SnapshotStats SyncStats
+        TransactionStats WrittenStats
+        Advice Compression Durability Isolation KeyspaceOptions Seek
+        Epoch KeyspaceNumber PageNumber SequenceNumber
+    );
+    // One thread at a time: what they stand on moves.
+    let sent = each!(assert_send: Range Keys Cursor Transaction Batch ValueStream);
+    assert_send_sync::<Box<dyn sapwood::Storage>>();
+    let others = ["Storage", "Progress", "Result"];
+    let named = shared.into_iter().chain(sent).chain(others).map(str::to_owned);
+    assert_eq!(named.collect::<BTreeSet<_>>(), exported(), "each public type, and no other");
 }
 
 #[test]
