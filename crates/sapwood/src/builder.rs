@@ -32,7 +32,7 @@ use crate::sync::{Arc, Clock};
 /// | [`create`](Builder::create) | true | at each open |
 /// | [`read_only`](Builder::read_only) | false | at each open |
 ///
-/// \* an eighth of the file.
+/// \* an eighth of the file, a quarter of the memory budget at least.
 ///
 /// # Examples
 /// ```

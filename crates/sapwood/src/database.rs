@@ -473,7 +473,8 @@ impl Database {
     /// nothing to replay.
     ///
     /// # Errors
-    /// As [`Database::sync`], and [`Error::NoSpace`].
+    /// As [`Database::sync`]; [`Error::NoSpace`]; [`Error::Corruption`] or [`Error::Io`] when
+    /// something that it needs cannot be read.
     ///
     /// # Examples
     /// ```
@@ -514,11 +515,11 @@ impl Database {
     }
 
     /// Runs one bounded step of background work, the timed sync included. False when there was
-    /// nothing to do. For databases that were opened with `merge_threads(0)`; with threads it only
-    /// helps them.
+    /// nothing to do, as in a database that is only read. For databases that were opened with
+    /// `merge_threads(0)`; with threads it only helps them.
     ///
     /// # Errors
-    /// As [`Database::flush`].
+    /// As [`Database::wait_until_idle`].
     ///
     /// # Examples
     /// ```

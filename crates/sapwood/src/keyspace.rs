@@ -486,7 +486,7 @@ impl Keyspace {
     /// [`Keyspace::iter`].
     ///
     /// # Errors
-    /// [`Error::InvalidRange`] when its start lies after its end.
+    /// [`Error::InvalidRange`] when its start lies after its end, and as [`Keyspace::iter`].
     ///
     /// # Examples
     /// ```
@@ -534,7 +534,8 @@ impl Keyspace {
     /// All entries.
     ///
     /// # Errors
-    /// [`Error::KeyspaceDropped`], [`Error::Closed`].
+    /// [`Error::KeyspaceDropped`], [`Error::Closed`]. What cannot be read is met on the way: the
+    /// iterator gives errors as [`Keyspace::get`] does, and ends.
     ///
     /// # Examples
     /// ```
