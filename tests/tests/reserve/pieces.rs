@@ -150,7 +150,7 @@ fn the_log_does_not_grow_in_the_reserve_when_it_can_wait() {
     full.check();
 }
 
-/// Puts until the log has room for fewer than so many bytes, but for one record of a state at least.
+/// Puts until the log has room for fewer than so many bytes, but for one record of a state.
 fn fill_log(full: &mut Full, left_bytes: u64) {
     let available = |full: &Full| full.core.log.available();
     let mut record_bytes = 0;
