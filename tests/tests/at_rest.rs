@@ -18,10 +18,14 @@ fn key(number: u64) -> [u8; 16] {
     key
 }
 
-fn put(keyspace: &Keyspace, random: &mut Random, number: u64) {
+fn value(random: &mut Random) -> [u8; 100] {
     let mut value = [b'v'; 100];
     random.fill(&mut value[..50]);
-    keyspace.put(key(number), value).unwrap();
+    value
+}
+
+fn put(keyspace: &Keyspace, random: &mut Random, number: u64) {
+    keyspace.put(key(number), value(random)).unwrap();
 }
 
 /// Does something to a new database, waits until it is at rest, and compares.
@@ -32,12 +36,16 @@ fn compare(what: &str, act: impl FnOnce(&Database, &Keyspace, &mut Random)) {
     let database = database.unwrap();
     let keyspace = database.keyspace("a").unwrap();
     act(&database, &keyspace, &mut Random::from_seed(11));
+    compare_at_rest(what, &database, || storage.length().unwrap());
+}
+
+fn compare_at_rest(what: &str, database: &Database, length: impl FnOnce() -> u64) {
     database.wait_until_idle().unwrap();
-    assert_eq!(access::verify(&database).unwrap(), None, "{what}");
+    assert_eq!(access::verify(database).unwrap(), None, "{what}");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("copy");
     database.compact_to(&path, &mut ()).unwrap();
-    let (at_rest, copy) = (storage.length().unwrap(), path.metadata().unwrap().len());
+    let (at_rest, copy) = (length(), path.metadata().unwrap().len());
     println!("{what}: {at_rest} bytes at rest, {copy} in a copy");
     assert!(at_rest * 4 <= copy * 5, "{what}: {at_rest} bytes at rest, {copy} in a copy");
 }
@@ -105,4 +113,32 @@ fn after_values_of_every_size_were_written_over() {
             }
         }
     });
+}
+
+/// The promise is for the default settings: the budget, the threads, a file; and here everything
+/// fits into memory before it is flushed.
+#[test]
+fn with_the_default_options_on_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let database = Database::open(&path).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut random = Random::from_seed(12);
+    let mut load = |from: u64, to: u64| {
+        for first in (from..to).step_by(1000) {
+            let mut batch = database.batch();
+            for number in first..first + 1000 {
+                batch.put(&keyspace, key(number), value(&mut random)).unwrap();
+            }
+            // A sync of each would be most of the time.
+            batch.commit_with(Durability::Memory).unwrap();
+        }
+        database.flush().unwrap();
+    };
+    load(0, PAIRS);
+    load(PAIRS / 2, PAIRS + PAIRS / 3);
+    load(0, PAIRS / 3);
+    keyspace.delete_range([0x40].as_slice()..[0x80].as_slice()).unwrap();
+    compare_at_rest("default options", &database, || path.metadata().unwrap().len());
+    database.close().unwrap();
 }

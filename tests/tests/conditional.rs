@@ -197,6 +197,32 @@ fn an_update_that_never_gets_through_is_a_conflict_and_changes_nothing() {
     assert!(keyspace.compare_and_set("k", Some(calls.to_string().as_bytes()), None).unwrap());
 }
 
+#[test]
+fn an_update_that_gives_up_changes_nothing_and_gives_the_error_back() {
+    let (_database, keyspace) = tiny_keyspace();
+    keyspace.put("k", "not eight").unwrap();
+    let mut calls = 0u32;
+    let mut add = |old: Option<&[u8]>| {
+        calls += 1;
+        let old: [u8; 8] = match old {
+            Some(old) => old.try_into().map_err(Error::application)?,
+            None => [0; 8],
+        };
+        Ok(Some((u64::from_le_bytes(old) + 1).to_le_bytes().to_vec()))
+    };
+    let result = keyspace.try_update("k", &mut add);
+    let Err(Error::Application(own)) = result else { panic!("{result:?}") };
+    assert!(own.downcast_ref::<std::array::TryFromSliceError>().is_some(), "{own}");
+    assert_eq!(keyspace.get("k").unwrap().unwrap(), "not eight");
+    assert_eq!(count_of(keyspace.try_update("new", &mut add).unwrap().as_deref()), 1);
+    assert_eq!(count_of(keyspace.try_update("new", &mut add).unwrap().as_deref()), 2);
+    assert_eq!(calls, 3);
+    // A conflict that the closure met elsewhere is its own answer, too: it is not called again.
+    let result = keyspace.try_update("new", |_| Err(Error::Conflict));
+    assert!(result.unwrap_err().is_conflict());
+    assert_eq!(count_of(keyspace.get("new").unwrap().as_deref()), 2);
+}
+
 /// K2: the key is there in memory, and its commit is on the way to the disk, where it never comes.
 /// Whoever was told that it is there would have been told of what never was.
 #[test]

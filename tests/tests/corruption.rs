@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
 use crash_lsm::access;
 use crash_lsm::fixtures::{run_all_steps, write};
@@ -13,7 +15,9 @@ use sapwood::merge::verify::{Problem, walk_blocks};
 use sapwood::page::NodeKind;
 use sapwood::storage::SimulatedStorage;
 use sapwood::sync::{Arc, Random};
-use sapwood::{Corruption, Database, Durability, Error, Key, Result, Structure, Value};
+use sapwood::{
+    Corruption, Database, Durability, Error, Isolation, Key, Keyspace, Result, Structure, Value,
+};
 
 /// A file with levels, young segments, range tombstones, overflow values, a filter and a log, and
 /// what it holds.
@@ -79,6 +83,7 @@ impl Outcomes {
             Err(error) => {
                 if let Error::Corruption(corruption) = &error {
                     assert!(is_placed(corruption), "{what}: {error}");
+                    assert!(corruption.file.is_some(), "{what}: {error}");
                 }
                 self.errors += 1;
             }
@@ -397,6 +402,87 @@ fn the_log_is_left_out_for_reading_alone() {
     let Err(Error::InvalidOption { option, detail }) = refused else { panic!("it was opened") };
     assert_eq!(option, "without_log");
     assert!(detail.contains("read_only(true)"), "{detail}");
+}
+
+/// All calls of reading that meet what is damaged, but for those that are made of others.
+fn calls_that_read(database: &Database, keyspace: &Keyspace, copy: &Path) -> Vec<Result<()>> {
+    let all = |pairs: &mut dyn Iterator<Item = Result<(Key, Value)>>| {
+        for pair in pairs {
+            pair?;
+        }
+        Ok(())
+    };
+    let snapshot = database.snapshot().unwrap();
+    let transaction = database.begin(Isolation::Serializable).unwrap();
+    let mut cursor = keyspace.cursor().unwrap();
+    let streamed = keyspace.get_stream("large").and_then(|stream| {
+        let result = stream.unwrap().read_to_end(&mut Vec::new());
+        result.map(drop).map_err(|error| match error.downcast::<Error>() {
+            Ok(error) => error,
+            Err(error) => panic!("{error}"),
+        })
+    });
+    vec![
+        keyspace.get("large").map(drop),
+        keyspace.get_many(["large"]).map(drop),
+        all(&mut keyspace.iter().unwrap()),
+        all(&mut keyspace.iter().unwrap().rev()),
+        cursor.last().and_then(|_| cursor.value()).map(drop),
+        snapshot.get(keyspace, "large").map(drop),
+        transaction.get(keyspace, "large").map(drop),
+        all(&mut transaction.iter(keyspace).unwrap()),
+        keyspace.update("large", |_| None).map(drop),
+        streamed,
+        database.compact_to(copy, &mut ()),
+    ]
+}
+
+#[test]
+fn damage_names_the_file_and_a_keyspace_that_can_be_looked_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("hurt.sapwood");
+    let open = || Database::builder().memory_budget(8 << 20).merge_threads(0).open(&path).unwrap();
+    let database = open();
+    for name in ["dropped", "whole"] {
+        database.keyspace(name).unwrap();
+    }
+    let keyspace = database.keyspace("hurt").unwrap();
+    keyspace.put("key", "value").unwrap();
+    keyspace.put("large", vec![b'l'; 100_000]).unwrap();
+    database.drop_keyspace("dropped").unwrap();
+    database.compact().unwrap();
+    database.close().unwrap();
+    let image = std::fs::read(&path).unwrap();
+    for damaged in [NodeKind::Leaf, NodeKind::OverflowValue] {
+        std::fs::write(&path, &image).unwrap();
+        let database = open();
+        let core = database.core().unwrap();
+        let number = database.existing_keyspace("hurt").unwrap().number();
+        let blocks = walk_blocks(&core.pages, &core.state()).unwrap();
+        drop((core, database));
+        let mut bytes = image.clone();
+        for live in blocks.values().filter(|live| live.what == damaged) {
+            bytes[live.block.first.0 as usize * 4096 + 20] ^= 1;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let database = open();
+        let keyspace = database.existing_keyspace("hurt").unwrap();
+        let calls = calls_that_read(&database, &keyspace, &folder.path().join("copy"));
+        for (result, index) in calls.into_iter().zip(0..) {
+            let Err(Error::Corruption(damage)) = &result else {
+                panic!("{damaged:?}, {index}: {result:?}")
+            };
+            assert_eq!(damage.file.as_deref(), Some(&*path), "{index}: {damage}");
+            assert_eq!(damage.keyspace, Some(number), "{index}: {damage}");
+            let place = format!(" of keyspace {number} in {}: ", path.display());
+            assert!(result.unwrap_err().to_string().contains(&place), "{index}");
+        }
+        let stats = database.stats().unwrap();
+        let named = stats.keyspaces.iter().find(|keyspace| keyspace.number == number);
+        assert_eq!(named.unwrap().name, "hurt");
+        assert!(stats.to_string().contains(&format!("keyspace \"hurt\", number {number}")));
+        assert_ne!(database.existing_keyspace("whole").unwrap().number(), number);
+    }
 }
 
 #[test]

@@ -8,12 +8,10 @@ mod transactions;
 #[path = "face/walks.rs"]
 mod walks;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
-use sapwood::{
-    Cursor, Database, Durability, Error, Isolation, Key, Keyspace, KeyspaceOptions, Seek, Value,
-};
+use sapwood::{Database, Durability, Error, Isolation, Keyspace, KeyspaceOptions, Seek, Value};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -78,17 +76,39 @@ fn model_pairs(model: &Model) -> Vec<(Vec<u8>, Vec<u8>)> {
 fn assert_send_sync<T: Send + Sync>() {}
 fn assert_send<T: Send>() {}
 
+/// Asks something of each type, and gives their names.
+macro_rules! each {
+    ($check:ident: $($name:ident)*) => {{
+        $($check::<sapwood::$name>();)*
+        [$(stringify!($name)),*]
+    }};
+}
+
+/// The names that the crate exports.
+fn exported() -> BTreeSet<String> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../crates/sapwood/src/lib.rs");
+    let text = std::fs::read_to_string(path).unwrap();
+    let statements = text.split("\npub use ").skip(1).map(|rest| rest.split(';').next().unwrap());
+    let words = statements.flat_map(|statement| statement.split(|c: char| !c.is_alphanumeric()));
+    words.filter(|word| word.starts_with(char::is_uppercase)).map(str::to_owned).collect()
+}
+
 #[test]
 fn handles_can_be_shared_and_iterators_sent() {
-    assert_send_sync::<Database>();
-    assert_send_sync::<Keyspace>();
-    assert_send_sync::<sapwood::Snapshot>();
-    assert_send_sync::<Key>();
-    assert_send_sync::<Value>();
-    assert_send::<sapwood::Range>();
-    assert_send::<Cursor>();
-    assert_send::<sapwood::Transaction>();
-    assert_send::<sapwood::Batch>();
+    let shared = each!(assert_send_sync:
+        Database Keyspace Snapshot Builder MemoryStorage Mapped Savepoint
+        Key Value Error Corruption Structure Problem VerifyReport
+        Stats DebtStats KeyspaceStats LevelStats LogStats MemoryStats SnapshotStats SyncStats
+        TransactionStats WrittenStats
+        Advice Compression Durability Isolation KeyspaceOptions Seek
+        Epoch KeyspaceNumber PageNumber SequenceNumber
+    );
+    // One thread at a time: what they stand on moves.
+    let sent = each!(assert_send: Range Keys Cursor Transaction Batch ValueStream);
+    assert_send_sync::<Box<dyn sapwood::Storage>>();
+    let others = ["Storage", "Progress", "Result"];
+    let named = shared.into_iter().chain(sent).chain(others).map(str::to_owned);
+    assert_eq!(named.collect::<BTreeSet<_>>(), exported(), "each public type, and no other");
 }
 
 #[test]
@@ -526,6 +546,38 @@ fn a_batch_is_visible_whole_and_its_last_write_counts() {
     assert_eq!(a.get("gate").unwrap().unwrap(), "open");
     assert_eq!(before.iter(&a).unwrap().count() + before.iter(&b).unwrap().count(), 1);
     db.batch().commit().unwrap();
+}
+
+#[test]
+fn a_batch_deletes_by_prefix_what_is_committed_and_what_it_has_put_before() {
+    let db = open();
+    let (a, b) = (db.keyspace("a").unwrap(), db.keyspace("b").unwrap());
+    for name in ["fig", "fig leaf", "fi", "fih", "\u{ff}"] {
+        a.put(name, "old").unwrap();
+        b.put(name, "old").unwrap();
+    }
+    for key in [&b"\xff"[..], b"\xff\xff", b"\xfe\xff"] {
+        a.put(key, "old").unwrap();
+    }
+    let mut batch = db.batch();
+    batch.put(&a, "fig jam", "never").unwrap();
+    batch.delete_prefix(&a, "fig").unwrap();
+    batch.put(&a, "fig tree", "new").unwrap();
+    // Nothing comes behind these.
+    batch.delete_prefix(&a, b"\xff").unwrap();
+    assert_eq!(batch.len(), 3);
+    let other = open().keyspace("a").unwrap();
+    assert!(matches!(batch.delete_prefix(&other, "f"), Err(Error::ForeignKeyspace(_))));
+    a.put("fig late", "before the commit").unwrap();
+    batch.commit().unwrap();
+    let keys: Vec<_> = pairs(a.iter().unwrap()).into_iter().map(|(key, _)| key).collect();
+    let left = [&b"fi"[..], b"fig tree", b"fih", "\u{ff}".as_bytes(), b"\xfe\xff"];
+    assert_eq!(keys, left);
+    assert_eq!(b.count::<&str>(..).unwrap(), 5);
+    let mut batch = db.batch();
+    batch.delete_prefix(&b, "").unwrap();
+    batch.commit().unwrap();
+    assert_eq!(b.count::<&str>(..).unwrap(), 0, "every key begins with nothing");
 }
 
 #[test]

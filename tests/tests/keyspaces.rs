@@ -11,7 +11,7 @@ use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, MemoryStorage, SimulatedStorage, Storage};
 use sapwood::sync::{Arc, Clock, Random, thread};
-use sapwood::{Database, Durability, Error, Keyspace, Result};
+use sapwood::{Compression, Database, Durability, Error, Keyspace, KeyspaceOptions, Result};
 
 const COUNT: usize = 300;
 const COMMITS: usize = 1500;
@@ -374,4 +374,45 @@ fn what_was_dropped_takes_no_memory() {
     database.wait_until_idle().unwrap();
     assert_eq!(count(&database), [1, 1, 1]);
     assert_eq!(access::verify(&database).unwrap(), None);
+}
+
+#[test]
+fn options_are_read_back_after_a_rename_an_open_and_a_copy() {
+    let default = KeyspaceOptions::default();
+    let options = [
+        ("default", default),
+        ("plain", default.compression(Compression::None).filter_bits(0)),
+        ("plain values", default.value_compression(Compression::None).filter_bits(32)),
+        (
+            "small",
+            default.compression(Compression::Zstd(22)).value_compression(Compression::Zstd(3)),
+        ),
+    ];
+    let check = |database: &Database| {
+        for (name, options) in options {
+            let keyspace = database.existing_keyspace(name).unwrap();
+            assert_eq!(keyspace.options().unwrap(), options, "{name}");
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("db"), folder.path().join("copy"));
+    let open = |path| Database::builder().memory_budget(8 << 20).merge_threads(0).open(path);
+    let database = open(&path).unwrap();
+    for (name, options) in options {
+        let keyspace = database.keyspace_with("draft", options).unwrap();
+        assert_eq!(keyspace.options().unwrap(), options, "{name}");
+        // One that is there keeps its own.
+        let again = database.keyspace_with("draft", default.filter_bits(7)).unwrap();
+        assert_eq!(again.options().unwrap(), options, "{name}");
+        database.rename_keyspace("draft", name).unwrap();
+        assert_eq!(keyspace.options().unwrap(), options, "{name}");
+    }
+    database.compact_to(&copy, &mut ()).unwrap();
+    let dropped = database.keyspace("dropped").unwrap();
+    database.drop_keyspace("dropped").unwrap();
+    assert!(matches!(dropped.options(), Err(Error::KeyspaceDropped(name)) if name == "dropped"));
+    database.close().unwrap();
+    for path in [&path, &copy] {
+        check(&open(path).unwrap());
+    }
 }

@@ -9,7 +9,7 @@ use crash_lsm::access;
 use crash_lsm::fixtures::{run_all_steps, tiny};
 use crash_lsm::setup::Setup;
 use sapwood::state::recovery::{ReadState, read_newest_state};
-use sapwood::storage::{FileStorage, SimulatedStorage};
+use sapwood::storage::{FileStorage, MemoryStorage, SimulatedStorage};
 use sapwood::sync::{Arc, Random};
 use sapwood::{Database, Durability, Error, Isolation, KeyspaceOptions, Result};
 use tempfile::TempDir;
@@ -319,6 +319,23 @@ fn a_file_that_is_not_there_is_made_only_when_asked_for() {
     assert!(!path.exists());
     assert!(Database::builder().read_only(true).open(&path).is_err());
     assert!(!path.exists());
+}
+
+/// A path gave `NotADatabase`, which says that something else is there, and a storage `NotFound`.
+#[test]
+fn an_empty_file_counts_as_none_however_it_is_opened() {
+    let (_directory, path) = directory();
+    fs::write(&path, []).unwrap();
+    for builder in [Database::builder().create(false), Database::builder().read_only(true)] {
+        let on_path = builder.clone().open(&path).unwrap_err();
+        assert!(matches!(&on_path, Error::NotFound(named) if *named == path), "{on_path:?}");
+        assert_says(&on_path, &["test.db", "nothing is in it yet", "create(true)"]);
+        let on_storage = builder.open_on(Arc::new(MemoryStorage::new())).unwrap_err();
+        assert!(matches!(on_storage, Error::NotFound(_)), "{on_storage:?}");
+        assert_eq!(fs::metadata(&path).unwrap().len(), 0);
+    }
+    open(&path).unwrap().close().unwrap();
+    assert!(Database::builder().create(false).open(&path).is_ok());
 }
 
 #[test]

@@ -149,6 +149,7 @@ fn refuse_in_every_way(database: &Database) {
         ("put_if_absent of what is there", there()),
         ("compare_and_set", keyspace.compare_and_set("k", None, Some(b"v")).map(drop)),
         ("update", keyspace.update("k", |_| Some(vec![1])).map(drop)),
+        ("try_update", keyspace.try_update("k", |_| Ok(Some(vec![1]))).map(drop)),
         ("batch", batched),
         ("empty batch", database.batch().commit_with(Durability::Buffered)),
         ("put in a transaction", in_transaction(&|t| t.put(&keyspace, "k", "v"))),
@@ -369,7 +370,7 @@ fn a_read_only_open_makes_nothing() {
     // As a process leaves it that was killed while it made the file.
     fs::write(&path, []).unwrap();
     let error = reader().open(&path).unwrap_err();
-    assert!(matches!(error, Error::NotADatabase(_)), "{error:?}");
+    assert!(matches!(error, Error::NotFound(_)), "{error:?}");
     assert_eq!(fs::metadata(&path).unwrap().len(), 0);
 
     let storage = MemoryStorage::new();

@@ -83,6 +83,11 @@ fn every_public_item_has_an_example() {
 }
 
 #[test]
+fn every_structure_with_public_fields_may_get_more_of_them() {
+    expect_none(&public_face::exhaustive(&tree::rust_files(tree::ENGINE)));
+}
+
+#[test]
 fn every_option_stands_in_the_table() {
     let page = tree::read("docs/options.md");
     expect_none(&public_face::options_not_in(&page, &tree::rust_files(tree::ENGINE)));

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::RangeBounds;
 
 use crate::error::{Error, Result};
-use crate::key_bounds::key_range;
+use crate::key_bounds::{key_range, prefix_range};
 use crate::keyspace::Keyspace;
 use crate::options::Durability;
 use crate::page::Held;
@@ -176,6 +176,34 @@ impl Batch {
         range: impl RangeBounds<K>,
     ) -> Result<()> {
         let range = key_range(&range)?;
+        self.write(keyspace, |writes, number| writes.delete_range(number, range))
+    }
+
+    /// Adds the delete of all entries whose keys begin with a prefix: those that are committed when
+    /// the batch is, and those that the batch has put before.
+    ///
+    /// # Errors
+    /// As [`Batch::put`].
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// # for name in ["apple", "fig", "plum"] {
+    /// #     fruit.put(name, "ripe")?;
+    /// # }
+    /// let mut batch = db.batch();
+    /// batch.put(&fruit, "plum jam", "sweet")?;
+    /// batch.delete_prefix(&fruit, "p")?;
+    /// batch.put(&fruit, "pear", "green")?; // after the deletion, so it stays
+    /// batch.commit()?;
+    /// assert_eq!(fruit.count::<&str>(..)?, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn delete_prefix(&mut self, keyspace: &Keyspace, prefix: impl AsRef<[u8]>) -> Result<()> {
+        let range = prefix_range(prefix.as_ref());
         self.write(keyspace, |writes, number| writes.delete_range(number, range))
     }
 

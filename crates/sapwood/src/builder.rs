@@ -33,7 +33,7 @@ use crate::sync::{Arc, Clock};
 /// | [`read_only`](Builder::read_only) | false | at each open |
 /// | [`without_log`](Builder::without_log) | false | at each open |
 ///
-/// \* an eighth of the file.
+/// \* an eighth of the file, a quarter of the memory budget at least.
 ///
 /// # Examples
 /// ```
@@ -499,9 +499,6 @@ impl Builder {
     /// ```
     pub fn open_on(self, storage: Arc<dyn Storage>) -> Result<Database> {
         self.validate()?;
-        if !self.may_create() && is_unborn(&*storage)? {
-            return Err(Error::NotFound(storage.name().into()));
-        }
         self.open_storage(storage)
     }
 
@@ -523,8 +520,16 @@ impl Builder {
     }
 
     fn open_storage(self, storage: Arc<dyn Storage>) -> Result<Database> {
-        let core = if self.may_create() && is_unborn(&*storage)? {
+        let opened = self.open_or_create(storage.clone());
+        opened.map_err(|error| error.in_file(|| storage.name()))
+    }
+
+    fn open_or_create(self, storage: Arc<dyn Storage>) -> Result<Database> {
+        let core = if is_unborn(&*storage)? {
             let file = storage.name();
+            if !self.may_create() {
+                return Err(Error::NotFound(file.into()));
+            }
             let core = create::create(storage, self.options_new(), self.clock)?;
             tracing::info!(target: "sapwood::open", %file, "database created");
             core

@@ -14,8 +14,8 @@ use crate::sync::Arc;
 use crate::transaction::key_look::KeyLook;
 use crate::types::KeyspaceNumber;
 
-/// How often [`Keyspace::update`] calls its closure at most. Each further call means that another
-/// writer has got through, so that only a crowd that never pauses comes near it.
+/// How often [`Keyspace::try_update`] calls its closure at most. Each further call means that
+/// another writer has got through, so that only a crowd that never pauses comes near it.
 const UPDATE_ATTEMPTS: u32 = 1000;
 
 impl Keyspace {
@@ -96,15 +96,14 @@ impl Keyspace {
     /// ```
     /// # fn main() -> sapwood::Result<()> {
     /// let db = sapwood::Database::builder().open_in_memory()?;
-    /// let visits = db.keyspace("visits")?;
-    /// let number = |old: &[u8]| u64::from_le_bytes(old.try_into().unwrap());
-    /// let count = |old: Option<&[u8]>| old.map_or(0, number);
-    /// for _ in 0..3 {
-    ///     visits.update("home", |old| Some((count(old) + 1).to_le_bytes().into()))?;
+    /// let visitors = db.keyspace("visitors")?;
+    /// for name in ["ada ", "grace "] {
+    ///     let append = |old: Option<&[u8]>| [old.unwrap_or_default(), name.as_bytes()].concat();
+    ///     visitors.update("home", |old| Some(append(old)))?;
     /// }
-    /// assert_eq!(count(visits.get("home")?.as_deref()), 3);
-    /// assert_eq!(visits.update("home", |_| None)?, None);
-    /// assert!(!visits.contains("home")?);
+    /// assert_eq!(visitors.get("home")?.unwrap(), "ada grace ");
+    /// assert_eq!(visitors.update("home", |_| None)?, None);
+    /// assert!(!visitors.contains("home")?);
     /// # Ok(())
     /// # }
     /// ```
@@ -112,6 +111,44 @@ impl Keyspace {
         &self,
         key: impl AsRef<[u8]>,
         mut change: impl FnMut(Option<&[u8]>) -> Option<Vec<u8>>,
+    ) -> Result<Option<Value>> {
+        self.try_update(key, |old| Ok(change(old)))
+    }
+
+    /// As [`Keyspace::update`], with a `change` that may give up: what it returns as an error is
+    /// returned as it is, nothing is changed, and it is not called again. For an error of the
+    /// application's own, as when the value is not what it should be, there is
+    /// [`Error::application`].
+    ///
+    /// # Errors
+    /// What `change` returns, and as [`Keyspace::update`].
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::Error;
+    /// # fn main() -> sapwood::Result<()> {
+    /// let db = sapwood::Database::builder().open_in_memory()?;
+    /// let visits = db.keyspace("visits")?;
+    /// let count = |old: Option<&[u8]>| match old {
+    ///     Some(bytes) => bytes.try_into().map(u64::from_le_bytes).map_err(Error::application),
+    ///     None => Ok(0),
+    /// };
+    /// let add = |old: Option<&[u8]>| Ok(Some((count(old)? + 1).to_le_bytes().to_vec()));
+    /// for _ in 0..3 {
+    ///     visits.try_update("home", add)?;
+    /// }
+    /// assert_eq!(count(visits.get("home")?.as_deref())?, 3);
+    ///
+    /// visits.put("home", "no number")?;
+    /// assert!(matches!(visits.try_update("home", add), Err(Error::Application(_))));
+    /// assert_eq!(visits.get("home")?.unwrap(), "no number");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_update(
+        &self,
+        key: impl AsRef<[u8]>,
+        mut change: impl FnMut(Option<&[u8]>) -> Result<Option<Vec<u8>>>,
     ) -> Result<Option<Value>> {
         let key = key.as_ref();
         check_key(key)?;
@@ -122,7 +159,7 @@ impl Keyspace {
                 let old = old.map(|found| value_of(self.shared(), core, number, found));
                 Ok((look, old.transpose()?))
             })?;
-            let new = change(old.as_deref());
+            let new = change(old.as_deref())?;
             let nothing = old.is_none() && new.is_none();
             let done = self.change(|core, _| match nothing {
                 true => look.wait_until_visible(core).map(|()| true),

@@ -188,12 +188,14 @@ impl Copy<'_> {
         key: &[u8],
         builder: &mut LevelBuilder,
     ) -> Result<()> {
-        let pages = self.shared.read(|core| Ok(core.pages.clone()))?;
-        let reader = OverflowReader::open(&*pages, keyspace, reference)?;
+        let shared = self.shared;
+        let pages = shared.read(|core| Ok(core.pages.clone()))?;
+        let reader = OverflowReader::open(&*pages, keyspace, reference);
+        let reader = reader.or_else(|error| shared.fail(error))?;
         let mut writer = builder.value_writer().expect_pages(reference.pages());
         for chunk_index in 0..reader.chunk_count() {
-            self.shared.check_open()?;
-            let chunk = reader.read_chunk(chunk_index)?;
+            shared.check_open()?;
+            let chunk = reader.read_chunk(chunk_index).or_else(|error| shared.fail(error))?;
             writer.push(&chunk)?;
             self.values += chunk.len() as u64;
             if self.values >= REPORT_BYTES {

@@ -393,7 +393,8 @@ impl Database {
 
     /// Runs `run` in a serializable transaction and commits it. On a conflict all is done again, up
     /// to 16 times in all, after short random pauses; so `run` should have no other effects. When
-    /// it returns an error, or panics, nothing is committed.
+    /// it returns an error, or panics, nothing is committed. To give up with an error of the
+    /// application's own there is [`Error::application`]: it is returned as it is, and not retried.
     ///
     /// One transaction inside another is a second one: it does not see what the first has written,
     /// and commits by itself, even if the first does not. When it changes what the first one uses,
@@ -406,15 +407,18 @@ impl Database {
     ///
     /// # Examples
     /// ```
+    /// use sapwood::Error;
     /// # fn main() -> sapwood::Result<()> {
     /// let db = sapwood::Database::builder().open_in_memory()?;
     /// let counters = db.keyspace("counters")?;
     /// let visits = db.transact(|transaction| {
-    ///     let before = transaction.get(&counters, "visits")?;
-    ///     let count = |bytes: sapwood::Value| u64::from_le_bytes(bytes[..].try_into().unwrap());
-    ///     let before = before.map_or(0, count);
-    ///     transaction.put(&counters, "visits", (before + 1).to_le_bytes())?;
-    ///     Ok(before + 1)
+    ///     let mut visits = [0; 8];
+    ///     if let Some(before) = transaction.get(&counters, "visits")? {
+    ///         visits = before[..].try_into().map_err(Error::application)?;
+    ///     }
+    ///     let visits = u64::from_le_bytes(visits) + 1;
+    ///     transaction.put(&counters, "visits", visits.to_le_bytes())?;
+    ///     Ok(visits)
     /// })?;
     /// assert_eq!(visits, 1);
     /// # Ok(())
@@ -469,7 +473,8 @@ impl Database {
     /// nothing to replay.
     ///
     /// # Errors
-    /// As [`Database::sync`], and [`Error::NoSpace`].
+    /// As [`Database::sync`]; [`Error::NoSpace`]; [`Error::Corruption`] or [`Error::Io`] when
+    /// something that it needs cannot be read.
     ///
     /// # Examples
     /// ```
@@ -510,11 +515,11 @@ impl Database {
     }
 
     /// Runs one bounded step of background work, the timed sync included. False when there was
-    /// nothing to do. For databases that were opened with `merge_threads(0)`; with threads it only
-    /// helps them.
+    /// nothing to do, as in a database that is only read. For databases that were opened with
+    /// `merge_threads(0)`; with threads it only helps them.
     ///
     /// # Errors
-    /// As [`Database::flush`].
+    /// As [`Database::wait_until_idle`].
     ///
     /// # Examples
     /// ```

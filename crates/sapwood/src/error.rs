@@ -75,6 +75,9 @@ impl fmt::Display for Structure {
 
 /// Bytes of the file that are not what they must be.
 ///
+/// An application knows its keyspaces by name; [`Keyspace::number`](crate::Keyspace::number) and
+/// [`KeyspaceStats::number`](crate::KeyspaceStats::number) say which has the number given here.
+///
 /// # Examples
 /// ```
 /// use sapwood::{Corruption, Structure};
@@ -83,6 +86,7 @@ impl fmt::Display for Structure {
 /// assert_eq!(damage.to_string(), "damaged leaf: its checksum is wrong");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Corruption {
     /// The structure that was being read.
     pub structure: Structure,
@@ -90,6 +94,8 @@ pub struct Corruption {
     pub page: Option<PageNumber>,
     /// The keyspace that the node belongs to, where it is known.
     pub keyspace: Option<KeyspaceNumber>,
+    /// The file, as it was named at open. Every call of a database says it.
+    pub file: Option<PathBuf>,
     /// What was found, and what was expected instead.
     pub detail: String,
 }
@@ -105,7 +111,8 @@ impl Corruption {
     /// assert_eq!(damage.page, None);
     /// ```
     pub fn new(structure: Structure, detail: impl Into<String>) -> Corruption {
-        Corruption { structure, page: None, keyspace: None, detail: detail.into() }
+        let detail = detail.into();
+        Corruption { structure, page: None, keyspace: None, file: None, detail }
     }
 
     /// The same, with the page where it lies.
@@ -147,6 +154,9 @@ impl fmt::Display for Corruption {
         }
         if let Some(keyspace) = self.keyspace {
             write!(f, " of keyspace {keyspace}")?;
+        }
+        if let Some(file) = &self.file {
+            write!(f, " in {}", file.display())?;
         }
         write!(f, ": {}", self.detail)
     }
@@ -226,8 +236,11 @@ pub enum Error {
         /// What is there instead.
         detail: String,
     },
-    /// There is no file, and it was not to be created.
-    #[error("{0} does not exist; open it with create(true) to make a new database")]
+    /// There is no file, or nothing is in it yet, and no database was to be created.
+    #[error(
+        "{0} does not exist, or nothing is in it yet; open it with create(true) to make a new \
+         database"
+    )]
     NotFound(PathBuf),
     /// There is something where a new file was to be made.
     #[error("{0} exists already; give a path at which there is nothing")]
@@ -355,9 +368,44 @@ pub enum Error {
         /// The state of that moment.
         epoch: Epoch,
     },
+    /// The application's own error, with which its closure gave up a
+    /// [`transact`](crate::Database::transact) or a [`try_update`](crate::Keyspace::try_update).
+    /// Its message and source are those of that error, which `downcast_ref` gives back. See
+    /// [`Error::application`].
+    #[error(transparent)]
+    Application(Arc<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
+    /// Wraps an error of the application's own, so that a closure can give up with it: nothing is
+    /// committed, it is not called again, and who called gets this very error.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::num::ParseIntError;
+    ///
+    /// use sapwood::Error;
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// # let fruit = db.keyspace("fruit")?;
+    /// let result = db.transact(|transaction| {
+    ///     let count: u32 = "many".parse().map_err(Error::application)?;
+    ///     transaction.put(&fruit, "fig", count.to_string())
+    /// });
+    /// match result {
+    ///     Err(Error::Application(error)) => {
+    ///         assert!(error.downcast_ref::<ParseIntError>().is_some());
+    ///     }
+    ///     other => panic!("{other:?}"),
+    /// }
+    /// assert!(!fruit.contains("fig")?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn application(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+        Error::Application(Arc::from(error.into()))
+    }
+
     /// Wraps an error of the operating system with what was attempted and where.
     ///
     /// # Examples
@@ -446,6 +494,16 @@ impl Error {
             }
             error => error,
         }
+    }
+
+    /// Names the file in which damage was met, unless it is named already.
+    #[cold]
+    #[must_use]
+    pub(crate) fn in_file(mut self, name: impl FnOnce() -> String) -> Error {
+        if let Error::Corruption(corruption) = &mut self {
+            corruption.file.get_or_insert_with(|| name().into());
+        }
+        self
     }
 }
 

@@ -8,12 +8,14 @@ use crate::cursor::Cursor;
 use crate::error::{Error, Result};
 use crate::estimate;
 use crate::key_bounds::{key_range, prefix_range};
+use crate::options::{Compression, KeyspaceOptions};
+use crate::page::Codec;
 use crate::progress::Progress;
 use crate::range::Range;
 use crate::scan::{Direction, Scan};
 use crate::segment::key_range::KeyRange;
 use crate::shared::{Shared, check_key};
-use crate::state::catalogue::Catalogue;
+use crate::state::catalogue::{Catalogue, KeyspaceSettings};
 use crate::state::lookup::{self, Found};
 use crate::state::{Core, ReadPoint, SnapshotHold};
 use crate::sync::Arc;
@@ -59,6 +61,21 @@ impl fmt::Debug for Keyspace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Keyspace");
         out.field("number", &self.handle.number).field("name", &self.name()).finish()
+    }
+}
+
+fn compression(codec: Codec) -> Compression {
+    match codec {
+        Codec::Plain => Compression::None,
+        Codec::Zstd { level } => Compression::Zstd(level),
+    }
+}
+
+fn options_of(settings: KeyspaceSettings) -> KeyspaceOptions {
+    KeyspaceOptions {
+        compression: compression(settings.codec),
+        value_compression: compression(settings.value_codec),
+        filter_bits: settings.filter_bits,
     }
 }
 
@@ -207,6 +224,52 @@ impl Keyspace {
             Ok(catalogue.get(*number).filter(|entry| !entry.dropped).map(|e| e.name.clone()))
         });
         current.ok().flatten().unwrap_or_else(|| name.clone())
+    }
+
+    /// Its number in the file, by which [`Corruption`](crate::Corruption) and the findings of
+    /// [`Database::verify`](crate::Database::verify) name it. It stays when the keyspace is
+    /// renamed, and none gets it again once it is dropped.
+    ///
+    /// # Examples
+    /// ```
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// let fruit = db.keyspace("fruit")?;
+    /// let nuts = db.keyspace("nuts")?;
+    /// assert_ne!(fruit.number(), nuts.number());
+    /// assert_eq!(db.stats()?.keyspaces[0].number, fruit.number());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn number(&self) -> KeyspaceNumber {
+        self.handle.number
+    }
+
+    /// The options that it was created with.
+    ///
+    /// # Errors
+    /// [`Error::KeyspaceDropped`], [`Error::Closed`].
+    ///
+    /// # Examples
+    /// ```
+    /// use sapwood::KeyspaceOptions;
+    /// # fn main() -> sapwood::Result<()> {
+    /// # let db = sapwood::Database::builder().open_in_memory()?;
+    /// let by_range = db.keyspace_with("by_range", KeyspaceOptions::default().filter_bits(0))?;
+    /// assert_eq!(by_range.options()?.filter_bits, 0);
+    /// // One that exists keeps its own.
+    /// let again = db.keyspace("by_range")?;
+    /// assert_eq!(again.options()?, by_range.options()?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn options(&self) -> Result<KeyspaceOptions> {
+        self.read(|core, number| {
+            let of = |catalogue: &Catalogue| catalogue.get(number).map(|entry| entry.settings);
+            let settings = of(&core.visible_catalogue()).or_else(|| of(&core.current_catalogue()));
+            settings.map(options_of).ok_or_else(|| self.dropped())
+        })
     }
 
     /// Puts a value under a key, in place of the one that it had.
@@ -423,7 +486,7 @@ impl Keyspace {
     /// [`Keyspace::iter`].
     ///
     /// # Errors
-    /// [`Error::InvalidRange`] when its start lies after its end.
+    /// [`Error::InvalidRange`] when its start lies after its end, and as [`Keyspace::iter`].
     ///
     /// # Examples
     /// ```
@@ -471,7 +534,8 @@ impl Keyspace {
     /// All entries.
     ///
     /// # Errors
-    /// [`Error::KeyspaceDropped`], [`Error::Closed`].
+    /// [`Error::KeyspaceDropped`], [`Error::Closed`]. What cannot be read is met on the way: the
+    /// iterator gives errors as [`Keyspace::get`] does, and ends.
     ///
     /// # Examples
     /// ```

@@ -142,7 +142,8 @@ impl Default for Compression {
     }
 }
 
-/// The options of one keyspace. They are kept in the file when the keyspace is created.
+/// The options of one keyspace. They are kept in the file when the keyspace is created, and
+/// [`Keyspace::options`](crate::Keyspace::options) reads them back.
 ///
 /// # Examples
 /// ```
@@ -155,10 +156,14 @@ impl Default for Compression {
 /// assert_ne!(photos, KeyspaceOptions::default());
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyspaceOptions {
-    pub(crate) compression: Compression,
-    pub(crate) value_compression: Compression,
-    pub(crate) filter_bits: u8,
+    /// See [`KeyspaceOptions::compression`](KeyspaceOptions::compression()).
+    pub compression: Compression,
+    /// See [`KeyspaceOptions::value_compression`](KeyspaceOptions::value_compression()).
+    pub value_compression: Compression,
+    /// See [`KeyspaceOptions::filter_bits`](KeyspaceOptions::filter_bits()).
+    pub filter_bits: u8,
 }
 
 impl Default for KeyspaceOptions {

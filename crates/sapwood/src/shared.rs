@@ -63,15 +63,23 @@ impl Shared {
         }))
     }
 
-    /// Runs a call that reads.
+    /// Runs a call that reads. Damage that it meets gets the file's name here.
     ///
     /// # Errors
     /// `Closed`, or what the call returns.
     pub fn read<T>(&self, run: impl FnOnce(&Arc<Core>) -> Result<T>) -> Result<T> {
         match &*self.core.load() {
-            Some(core) => run(core),
+            Some(core) => run(core).map_err(|error| error.in_file(|| core.pages.storage().name())),
             None => Err(Error::Closed),
         }
+    }
+
+    /// The error of what read outside of a call: damage gets the file's name.
+    ///
+    /// # Errors
+    /// The one given; `Closed`.
+    pub fn fail<T>(&self, error: Error) -> Result<T> {
+        self.read(|_| Err(error))
     }
 
     /// Runs a call that changes the file. Never from within another one: a close could come
@@ -156,7 +164,7 @@ impl Shared {
         if let Some(workers) = self.workers.lock().take() {
             workers.stop();
         }
-        step::close(&core)?;
+        step::close(&core).map_err(|error| error.in_file(|| core.pages.storage().name()))?;
         let file = core.pages.storage().name();
         tracing::info!(target: "sapwood::open", %file, "database closed");
         Ok(())

@@ -13,7 +13,7 @@ use crate::state::{Core, Levels};
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::thread::ThreadId;
-use crate::types::{Epoch, SequenceNumber};
+use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
 /// Numbers about a database, as of one moment; counts are since the open. `Display` writes them as
 /// a table.
@@ -120,6 +120,8 @@ pub struct Stats {
 pub struct KeyspaceStats {
     /// Its name.
     pub name: String,
+    /// Its number, by which [`Corruption`](crate::Corruption) and findings of a check name it.
+    pub number: KeyspaceNumber,
     /// Its levels, from the top.
     pub levels: Vec<LevelStats>,
 }
@@ -488,6 +490,7 @@ impl Stats {
         self.keyspaces = live
             .map(|(number, entry)| KeyspaceStats {
                 name: entry.name.clone(),
+                number,
                 levels: state.levels_of(number).map_or_else(Vec::new, |l| levels(l, page_bytes)),
             })
             .collect();
@@ -641,7 +644,7 @@ impl fmt::Display for Stats {
             writeln!(f, "{name:<24}{:>18.1} %", part * 100.0)?;
         }
         for keyspace in &self.keyspaces {
-            writeln!(f, "keyspace {:?}", keyspace.name)?;
+            writeln!(f, "keyspace {:?}, number {}", keyspace.name, keyspace.number)?;
             for (level, index) in keyspace.levels.iter().zip(1..) {
                 let name = format!("  level {index}, {} segments", level.segments);
                 let LevelStats { entries, bytes, .. } = level;

@@ -178,7 +178,9 @@ impl ValueStream {
                 if chunk.as_ref().is_none_or(|(at, _)| *at != index) {
                     // The one before goes first: never two in memory.
                     *chunk = None;
-                    let bytes = reader.read_chunk(usize::try_from(index).unwrap_or(usize::MAX))?;
+                    let bytes = reader
+                        .read_chunk(usize::try_from(index).unwrap_or(usize::MAX))
+                        .or_else(|error| self.shared.fail(error))?;
                     held.follow_up(reader.memory_bytes() + bytes.capacity());
                     *chunk = Some((index, bytes));
                 }

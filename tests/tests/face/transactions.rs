@@ -164,6 +164,54 @@ fn transact_retries_conflicts_and_gives_up_in_the_end() {
     assert_eq!((runs, keyspace.get("k").unwrap().unwrap()), (1, "another".into()));
 }
 
+/// An error of the application's own.
+#[derive(Debug, PartialEq, Eq)]
+struct OutOfStock {
+    left: u32,
+}
+
+impl std::fmt::Display for OutOfStock {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} are left", self.left)
+    }
+}
+
+impl std::error::Error for OutOfStock {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&std::fmt::Error)
+    }
+}
+
+#[test]
+fn transact_gives_up_with_an_error_of_the_application() {
+    let db = open();
+    let keyspace = db.keyspace("a").unwrap();
+    let mut runs = 0;
+    let result = db.transact(|transaction| {
+        runs += 1;
+        transaction.put(&keyspace, "k", "never")?;
+        Err::<(), _>(Error::application(OutOfStock { left: 7 }))
+    });
+    let error = result.unwrap_err();
+    assert_eq!((runs, keyspace.get("k").unwrap()), (1, None));
+    assert_eq!(error.to_string(), "7 are left");
+    let source = std::error::Error::source(&error).unwrap();
+    assert!(source.downcast_ref::<std::fmt::Error>().is_some(), "the source is that of the cause");
+    let Error::Application(own) = error.clone() else { panic!("{error:?}") };
+    assert_eq!(own.downcast_ref(), Some(&OutOfStock { left: 7 }));
+
+    // What is wrapped says nothing to the database: this one is not retried.
+    let result = db.transact(|_| {
+        runs += 1;
+        Err::<(), _>(Error::application(Error::Conflict))
+    });
+    let error = result.unwrap_err();
+    assert_eq!(runs, 2);
+    assert!(!error.is_conflict() && !error.is_no_space() && !error.is_corruption());
+    let Error::Application(own) = error else { panic!("{error:?}") };
+    assert!(own.downcast_ref().is_some_and(Error::is_conflict));
+}
+
 #[test]
 fn a_panic_rolls_back_and_the_database_goes_on() {
     let db = open();

@@ -51,6 +51,7 @@ fn of_database(database: &Database) -> Vec<Call> {
 
 fn of_keyspace(a: &Keyspace) -> Vec<Call> {
     vec![
+        ("options", a.options().map(drop)),
         ("put", a.put("k", "v")),
         ("get", a.get("k").map(drop)),
         ("get_many", a.get_many(["k"]).map(drop)),
@@ -61,6 +62,7 @@ fn of_keyspace(a: &Keyspace) -> Vec<Call> {
         ("put_if_absent", a.put_if_absent("k", "v").map(drop)),
         ("compare_and_set", a.compare_and_set("k", None, Some(b"v")).map(drop)),
         ("update", a.update("k", |_| panic!("there is nothing to update")).map(drop)),
+        ("try_update", a.try_update("k", |_| panic!("there is nothing to update")).map(drop)),
         ("compact", a.compact("a".."b", &mut ())),
         ("range", a.range("a".."b").map(drop)),
         ("prefix", a.prefix("a").map(drop)),
@@ -127,6 +129,7 @@ fn of_batches(mut given: Vec<Batch>, a: &Keyspace) -> Vec<Call> {
         ("put", batch.put(a, "k", "v")),
         ("delete", batch.delete(a, "k")),
         ("delete_range", batch.delete_range(a, "a".."b")),
+        ("delete_prefix", batch.delete_prefix(a, "a")),
         ("commit", batch.commit()),
         ("commit_with", given.remove(0).commit_with(Durability::Memory)),
     ]

@@ -1,5 +1,5 @@
-//! Every item of the public face has an example in its documentation, and every option stands in
-//! `docs/options.md`.
+//! Every item of the public face has an example in its documentation, what it shows of its fields
+//! may get more of them, and every option stands in `docs/options.md`.
 
 use crate::tree::{ENGINE, Source};
 
@@ -22,6 +22,8 @@ const FACE: [&str; 15] = [
     "stream",
 ];
 const TRANSACTION: &str = "transaction/transaction";
+/// More files with structures that applications are given.
+const REPORTS: [&str; 2] = ["merge/verify/problem", "merge/verify/report"];
 
 /// Public items of these files are a part of the crate only.
 const INSIDE: [&str; 4] =
@@ -33,6 +35,7 @@ struct Item {
     line: usize,
     name: String,
     takes_and_gives_itself: bool,
+    has_open_fields: bool,
     head: Vec<String>,
 }
 
@@ -40,6 +43,12 @@ impl Item {
     fn has_example(&self) -> bool {
         self.head.iter().any(|line| line.trim().starts_with("/// ```"))
     }
+}
+
+/// Whether the structure whose body begins here shows a field.
+fn has_open_fields(body: &[&str]) -> bool {
+    let body = body.iter().take_while(|line| line.starts_with("    "));
+    body.into_iter().any(|line| line.starts_with("    pub "))
 }
 
 fn items(source: &Source) -> Vec<Item> {
@@ -68,6 +77,7 @@ fn items(source: &Source) -> Vec<Item> {
             line: index + 1,
             name: name.to_owned(),
             takes_and_gives_itself: rest.contains("(mut self"),
+            has_open_fields: kind == "struct" && has_open_fields(&lines[index + 1..end]),
             head,
         });
     }
@@ -89,6 +99,22 @@ pub fn without_example(sources: &[Source]) -> Vec<String> {
         .collect();
     if all.len() < 20 {
         findings.push(format!("only {} public items were found", all.len()));
+    }
+    findings
+}
+
+/// The structures with public fields to which none could be added later.
+pub fn exhaustive(sources: &[Source]) -> Vec<String> {
+    let files = sources.iter().filter(|source| is_of(source, &FACE) || is_of(source, &REPORTS));
+    let open: Vec<Item> = files.flat_map(items).filter(|item| item.has_open_fields).collect();
+    let closed = |item: &&Item| !item.head.iter().any(|line| line.contains("#[non_exhaustive]"));
+    let mut findings: Vec<String> = open
+        .iter()
+        .filter(closed)
+        .map(|item| format!("{}:{}: {} is not #[non_exhaustive]", item.path, item.line, item.name))
+        .collect();
+    if open.len() < 10 {
+        findings.push(format!("only {} structures with public fields were found", open.len()));
     }
     findings
 }
@@ -122,6 +148,16 @@ mod tests {
         assert_eq!(findings[0], "crates/sapwood/src/batch.rs:9: b has no example");
         assert_eq!(findings.len(), 2, "and that there are few: {findings:?}");
         assert_eq!(without_example(&[Source::new("crates/sapwood/src/log.rs", TEXT)]).len(), 1);
+    }
+
+    #[test]
+    fn a_structure_that_could_get_no_field_is_named() {
+        let text = "pub struct A {\n    /// B.\n    pub b: u8,\n}\n\n\
+            pub struct C {\n    d: u8,\n}\n\n\
+            #[non_exhaustive]\npub struct E {\n    pub f: u8,\n}\n";
+        let findings = exhaustive(&[Source::new("crates/sapwood/src/stats.rs", text)]);
+        assert_eq!(findings[0], "crates/sapwood/src/stats.rs:1: A is not #[non_exhaustive]");
+        assert_eq!(findings.len(), 2, "and that there are few: {findings:?}");
     }
 
     #[test]

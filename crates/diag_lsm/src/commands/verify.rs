@@ -146,10 +146,7 @@ fn check_log(
         Ok((records, Ok(_))) => return Ok(Some(records)),
         Ok((records, Err(error))) => (Problem::from(&error), records),
         Err(error) if is_steady => return Err(error),
-        Err(error) => {
-            let text = error.to_string();
-            (Problem { structure: None, page: None, keyspace: None, text }, 0)
-        }
+        Err(error) => (Problem::new(None, None, error.to_string()), 0),
     };
     if is_steady {
         report.add(problem);
@@ -169,23 +166,17 @@ fn check_slots(
 ) {
     for (index, problem) in file.bad_slots(slots) {
         if file.is_closed_cleanly() {
-            report.add(Problem {
-                structure: Some(sapwood::Structure::FileHeader),
-                page: Some(file.read.layout.region_start(0)),
-                keyspace: None,
-                text: format!("header slot {index}: {problem}"),
-            });
+            report.add(Problem::new(
+                Some(sapwood::Structure::FileHeader),
+                Some(file.read.layout.region_start(0)),
+                format!("header slot {index}: {problem}"),
+            ));
         } else {
             notes.push(format!("header slot {index} does not count ({problem}), as after a crash"));
         }
     }
     if file.is_behind(slots) {
-        report.add(Problem {
-            structure: Some(sapwood::Structure::State),
-            page: None,
-            keyspace: None,
-            text: NOT_THE_NEWEST.into(),
-        });
+        report.add(Problem::new(Some(sapwood::Structure::State), None, NOT_THE_NEWEST.into()));
     }
 }
 

@@ -101,6 +101,7 @@ fn merge_loop(core: &Arc<Core>, stop: &AtomicBool) {
             // It was told.
             Ok(Step::HeldUp(_)) => wait_out(core, PAUSE_AFTER_FAILURE, is_stopped),
             Err(error) => {
+                let error = error.in_file(|| core.pages.storage().name());
                 tracing::warn!(target: "sapwood::failure", %error, "a step failed");
                 wait_out(core, PAUSE_AFTER_FAILURE, is_stopped);
             }

@@ -118,7 +118,7 @@ impl Walker {
                 None => {}
                 Some(Err(error)) => {
                     self.end();
-                    return Some(Err(error));
+                    return Some(self.scan.shared.fail(error));
                 }
                 some => return some,
             }
@@ -151,7 +151,7 @@ impl Walker {
         {
             left.push_back(entry?);
         }
-        self.leave_run()?;
+        self.leave_run().or_else(|error| self.scan.shared.fail(error))?;
         self.batch.extend(left);
         let shared = self.scan.shared.clone();
         shared.read(|core| {

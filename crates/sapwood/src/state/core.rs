@@ -359,7 +359,7 @@ impl Core {
         let cause = match cause {
             // What stopped a part says the same of itself.
             Error::Stopped(cause) => (**cause).clone(),
-            cause => cause.clone(),
+            cause => cause.clone().in_file(|| self.pages.storage().name()),
         };
         let first = stopped.get_or_insert_with(|| Arc::new(cause.clone())).clone();
         self.is_stopped.store(true, Ordering::Release);

@@ -10,6 +10,7 @@ pub const PROBLEMS_MAX: usize = 1000;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problem {
     /// What was being looked at; `None` for an error of the system.
     pub structure: Option<Structure>,
@@ -54,6 +55,13 @@ impl From<&Error> for Problem {
 }
 
 impl Problem {
+    /// A problem that somebody else than a check of the segments found.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
+    pub fn new(structure: Option<Structure>, page: Option<PageNumber>, text: String) -> Problem {
+        Problem { structure, page, keyspace: None, text }
+    }
+
     /// An error of reading what begins at `page` is a problem there.
     pub(super) fn at(error: &Error, page: PageNumber) -> Problem {
         let mut problem = Problem::from(error);
@@ -64,7 +72,7 @@ impl Problem {
 
 /// The problems so far.
 #[derive(Debug, Default)]
-pub struct Problems {
+pub(super) struct Problems {
     pub list: Vec<Problem>,
     pub count: u64,
 }

@@ -10,6 +10,7 @@ use crate::types::Epoch;
 
 /// The outcome of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VerifyReport {
     /// The state that was checked.
     pub epoch: Epoch,
@@ -78,6 +79,8 @@ impl VerifyReport {
     }
 
     /// Adds a problem that was found elsewhere, such as in the log or in a header slot.
+    #[cfg(feature = "internals")]
+    #[doc(hidden)]
     pub fn add(&mut self, problem: Problem) {
         let list = std::mem::take(&mut self.problems);
         let mut problems = Problems { list, count: self.problem_count };

@@ -178,7 +178,8 @@ fn absent_file_is_not_made_unless_asked_for() {
     for options in [EXISTING, READ_ONLY, FileOpenOptions { create: true, read_only: true }] {
         let error = FileStorage::open(&path, &options).unwrap_err();
         assert!(matches!(&error, Error::NotFound(named) if *named == path), "{error}");
-        let advice = "does not exist; open it with create(true) to make a new database";
+        let advice = "does not exist, or nothing is in it yet; open it with create(true) to make \
+                      a new database";
         assert_eq!(error.to_string(), format!("{} {advice}", path.display()));
     }
     assert!(matches!(FileStorage::open_unlocked_read_only(&path), Err(Error::NotFound(_))));
