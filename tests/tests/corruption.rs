@@ -91,7 +91,7 @@ impl Outcomes {
     }
 }
 
-/// Nodes have a page. The state may lie in the header, and the log's blocks are what the state says.
+/// Nodes have a page. The state may lie in the header, and the log is where the state says.
 fn is_placed(corruption: &Corruption) -> bool {
     matches!(corruption.structure, Structure::FileHeader | Structure::State | Structure::Log)
         || corruption.page.is_some()
