@@ -422,24 +422,27 @@ fn a_file_that_somebody_else_cut_takes_no_changes() {
 /// One thread looks at the file while another makes it longer, or shorter: that is nobody else.
 #[test]
 fn a_change_of_length_of_its_own_is_not_taken_for_somebody_elses() {
-    let (_directory, _path, storage) = new_file();
-    storage.set_length(8_000).unwrap();
-    let changes: [&dyn Fn(); 3] =
-        [&|| storage.allocate(0, 10_000).unwrap(), &|| storage.set_length(9_000).unwrap(), &|| {
+    let changes: [fn(&FileStorage); 3] = [
+        |storage| storage.allocate(0, 10_000).unwrap(),
+        |storage| storage.set_length(5_000).unwrap(),
+        |storage| {
             storage.set_length(5_000).unwrap();
             storage.allocate(0, 20_000).unwrap();
-        }];
+        },
+    ];
     for change in changes {
         for is_before in [true, false] {
+            let (_directory, _path, storage) = new_file();
+            storage.set_length(8_000).unwrap();
             let has_asked = Cell::new(false);
             let ask = || {
                 let is_first = !has_asked.replace(true);
                 if is_first && is_before {
-                    change();
+                    change(&storage);
                 }
                 let now = storage.file.metadata();
                 if is_first && !is_before {
-                    change();
+                    change(&storage);
                 }
                 now
             };
