@@ -22,8 +22,11 @@ use serde::Serialize;
 use crate::access;
 
 /// What is being written when the space ends, by round.
-const MOMENTS: [&str; 6] =
-    ["small", "large", "transaction", "stream", "merges", "ranges and snapshots"];
+const MOMENTS: [&str; 7] =
+    ["small", "large", "transaction", "stream", "merges", "ranges and snapshots", "one length"];
+
+/// Lengths of values of which a leaf holds few, and wastes much.
+const WASTEFUL_BYTES: [u64; 5] = [2050, 2750, 4200, 5000, 8300];
 
 const KEYSPACE_NAME: &str = "pairs";
 
@@ -97,6 +100,8 @@ struct Writer<'a> {
     /// Says each acknowledged change: `p KEY LENGTH VERSION`, `d FIRST END`.
     say: &'a mut dyn FnMut(String) -> Result<(), String>,
     snapshots: Vec<Snapshot>,
+    /// The length of all values, where all have the same.
+    length: u64,
     /// Why the first deletion was refused, and how things stood.
     refusal: Option<String>,
 }
@@ -116,6 +121,7 @@ impl<'a> Writer<'a> {
             random: Random::from_seed(seed),
             say,
             snapshots: Vec::new(),
+            length: WASTEFUL_BYTES[(seed % WASTEFUL_BYTES.len() as u64) as usize],
             refusal: None,
         }
     }
@@ -137,6 +143,7 @@ impl<'a> Writer<'a> {
             2 => self.transaction(),
             3 if self.random.one_in(3) => self.stream(),
             5 if self.random.one_in(40) => self.delete_range(),
+            6 => self.put_of_one_length(),
             _ => {
                 let length_max = if self.random.one_in(50) { 20_000 } else { 1500 };
                 self.put(length_max)
@@ -146,6 +153,15 @@ impl<'a> Writer<'a> {
 
     fn put(&mut self, length_max: u64) -> Result<bool, String> {
         let pair = self.draw(length_max);
+        self.put_pair(pair)
+    }
+
+    fn put_of_one_length(&mut self) -> Result<bool, String> {
+        let (key, _, version) = self.draw(1);
+        self.put_pair((key, self.length, version))
+    }
+
+    fn put_pair(&mut self, pair: (u64, u64, u64)) -> Result<bool, String> {
         let value = value_of(pair.0, pair.2, pair.1);
         match unless_full(self.keyspace.put(pair.0.to_be_bytes(), value))? {
             Some(()) => self.acknowledged(pair).map(|()| true),

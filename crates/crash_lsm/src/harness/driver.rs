@@ -94,7 +94,9 @@ impl<'a> Driver<'a> {
         match result {
             Ok(value) => Ok(value),
             Err(_) if self.crashing.is_over() => Err(Stop::Ended),
-            Err(Error::Io { .. } | Error::Stopped(_)) if self.crashing.has_faults => {
+            Err(Error::Io { .. } | Error::NoSpace { .. } | Error::Stopped(_))
+                if self.crashing.has_faults =>
+            {
                 self.is_stopped = true;
                 Err(Stop::Ended)
             }
