@@ -13,6 +13,8 @@ mod drops;
 mod failures;
 #[path = "merging/lab.rs"]
 mod lab;
+#[path = "merging/long_lists.rs"]
+mod long_lists;
 #[path = "merging/many_versions.rs"]
 mod many_versions;
 #[path = "merging/panics.rs"]
