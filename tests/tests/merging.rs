@@ -17,6 +17,8 @@ mod lab;
 mod long_lists;
 #[path = "merging/many_versions.rs"]
 mod many_versions;
+#[path = "merging/nested_deletes.rs"]
+mod nested_deletes;
 #[path = "merging/panics.rs"]
 mod panics;
 #[path = "merging/preempt.rs"]

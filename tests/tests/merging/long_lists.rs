@@ -53,8 +53,8 @@ fn leaf(number: u64, values: u64) -> LeafEntry {
     }
 }
 
-/// With leaves of 64 KiB a lowest parent may have more values below it than a node has room to name:
-/// the merge that wrote it panicked.
+/// With leaves of 64 KiB a lowest parent may have more values below it than a node has room to
+/// name: the merge that wrote it panicked.
 #[test]
 fn values_of_full_leaves_are_named_in_several_lists() {
     for (page_bytes, region_bytes, values) in [

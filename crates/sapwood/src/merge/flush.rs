@@ -38,7 +38,7 @@ use super::install::{Change, install};
 use super::passed_over::tell_passed_over;
 use super::ranges::write_ranges_tree;
 use super::run::Run;
-use super::versions::RoomInLeaf;
+use super::versions::{RoomInLeaf, numbers_seen};
 
 /// Filter bits for each key of a young segment.
 const YOUNG_FILTER_BITS: u8 = 10;
@@ -505,20 +505,28 @@ impl FlushJob {
         let greatest = self.composite.clone();
         let mut bounds = self.least.take().map(|least| Bounds { least, greatest, open_end: false });
         let slot = self.slot.clone();
-        let mut fragments = Vec::new();
+        let mut fragments: Vec<Fragment> = Vec::new();
+        let mut last_of = None;
         for fragment in slot.table.range_deletes().iter() {
             let keyspace = fragment.keyspace();
             let range = KeyRange::new(fragment.start(), fragment.end().map(<[u8]>::to_vec));
             let composite = composite_range(keyspace, &range);
-            self.share(keyspace, (range.start.len() + 16) as u64);
             let end = composite.end.clone().unwrap_or_default();
             let own = Bounds { least: composite.start.clone(), greatest: end, open_end: false };
             bounds = Some(bounds.map_or_else(|| own.clone(), |bounds| bounds.union(&own)));
-            fragments.push(Fragment {
-                start: composite.start,
-                end: composite.end,
-                numbers: fragment.sequences().iter().map(|number| number.0).collect(),
-            });
+            let numbers = numbers_seen(fragment, &self.registered);
+            let before = fragments.last_mut().filter(|_| last_of == Some(keyspace));
+            match before {
+                Some(before) if before.goes_on_in(&composite.start, &numbers) => {
+                    before.end = composite.end;
+                }
+                _ => {
+                    self.share(keyspace, (range.start.len() + 16) as u64);
+                    let (start, end) = (composite.start, composite.end);
+                    fragments.push(Fragment { start, end, numbers });
+                }
+            }
+            last_of = Some(keyspace);
         }
         (fragments, bounds)
     }

@@ -1,16 +1,20 @@
-//! What the versions of one key may take that a flush keeps: they lie in one leaf.
+//! What a flush keeps for snapshots: what the versions of one key may take, which lie in one leaf;
+//! and the numbers of range tombstones.
 //!
 //! *Assumes*: a memtable has at most as many versions of a key that snapshots see as
 //! [`registered_max`] says, and the newest; [`seal_before_too_many`] sees to it.
 //! *Guarantees*: S4: such a leaf is a node that has a place in every region, and at most of the
-//! length that a node may have.
+//! length that a node may have. G6: who reads what was flushed finds the tombstone that it would
+//! have found before.
 //! *Threads*: a flush; and committers, who hold the commit lock.
 
+use crate::memtable::Fragment;
 use crate::page::Layout;
 use crate::page::layout::NODE_HEADER_BYTES;
 use crate::segment::COMPOSITE_KEY_BYTES_MAX;
 use crate::segment::overflow::OVERFLOW_BYTES_ALWAYS;
 use crate::state::Core;
+use crate::types::SequenceNumber;
 
 /// So many numbers of snapshots at most are registered beside one memtable that takes writes. Each
 /// is a place in a leaf for each key that is written all the while.
@@ -80,10 +84,55 @@ impl RoomInLeaf {
     }
 }
 
+/// The numbers of a fragment that anybody may tell apart: the newest and, for each registered
+/// number (ascending), the newest at or below it. They descend.
+pub fn numbers_seen(fragment: &Fragment, registered: &[SequenceNumber]) -> Vec<u64> {
+    let mut kept = vec![fragment.newest().0];
+    let mut least = fragment.newest();
+    // Readers from `least` on see it, or a newer one.
+    let reader_below = |least: SequenceNumber| {
+        let count = registered.partition_point(|at| *at < least);
+        registered.get(count.checked_sub(1)?).copied()
+    };
+    while let Some(seen) = reader_below(least).and_then(|at| fragment.newest_at(at)) {
+        kept.push(seen.0);
+        least = seen;
+    }
+    kept
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memtable::{ChunkPool, Memtable};
     use crate::page::layout::NODE_CONTENT_BYTES_MAX;
+    use crate::sync::{Arc, Random};
+    use crate::types::KeyspaceNumber;
+
+    #[test]
+    fn the_numbers_that_are_kept_are_those_that_readers_find() {
+        let mut random = Random::from_seed(1);
+        for _ in 0..300 {
+            let table = Memtable::new(Arc::new(ChunkPool::new(0)));
+            for number in 1..100 {
+                if random.one_in(3) {
+                    let keyspace = KeyspaceNumber(0);
+                    table.insert_range_delete(keyspace, b"a", None, SequenceNumber(number));
+                }
+            }
+            let deletes = table.range_deletes();
+            let Some(fragment) = deletes.iter().next() else { continue };
+            let some = |_: &u64| random.one_in(8);
+            let registered: Vec<_> = (0..100).filter(some).map(SequenceNumber).collect();
+            let kept = numbers_seen(fragment, &registered);
+            let at = |at: SequenceNumber| fragment.sequences().find(|number| *number <= at);
+            let readers = registered.iter().copied().chain([SequenceNumber::MAX]);
+            let mut seen: Vec<_> = readers.filter_map(at).map(|number| number.0).collect();
+            seen.dedup();
+            seen.reverse();
+            assert_eq!(kept, seen);
+        }
+    }
 
     #[test]
     fn as_many_versions_as_may_come_fit_a_node_of_every_region() {
