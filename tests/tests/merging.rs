@@ -13,6 +13,12 @@ mod drops;
 mod failures;
 #[path = "merging/lab.rs"]
 mod lab;
+#[path = "merging/long_lists.rs"]
+mod long_lists;
+#[path = "merging/many_versions.rs"]
+mod many_versions;
+#[path = "merging/nested_deletes.rs"]
+mod nested_deletes;
 #[path = "merging/panics.rs"]
 mod panics;
 #[path = "merging/preempt.rs"]

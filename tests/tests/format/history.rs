@@ -208,6 +208,8 @@ fn around_a_large_commit() -> Vec<Act> {
         Act::Hold,
         Act::Commit(few("behind", [4004, 4013, 4100, 4210])),
         Act::Commit(vec![delete_range("plain", &key(4150), Some(&key(4160)))]),
+        // So that a range tombstone keeps the numbers of both commits.
+        Act::Hold,
         Act::Commit(vec![
             delete("plain", key(4005)),
             delete_range("plain", &key(4155), Some(&key(4170))),

@@ -18,6 +18,7 @@ mod directory;
 mod entry;
 mod joined;
 mod node;
+mod numbers;
 mod pool;
 mod range_deletes;
 #[cfg(test)]
@@ -27,8 +28,6 @@ mod tree;
 pub use cursor::MemtableCursor;
 pub use joined::{Joined, JoinedRange};
 pub use pool::ChunkPool;
-// Not every build names a fragment.
-#[allow(unused_imports)]
 pub use range_deletes::{Fragment, RangeDeletes};
 
 use self::arena::{Arena, ArenaWriter};

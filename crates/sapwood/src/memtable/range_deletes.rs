@@ -1,12 +1,12 @@
 //! The range tombstones of a memtable, cut into fragments that do not overlap.
 //!
 //! *Guarantees*: fragments are sorted by keyspace, then start; they do not overlap; each has at
-//! least one number, newest first, none twice; none is empty.
+//! least one number, none twice; none is empty. A tombstone costs what it touches of fragments, and
+//! not of their numbers: those that had one list of numbers have one again.
 //! *Threads*: a [`RangeDeletes`] never changes; adding to it makes another one that shares most of
 //! it.
 
-use std::cmp::Reverse;
-
+use super::numbers::Numbers;
 use super::{KeyspaceNumber, SequenceNumber};
 use crate::sync::Arc;
 
@@ -16,12 +16,21 @@ const BLOCK_FRAGMENTS: usize = 64;
 const FRAGMENT_BYTES: usize = size_of::<Fragment>() + 48;
 
 /// A stretch of keys that the same range tombstones cover.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Fragment {
     keyspace: KeyspaceNumber,
     start: Arc<[u8]>,
     end: Option<Arc<[u8]>>,
-    sequences: Arc<[SequenceNumber]>,
+    /// The numbers of its tombstones are those from `from` on.
+    numbers: Numbers,
+    from: usize,
+}
+
+impl PartialEq for Fragment {
+    fn eq(&self, other: &Fragment) -> bool {
+        let place = |of: &Fragment| (of.keyspace, of.start.clone(), of.end.clone());
+        place(self) == place(other) && self.sequences().eq(other.sequences())
+    }
 }
 
 impl Fragment {
@@ -44,13 +53,34 @@ impl Fragment {
     }
 
     /// The numbers of the tombstones, newest first.
-    #[must_use]
-    pub fn sequences(&self) -> &[SequenceNumber] {
-        &self.sequences
+    pub fn sequences(&self) -> impl Iterator<Item = SequenceNumber> {
+        (self.from..self.numbers.len()).rev().map_while(|index| self.numbers.get(index))
     }
 
-    fn newest(&self) -> SequenceNumber {
-        self.sequences.first().copied().unwrap_or_default()
+    /// The highest number.
+    #[must_use]
+    pub fn newest(&self) -> SequenceNumber {
+        self.sequences().next().unwrap_or_default()
+    }
+
+    /// The highest number at or below `at`.
+    #[must_use]
+    pub fn newest_at(&self, at: SequenceNumber) -> Option<SequenceNumber> {
+        // All before `low` are at or below `at`, none from `high` on.
+        let (mut low, mut high) = (self.from, self.numbers.len());
+        while low < high {
+            // The newest are asked for most.
+            let middle = if high == self.numbers.len() { high - 1 } else { low.midpoint(high) };
+            match self.numbers.get(middle) {
+                Some(number) if number <= at => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        if low > self.from { self.numbers.get(low - 1) } else { None }
+    }
+
+    fn count(&self) -> usize {
+        self.numbers.len() - self.from
     }
 
     /// True when all of it lies before this key.
@@ -65,13 +95,16 @@ impl Fragment {
         self.keyspace < keyspace || self.keyspace == keyspace && begins()
     }
 
-    fn bytes(&self) -> usize {
-        FRAGMENT_BYTES + self.start.len() + size_of_val(&*self.sequences)
+    /// About the memory that it takes, behind another: numbers that they share count once.
+    fn bytes_behind(&self, before: Option<&Fragment>) -> usize {
+        let numbers = |of: &Fragment| of.count().max(of.numbers.tail_len());
+        let shared = before.filter(|before| before.numbers.is_same(&self.numbers));
+        let own = numbers(self).saturating_sub(shared.map_or(0, numbers));
+        FRAGMENT_BYTES + self.start.len() + own * size_of::<SequenceNumber>()
     }
 
     fn between(&self, start: &Arc<[u8]>, end: Option<&Arc<[u8]>>) -> Fragment {
-        let sequences = Arc::clone(&self.sequences);
-        Fragment { keyspace: self.keyspace, start: Arc::clone(start), end: end.cloned(), sequences }
+        Fragment { start: Arc::clone(start), end: end.cloned(), ..self.clone() }
     }
 }
 
@@ -170,8 +203,7 @@ impl Content {
         if fragment.keyspace != keyspace || *fragment.start > *key {
             return None;
         }
-        let newer = fragment.sequences.partition_point(|sequence| *sequence > at);
-        fragment.sequences.get(newer).copied()
+        fragment.newest_at(at)
     }
 
     /// The same with one tombstone more over `[start, end)`, which is not empty. Complexity: what
@@ -191,9 +223,11 @@ impl Content {
         let to = to.max(from + 1).min(self.blocks.len());
         let touched = self.blocks.get(from..to).unwrap_or_default();
         let old: Vec<&Fragment> = touched.iter().flat_map(|block| block.iter()).collect();
-        let removed_bytes = old.iter().map(|fragment| fragment.bytes()).sum::<usize>();
         let new = cover(&old, keyspace, start, end, sequence);
-        let added_bytes = new.iter().map(Fragment::bytes).sum::<usize>();
+        let before = from.checked_sub(1).and_then(|index| self.blocks.get(index)?.last());
+        let behind = self.blocks.get(to).and_then(|block| block.first());
+        let removed_bytes = bytes_between(before, old.iter().copied(), behind);
+        let added_bytes = bytes_between(before, new.iter(), behind);
 
         let mut blocks = Vec::with_capacity(self.blocks.len() + new.len() / BLOCK_FRAGMENTS + 1);
         blocks.extend(self.blocks.iter().take(from).cloned());
@@ -202,6 +236,49 @@ impl Content {
         blocks.extend(new.chunks(new.len().div_ceil(count)).map(Arc::from));
         blocks.extend(self.blocks.iter().skip(to).cloned());
         Content { blocks, bytes: self.bytes + added_bytes - removed_bytes }
+    }
+}
+
+/// The bytes of neighbouring fragments and of the one behind them.
+fn bytes_between<'a>(
+    mut before: Option<&'a Fragment>,
+    fragments: impl Iterator<Item = &'a Fragment>,
+    behind: Option<&'a Fragment>,
+) -> usize {
+    let mut bytes = 0;
+    for fragment in fragments.chain(behind) {
+        bytes += fragment.bytes_behind(before);
+        before = Some(fragment);
+    }
+    bytes
+}
+
+/// Gives fragments another number.
+struct Adding {
+    sequence: SequenceNumber,
+    /// A list that had the number added last, and what it was before.
+    last: Option<(Numbers, Numbers)>,
+}
+
+impl Adding {
+    /// The fragment with the number among its own.
+    fn to(&mut self, mut fragment: Fragment) -> Fragment {
+        let (sequence, newest) = (self.sequence, fragment.newest());
+        if sequence > newest {
+            let known = self.last.take().filter(|(old, _)| old.is_same(&fragment.numbers));
+            let (old, new) = known.unwrap_or_else(|| {
+                let new = fragment.numbers.with(sequence);
+                (fragment.numbers, new)
+            });
+            fragment.numbers = new.clone();
+            self.last = Some((old, new));
+        } else if fragment.newest_at(sequence) != Some(sequence) {
+            let mut numbers: Vec<SequenceNumber> = fragment.sequences().collect();
+            numbers.push(sequence);
+            numbers.sort_unstable();
+            (fragment.numbers, fragment.from) = (Numbers::of(&numbers), 0);
+        }
+        fragment
     }
 }
 
@@ -219,8 +296,10 @@ fn cover(
         keyspace,
         start: Arc::from(start),
         end: end.map(Arc::from),
-        sequences: Arc::from([sequence]),
+        numbers: Numbers::of(&[sequence]),
+        from: 0,
     };
+    let mut adding = Adding { sequence, last: None };
     let mut new: Vec<Fragment> = Vec::with_capacity(old.len() + 2);
     new.extend(old[..first].iter().map(|each| (*each).clone()));
     // What is not yet covered begins here; nothing when all is.
@@ -239,9 +318,7 @@ fn cover(
             (Some(each_end), Some(end)) => **each_end > *end,
         };
         let to = if sticks_out { &alone.end } else { &each.end };
-        let mut both = each.between(from, to.as_ref());
-        both.sequences = insert_newest_first(&each.sequences, sequence);
-        new.push(both);
+        new.push(adding.to(each.between(from, to.as_ref())));
         if sticks_out && let Some(to) = to {
             new.push(each.between(to, each.end.as_ref()));
         } else if each.end.as_deref() != end {
@@ -251,17 +328,15 @@ fn cover(
     if let Some(position) = open {
         new.push(alone.between(&position, alone.end.as_ref()));
     }
-    new.extend(old[after..].iter().map(|each| (*each).clone()));
-    new
-}
-
-fn insert_newest_first(sequences: &[SequenceNumber], new: SequenceNumber) -> Arc<[SequenceNumber]> {
-    match sequences.binary_search_by_key(&Reverse(new), |sequence| Reverse(*sequence)) {
-        Ok(_) => Arc::from(sequences),
-        Err(index) => {
-            sequences[..index].iter().chain([&new]).chain(&sequences[index..]).copied().collect()
+    // What was not covered has the number at the end of a list of its neighbours, which tombstones
+    // to come may cover with it: so they go on with one list.
+    if let Some((_, list)) = &adding.last {
+        for each in new.iter_mut().filter(|each| each.numbers.is_same(&alone.numbers)) {
+            (each.numbers, each.from) = (list.clone(), list.len() - 1);
         }
     }
+    new.extend(old[after..].iter().map(|each| (*each).clone()));
+    new
 }
 
 impl Content {
@@ -309,15 +384,16 @@ mod tests {
         let all: Vec<_> = deletes.iter().collect();
         for fragment in &all {
             assert!(fragment.end().is_none_or(|end| fragment.start() < end));
-            assert!(!fragment.sequences().is_empty());
-            assert!(fragment.sequences().windows(2).all(|pair| pair[0] > pair[1]));
+            let numbers: Vec<_> = fragment.sequences().collect();
+            assert!(!numbers.is_empty() && numbers.windows(2).all(|pair| pair[0] > pair[1]));
         }
         for pair in all.windows(2) {
             assert!(pair[0].is_before(pair[1].keyspace(), pair[1].start()), "{pair:?}");
         }
         assert!(deletes.content.blocks.iter().all(|block| !block.is_empty()));
         assert!(deletes.content.blocks.iter().all(|block| block.len() <= BLOCK_FRAGMENTS));
-        assert_eq!(deletes.content.bytes, all.iter().map(|each| each.bytes()).sum::<usize>());
+        let bytes = bytes_between(None, all.iter().copied(), None);
+        assert_eq!(deletes.content.bytes, bytes);
     }
 
     fn key() -> impl Strategy<Value = Vec<u8>> {
@@ -399,7 +475,7 @@ mod tests {
         let deletes = build(&tombstones);
         let seen: Vec<_> = deletes
             .iter()
-            .map(|each| (each.keyspace().0, each.start(), each.end(), each.sequences().len()))
+            .map(|each| (each.keyspace().0, each.start(), each.end(), each.sequences().count()))
             .collect();
         let expected = [
             (1, b"".as_slice(), Some(b"b".as_slice()), 1),

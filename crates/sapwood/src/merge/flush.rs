@@ -38,6 +38,7 @@ use super::install::{Change, install};
 use super::passed_over::tell_passed_over;
 use super::ranges::write_ranges_tree;
 use super::run::Run;
+use super::versions::{RoomInLeaf, numbers_seen};
 
 /// Filter bits for each key of a young segment.
 const YOUNG_FILTER_BITS: u8 = 10;
@@ -286,7 +287,9 @@ impl FlushJob {
         match (&mut self.run, &mut self.run_nodes) {
             (Some(run), Some(nodes)) if in_run => {
                 let hash = key_hash(core.pages.layout().filter_seed(), keyspace, key);
-                let placed = place(core, keyspace, version.kind, value, &mut self.change)?;
+                let is_apart = wants_blocks(core, version.kind, value);
+                let kind = version.kind;
+                let placed = place(core, keyspace, kind, value, is_apart, &mut self.change)?;
                 let (kind, value) = (placed.kind, &placed.value);
                 let entry = NewEntry { kind, key, number: 0, value, hash };
                 run.push(nodes, &entry, placed.overflow)
@@ -331,9 +334,10 @@ impl FlushJob {
                 let cover = table.covering_range_delete(current.keyspace, &current.key, at);
                 cover.is_some_and(|cover| cover > number)
             };
-            let is_between = |at: SequenceNumber| at >= number && at < limit;
+            let from = self.registered.partition_point(|at| *at < number);
+            let readers = self.registered.iter().skip(from).take_while(|at| **at < limit);
             let is_seen = newer.is_none() && !is_hidden(SequenceNumber::MAX)
-                || self.registered.iter().any(|at| is_between(*at) && !is_hidden(*at));
+                || readers.copied().any(|at| !is_hidden(at));
             if is_seen {
                 match operation {
                     Operation::Put(value) => current.keep(number, EntryKind::Put, value),
@@ -363,8 +367,11 @@ impl FlushJob {
         if self.hashes.last() != Some(&hash) {
             self.hashes.push(hash);
         }
+        let mut room = RoomInLeaf::new(core.pages.layout());
         for (version, value) in current.versions() {
-            let placed = place(core, keyspace, version.kind, value, &mut self.change)?;
+            let is_apart = wants_blocks(core, version.kind, value)
+                || version.kind == EntryKind::Put && !room.takes(value.len());
+            let placed = place(core, keyspace, version.kind, value, is_apart, &mut self.change)?;
             self.share(keyspace, (key.len() + placed.value.len()) as u64);
             let entry = NewEntry {
                 kind: placed.kind,
@@ -498,20 +505,28 @@ impl FlushJob {
         let greatest = self.composite.clone();
         let mut bounds = self.least.take().map(|least| Bounds { least, greatest, open_end: false });
         let slot = self.slot.clone();
-        let mut fragments = Vec::new();
+        let mut fragments: Vec<Fragment> = Vec::new();
+        let mut last_of = None;
         for fragment in slot.table.range_deletes().iter() {
             let keyspace = fragment.keyspace();
             let range = KeyRange::new(fragment.start(), fragment.end().map(<[u8]>::to_vec));
             let composite = composite_range(keyspace, &range);
-            self.share(keyspace, (range.start.len() + 16) as u64);
             let end = composite.end.clone().unwrap_or_default();
             let own = Bounds { least: composite.start.clone(), greatest: end, open_end: false };
             bounds = Some(bounds.map_or_else(|| own.clone(), |bounds| bounds.union(&own)));
-            fragments.push(Fragment {
-                start: composite.start,
-                end: composite.end,
-                numbers: fragment.sequences().iter().map(|number| number.0).collect(),
-            });
+            let numbers = numbers_seen(fragment, &self.registered);
+            let before = fragments.last_mut().filter(|_| last_of == Some(keyspace));
+            match before {
+                Some(before) if before.goes_on_in(&composite.start, &numbers) => {
+                    before.end = composite.end;
+                }
+                _ => {
+                    self.share(keyspace, (range.start.len() + 16) as u64);
+                    let (start, end) = (composite.start, composite.end);
+                    fragments.push(Fragment { start, end, numbers });
+                }
+            }
+            last_of = Some(keyspace);
         }
         (fragments, bounds)
     }
@@ -540,15 +555,20 @@ struct PlacedValue<'a> {
     overflow: Option<LeafOverflow>,
 }
 
-/// Places a value: one that is too large for a leaf goes to blocks of its own.
+/// True when a value is too large for a leaf.
+fn wants_blocks(core: &Core, kind: EntryKind, value: &[u8]) -> bool {
+    kind == EntryKind::Put && wants_overflow(value.len(), core.pages.layout().usable_bytes())
+}
+
+/// Places a value: in its leaf or, when it is to lie apart, in blocks of its own.
 fn place<'a>(
     core: &Core,
     keyspace: KeyspaceNumber,
     kind: EntryKind,
     value: &'a [u8],
+    is_apart: bool,
     change: &mut Change,
 ) -> Result<PlacedValue<'a>> {
-    let usable = core.pages.layout().usable_bytes();
     let reference = match kind {
         EntryKind::PutOverflow => {
             let reference = decode_reference(value)?;
@@ -561,7 +581,7 @@ fn place<'a>(
                 reference
             }
         }
-        EntryKind::Put if wants_overflow(value.len(), usable) => {
+        EntryKind::Put if is_apart => {
             let codec = core.catalogue.load().settings(keyspace).value_codec;
             let reference = write_value(&core.pages, keyspace, codec, value)?;
             change.written.extend(blocks_of(&reference));

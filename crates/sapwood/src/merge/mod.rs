@@ -26,4 +26,5 @@ pub mod tell;
 pub mod throttle;
 pub mod touched;
 pub mod verify;
+pub mod versions;
 pub mod worker;

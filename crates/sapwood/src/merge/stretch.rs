@@ -36,9 +36,12 @@ pub struct Stretch {
 }
 
 impl Stretch {
-    /// Pages of the leaves.
+    /// Pages of the leaves, and of the parents with their sidecars: what takes their place takes
+    /// about as much.
     pub fn pages(&self) -> u64 {
-        self.leaves.iter().map(|leaf| u64::from(leaf.child.reference.block().pages)).sum()
+        let leaves = self.leaves.iter().map(|leaf| leaf.child.reference.block());
+        let beside = self.died.iter().map(|dead| dead.block);
+        leaves.chain(beside).map(|block| u64::from(block.pages)).sum()
     }
 }
 

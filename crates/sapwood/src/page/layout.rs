@@ -150,6 +150,18 @@ impl Layout {
         ((64 << 10) / self.page_size.max(1)).clamp(1, 64)
     }
 
+    /// The longest content of a node that finds a place wherever free pages count as room.
+    pub fn window_content_bytes(&self) -> usize {
+        // At least a page of 1 KiB, with 256 bytes reserved.
+        self.window_pages() as usize * self.usable_bytes() - NODE_HEADER_BYTES
+    }
+
+    /// The longest content of a node that every region but the first can hold.
+    pub fn content_bytes_max(&self) -> usize {
+        let stream = self.block_pages_max() as usize * self.usable_bytes();
+        stream.saturating_sub(NODE_HEADER_BYTES).min(NODE_CONTENT_BYTES_MAX)
+    }
+
     /// No page number reaches this.
     pub fn max_pages(&self) -> u64 {
         (FILE_BYTES_MAX / u64::from(self.page_size)).min(1 << 48)

@@ -214,7 +214,7 @@ pub fn write_lowest_parent(
     let mut builder = ParentBuilder::new(1);
     let mut sidecar_pages = 0;
     let slots = write_filter_pieces(nodes, keyspace, leaves, &mut builder, &mut sidecar_pages)?;
-    write_overflow_list(nodes, keyspace, leaves, &mut builder, &mut sidecar_pages)?;
+    write_overflow_lists(nodes, keyspace, leaves, &mut builder, &mut sidecar_pages)?;
     for (leaf, slot) in leaves.iter().zip(slots) {
         builder.push(&leaf.separator, &Child { filter: slot, ..leaf.child });
     }
@@ -304,13 +304,31 @@ fn write_filter_pieces(
     Ok(slots)
 }
 
-fn write_overflow_list(
+/// Writes what the leaves have of overflow values, in lists that are no longer than a window: a
+/// device that is full has no place for longer ones. The values of one leaf may lie in two of them.
+fn write_overflow_lists(
     nodes: &mut NodeWriter,
     keyspace: KeyspaceNumber,
     leaves: &[LeafEntry],
     builder: &mut ParentBuilder,
     sidecar_pages: &mut u64,
 ) -> Result<()> {
+    let spec = NodeSpec {
+        kind: NodeKind::OverflowList,
+        height: 0,
+        flags: 0,
+        keyspace,
+        codec: Codec::Plain,
+    };
+    let list_bytes_max = nodes.layout().window_content_bytes();
+    let mut write = |content: &[u8]| -> Result<()> {
+        if !content.is_empty() {
+            let reference = nodes.append(&spec, content, false)?;
+            *sidecar_pages += u64::from(reference.pages);
+            builder.push_overflow_list(reference);
+        }
+        Ok(())
+    };
     let mut content = Vec::new();
     for (index, leaf) in leaves.iter().enumerate() {
         for overflow in &leaf.overflow {
@@ -321,23 +339,15 @@ fn write_overflow_list(
                 birth: overflow.birth,
                 blocks: overflow.blocks.clone(),
             };
+            let before = content.len();
             item.encode(&mut content);
+            if content.len() > list_bytes_max {
+                write(content.get(..before).unwrap_or_default())?;
+                content.drain(..before);
+            }
         }
     }
-    if content.is_empty() {
-        return Ok(());
-    }
-    let spec = NodeSpec {
-        kind: NodeKind::OverflowList,
-        height: 0,
-        flags: 0,
-        keyspace,
-        codec: Codec::Plain,
-    };
-    let reference = nodes.append(&spec, &content, false)?;
-    *sidecar_pages += u64::from(reference.pages);
-    builder.push_overflow_list(reference);
-    Ok(())
+    write(&content)
 }
 
 #[cfg(test)]

@@ -160,6 +160,11 @@ impl Fragment {
         self.start.as_slice() <= key && self.end.as_deref().is_none_or(|end| key < end)
     }
 
+    /// True when one that begins at `start` with these numbers is the same tombstones' further on.
+    pub fn goes_on_in(&self, start: &[u8], numbers: &[u64]) -> bool {
+        self.end.as_deref() == Some(start) && self.numbers == numbers
+    }
+
     /// How much memory it takes, without its numbers; an estimate.
     pub fn memory_bytes(&self) -> usize {
         // The heap's own share of two allocations.

@@ -16,9 +16,6 @@ use crate::types::KeyspaceNumber;
 /// Filters take at most this part of the budget together.
 const BUDGET_PART: u64 = 8;
 
-/// So much of a filter goes into one node, in bytes.
-const NODE_BYTES: usize = 128 << 10;
-
 /// What is known of a filter's content.
 #[derive(Debug)]
 enum Known {
@@ -57,10 +54,11 @@ impl SegmentFilter {
             keyspace: KeyspaceNumber::MANY,
             codec: Codec::Plain,
         };
+        let layout = nodes.manager().layout();
         // Several of them fit a region, however small.
-        let region_bytes = nodes.manager().layout().region_bytes;
-        let most = usize::try_from(region_bytes / 8).unwrap_or(usize::MAX);
-        let pieces = lines.chunks(NODE_BYTES.min(most / LINE_BYTES * LINE_BYTES).max(LINE_BYTES));
+        let most = usize::try_from(layout.region_bytes / 8).unwrap_or(usize::MAX);
+        let most = most.min(layout.window_content_bytes()) / LINE_BYTES * LINE_BYTES;
+        let pieces = lines.chunks(most.max(LINE_BYTES));
         let written = pieces.map(|piece| nodes.append(&spec, piece, false));
         let filter = SegmentFilter::new(seed, written.collect::<Result<_>>()?);
         if let Some(charge) = room_for_filter(nodes.manager().budget(), lines.len() as u64) {

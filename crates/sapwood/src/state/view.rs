@@ -233,6 +233,11 @@ impl Home {
         }
     }
 
+    /// How many different numbers are registered.
+    pub fn registered_count(&self) -> usize {
+        self.registered.lock().numbers.len()
+    }
+
     /// Takes the registered numbers, ascending; from now on only numbers at or above the memtable's
     /// last are registered.
     pub fn close(&self) -> Vec<SequenceNumber> {

@@ -22,6 +22,7 @@ use crate::merge::throttle::{
     admit, admit_ahead, before_commit, check_held_up, is_memory_full, make_room_in_log,
     wait_for_memory,
 };
+use crate::merge::versions::seal_before_too_many;
 use crate::options::Durability;
 use crate::page::Block;
 use crate::segment::overflow::{blocks_of, write_value};
@@ -471,6 +472,7 @@ fn place(
             wait_for_memory(core, to_memory)?;
             continue;
         }
+        seal_before_too_many(core);
         let number = core.commit_numbers().0;
         let named = match (prepared.blocks.is_empty(), prepared.names_unsynced) {
             (true, _) => NamedBlocks::None,

@@ -155,7 +155,7 @@ impl<'a> Changes<'a> {
         }
         for fragment in table.range_deletes().iter() {
             let range = KeyRange::new(fragment.start(), fragment.end().map(<[u8]>::to_vec));
-            if fragment.sequences().iter().any(|number| *number > self.after)
+            if fragment.newest() > self.after
                 && writes.touches_range(self.core, fragment.keyspace(), &range)?
             {
                 return Ok(true);
