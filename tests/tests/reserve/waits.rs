@@ -8,7 +8,9 @@ use std::time::Duration;
 use sapwood::page::Block;
 use sapwood::state::background::{LEVELS_ALL, Reservation};
 use sapwood::state::durable::{Purpose, make_durable};
-use sapwood::state::reserve::{Brings, Standing, grant, has_room, make_room, note_hopeless};
+use sapwood::state::reserve::{
+    Brings, Standing, grant, has_room, make_room, note_hopeless, set_short,
+};
 use sapwood::storage::{FaultKind, Storage};
 use sapwood::sync::atomic::Ordering;
 use sapwood::sync::preempt::set_hook;
@@ -373,5 +375,29 @@ fn a_step_is_made_behind_a_flush_that_has_no_place() {
     assert!(!full.core.view().sealed.is_empty(), "the flush has found a place");
     full.database.wait_until_idle().unwrap();
     assert!(full.core.view().sealed.is_empty());
+    full.check();
+}
+
+/// Until it is durable, what was flushed is owed again after a crash: merges must not have made it
+/// shorter by then, and others taken what came free.
+#[test]
+fn what_was_flushed_while_space_is_short_is_durable_before_it_is_merged() {
+    let mut full = Full::new(34);
+    full.fill();
+    full.delete(200);
+    full.storage.set_capacity(u64::MAX);
+    let order = full.core.commit_order.lock();
+    full.core.seal();
+    drop(order);
+    set_short(&full.core, true);
+    let promotions = || full.core.counters.promotions.load(Ordering::Relaxed);
+    while !full.core.view().sealed.is_empty() {
+        assert!(full.database.run_step().unwrap());
+    }
+    let (flushed, before) = (full.core.state().cut.position, promotions());
+    assert!(full.core.durable.cut() < flushed);
+    assert!(full.database.run_step().unwrap());
+    assert_eq!((full.core.durable.cut(), promotions()), (flushed, before));
+    full.database.wait_until_idle().unwrap();
     full.check();
 }

@@ -447,9 +447,11 @@ impl Drop for FlushOut<'_> {
 fn durable_is_due(core: &Core) -> bool {
     let written = core.pages.counters().bytes_written();
     let since = written.saturating_sub(core.background.bytes_at_durable.load(Ordering::Relaxed));
-    let log_is_low = core.log.available() < core.options.log_bytes_min / 2
-        && core.durable.cut() < core.state().cut.position;
-    since >= DURABLE_EVERY_BYTES || log_is_low
+    // What is flushed is owed again after a crash until it is durable, and merges may have made it
+    // smaller by then, and others taken what came free: see F6.
+    let may_matter =
+        core.log.available() < core.options.log_bytes_min / 2 || core.reserve.is_short();
+    since >= DURABLE_EVERY_BYTES || may_matter && core.durable.cut() < core.state().cut.position
 }
 
 /// Makes a state durable when write stamps are running low (D3): between two parts of whatever
