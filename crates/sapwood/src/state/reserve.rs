@@ -136,11 +136,15 @@ impl Sizes {
         let flush = self.flush_rest_bytes() + deletions;
         let all = self.asked_bytes.unwrap_or(merges + flush);
         let all = all.min(self.max_file_bytes / 2);
+        // Where there is less than they need, all parts are smaller.
+        let (merges, states) = match all < merges + flush {
+            true => (merges.min(all - flush.min(all / 4)), states.min(all / 4)),
+            false => (merges, states),
+        };
         Parts {
             all: self.pages(all),
-            // Where there is less than they need, all parts are smaller.
-            for_merges: self.pages(merges.min(all - flush.min(all / 4))),
-            for_states: self.pages(states.min(all / 4)),
+            for_merges: self.pages(merges),
+            for_states: self.pages(states),
         }
     }
 }
@@ -500,6 +504,7 @@ pub fn grant(core: &Core, read_pages: u64) -> Result<Option<Grant>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::durable::LOG_BLOCK_BYTES;
 
     fn sizes(options: &Options, page_size: u32) -> Sizes {
         Sizes::new(options, page_size, 256 * 1024 / page_size)
@@ -533,6 +538,17 @@ mod tests {
                 assert!(Sizes::step_bytes(read_bytes) <= step_bytes, "{step_bytes}");
             }
             assert!(Sizes::step_bytes(read_bytes + 64) > step_bytes, "{step_bytes}");
+        }
+    }
+
+    /// A state is as long as there are keyspaces, and the next one has its place beside it.
+    #[test]
+    fn what_merges_leave_is_enough_for_the_next_state_however_long_that_is() {
+        let sizes = sizes(&Options::default(), 4096);
+        for state_bytes in [0, 1 << 20, 16 << 20, 1 << 30] {
+            let parts = sizes.parts(1 << 30, state_bytes);
+            assert!(parts.for_states * 4096 >= 2 * state_bytes + LOG_BLOCK_BYTES);
+            assert!(parts.for_merges > parts.for_states && parts.all > parts.for_merges);
         }
     }
 
