@@ -69,6 +69,26 @@ fn a_durable_state_that_cannot_be_read_is_told_and_the_one_before_is_tried() {
     assert!(told.fields["error"].contains(&format!("at page {page}: wrong checksum")), "{told:?}");
 }
 
+#[test]
+fn a_free_map_that_cannot_be_read_is_told_by_a_read_only_open() {
+    let storage = SimulatedStorage::new();
+    let database = open(&storage);
+    plain(&database, "a").put("key", "value").unwrap();
+    let layout = *database.core().unwrap().pages.layout();
+    database.close().unwrap();
+    // Both homes of the first region.
+    (8192 / PAGE_BYTES..u64::from(layout.fixed_pages(0))).for_each(|page| damage(&storage, page));
+    let mut opened = None;
+    let read_only = || builder().read_only(true).open_on(Arc::new(storage.clone()));
+    let events = events_of(|| opened = Some(read_only().unwrap()));
+    let told = only(&events, "a free map cannot be read");
+    assert_is(told, "sapwood::open", Level::WARN);
+    assert_fields(told, &["error"]);
+    assert!(told.fields["error"].contains("damaged free map"), "{told:?}");
+    let keyspace = opened.unwrap().existing_keyspace("a").unwrap();
+    assert_eq!(keyspace.get("key").unwrap().unwrap(), "value");
+}
+
 /// A last level and a young segment over it; and the page in which the filter of that lies.
 fn with_a_young_filter() -> (SimulatedStorage, u64) {
     let storage = SimulatedStorage::new();

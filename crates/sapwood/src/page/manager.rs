@@ -107,10 +107,9 @@ impl PageManager {
     pub fn open_to_read(options: PageOptions, state: &OpenedState) -> Result<Arc<PageManager>> {
         PageManager::over(options, state, |parts| {
             let opened = Allocator::open(parts.clone(), state.file_pages, &state.regions);
-            opened.or_else(|problem| {
-                let file = parts.storage.name();
-                tracing::warn!(target: "sapwood::open", file, %problem, "free maps are left out");
-                Allocator::without_maps(parts, state.file_pages, problem)
+            opened.or_else(|error| {
+                tracing::warn!(target: "sapwood::open", %error, "a free map cannot be read");
+                Allocator::without_maps(parts, state.file_pages, error)
             })
         })
     }

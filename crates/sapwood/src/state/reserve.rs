@@ -12,6 +12,7 @@ use super::core::Core;
 use super::dead_list::HeldStats;
 use super::durable::{DurableMark, state_pages_max};
 use super::state::State;
+use super::view::View;
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -329,13 +330,15 @@ fn owed_pages(core: &Core) -> u64 {
     let bytes = (held + held / 4).min(logged.saturating_mul(3));
     // After a crash the flush would write them anew: nothing proves that they are on disk.
     let named = core.log_named.pages();
-    pages_of(core, bytes + core.reserve.sizes.flush_rest_bytes()) + named + beside_pages(core)
+    pages_of(core, bytes + core.reserve.sizes.flush_rest_bytes())
+        + named
+        + beside_pages(core, &core.view())
 }
 
 /// What flushes waste in leaves, and the first pages of keyspaces that have none in any level.
-fn beside_pages(core: &Core) -> u64 {
+fn beside_pages(core: &Core, view: &View) -> u64 {
     let (mut wasted, mut keyspaces) = (0, core.reserve.young_alone.load(Ordering::Relaxed));
-    for slot in core.view().memtables() {
+    for slot in view.memtables() {
         wasted += slot.owes.waste_bytes();
         keyspaces += slot.owes.keyspace_count();
     }
@@ -384,10 +387,11 @@ pub fn has_room(core: &Core, brings: Brings, bytes: usize) -> bool {
     }
     let free = core.pages.allocator().room_pages();
     // The most that can be owed is known without the log's lock.
-    let held = core.memtable_bytes() as u64;
+    let view = core.view();
+    let held = view.memtables().map(|slot| slot.table.bytes() as u64).sum::<u64>();
     let most = pages_of(core, held + held / 4 + core.reserve.sizes.flush_rest_bytes())
         + core.log_named.pages()
-        + beside_pages(core);
+        + beside_pages(core, &view);
     free >= wanted_beside(core, most, brings, bytes) || free >= wanted_pages(core, brings, bytes)
 }
 
