@@ -85,7 +85,8 @@ fn a_free_map_that_cannot_be_read_is_told_by_a_read_only_open() {
     assert_is(told, "sapwood::open", Level::WARN);
     assert_fields(told, &["error"]);
     assert!(told.fields["error"].contains("damaged free map"), "{told:?}");
-    let keyspace = opened.unwrap().existing_keyspace("a").unwrap();
+    let database = opened.unwrap();
+    let keyspace = database.existing_keyspace("a").unwrap();
     assert_eq!(keyspace.get("key").unwrap().unwrap(), "value");
 }
 

@@ -387,11 +387,15 @@ pub fn has_room(core: &Core, brings: Brings, bytes: usize) -> bool {
     }
     let free = core.pages.allocator().room_pages();
     // The most that can be owed is known without the log's lock.
-    let view = core.view();
-    let held = view.memtables().map(|slot| slot.table.bytes() as u64).sum::<u64>();
+    let (held, beside) = {
+        // Not held for longer: what its state alone needs may be all that can come free.
+        let view = core.view();
+        let held = view.memtables().map(|slot| slot.table.bytes() as u64).sum::<u64>();
+        (held, beside_pages(core, &view))
+    };
     let most = pages_of(core, held + held / 4 + core.reserve.sizes.flush_rest_bytes())
         + core.log_named.pages()
-        + beside_pages(core, &view);
+        + beside;
     free >= wanted_beside(core, most, brings, bytes) || free >= wanted_pages(core, brings, bytes)
 }
 
