@@ -62,6 +62,11 @@ impl Catalogue {
         self.entries.iter().map(|(number, entry)| (*number, entry))
     }
 
+    /// How many there are, dropped ones included.
+    pub fn count(&self) -> usize {
+        self.entries.len()
+    }
+
     /// The keyspace of that number.
     pub fn get(&self, number: KeyspaceNumber) -> Option<&KeyspaceEntry> {
         self.entries.get(&number)

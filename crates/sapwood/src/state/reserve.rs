@@ -4,7 +4,6 @@
 //! are not). *Guarantees*: docs/architecture.md, section 6, rules F1 to F8. *Threads*: any; where
 //! there is room, commits take no lock for it.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::background::ReservedMark;
@@ -158,7 +157,7 @@ pub struct Reserve {
     tree_pages: AtomicU64,
     /// Pages of the last durable state.
     state_pages: AtomicU64,
-    /// Keyspaces of which young segments have something, and no level.
+    /// Keyspaces of which young segments have something, and no level, at most.
     young_alone: AtomicU64,
     /// Pages that steps may still take: see [`Grant`].
     granted: Arc<AtomicU64>,
@@ -262,10 +261,10 @@ impl Reserve {
         let levels = state.levels.values().flat_map(|levels| levels.iter());
         let pages = state.young.iter().chain(levels).map(|segment| segment.pages()).sum();
         self.tree_pages.store(pages, Ordering::Relaxed);
-        let shares = state.young.iter().flat_map(|segment| segment.keyspaces.iter());
-        let alone = shares.map(|share| share.keyspace).filter(|k| !state.levels.contains_key(k));
-        let alone = alone.collect::<BTreeSet<_>>().len() as u64;
-        self.young_alone.store(alone, Ordering::Relaxed);
+        // At most so many: states come often, and shares may be many.
+        let shares = state.young.iter().map(|segment| segment.keyspaces.len()).sum::<usize>();
+        let without_level = state.catalogue.count().saturating_sub(state.levels.len());
+        self.young_alone.store(shares.min(without_level) as u64, Ordering::Relaxed);
     }
 
     /// A state became durable, in so many pages.
