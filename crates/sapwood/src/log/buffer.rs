@@ -105,6 +105,7 @@ pub struct Buffer {
     /// Ordinary records end here at the latest.
     pub limit: u64,
     /// Chunks without gaps up to the start of `active`; borders lie at `written` and `durable`.
+    /// What was replayed is in none: it is made durable as it lies (D7).
     pub chunks: VecDeque<Arc<Chunk>>,
     /// What was appended since the last chunk was closed.
     pub active: Vec<u8>,

@@ -1,8 +1,8 @@
 //! Replay: finding the records behind a state's cut, and where the log ends.
 //!
 //! *Assumes*: nothing of what the list's blocks hold. *Guarantees*: L4 of [`super`]; two replays
-//! without a write between them end at the same place; at most one record and 256 KiB are in memory
-//! besides the stretch that may not be on disk; hostile bytes cost time in proportion to the list.
+//! without a write between them end at the same place; at most one record and 256 KiB are in memory;
+//! hostile bytes cost time in proportion to the list.
 //! *Format*: section 5. *Threads*: the one that opens the database.
 
 use crate::error::{Corruption, Result, Structure};
@@ -54,8 +54,6 @@ pub struct ReplayEnd {
     pub chain: u32,
     /// The highest position known to be on disk.
     pub durable: LogPosition,
-    /// The bytes from there to `position`.
-    pub tail: Vec<u8>,
     /// The last state that a record named: epoch and generation.
     pub last_state_durable: Option<(Epoch, u64)>,
     /// True when that is the state that was replayed.
@@ -72,7 +70,6 @@ impl ReplayEnd {
             position: start.cut,
             chain: start.chain,
             durable: start.cut,
-            tail: Vec::new(),
             last_state_durable: None,
             state_is_recorded: false,
             stale: Vec::new(),
@@ -91,28 +88,6 @@ pub fn replay(
     start: &ReplayStart,
     visitor: &mut dyn FnMut(&Record<'_>) -> Result<Visit>,
 ) -> Result<ReplayEnd> {
-    run(stream, start, visitor, true)
-}
-
-/// The same for who will never write: the stretch that may not be on disk is not kept, and
-/// [`ReplayEnd::tail`] is empty.
-///
-/// # Errors
-/// As [`replay`].
-pub fn replay_to_read(
-    stream: &BlockStream,
-    start: &ReplayStart,
-    visitor: &mut dyn FnMut(&Record<'_>) -> Result<Visit>,
-) -> Result<ReplayEnd> {
-    run(stream, start, visitor, false)
-}
-
-fn run(
-    stream: &BlockStream,
-    start: &ReplayStart,
-    visitor: &mut dyn FnMut(&Record<'_>) -> Result<Visit>,
-    keeps_tail: bool,
-) -> Result<ReplayEnd> {
     let ring = Ring::new(&start.list, stream.usable_bytes())?;
     let aligned = start.cut.0.is_multiple_of(ALIGNMENT as u64);
     if !aligned || start.cut < ring.start_position() || start.cut > ring.end_position() {
@@ -126,12 +101,7 @@ fn run(
         position: start.cut.0,
         chain: start.chain,
         sequence: start.sequence,
-        tail: Tail {
-            start: start.cut.0,
-            durable: start.durable.0.max(start.cut.0),
-            bytes: Vec::new(),
-            is_kept: keeps_tail,
-        },
+        durable: start.durable.0.max(start.cut.0),
         last_state_durable: None,
     };
     while replay.step(visitor)? {}
@@ -146,7 +116,8 @@ struct Replay<'a> {
     position: u64,
     chain: u32,
     sequence: SequenceNumber,
-    tail: Tail,
+    /// The highest position that anything read so far says is on disk.
+    durable: u64,
     last_state_durable: Option<(Epoch, u64)>,
 }
 
@@ -177,10 +148,7 @@ impl Replay<'_> {
         if record.kind.is_commit() {
             self.sequence = record.sequence;
         }
-        if self.tail.is_kept {
-            self.tail.bytes.extend_from_slice(bytes);
-        }
-        self.tail.known_durable(record.durable.0);
+        self.durable = self.durable.max(record.durable.0);
         self.position = record.end.0;
         self.chain = record.crc;
         Ok(true)
@@ -188,9 +156,9 @@ impl Replay<'_> {
 
     fn end(mut self) -> Result<ReplayEnd> {
         let (stale, durable_behind) = self.records_behind()?;
-        self.tail.known_durable(durable_behind);
-        if self.tail.durable > self.position {
-            let (ring, known) = (self.window.ring, self.tail.durable);
+        self.durable = self.durable.max(durable_behind);
+        if self.durable > self.position {
+            let (ring, known) = (self.window.ring, self.durable);
             let detail = format!(
                 "no record follows at position {}, but up to {known} it was on disk",
                 self.position
@@ -204,8 +172,7 @@ impl Replay<'_> {
         Ok(ReplayEnd {
             position: LogPosition(self.position),
             chain: self.chain,
-            durable: LogPosition(self.tail.durable),
-            tail: self.tail.bytes,
+            durable: LogPosition(self.durable),
             last_state_durable: self.last_state_durable,
             state_is_recorded: self.last_state_durable.is_some_and(|(_, g)| g == self.generation),
             stale,
@@ -237,24 +204,6 @@ impl Replay<'_> {
             }
         }
         Ok((found, durable))
-    }
-}
-
-/// The bytes of good records that may not be on disk.
-struct Tail {
-    start: u64,
-    durable: u64,
-    /// From `start` to the end of the last good record, unless nobody will write it.
-    bytes: Vec<u8>,
-    is_kept: bool,
-}
-
-impl Tail {
-    fn known_durable(&mut self, durable: u64) {
-        self.durable = self.durable.max(durable);
-        let known = (self.durable - self.start).min(self.bytes.len() as u64);
-        self.bytes.drain(..known as usize);
-        self.start += known;
     }
 }
 

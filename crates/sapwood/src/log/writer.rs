@@ -35,7 +35,7 @@ use crate::types::{Epoch, LogPosition, SequenceNumber};
 
 use super::buffer::RESERVE_BYTES;
 pub use super::buffer::{AppendError, Appended, LogCounters, LogFull};
-use super::buffer::{Buffer, Chunk, Plan, Sealed, ordinary_limit};
+use super::buffer::{Buffer, Plan, Sealed, ordinary_limit};
 use super::reader::ReplayEnd;
 use super::record::{
     HEADER_BYTES, NamedBlocks, RecordKind, STATE_DURABLE_BYTES, malformed, state_durable_payload,
@@ -57,8 +57,6 @@ pub struct LogStart {
     pub chain: u32,
     /// Up to where the log is known to be on disk.
     pub durable: LogPosition,
-    /// The bytes from `durable` to `position`.
-    pub tail: Vec<u8>,
     /// Where records of a lost time lie behind `position`.
     pub stale: Vec<LogPosition>,
     /// True when a record names the state whose list is used. When not, that record must come
@@ -73,7 +71,6 @@ impl LogStart {
             position: end.position,
             chain: end.chain,
             durable: end.durable,
-            tail: end.tail,
             stale: end.stale,
             state_is_recorded: end.state_is_recorded,
         }
@@ -81,8 +78,8 @@ impl LogStart {
 
     /// The same where nothing will be written: then nothing waits to be, either.
     pub fn to_read(end: ReplayEnd) -> LogStart {
-        let (durable, tail, stale) = (end.position, Vec::new(), Vec::new());
-        LogStart { durable, tail, stale, ..LogStart::after_replay(end) }
+        let (durable, stale) = (end.position, Vec::new());
+        LogStart { durable, stale, ..LogStart::after_replay(end) }
     }
 
     /// Begins a log that has no records.
@@ -91,7 +88,6 @@ impl LogStart {
             position,
             chain: 0,
             durable: position,
-            tail: Vec::new(),
             stale: Vec::new(),
             state_is_recorded: false,
         }
@@ -123,7 +119,7 @@ impl LogWriter {
     /// Goes on at `start`. `ring` is the list of the state that was opened.
     pub fn open(stream: BlockStream, ring: Ring, seed: u32, start: LogStart) -> LogWriter {
         let (durable, end) = (start.durable.0, start.position.0);
-        assert_eq!(durable + start.tail.len() as u64, end, "the tail fills what may be lost");
+        assert!(durable <= end, "what is on disk ends with the last record");
         let ring = Arc::new(ring);
         let (plan, limit) = if start.state_is_recorded {
             (Plan::InForce, ordinary_limit(&ring))
@@ -132,12 +128,11 @@ impl LogWriter {
             let (ring, dropped) = (Arc::clone(&ring), Vec::new());
             (Plan::Planned { ring, agree_until: agree_until.0, dropped, recorded: None }, 0)
         };
-        let tail = Arc::new(Chunk { start: durable, bytes: start.tail });
         let inner = Buffer {
             ring,
             plan,
             limit,
-            chunks: VecDeque::from_iter((durable < end).then_some(tail)),
+            chunks: VecDeque::new(),
             active: Vec::new(),
             spare: Vec::new(),
             end,
@@ -284,6 +279,12 @@ impl LogWriter {
             written: LogPosition(inner.written),
             durable: LogPosition(inner.durable),
         }
+    }
+
+    /// What lies in memory alone, in bytes: the operating system does not have it yet.
+    pub fn unwritten_bytes(&self) -> u64 {
+        let inner = self.inner.lock();
+        inner.end - inner.written
     }
 
     /// The end of the last record and its crc field: what a state with its cut here names.

@@ -684,8 +684,12 @@ fn confirm(
     if last_came || !same_tree {
         return None;
     }
-    let still_there = current.iter().zip(sources).all(|(now, then)| now.promoted == then.promoted);
-    if !still_there {
+    // Range and stretch were made for what they held then. One above the last level may have grown
+    // since under its number: what came would be marked as promoted unread.
+    let is_as_it_was = |(now, then): (&Arc<Segment>, &Arc<Segment>)| {
+        now.points == then.points && now.ranges == then.ranges && now.promoted == then.promoted
+    };
+    if !current.iter().zip(sources).all(is_as_it_was) {
         return None;
     }
     Some(Plan {

@@ -340,17 +340,22 @@ fn is_quiet(core: &Core) -> bool {
     core.clock.now().saturating_sub(last) >= QUIET_AFTER
 }
 
+/// How long no timed sync will be due: what is left of the interval of the commit that has waited
+/// longest, and all of it when none waits.
+pub(super) fn until_timed_sync(core: &Core) -> Duration {
+    let interval = core.options.sync_interval;
+    match core.background.unsynced_since.load(Ordering::Relaxed) {
+        0 => interval,
+        since => (Duration::from_micros(since - 1) + interval).saturating_sub(core.clock.now()),
+    }
+}
+
 /// Syncs the log when a commit has waited for the interval.
 ///
 /// # Errors
 /// When the sync fails: writing has stopped.
 pub fn timed_sync(core: &Arc<Core>) -> Result<bool> {
-    let since = core.background.unsynced_since.load(Ordering::Relaxed);
-    if since == 0 {
-        return Ok(false);
-    }
-    let since = Duration::from_micros(since - 1);
-    if core.clock.now().saturating_sub(since) < core.options.sync_interval {
+    if !until_timed_sync(core).is_zero() {
         return Ok(false);
     }
     let unsynced_since = &core.background.unsynced_since;

@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::log::buffer::DIRECT_BYTES_MAX;
 use crate::state::Core;
 use crate::state::durable::{Purpose, make_durable, make_durable_unless};
 use crate::state::reserve::{
@@ -46,6 +47,10 @@ const PAID_PART: u64 = 16;
 
 /// So many memtables' worth of memory may be taken.
 pub(super) const MEMTABLES_MAX: usize = 3;
+
+/// The log's memory takes this part of the budget before the next large record waits: one that
+/// takes a quarter of it, as it may, fits beside three memtables and what else there is.
+const LOG_BUFFER_PART: u64 = 16;
 
 /// So much must wait in memory for a flush to be worth while when space is short.
 const RELIEF_BYTES_MIN: usize = 256 << 10;
@@ -353,6 +358,18 @@ pub fn is_memory_full(core: &Core, bytes: usize) -> bool {
     let held = core.memtable_bytes();
     held.saturating_add(bytes) > core.memtable_bytes_max().saturating_mul(MEMTABLES_MAX)
         && held > core.memtable_bytes_max()
+}
+
+/// Whether a record of so many bytes would lie in memory beside too many that the system does not
+/// have yet. Who brings little has waited for its own before: only large ones pile up. Asked under
+/// the commit lock.
+pub fn is_log_behind(core: &Core, bytes: usize) -> bool {
+    let few = DIRECT_BYTES_MAX.max(core.options.memory_budget / LOG_BUFFER_PART);
+    bytes as u64 > DIRECT_BYTES_MAX
+        && match core.log.unwritten_bytes() {
+            0 => false,
+            unwritten => unwritten.saturating_add(bytes as u64) > few,
+        }
 }
 
 /// Waits until flushes have made room for a commit of so many bytes.

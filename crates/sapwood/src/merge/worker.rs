@@ -12,7 +12,7 @@ use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::thread::{JoinHandle, ThreadId, spawn};
 use crate::sync::{Arc, Mutex};
 
-use super::step::{Step, timed_sync, try_step, wait_out};
+use super::step::{Step, timed_sync, try_step, until_timed_sync, wait_out};
 
 /// How long a thread sleeps when nothing is due: timed work is looked at as often.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -109,13 +109,75 @@ fn merge_loop(core: &Arc<Core>, stop: &AtomicBool) {
     }
 }
 
+/// A commit wakes nobody: who sleeps so long at most finds it before its interval has passed, and
+/// then sleeps until that has.
+fn pause_before_sync(core: &Core, outcome: &Result<bool>) -> Duration {
+    match outcome {
+        Ok(_) => until_timed_sync(core).min(PAUSE),
+        Err(_) => core.options.sync_interval.min(PAUSE),
+    }
+}
+
 fn sync_loop(core: &Arc<Core>, stop: &AtomicBool) {
     while !stop.load(Ordering::Acquire) {
-        if let Err(error) = timed_sync(core) {
+        let outcome = timed_sync(core);
+        if let Err(error) = &outcome {
             tracing::warn!(target: "sapwood::failure", %error, "a timed sync failed");
         }
         let mark = core.background.mark();
-        let pause = core.options.sync_interval.min(PAUSE);
-        core.background.wait_since(mark, pause);
+        core.background.wait_since(mark, pause_before_sync(core, &outcome));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::{Durability, Options};
+    use crate::state::catalogue::KeyspaceSettings;
+    use crate::state::create;
+    use crate::storage::SimulatedStorage;
+    use crate::sync::Clock;
+    use crate::transaction::commit::create_keyspace;
+
+    /// Whenever a commit comes, its sync begins when the interval has passed, and not a pause
+    /// later.
+    #[test]
+    fn a_timed_sync_is_begun_as_soon_as_its_interval_has_passed() {
+        for interval in [1, 30, 100, 1_000, 1_050].map(Duration::from_millis) {
+            for phase in [0, 1, 29, 60, 99].map(Duration::from_millis) {
+                let options =
+                    Options { merge_threads: 0, sync_interval: interval, ..Options::default() };
+                let (clock, time) = Clock::fake();
+                let storage = Arc::new(SimulatedStorage::new());
+                let core = create::create(storage, options, clock).unwrap();
+                let pause = pause_before_sync(&core, &timed_sync(&core));
+                // The commit comes while the thread sleeps.
+                let before = phase.min(pause);
+                time.advance(before);
+                let settings = KeyspaceSettings::default();
+                create_keyspace(&core, "a", settings, Durability::Buffered).unwrap();
+                let mut waited = pause - before;
+                time.advance(waited);
+                loop {
+                    let outcome = timed_sync(&core);
+                    if matches!(outcome, Ok(true)) {
+                        break;
+                    }
+                    let pause = pause_before_sync(&core, &outcome);
+                    time.advance(pause);
+                    waited += pause;
+                }
+                assert_eq!(waited, interval, "a commit {before:?} after a look");
+            }
+        }
+    }
+
+    #[test]
+    fn a_sync_that_fails_is_not_tried_again_at_once() {
+        let options = Options { merge_threads: 0, ..Options::default() };
+        let core =
+            create::create(Arc::new(SimulatedStorage::new()), options, Clock::fake().0).unwrap();
+        let failed = Err(Error::Closed);
+        assert_eq!(pause_before_sync(&core, &failed), PAUSE);
     }
 }

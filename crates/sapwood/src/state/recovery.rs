@@ -18,7 +18,7 @@ use super::replay::Replayed;
 use super::state::{Cut, State};
 use super::view::{MemtableSlot, View};
 use crate::error::{Corruption, Error, Result, Structure};
-use crate::log::reader::{ReplayEnd, ReplayStart, replay, replay_to_read};
+use crate::log::reader::{ReplayEnd, ReplayStart, replay};
 use crate::log::record::Record;
 use crate::log::ring::{Ring, RingList};
 use crate::log::stream::BlockStream;
@@ -116,10 +116,9 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
         seed: read.layout.seed(),
     };
     let mut visit = |record: &Record<'_>| replayed.visit(record);
-    let end = match (options.without_log, options.read_only) {
-        (true, _) => ReplayEnd::without_log(&start),
-        (false, true) => replay_to_read(&stream, &start, &mut visit)?,
-        (false, false) => replay(&stream, &start, &mut visit)?,
+    let end = match options.without_log {
+        true => ReplayEnd::without_log(&start),
+        false => replay(&stream, &start, &mut visit)?,
     };
     replayed.insert_buffered();
     replayed.check_memory(&*storage)?;

@@ -64,8 +64,7 @@ impl SnapshotHold {
             let Some(slot) = view.memtables().find(|slot| slot.reaches(number)) else {
                 return SnapshotHold::at(core, number, Place::State(view.state.clone()));
             };
-            let last = slot.last_sequence().unwrap_or(number);
-            if slot.home.register(number, last) {
+            if slot.home.register(number, || slot.last_sequence().unwrap_or(number)) {
                 return SnapshotHold::at(core, number, Place::Home(slot.home.clone()));
             }
         }

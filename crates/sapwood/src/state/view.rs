@@ -211,11 +211,12 @@ impl Default for Home {
 }
 
 impl Home {
-    /// Registers a snapshot's number. `last` is the memtable's last number: false when a flush may
-    /// already have dropped what the snapshot needs (S2).
-    pub fn register(&self, number: SequenceNumber, last: SequenceNumber) -> bool {
+    /// Registers a snapshot's number: false when a flush may already have dropped what the snapshot
+    /// needs (S2). `last` gives the memtable's last number. It is asked once the home is closed,
+    /// when that rises no more: before the lock is taken, commits and the flush may come in between.
+    pub fn register(&self, number: SequenceNumber, last: impl FnOnce() -> SequenceNumber) -> bool {
         let mut registered = self.registered.lock();
-        if registered.closed && number < last {
+        if registered.closed && number < last() {
             return false;
         }
         *registered.numbers.entry(number).or_insert(0) += 1;

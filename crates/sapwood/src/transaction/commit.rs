@@ -14,17 +14,18 @@ use super::pending::{PendingOperation, PendingWrites};
 use super::validate::{LOOKS_MAX, Validation, has_much_since, validate};
 use super::value_writer::{Owned, ValueWriter};
 use crate::error::{Error, Result};
+use crate::log::buffer::DIRECT_BYTES_MAX;
 use crate::log::operation::CommitEncoder;
 use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
 use crate::merge::step::{begin_writing, sync};
 use crate::merge::throttle::{
-    admit, admit_ahead, before_commit, check_held_up, is_memory_full, make_room_in_log,
-    wait_for_memory,
+    admit, admit_ahead, before_commit, check_held_up, is_log_behind, is_memory_full,
+    make_room_in_log, wait_for_memory,
 };
 use crate::merge::versions::seal_before_too_many;
 use crate::options::Durability;
-use crate::page::Block;
+use crate::page::{Block, Charge, MemoryPart};
 use crate::segment::overflow::{blocks_of, write_value};
 use crate::state::Core;
 use crate::state::apply::{self, Target, waste_of};
@@ -59,6 +60,19 @@ struct Prepared {
     changes: Vec<CatalogueChange>,
     /// What it brings, if that is more or less than its operations say.
     brings: Option<Brings>,
+    /// Copies of its operations that are in memory until it has ended.
+    copies: Option<Charge>,
+}
+
+impl Prepared {
+    /// Counts a copy of the operations, unless it is small.
+    fn count_copy(&mut self, core: &Core) {
+        let bytes = self.encoder.encoded_bytes() as u64;
+        if bytes > DIRECT_BYTES_MAX {
+            let none = || core.pages.budget().charge(MemoryPart::Other, 0);
+            self.copies.get_or_insert_with(none).add(bytes);
+        }
+    }
 }
 
 /// Commits writes.
@@ -388,6 +402,7 @@ fn prepare(core: &Arc<Core>, writes: &PendingWrites, durability: Durability) -> 
         }
     }
     drop(running);
+    prepared.count_copy(core);
     sync_values(core, &mut prepared, durability)?;
     Ok(prepared)
 }
@@ -441,6 +456,8 @@ fn place(
     check: &mut dyn FnMut(&Core, &mut Prepared) -> Result<()>,
 ) -> Result<Placed> {
     let mut in_vain = 0;
+    // The log has one until it is written.
+    prepared.count_copy(core);
     let wasted = match prepared.encoder.longest_put() > core.leaf_waste.short_bytes() {
         true => waste_of(prepared.encoder.operations(), &core.leaf_waste),
         false => 0,
@@ -470,6 +487,11 @@ fn place(
         if is_memory_full(core, to_memory) {
             drop(order);
             wait_for_memory(core, to_memory)?;
+            continue;
+        }
+        if is_log_behind(core, to_memory) {
+            drop(order);
+            core.write_log_to(core.log.positions().end)?;
             continue;
         }
         seal_before_too_many(core);

@@ -2,7 +2,10 @@
 //! commit waits for the disk. Each of these tests fails when its rule is taken out
 //! (docs/testing.md).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
 
 use super::PendingWrites;
 use super::commit::{commit, create_keyspace, drop_keyspace};
@@ -25,8 +28,10 @@ use crate::state::sources::sources;
 use crate::state::view::Home;
 use crate::state::{Core, SnapshotHold, create, recovery};
 use crate::storage::{CrashPlan, OperationKind, SimulatedStorage};
-use crate::sync::atomic::{AtomicU32, Ordering};
-use crate::sync::{Arc, Clock};
+use crate::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::preempt::set_hook;
+use crate::sync::thread::spawn;
+use crate::sync::{Arc, Clock, Mutex};
 use crate::types::{KeyspaceNumber, PageNumber, SequenceNumber};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -206,10 +211,41 @@ fn a_hundred_snapshots_hold_no_memtable_after_its_flush() {
 #[test]
 fn a_number_below_the_last_is_not_registered_once_the_flush_has_begun() {
     let home = Home::default();
-    assert!(home.register(SequenceNumber(97), SequenceNumber(100)));
+    assert!(home.register(SequenceNumber(97), || unreachable!("it may still rise")));
     assert_eq!(home.close(), [SequenceNumber(97)]);
-    assert!(!home.register(SequenceNumber(99), SequenceNumber(100)));
-    assert!(home.register(SequenceNumber(100), SequenceNumber(100)));
+    assert!(!home.register(SequenceNumber(99), || SequenceNumber(100)));
+    assert!(home.register(SequenceNumber(100), || SequenceNumber(100)));
+}
+
+/// A thread takes a snapshot; between its look at the newest memtable and the registration another
+/// one writes, and the memtable is flushed.
+#[test]
+fn a_snapshot_that_a_flush_overtakes_sees_no_later_commit() {
+    let mut engine = Engine::new();
+    engine.put([1], b"before");
+    let (core, keyspace) = (engine.core.clone(), engine.keyspace);
+    let done = Rc::new(Cell::new(false));
+    let seen = done.clone();
+    set_hook(Some(Rc::new(move || {
+        if seen.replace(true) {
+            return;
+        }
+        let mut writes = PendingWrites::new();
+        writes.put(keyspace, &key(1), b"after");
+        commit(&core, &writes, Durability::Buffered, None).unwrap();
+        let order = core.commit_order.lock();
+        core.seal();
+        drop(order);
+        step::flush_sealed(&core).unwrap();
+    })));
+    let hold = SnapshotHold::take(&engine.core);
+    set_hook(None);
+    assert!(done.get(), "nothing came in between");
+    let point = hold.read_point(&engine.core);
+    let mut cursor = MergeCursor::new(sources(&engine.core.pages, &point, keyspace), point.at.0);
+    cursor.seek_first().unwrap();
+    let wanted: &[u8] = if hold.number() == engine.core.visible() { b"after" } else { b"before" };
+    assert!(cursor.valid() && cursor.value() == wanted, "of another instant");
 }
 
 /// A last level of many lowest parents, under young segments whose entries are larger.
@@ -477,6 +513,33 @@ fn with_a_large_last_level() -> Engine {
     engine.flush();
     wait_until_idle(&engine.core).unwrap();
     engine
+}
+
+/// A thread looks at the state while a segment above the last level is being written; before it
+/// plans anything, the rest of that segment is there.
+#[test]
+fn a_segment_that_has_grown_since_it_was_looked_at_is_no_source() {
+    let mut engine = with_a_large_last_level();
+    for round in 0..8 {
+        let clusters = (1_000..1_500).chain(9_000..9_500);
+        engine.young(clusters.skip(round).step_by(8), &[round as u8 + 2; 200]);
+    }
+    let core = engine.core.clone();
+    let mut before = None;
+    while let Some(plan) = planned(&core, Pressure::Writing) {
+        before = (above_count(&engine) == 1).then(|| core.state());
+        promote(&core, plan).unwrap();
+    }
+    let before = before.expect("one step wrote it all");
+    assert!(core.state().young.is_empty());
+    let mut passed_over = PassedOver::default();
+    while let Some(plan) = plan_from(&core, &before, Pressure::Quiet, &mut passed_over).unwrap() {
+        promote(&core, plan).unwrap();
+        engine.check();
+    }
+    drop(before);
+    wait_until_idle(&core).unwrap();
+    engine.check();
 }
 
 /// Makes all promotions that are due while writes go on, and sees that they went above the last
@@ -784,3 +847,49 @@ fn where_levels_cannot_go_down_young_segments_go_above_them_in_quiet_times_too()
     wait_until_idle(&core).unwrap();
     engine.check();
 }
+
+/// While the system takes one large record, whoever brings another waits outside the log's memory.
+#[test]
+fn large_records_do_not_pile_up_in_the_memory_of_the_log() {
+    let (storage, region_bytes) = (SimulatedStorage::new(), 32 << 20);
+    let log_bytes_min = 24 << 20;
+    let options = Options { memory_budget: 64 << 20, region_bytes, log_bytes_min, ..options() };
+    let core = create::create(Arc::new(storage.clone()), options, Clock::fake().0).unwrap();
+    let settings = KeyspaceSettings::default();
+    let keyspace = create_keyspace(&core, "a", settings, Durability::Buffered).unwrap();
+    let put_large = move |core: &Arc<Core>, first: u32| {
+        let mut writes = PendingWrites::new();
+        (first..first + RECORD_PUTS).for_each(|n| writes.put(keyspace, &key(n), &[7; 4000]));
+        commit(core, &writes, Durability::Buffered, None).unwrap();
+    };
+    let (others, begun) = (Arc::new(Mutex::new(Vec::new())), AtomicU32::new(0));
+    let most = Arc::new(AtomicU64::new(0));
+    let (inner, threads, seen) = (core.clone(), others.clone(), most.clone());
+    storage.on_operation(Box::new(move |operation| {
+        if operation.kind != OperationKind::Write || operation.length < PIECE_BYTES_MIN {
+            return;
+        }
+        if begun.fetch_add(1, Ordering::Relaxed) == 0 {
+            for first in [RECORD_PUTS, 2 * RECORD_PUTS] {
+                let core = inner.clone();
+                let other = spawn("other", move || put_large(&core, first)).unwrap();
+                threads.lock().push(other);
+            }
+            // Time to come as far as they can.
+            Clock::real().sleep(Duration::from_millis(300));
+        }
+        seen.fetch_max(inner.log.unwritten_bytes(), Ordering::Relaxed);
+    }));
+    put_large(&core, 0);
+    others.lock().drain(..).for_each(|other| other.join().unwrap());
+    storage.clear_on_operation();
+    let most = most.load(Ordering::Relaxed);
+    assert!((RECORD_BYTES_MIN..2 * RECORD_BYTES_MIN).contains(&most), "{most} bytes at once");
+    assert_eq!(read(&core, keyspace).len(), 3 * RECORD_PUTS as usize);
+}
+
+/// Writes from this length on are pieces of large records.
+const PIECE_BYTES_MIN: u64 = 16 << 10;
+/// What one large record holds, and about how many bytes that are at least.
+const RECORD_PUTS: u32 = 1_250;
+const RECORD_BYTES_MIN: u64 = RECORD_PUTS as u64 * 4000;

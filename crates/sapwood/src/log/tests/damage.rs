@@ -76,7 +76,7 @@ fn a_record_whose_blocks_do_not_match_ends_the_log_or_is_damage() {
     assert!(run(3).unwrap_err().is_corruption());
     let end = run(4).unwrap();
     assert_eq!(end.position, end.durable);
-    assert!(end.tail.is_empty() && end.stale.len() == 3);
+    assert_eq!(end.stale.len(), 3);
 }
 
 #[test]
