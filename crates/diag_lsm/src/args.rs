@@ -62,7 +62,7 @@ pub enum Command {
 /// Of `create`.
 #[derive(Debug, Args)]
 pub struct CreateArguments {
-    /// The database file, which must not be there.
+    /// The database file, which must not be there, or be empty.
     pub file: PathBuf,
     /// Bytes of a page, a power of two from 1024 to 65536.
     #[arg(long, default_value_t = 4096, value_parser = usage::page_size)]

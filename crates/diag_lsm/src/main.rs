@@ -3,7 +3,8 @@
 //! *Guarantees*: `info`, `segments`, `tree`, `page`, `space`, `log` and `verify` read the last
 //! durable state, without the lock; `get`, `scan`, `count`, `export` and `compact --to` open the
 //! file read-only, with the shared lock, so that they are refused beside a process that writes it.
-//! None of these writes to it; but for `compact --to` they go past what cannot be read, and say so.
+//! None of these writes to it; but for `compact --to`, and `get` where the log is damaged, they go
+//! past what cannot be read, and say so.
 //! Exit status 0: done; 1: an error, something could not be read, or `verify` found something;
 //! 2: wrong usage, of which nothing was opened or made.
 

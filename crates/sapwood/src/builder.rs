@@ -26,7 +26,7 @@ use crate::sync::{Arc, Clock};
 /// | [`merge_threads`](Builder::merge_threads) | 2, or 1 on a single core | at each open |
 /// | [`leaf_bytes`](Builder::leaf_bytes) | 8 KiB | at each open, for new nodes |
 /// | [`max_file_bytes`](Builder::max_file_bytes) | none | at each open |
-/// | [`reserve_bytes`](Builder::reserve_bytes) | by the data, 2.4 MiB at most | at each open |
+/// | [`reserve_bytes`](Builder::reserve_bytes) | by the data, some 2.4 MiB at most | at each open |
 /// | [`max_transaction_history_bytes`](Self::max_transaction_history_bytes) | \* | at each open |
 /// | [`memory_map`](Builder::memory_map) | false | at each open |
 /// | [`create`](Builder::create) | true | at each open |
@@ -227,7 +227,8 @@ impl Builder {
     /// So many bytes of the file are kept free for the time when the device, or
     /// [`max_file_bytes`](Builder::max_file_bytes), is full: deletions, merges and durable states
     /// go on in them, so that space can be freed. Unless set: about 0.9 MiB in an empty database,
-    /// more by 13/8 of what its segments take, 2.4 MiB at most (with leaves of 8 KiB). When writes
+    /// more by 13/8 of what its segments take, 2.4 MiB at most (with leaves of 8 KiB); and twice
+    /// what the last durable state took, which is much with thousands of keyspaces. When writes
     /// pause, at most an eighth of the segments. At most half the limit. 0: none, and a full device
     /// can stop deletions, too.
     ///

@@ -37,11 +37,11 @@ const TRANSACT_DOUBLINGS_MAX: u32 = 8;
 /// dropped, the database is closed as by [`Database::close`], and what fails is logged: keyspaces,
 /// snapshots, iterators and the rest do not keep it open, and give [`Error::Closed`] afterwards.
 /// Keys and values that were handed out stay readable. What reads on by itself (iterators, cursors,
-/// value streams; with a memory map, values too) keeps the file open, and locked, until it is
-/// dropped: to open it before that gives [`Error::Locked`]. When the last one is dropped in a merge
-/// thread, by a [`Storage`](crate::Storage) of the application's own or a subscriber of `tracing`,
-/// a thread of its own closes the database, once the step has ended and after the drop: until then
-/// the file is locked, and a process that ends before loses what it committed with
+/// value streams) keeps the file open, and locked, until it is dropped: to open it before that
+/// gives [`Error::Locked`]. When the last one is dropped in a merge thread, by a
+/// [`Storage`](crate::Storage) of the application's own or a subscriber of `tracing`, a thread of
+/// its own closes the database, once the step has ended and after the drop: until then the file is
+/// locked, and a process that ends before loses what it committed with
 /// [`Durability::Memory`](crate::Durability::Memory).
 ///
 /// # Examples

@@ -437,7 +437,8 @@ impl Error {
         matches!(self, Error::Conflict)
     }
 
-    /// True when the device is full.
+    /// True when the device is full, the file may not grow, or its state would name too much. When
+    /// writing has [`Stopped`](Error::Stopped) for that, it helps to reopen the database only.
     ///
     /// # Examples
     /// ```

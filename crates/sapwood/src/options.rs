@@ -65,7 +65,8 @@ pub enum Durability {
     Sync,
     /// The commit is with the operating system when `commit` returns. It survives the death of the
     /// process; a sync that covers it begins at most one sync interval later (one second, unless
-    /// the builder was told otherwise).
+    /// the builder was told otherwise), or, without merge threads, with the next call of
+    /// [`Database::run_step`](crate::Database::run_step) behind that.
     Buffered,
     /// The commit is visible when `commit` returns, and waits in memory for the next `Buffered` or
     /// `Sync` commit, flush or sync, which takes it along. The death of the process loses it.

@@ -78,7 +78,8 @@ pub struct Stats {
     pub durable_states: u64,
     /// How far flushes and merges are behind.
     pub debt: DebtStats,
-    /// Times that a writer had to wait for a step.
+    /// Waits of writers: for merging, for a flush, for room in the log. One commit may wait more
+    /// than once.
     pub stalls: u64,
     /// Time that writers were slowed, in microseconds.
     pub slowed_microseconds: u64,
@@ -397,8 +398,8 @@ pub struct DebtStats {
     pub young: f64,
     /// Segments above the last level that wait to be merged into it.
     pub above: f64,
-    /// The largest of these, which is what writers feel: above one half their commits are slowed,
-    /// from 1 on they wait for steps.
+    /// The largest of these, which is what writers feel: above one half their commits are slowed
+    /// (with merge threads), from 1 on they wait for steps.
     pub felt: f64,
 }
 

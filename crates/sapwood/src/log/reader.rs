@@ -1,8 +1,8 @@
 //! Replay: finding the records behind a state's cut, and where the log ends.
 //!
 //! *Assumes*: nothing of what the list's blocks hold. *Guarantees*: L4 of [`super`]; two replays
-//! without a write between them end at the same place; at most one record and 256 KiB are in memory;
-//! hostile bytes cost time in proportion to the list.
+//! without a write between them end at the same place; at most one record and 256 KiB are in
+//! memory; hostile bytes cost time in proportion to the list.
 //! *Format*: section 5. *Threads*: the one that opens the database.
 
 use crate::error::{Corruption, Result, Structure};

@@ -534,7 +534,8 @@ fn place_destination(levels: &mut Levels, edit: &LevelEdit) -> u64 {
         }
         Destination::NewAbove(number) => {
             if !present(levels, number) {
-                if levels.levels.len() < 2 {
+                // Above the last level also where nothing is left there.
+                while levels.levels.len() < 2 {
                     levels.levels.insert(0, Vec::new());
                 }
                 if let Some(first) = levels.levels.first_mut() {
@@ -554,4 +555,33 @@ fn remove_segment(levels: &mut Levels, number: u64) {
     let last = levels.levels.pop();
     levels.levels.retain(|level| !level.is_empty());
     levels.levels.extend(last);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::key_range::KeyRange;
+
+    /// A step that was planned above a last level installs when nothing of the keyspace is left.
+    /// What it keeps for those below, tombstones above all, must not lie in a last level.
+    #[test]
+    fn what_goes_above_a_last_level_that_has_gone_is_not_the_last() {
+        let edit = |destination| LevelEdit {
+            keyspace: KeyspaceNumber(1),
+            destination,
+            filter_seed: 0,
+            replaced: KeyRange::all(),
+            whole: true,
+            lowest: Lowest::Parents(Vec::new()),
+            fragments: Vec::new(),
+            bounds: None,
+        };
+        let mut levels = Levels::default();
+        place_destination(&mut levels, &edit(Destination::NewAbove(7)));
+        assert!(levels.last().is_none());
+        assert_eq!(levels.above().map(|segment| segment.number).collect::<Vec<_>>(), [7]);
+        place_destination(&mut levels, &edit(Destination::NewLast(8)));
+        assert_eq!(levels.last().map(|segment| segment.number), Some(8));
+        assert_eq!(levels.above().map(|segment| segment.number).collect::<Vec<_>>(), [7]);
+    }
 }

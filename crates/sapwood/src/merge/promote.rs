@@ -250,13 +250,25 @@ impl<'a> Step<'a> {
         match &self.plan.stretch {
             None => self.merge_up_to(self.plan.range.end.as_deref(), None)?,
             Some(stretch) => {
+                // The range is marked as promoted: all of it must lie in what is merged here.
+                if self.next_key_before(Some(&stretch.range.start)) {
+                    return Err(self.mismatch("a key lies before the parents it goes to"));
+                }
                 self.merge_stretch(stretch, &fragments)?;
+                if self.next_key_before(None) {
+                    return Err(self.mismatch("a key lies behind the parents it goes to"));
+                }
                 if self.replaced != KeyRange::all() {
                     self.pack_with_neighbour()?;
                 }
             }
         }
         Ok(fragments)
+    }
+
+    fn mismatch(&self, what: &str) -> Error {
+        let (epoch, keyspace) = (self.core.state().epoch, self.plan.keyspace);
+        Error::MergeMismatch { epoch, detail: format!("{what}, in keyspace {keyspace}") }
     }
 
     /// Too few leaves for a parent of their own: those of a neighbour come in, if no other step

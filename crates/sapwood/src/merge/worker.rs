@@ -132,12 +132,10 @@ fn sync_loop(core: &Arc<Core>, stop: &AtomicBool) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::{Durability, Options};
-    use crate::state::catalogue::KeyspaceSettings;
+    use crate::options::Options;
     use crate::state::create;
     use crate::storage::SimulatedStorage;
     use crate::sync::Clock;
-    use crate::transaction::commit::create_keyspace;
 
     /// Whenever a commit comes, its sync begins when the interval has passed, and not a pause
     /// later.
@@ -154,8 +152,7 @@ mod tests {
                 // The commit comes while the thread sleeps.
                 let before = phase.min(pause);
                 time.advance(before);
-                let settings = KeyspaceSettings::default();
-                create_keyspace(&core, "a", settings, Durability::Buffered).unwrap();
+                core.background.note_commit(core.clock.now(), true);
                 let mut waited = pause - before;
                 time.advance(waited);
                 loop {

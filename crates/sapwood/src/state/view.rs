@@ -213,7 +213,7 @@ impl Default for Home {
 impl Home {
     /// Registers a snapshot's number: false when a flush may already have dropped what the snapshot
     /// needs (S2). `last` gives the memtable's last number. It is asked once the home is closed,
-    /// when that rises no more: before the lock is taken, commits and the flush may come in between.
+    /// when it rises no more: before the lock is taken commits and the flush may come in between.
     pub fn register(&self, number: SequenceNumber, last: impl FnOnce() -> SequenceNumber) -> bool {
         let mut registered = self.registered.lock();
         if registered.closed && number < last() {

@@ -743,6 +743,36 @@ fn a_merge_that_does_not_add_up_is_not_installed() {
     engine.check();
 }
 
+/// What a plan's parents do not hold would be marked as promoted and never be read.
+#[test]
+fn a_promotion_that_leaves_keys_beside_its_parents_is_not_installed() {
+    for is_behind in [false, true] {
+        let engine = with_many_parents();
+        let (before, given) =
+            (engine.core.state().epoch, engine.core.pages.allocator().given_list());
+        let mut plan = planned(&engine.core, Pressure::Quiet).unwrap();
+        let stretch = plan.stretch.as_mut().unwrap();
+        let inside = stretch.leaves.iter().rposition(|leaf| plan.range.contains(&leaf.separator));
+        let middle = inside.unwrap() / 2;
+        let border = stretch.leaves[middle].separator.clone();
+        if is_behind {
+            stretch.leaves.truncate(middle);
+            stretch.range.end = Some(border);
+        } else {
+            stretch.leaves.drain(..middle);
+            stretch.range.start = border;
+        }
+        let error = promote(&engine.core, plan).unwrap_err();
+        let Error::MergeMismatch { detail, .. } = &error else { panic!("{error}") };
+        let place = if is_behind { "behind" } else { "before" };
+        assert!(detail.contains(place), "{detail}");
+        assert_eq!(engine.core.state().epoch, before);
+        assert_eq!(engine.core.pages.allocator().given_list(), given);
+        wait_until_idle(&engine.core).unwrap();
+        engine.check();
+    }
+}
+
 #[test]
 fn a_flush_whose_runs_do_not_add_up_is_not_installed() {
     let mut engine = with_many_parents();

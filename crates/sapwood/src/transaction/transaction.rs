@@ -298,6 +298,7 @@ impl Transaction {
     /// [`Error::KeyTooLong`](crate::Error::KeyTooLong);
     /// [`Error::ForeignKeyspace`](crate::Error::ForeignKeyspace),
     /// [`Error::KeyspaceDropped`](crate::Error::KeyspaceDropped),
+    /// [`Error::ReadOnly`](crate::Error::ReadOnly),
     /// [`Error::Closed`](crate::Error::Closed); and, since writes above a sixteenth of the memory
     /// budget (less beside other transactions) go to the file,
     /// [`Error::NoSpace`](crate::Error::NoSpace) and others that come from there: what was written
