@@ -597,6 +597,48 @@ fn comparing_snapshots_reads_what_was_written_since_and_not_what_both_see() {
     assert!(!merged.changed_since(&between, &keyspace, key(19)..key(5_000)).unwrap());
 }
 
+/// A compaction leaves nothing of the last level. What it took out of the level above, which stays,
+/// has changed no leaf that anybody could look at.
+#[test]
+fn what_was_deleted_is_seen_when_only_a_level_above_is_left() {
+    let (database, keyspace) = tiny_keyspace();
+    let key = |number: u32| number.to_be_bytes();
+    for number in 0..20_000 {
+        keyspace.put(key(number), value(0, number as u8)).unwrap();
+    }
+    database.compact().unwrap();
+    for seed in 0..8 {
+        for number in [30_000, 40_000] {
+            keyspace.put(key(number), value(0, seed)).unwrap();
+        }
+        database.flush().unwrap();
+    }
+    run_all_steps(&database).unwrap();
+    let before = database.snapshot().unwrap();
+    let deleted: Vec<u32> = (0..20_000).chain([30_000]).collect();
+    for numbers in deleted.chunks(2_000) {
+        let mut batch = database.batch();
+        numbers.iter().for_each(|number| batch.delete(&keyspace, key(*number)).unwrap());
+        batch.commit().unwrap();
+    }
+    keyspace.compact(key(0)..=key(30_000), &mut |_, _| true).unwrap();
+    let state = database.core().unwrap().state();
+    for levels in state.levels.values() {
+        assert!(
+            levels.last().is_none() && levels.above().count() == 1,
+            "{} levels",
+            levels.levels.len()
+        );
+    }
+    let after = database.snapshot().unwrap();
+    let only = key(30_000)..=key(30_000);
+    assert!(before.get(&keyspace, key(30_000)).unwrap().is_some());
+    assert!(after.get(&keyspace, key(30_000)).unwrap().is_none());
+    assert!(after.changed_since(&before, &keyspace, only).unwrap());
+    let other = key(40_000)..=key(40_000);
+    assert!(!after.changed_since(&before, &keyspace, other).unwrap());
+}
+
 /// Levels are counted from the last one: one that comes or goes above it makes no difference to
 /// those below. Counted from the top, the long last level of one state was compared with the new
 /// level of the other.

@@ -310,6 +310,90 @@ fn a_commit_after_a_failed_sync_and_a_kill_relies_on_nothing_that_the_cache_hold
     }
 }
 
+/// The record that names a state is in the cache alone, and no commit lies behind it that would be
+/// flushed. What is committed after the next open would lie behind bytes that nobody ever writes.
+#[test]
+fn a_commit_behind_the_lost_record_of_a_state_is_there_after_a_power_cut() {
+    let (storage, database) = made();
+    commit(&database, "1", Durability::Sync).unwrap();
+    let (of, log_from) = (storage.clone(), 2 * 4096);
+    storage.on_operation(Box::new(move |operation| {
+        if operation.kind == OperationKind::WriteSync && operation.offset >= log_from {
+            of.fail_sync_and_drop_cache();
+        }
+    }));
+    assert!(database.flush().is_err());
+    storage.clear_on_operation();
+    let storage = storage.kill();
+    drop(database);
+    let database = open(&storage).unwrap();
+    commit(&database, "z", Durability::Sync).unwrap();
+    assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1", "z"]);
+}
+
+/// The nodes of a state are in the cache when another thread's sync fails: the system tells that
+/// once, and the state's own sync says that all is well.
+#[test]
+fn a_state_beside_which_a_sync_has_failed_gets_no_slot() {
+    let (storage, database) = made();
+    commit(&database, "1", Durability::Sync).unwrap();
+    let (of, beside, begun) = (storage.clone(), database.clone(), AtomicU32::new(0));
+    storage.on_operation(Box::new(move |operation| {
+        if operation.kind == OperationKind::Sync && begun.fetch_add(1, Ordering::Relaxed) == 0 {
+            of.fail_sync_and_drop_cache();
+            let beside = beside.clone();
+            let large = thread::spawn("large", move || {
+                let keyspace = beside.existing_keyspace("a")?;
+                let mut batch = beside.batch();
+                batch.put(&keyspace, "2", vec![2; 70_000])?;
+                batch.commit_with(Durability::Sync)
+            });
+            assert!(large.unwrap().join().unwrap().is_err());
+        }
+    }));
+    assert!(database.flush().is_err());
+    storage.clear_on_operation();
+    assert_eq!(keys(&storage.crash_copy(CrashPlan::KeepNone)), ["1"]);
+}
+
+/// The first state after the making of a file is torn, and so is what the next open writes first.
+#[test]
+fn two_power_cuts_in_a_new_file_leave_a_slot_that_can_be_read() {
+    let storage = SimulatedStorage::new();
+    let database = open(&storage).unwrap();
+    commit(&database, "1", Durability::Sync).unwrap();
+    let first = torn_copies(&storage, 4096, 16, || database.flush().unwrap());
+    assert!(!first.is_empty());
+    for (seed, torn) in first {
+        let database = open(&torn).unwrap();
+        for (then, copy) in torn_copies(&torn, 0, 64, || commit(&database, "z", SYNC).unwrap()) {
+            assert_eq!(keys(&copy)[0], "1", "seeds {seed} and {then}");
+        }
+    }
+}
+
+const SYNC: Durability = Durability::Sync;
+
+/// What power cuts would leave in the middle of each synced write at `offset` while `act` runs.
+fn torn_copies(
+    storage: &SimulatedStorage,
+    offset: u64,
+    seeds: u64,
+    act: impl FnOnce(),
+) -> Vec<(u64, SimulatedStorage)> {
+    let copies = Arc::new(Mutex::new(Vec::new()));
+    let (into, of) = (copies.clone(), storage.clone());
+    storage.on_synced_write(Box::new(move |operation| {
+        if operation.offset == offset {
+            let torn = (0..seeds).map(|seed| (seed, of.crash_copy(CrashPlan::Random(seed))));
+            into.lock().extend(torn);
+        }
+    }));
+    act();
+    storage.clear_on_operation();
+    std::mem::take(&mut *copies.lock())
+}
+
 /// The sync that failed was to write that the file had grown.
 #[test]
 fn a_length_that_a_failed_sync_lost_is_written_again() {

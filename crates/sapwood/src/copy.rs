@@ -104,9 +104,11 @@ fn instant(core: &Arc<Core>) -> Result<(SnapshotHold, Arc<Catalogue>)> {
 fn bytes_of(core: &Core, hold: &SnapshotHold) -> u64 {
     let point = hold.read_point(core);
     let levels = point.state.levels.values().flat_map(|levels| levels.iter());
-    let pages: u64 = point.state.young.iter().chain(levels).map(|segment| segment.pages()).sum();
+    let segments = point.state.young.iter().chain(levels).map(|segment| segment.pages());
+    let pages = segments.fold(0, u64::saturating_add);
     let memory: usize = point.memtables.iter().map(|slot| slot.table.bytes()).sum();
-    pages * u64::from(core.pages.layout().page_size) + memory as u64
+    let page_bytes = u64::from(core.pages.layout().page_size);
+    pages.saturating_mul(page_bytes).saturating_add(memory as u64)
 }
 
 struct Copy<'a> {

@@ -5,8 +5,9 @@
 //! what is left are: the keys of memtables and young segments that only one has, or that hold
 //! commits behind the older snapshot; those of a level's segment that only one has; and, of a
 //! segment that both have, the leaves that only one of them knows.
-//! What was promoted out of a level in one of them only needs no look: it changed leaves of the
-//! next level, or nothing.
+//! What was promoted out of a level in one of them only needs no look where both have the same last
+//! level: it changed leaves of that, or nothing. Where one of them has none, or another, nothing
+//! tells what went into it, or went away.
 //!
 //! *Assumes*: both snapshots are held. *Guarantees*: outside of the ranges they see the same.
 
@@ -139,6 +140,11 @@ impl Differing<'_> {
             let levels = point.state.levels_of(self.keyspace);
             levels.map(|levels| levels.iter().cloned().collect::<Vec<_>>()).unwrap_or_default()
         };
+        let last = |point: &ReadPoint| {
+            let levels = point.state.levels_of(self.keyspace);
+            levels.and_then(|levels| levels.last()).map(|last| last.number)
+        };
+        let has_same_last = last(a).is_some() && last(a) == last(b);
         let (a, b) = (segments(a), segments(b));
         // Levels and segments come and go above the last one, but no segment changes its level, nor
         // its place beside another; while it is there it keeps its number.
@@ -148,6 +154,9 @@ impl Differing<'_> {
         for segment in &a {
             let added = match partner(segment, &b) {
                 Some(other) if is_equal(segment, &other) => continue,
+                Some(other) if !has_same_last && segment.promoted != other.promoted => {
+                    return Ok(Err(Everything));
+                }
                 Some(other) => self.add_pair(segment, &other)?,
                 None => self.add_alone(segment)?,
             };

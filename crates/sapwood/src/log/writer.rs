@@ -252,8 +252,9 @@ impl LogWriter {
     pub fn note_file_synced(&self, written: LogPosition) {
         let mut inner = self.inner.lock();
         assert!(written.0 <= inner.written, "only what was written can have been synced");
-        if inner.rewriting {
-            // The sync that is at it says so for all when it ends.
+        if inner.rewriting || inner.stopped.is_some() {
+            // The sync that is at it says so for all when it ends; one that has failed may have
+            // torn what it wrote again, or lost what this one was to bring to the disk.
             return;
         }
         inner.became_durable(written.0);
@@ -479,10 +480,12 @@ impl LogWriter {
         let outcome = self.stream.sync_data();
         let mut inner = self.inner.lock();
         match outcome {
-            Ok(()) => {
+            Ok(()) if inner.stopped.is_none() => {
                 inner.written = inner.written.max(tail_end);
                 inner.became_durable(tail_end);
             }
+            // The failure that has stopped it may be that of what this sync was to write.
+            Ok(()) => {}
             Err(error) => inner.stop(Arc::new(error)),
         }
         if let Err(error) = inner.check() {
@@ -589,12 +592,13 @@ impl LogWriter {
         inner.syncing = false;
         inner.rewriting = false;
         match outcome {
-            Ok(()) => {
+            Ok(()) if inner.stopped.is_none() => {
                 inner.became_durable(sealed.end);
                 let group = sealed.records.saturating_sub(inner.counters.synced_records);
                 inner.counters.synced_records += group;
                 inner.counters.largest_group = inner.counters.largest_group.max(group);
             }
+            Ok(()) => {}
             Err(error) => inner.stop(Arc::new(error)),
         }
         self.changed.notify_all();

@@ -93,7 +93,7 @@ fn bytes_above(core: &Core, keyspace: KeyspaceNumber, range: &KeyRange) -> Resul
             false => pages_in(&core.pages, keyspace, root, &source.promoted, range)?,
         };
     }
-    Ok(pages * u64::from(core.pages.layout().page_size))
+    Ok(pages.saturating_mul(u64::from(core.pages.layout().page_size)))
 }
 
 /// The first part of a range that has not moved out of all of the segments.

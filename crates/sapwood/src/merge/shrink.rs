@@ -21,13 +21,13 @@ use crate::segment::tree_edit::pages_below;
 use crate::state::background::{LEVELS_ALL, ShrinkStage};
 use crate::state::durable::{Purpose, log_block_pages, log_must_pass, moved_log_block_pages};
 use crate::state::reserve::grant;
-use crate::state::{Core, Cut, State};
+use crate::state::{Core, State};
 use crate::sync::Arc;
-use crate::types::{KeyspaceNumber, LogPosition, PageNumber, SequenceNumber};
+use crate::types::{KeyspaceNumber, LogPosition, PageNumber};
 
-use super::install::{Change, Destination, install};
+use super::install::Destination;
 use super::promote::{Plan, evacuate};
-use super::step::{make_durable_now, sync};
+use super::step::{cut_behind_all, make_durable_now, sync};
 use super::stretch::load_stretch;
 
 /// So much may lie free in a file at rest, beside a tenth of what is used.
@@ -274,15 +274,7 @@ fn advance_cut(core: &Arc<Core>, position: LogPosition) -> Result<()> {
     }
     drop(order);
     sync(core)?;
-    let _order = core.commit_order.lock();
-    let view = core.view();
-    if !view.active.is_empty() || !view.sealed.is_empty() {
-        return Ok(());
-    }
-    let (position, chain) = core.log.cut_here();
-    let sequence = SequenceNumber(core.commit_numbers().0.0 - 1);
-    let cut = Cut { sequence, position, chain };
-    install(core, Change { cut: Some(cut), ..Change::default() }).map(|_| ())
+    cut_behind_all(core)
 }
 
 /// Moves some nodes that lie above the ceiling.

@@ -7,12 +7,12 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::state::Core;
 use crate::state::background::Job;
 use crate::state::durable::{Purpose, claim_file, make_durable, make_durable_unless};
 use crate::state::manifest::YOUNG_COUNT_MAX;
 use crate::state::panic_guard::PanicGuard;
 use crate::state::reserve::set_short;
+use crate::state::{Core, Cut};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::SequenceNumber;
@@ -21,6 +21,7 @@ use super::adopt;
 use super::debt::Pressure;
 use super::drop_keyspace::drop_keyspace_step;
 use super::flush;
+use super::install::{Change, install};
 use super::lists::lists_step;
 use super::passed_over::PassedOver;
 use super::plan::next_plan;
@@ -175,10 +176,29 @@ pub fn begin_writing(core: &Arc<Core>) -> Result<()> {
             shorten_log(core, error)?;
             flush_sealed(core)
         })?;
-        make_durable_if(core, || true)?;
+        cut_behind_all(core)?;
+        // Not one that others have begun before.
+        make_durable(core, Purpose::Running)?;
+        note_durable(core);
     }
     core.durable.writing_has_begun.store(true, Ordering::Release);
     Ok(())
+}
+
+/// Moves the cut behind all records when no memtable waits: the last ones may be no commits.
+///
+/// # Errors
+/// When the state cannot be installed.
+pub(super) fn cut_behind_all(core: &Arc<Core>) -> Result<()> {
+    let _order = core.commit_order.lock();
+    let view = core.view();
+    let (position, chain) = core.log.cut_here();
+    if !view.active.is_empty() || !view.sealed.is_empty() || view.state.cut.position >= position {
+        return Ok(());
+    }
+    let sequence = SequenceNumber(core.commit_numbers().0.0 - 1);
+    let cut = Cut { sequence, position, chain };
+    install(core, Change { cut: Some(cut), ..Change::default() }).map(|_| ())
 }
 
 /// After a flush that found no space: a log that has grown gives back what it does not need.

@@ -374,7 +374,7 @@ impl Measure<'_> {
             }
             let child = parent.child(index).map_err(|p| node.damage(p))?;
             let inside = below.start >= self.wanted.start && !self.masked.overlaps(&below);
-            let pages = u64::from(child.reference.pages) + pages_below(&child);
+            let pages = u64::from(child.reference.pages).saturating_add(pages_below(&child));
             if height > 1 && (pages > self.left || !inside) {
                 self.visit(&child.reference, height - 1, &below)?;
                 if self.found.is_some() {

@@ -367,7 +367,8 @@ pub fn is_log_behind(core: &Core, bytes: usize) -> bool {
     let few = DIRECT_BYTES_MAX.max(core.options.memory_budget / LOG_BUFFER_PART);
     bytes as u64 > DIRECT_BYTES_MAX
         && match core.log.unwritten_bytes() {
-            0 => false,
+            // Small commits are always on their way: it would wait for as long as they come.
+            0..=DIRECT_BYTES_MAX => false,
             unwritten => unwritten.saturating_add(bytes as u64) > few,
         }
 }

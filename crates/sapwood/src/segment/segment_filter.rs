@@ -95,8 +95,8 @@ impl SegmentFilter {
 
     /// Reads the filter, if there is room. After an I/O error the next need tries again.
     fn load(&self, pages: &PageManager) {
-        let each = |node: &NodeRef| u64::from(node.pages) * u64::from(pages.layout().page_size);
-        let bytes_max = self.nodes.iter().map(each).fold(0, u64::saturating_add);
+        let each = self.nodes.iter().map(|node| node_bytes_max(pages, node));
+        let bytes_max = each.fold(0, u64::saturating_add);
         let Some(mut charge) = room_for_filter(pages.budget(), bytes_max) else { return };
         // Losing a race drops what was read, with its charge.
         let _ = match self.read_lines(pages) {
@@ -135,6 +135,9 @@ impl SegmentFilter {
             if content.is_empty() || content.len() % LINE_BYTES != 0 {
                 return Err(damaged("it is not made of whole lines").into());
             }
+            if content.len() as u64 > node_bytes_max(pages, node) {
+                return Err(damaged("it holds more than its pages do").into());
+            }
             lines.extend_from_slice(content);
         }
         // What it takes is what is counted.
@@ -152,4 +155,9 @@ impl PartialEq for SegmentFilter {
     fn eq(&self, other: &SegmentFilter) -> bool {
         self.seed == other.seed && self.nodes == other.nodes
     }
+}
+
+/// What a node of a filter holds at most, in bytes: they are stored plain.
+pub fn node_bytes_max(pages: &PageManager, node: &NodeRef) -> u64 {
+    u64::from(node.pages) * u64::from(pages.layout().page_size)
 }

@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 
+use super::BlockProblem;
 use super::descriptor::TreeRoot;
 use super::key_range::KeyRanges;
 use super::node::{Caching, LeafNode, ParentNode, TreeKind, read_leaf, read_parent};
@@ -145,12 +146,27 @@ impl TreeCursor {
     /// Opens the child at `index` of the last parent of the path, and below it the edge that
     /// `last` says; the leaf is open afterwards.
     fn descend(&mut self, choose: impl Fn(&ParentNode) -> Result<usize>) -> Result<()> {
+        self.descend_with(choose, |_, _| Ok(()))
+    }
+
+    /// The same on the way from one leaf to the next. Parents that reach out of the place that
+    /// those above give them could lead a walk over the same leaves for ever.
+    fn descend_in_place(&mut self, choose: impl Fn(&ParentNode) -> Result<usize>) -> Result<()> {
+        self.descend_with(choose, check_reach)
+    }
+
+    fn descend_with(
+        &mut self,
+        choose: impl Fn(&ParentNode) -> Result<usize>,
+        check: impl Fn(&[(ParentNode, usize)], &ParentNode) -> Result<()>,
+    ) -> Result<()> {
         let (mut reference, mut height) = match self.path.last() {
             None => (self.root.reference, self.root.height),
             Some((parent, index)) => (parent.child_reference(*index)?, parent.height() - 1),
         };
         while height > 0 {
             let parent = read_parent(&self.pages, &reference, self.keyspace, height)?;
+            check(&self.path, &parent)?;
             let index = choose(&parent)?;
             reference = parent.child_reference(index)?;
             self.path.push((parent, index));
@@ -195,7 +211,7 @@ impl TreeCursor {
             }
             *index += 1;
             self.leaves_walked = self.leaves_walked.saturating_add(1);
-            self.descend(|_| Ok(0))?;
+            self.descend_in_place(|_| Ok(0))?;
             self.index = 0;
             return Ok(true);
         }
@@ -220,7 +236,7 @@ impl TreeCursor {
                 *index -= 1;
             }
             self.leaves_walked = self.leaves_walked.saturating_add(1);
-            self.descend(|parent| Ok(parent.view().len().saturating_sub(1)))?;
+            self.descend_in_place(|parent| Ok(parent.view().len().saturating_sub(1)))?;
             self.index = self.leaf_len();
             return Ok(true);
         }
@@ -419,5 +435,25 @@ impl TreeCursor {
                 Ok(())
             }
         })
+    }
+}
+
+/// Whether a parent's separators lie where the path to it says.
+pub(crate) fn check_reach(path: &[(ParentNode, usize)], node: &ParentNode) -> Result<()> {
+    let Some((above, index)) = path.last() else { return Ok(()) };
+    let view = node.view();
+    let mut separator = Vec::new();
+    above.view().separator(*index, &mut separator).map_err(|p| above.damage(p))?;
+    let order = view.compare_separator(0, &separator).map_err(|p| node.damage(p))?;
+    let mut is_in_place = order.is_eq();
+    if let Some((above, index)) = path.iter().rev().find(|(of, at)| at + 1 < of.view().len()) {
+        above.view().separator(index + 1, &mut separator).map_err(|p| above.damage(p))?;
+        let last = view.len().saturating_sub(1);
+        let order = view.compare_separator(last, &separator).map_err(|p| node.damage(p))?;
+        is_in_place &= order.is_lt();
+    }
+    match is_in_place {
+        true => Ok(()),
+        false => Err(node.damage(BlockProblem("its separators lie beside its place"))),
     }
 }

@@ -322,7 +322,10 @@ impl<'a> TreeEdit<'a> {
         let spec = parent_spec(height, self.keyspace, info.wide);
         let reference = self.pages.put_unwritten(&spec, &content)?;
         self.change.born.push(reference.block());
-        let sum = |part: fn(&Child) -> u64| children.iter().map(|entry| part(&entry.child)).sum();
+        let sum = |part: fn(&Child) -> u64| {
+            let parts = children.iter().map(|entry| part(&entry.child));
+            parts.fold(0, u64::saturating_add)
+        };
         Ok(ParentEntry {
             separator: children.first().map(|entry| entry.separator.clone()).unwrap_or_default(),
             child: Child {
@@ -331,7 +334,7 @@ impl<'a> TreeEdit<'a> {
                 tombstones: sum(|child| child.tombstones),
                 birth: None,
                 below: Below::Parent {
-                    pages: sum(|child| u64::from(child.reference.pages) + pages_below(child)),
+                    pages: sum(pages_with_itself),
                     leaves: sum(leaves_below),
                     overflow: children.iter().any(|entry| entry.child.has_overflow()),
                 },
@@ -382,7 +385,7 @@ impl<'a> TreeEdit<'a> {
             birth: root.child.birth.unwrap_or(self.epoch),
             entries: root.child.entries,
             tombstones: root.child.tombstones,
-            pages: u64::from(root.child.reference.pages) + pages_below(&root.child),
+            pages: pages_with_itself(&root.child),
             leaves: leaves_below(&root.child),
         });
         self.change
@@ -419,6 +422,11 @@ pub fn pages_below(child: &Child) -> u64 {
         Below::Leaf { overflow_pages } => overflow_pages,
         Below::Parent { pages, .. } => pages,
     }
+}
+
+/// The same, with its own. What comes from a file may be any number.
+fn pages_with_itself(child: &Child) -> u64 {
+    u64::from(child.reference.pages).saturating_add(pages_below(child))
 }
 
 /// The leaves below a child; a leaf counts itself.

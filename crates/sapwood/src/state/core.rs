@@ -393,7 +393,12 @@ impl Core {
 
     /// Syncs the file, and counts that. What a failure means is for the caller to say.
     pub fn sync_file(&self) -> std::io::Result<()> {
-        self.sync_times.count(|| self.pages.storage().sync_data())
+        self.sync_times.count(|| self.pages.storage().sync_data())?;
+        // That other one may have been told of what this one was to bring to the disk.
+        match self.sync_times.has_failed() {
+            true => Err(std::io::Error::other("another sync of the file has failed")),
+            false => Ok(()),
+        }
     }
 
     /// The error that writing gives, if it has stopped.

@@ -18,7 +18,7 @@ use super::view::{MemtableSlot, View};
 use crate::error::{Error, Result};
 use crate::log::ring::{Ring, RingList};
 use crate::log::stream::{BlockStream, prepare_blocks};
-use crate::log::writer::{LogStart, LogWriter};
+use crate::log::writer::{AppendError, LogStart, LogWriter};
 use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
 use crate::page::file_header::{write_making_mark, write_slot};
@@ -77,8 +77,14 @@ pub(crate) fn create(
     let slot = write_first_state(&pages, contents, limits, &list)?;
     log.record_state(Epoch(1), 1)?;
     // From here on both slots are there: one that cannot be read is damage, and no file that was
-    // never complete.
+    // never complete. The log names the second one, too, before anything is written over the first:
+    // what no record names is written again by the next open, with nothing else to fall back on.
     write_slot(&*storage, &HeaderSlot { generation: 2, ..slot })?;
+    match log.plan_list(LogPosition(0), &[], 0) {
+        Ok(_) => log.record_state(Epoch(1), 2)?,
+        Err(AppendError::Failed(error)) => return Err(error),
+        Err(AppendError::Full(_)) => unreachable!("a new log has room for two states"),
+    };
     storage
         .sync_directory()
         .map_err(|error| Error::io("syncing the directory", storage.name(), error))?;

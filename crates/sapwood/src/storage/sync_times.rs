@@ -1,4 +1,4 @@
-//! How often, and how long, the file was synced.
+//! How often, and how long, the file was synced, and whether that has failed.
 //!
 //! *Guarantees*: each sync that goes through here counts, one that fails too. *Threads*: any; two
 //! looks at the clock and three atomic operations for each sync.
@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::sync::Clock;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// See the module.
 #[derive(Debug)]
@@ -15,6 +15,7 @@ pub struct SyncTimes {
     count: AtomicU64,
     total_nanoseconds: AtomicU64,
     longest_nanoseconds: AtomicU64,
+    has_failed: AtomicBool,
 }
 
 /// What was counted so far.
@@ -32,19 +33,29 @@ impl SyncTimes {
     /// Counts from now on, by this clock.
     pub fn new(clock: Clock) -> SyncTimes {
         let [count, total_nanoseconds, longest_nanoseconds] = [0; 3].map(AtomicU64::new);
-        SyncTimes { clock, count, total_nanoseconds, longest_nanoseconds }
+        let has_failed = AtomicBool::new(false);
+        SyncTimes { clock, count, total_nanoseconds, longest_nanoseconds, has_failed }
     }
 
     /// Runs a sync, and counts it.
-    pub fn count<T>(&self, sync: impl FnOnce() -> T) -> T {
+    pub fn count<T, E>(&self, sync: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
         let begun = self.clock.now();
         let result = sync();
+        if result.is_err() {
+            self.has_failed.store(true, Ordering::SeqCst);
+        }
         let took = self.clock.now().saturating_sub(begun);
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.count.fetch_add(1, Ordering::Relaxed);
         self.total_nanoseconds.fetch_add(nanoseconds, Ordering::Relaxed);
         self.longest_nanoseconds.fetch_max(nanoseconds, Ordering::Relaxed);
         result
+    }
+
+    /// True once a sync has failed. The system tells that once: of what that sync was to bring to
+    /// the disk, one that comes later, or has run beside it, says that all is well.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::SeqCst)
     }
 
     /// What was counted so far.
@@ -73,6 +84,7 @@ mod tests {
                 Err::<(), _>(milliseconds)
             });
             assert_eq!(result, Err(milliseconds), "what it returns goes through");
+            assert!(times.has_failed());
             hand.advance(Duration::from_secs(1));
         }
         let (total, longest) = (Duration::from_millis(15), Duration::from_millis(7));

@@ -24,6 +24,8 @@ mod tests;
 #[cfg(test)]
 mod tests_build;
 #[cfg(test)]
+mod tests_hostile;
+#[cfg(test)]
 mod tests_rules;
 #[cfg(test)]
 mod tests_validate;

@@ -16,6 +16,7 @@ use crate::merge::passed_over::PassedOver;
 use crate::merge::plan::{next_plan, plan_from, take_up_sets};
 use crate::merge::promote::{Plan, promote, promote_miscounted};
 use crate::merge::step::{self, run_step, wait_until_idle};
+use crate::merge::throttle::is_log_behind;
 use crate::merge::verify::{Activity, verify_with};
 use crate::options::{Durability, Options};
 use crate::page::Block;
@@ -249,7 +250,7 @@ fn a_snapshot_that_a_flush_overtakes_sees_no_later_commit() {
 }
 
 /// A last level of many lowest parents, under young segments whose entries are larger.
-fn with_many_parents() -> Engine {
+pub(super) fn with_many_parents() -> Engine {
     let mut engine = Engine::new();
     for start in (0..12_000).step_by(2000) {
         engine.put(start..start + 2000, &[1; 30]);
@@ -916,6 +917,18 @@ fn large_records_do_not_pile_up_in_the_memory_of_the_log() {
     let most = most.load(Ordering::Relaxed);
     assert!((RECORD_BYTES_MIN..2 * RECORD_BYTES_MIN).contains(&most), "{most} bytes at once");
     assert_eq!(read(&core, keyspace).len(), 3 * RECORD_PUTS as usize);
+}
+
+/// Small commits are always on their way: one that brings much would wait for as long as they come.
+#[test]
+fn a_large_record_does_not_wait_for_small_ones() {
+    let mut engine = Engine::new();
+    engine.put([1], &[1; 30]);
+    let mut writes = PendingWrites::new();
+    writes.put(engine.keyspace, b"k", &[2; 1000]);
+    commit(&engine.core, &writes, Durability::Memory, None).unwrap();
+    assert!(engine.core.log.unwritten_bytes() > 0);
+    assert!(!is_log_behind(&engine.core, 2 << 20));
 }
 
 /// Writes from this length on are pieces of large records.

@@ -111,6 +111,20 @@ fn nothing_is_durable_behind_bytes_that_are_being_written_again() {
     assert_eq!(sequences(&storage.harshest_power_cut(), &image), [1]);
 }
 
+/// A sync that has failed may have been told of what another one, which says that all is well, was
+/// to bring to the disk; or it has torn what it wrote again.
+#[test]
+fn nothing_becomes_durable_once_the_log_has_stopped() {
+    let (_storage, _image, writer) = new_log(&[block(1, 64)], PAGE);
+    let first = commit(&writer, 1, 10);
+    writer.write_to(first.end).unwrap();
+    let before = writer.positions().durable;
+    writer.stop(Arc::new(Error::Closed));
+    writer.note_file_synced(first.end);
+    assert_eq!(writer.positions().durable, before);
+    assert!(writer.sync_to(first.end).is_err());
+}
+
 #[test]
 fn threads_of_every_durability_leave_one_order_and_lose_no_sync() {
     let (storage, image, writer) = new_log(&[block(1, 700), block(900, 700)], PAGE);

@@ -16,6 +16,7 @@ use crate::segment::descriptor::{Segment, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::node::TreeKind;
 use crate::segment::parent::{Child, Parent, ParentShape};
+use crate::segment::segment_filter::node_bytes_max;
 use crate::segment::tree_edit::{leaves_below, pages_below};
 use crate::state::Contents;
 use crate::types::{Epoch, KeyspaceNumber, PageNumber};
@@ -185,22 +186,31 @@ impl<'a> Walk<'a> {
         });
     }
 
-    /// Counts a block as in use.
-    pub fn meet(&mut self, block: Block, birth: Epoch, what: NodeKind, keyspace: KeyspaceNumber) {
+    /// Counts a block as in use; false when another place uses it, too, so that what lies below is
+    /// checked already.
+    pub fn meet(
+        &mut self,
+        block: Block,
+        birth: Epoch,
+        what: NodeKind,
+        keyspace: KeyspaceNumber,
+    ) -> bool {
         if birth > self.epoch || birth.0 == 0 {
             let text = format!("born in state {birth}, but this is state {}", self.epoch);
             self.problem(what.structure(), block.first, keyspace, text);
         }
         if let Err(detail) = self.pages.check_block(block) {
             self.problem(what.structure(), block.first, keyspace, detail);
-            return;
+            return true;
         }
-        if self.counts.live.intersects(block) {
+        let is_first = !self.counts.live.intersects(block);
+        if !is_first {
             let text = format!("one of its {} pages is used twice in this state", block.pages);
             self.problem(what.structure(), block.first, keyspace, text);
         }
         self.counts.live.insert_any(block);
         (self.found)(&LiveBlock { block, birth, what });
+        is_first
     }
 
     /// Says how far the walk is.
@@ -220,7 +230,11 @@ impl<'a> Walk<'a> {
         separator: Option<&[u8]>,
     ) -> Walked {
         let kind = if claim.height == 0 { NodeKind::Leaf } else { NodeKind::Parent };
-        self.meet(claim.reference.block(), claim.birth, kind, tree.keyspace);
+        let is_first = self.meet(claim.reference.block(), claim.birth, kind, tree.keyspace);
+        if claim.height > 0 && !is_first {
+            // Nodes that name each other, or one another many times, would never come to an end.
+            return Ok(());
+        }
         if claim.height == 0 {
             let check = LeafCheck { tree, claim, range, filter: None, listed: None };
             self.advance(u64::from(claim.reference.pages))?;
@@ -506,6 +520,11 @@ fn read_young_filter(
     for node in &segment.filter.nodes {
         walk.meet(node.block(), birth, NodeKind::YoungFilter, keyspace);
         match walk.read(node, NodeKind::YoungFilter, keyspace) {
+            Ok(frame) if frame.content().len() as u64 > node_bytes_max(walk.pages, node) => {
+                let text = "it holds more than its pages do".to_owned();
+                walk.problem(Structure::Filter, node.page, keyspace, text);
+                whole = false;
+            }
             Ok(frame) => lines.extend_from_slice(frame.content()),
             Err(_) => whole = false,
         }
