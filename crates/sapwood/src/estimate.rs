@@ -7,9 +7,9 @@ use crate::error::Result;
 use crate::memtable::Memtable;
 use crate::page::{NodeRef, PageManager};
 use crate::segment::coverage::child_range;
-use crate::segment::descriptor::{Segment, TreeRoot, composite_range};
+use crate::segment::descriptor::{Segment, composite_range};
 use crate::segment::key_range::{KeyRange, KeyRanges, is_before_end};
-use crate::segment::node::read_parent;
+use crate::segment::node::read_parent_at;
 use crate::state::{Core, ReadPoint};
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
@@ -75,8 +75,6 @@ fn in_segment(
         true => (composite_range(keyspace, range), KeyspaceNumber::MANY),
         false => (range.clone(), keyspace),
     };
-    let search =
-        Search { pages, keyspace: node_keyspace, range: &range, promoted: &segment.promoted };
     // A young segment's trees hold several keyspaces.
     let bounds = segment.bounds.as_ref().filter(|_| !segment.is_young());
     let whole = bounds.map_or_else(KeyRange::all, |bounds| {
@@ -84,7 +82,10 @@ fn in_segment(
         let end = (!bounds.open_end).then(|| crate::key_bounds::successor(&bounds.greatest));
         KeyRange { start: bounds.least.clone(), end }
     });
-    search.root(root, &whole)
+    let promoted = &segment.promoted;
+    let search = Search { pages, keyspace: node_keyspace, range: &range, promoted, whole };
+    let entries = root.entries.saturating_sub(root.tombstones);
+    search.visit(&root.reference, root.height, entries, &KeyRange::all())
 }
 
 struct Search<'a> {
@@ -92,29 +93,27 @@ struct Search<'a> {
     keyspace: KeyspaceNumber,
     range: &'a KeyRange,
     promoted: &'a KeyRanges,
+    /// Where the keys of the tree lie.
+    whole: KeyRange,
 }
 
 impl Search<'_> {
-    fn root(&self, root: &TreeRoot, whole: &KeyRange) -> Result<u64> {
-        let entries = root.entries.saturating_sub(root.tombstones);
-        self.visit(&root.reference, root.height, entries, whole)
-    }
-
-    /// The entries in the range below a node that has so many in all, and whose keys lie in `own`.
-    fn visit(&self, node: &NodeRef, height: u8, entries: u64, own: &KeyRange) -> Result<u64> {
-        if !own.overlaps(self.range) || self.promoted.covers(own) {
+    /// The entries in the range below the node at `place` that has so many in all.
+    fn visit(&self, node: &NodeRef, height: u8, entries: u64, place: &KeyRange) -> Result<u64> {
+        let Some(own) = place.intersection(&self.whole) else { return Ok(0) };
+        if !own.overlaps(self.range) || self.promoted.covers(&own) {
             return Ok(0);
         }
-        if self.range.covers(own) && !self.promoted.overlaps(own) {
+        if self.range.covers(&own) && !self.promoted.overlaps(&own) {
             return Ok(entries);
         }
         if height == 0 {
             return Ok(entries.div_ceil(2));
         }
-        let parent = read_parent(self.pages, node, self.keyspace, height)?;
+        let parent = read_parent_at(self.pages, node, self.keyspace, height, place)?;
         let mut sum: u64 = 0;
         for index in parent.view().child_for(&self.range.start)..parent.view().len() {
-            let child_range = child_range(&parent, index, own)?;
+            let child_range = child_range(&parent, index, place)?;
             if !is_before_end(&child_range.start, self.range.end.as_deref()) {
                 break;
             }

@@ -441,7 +441,7 @@ pub struct SyncStats {
 
 impl SyncStats {
     fn gather(core: &Core) -> SyncStats {
-        let counts = core.sync_times.counts();
+        let counts = core.sync_gate.counts();
         let microseconds = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         SyncStats {
             count: counts.count,

@@ -14,20 +14,21 @@
 use crate::error::Result;
 use crate::memtable::Memtable;
 use crate::scan::Scan;
+use crate::segment::bounded_ranges::{BoundedRanges, TooMany};
 use crate::segment::descriptor::Segment;
 use crate::segment::key_range::{KeyRange, KeyRanges, is_before_end};
 use crate::segment::node::Caching;
 use crate::segment::segment_source::SegmentSource;
 use crate::segment::sorted_source::SortedSource;
-use crate::segment::tree_diff::differing_ranges;
+use crate::segment::tree_diff::add_differing;
 use crate::state::sources::MemtableSource;
 use crate::state::{Core, ReadPoint};
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
 
-/// So many ranges, or nodes of one height, are looked at apart; with more, reading everything is
-/// not much dearer.
-const RANGES_MAX: usize = 4096;
+/// What the ranges, or the nodes of one height, that are looked at apart may take, in bytes: some
+/// thousands. With more, reading everything is not much dearer.
+const RANGES_BYTES_MAX: usize = 1 << 20;
 
 /// See the module.
 pub(super) struct Differing<'a> {
@@ -36,7 +37,7 @@ pub(super) struct Differing<'a> {
     /// The number of the older snapshot.
     older: SequenceNumber,
     range: &'a KeyRange,
-    found: KeyRanges,
+    found: BoundedRanges,
 }
 
 /// Nothing: too much differs, or it cannot be told apart.
@@ -57,7 +58,7 @@ impl Differing<'_> {
         range: &KeyRange,
     ) -> Result<Option<KeyRanges>> {
         let points = (a.hold.read_point(core), b.hold.read_point(core));
-        let (keyspace, found) = (a.keyspace, KeyRanges::new());
+        let (keyspace, found) = (a.keyspace, BoundedRanges::new(RANGES_BYTES_MAX));
         let mut differing = Differing { core, keyspace, older, range, found };
         for (one, other) in [(&points.0, &points.1), (&points.1, &points.0)] {
             if differing.add_numbered(one, other)?.is_err() {
@@ -65,7 +66,7 @@ impl Differing<'_> {
             }
         }
         let told_apart = differing.add_levels(&points.0, &points.1)?;
-        Ok(told_apart.is_ok().then_some(differing.found))
+        Ok(told_apart.is_ok().then(|| differing.found.into_ranges()))
     }
 
     /// What has numbers, of `one` alone or with commits behind the older snapshot.
@@ -131,8 +132,7 @@ impl Differing<'_> {
     }
 
     fn add(&mut self, range: KeyRange) -> std::result::Result<(), Everything> {
-        self.found.insert(range);
-        if self.found.len() > RANGES_MAX { Err(Everything) } else { Ok(()) }
+        self.found.insert(range).map_err(|TooMany| Everything)
     }
 
     fn add_levels(&mut self, a: &ReadPoint, b: &ReadPoint) -> Outcome {
@@ -179,14 +179,8 @@ impl Differing<'_> {
         }
         let pages = &self.core.pages;
         let trees = ((a.points.as_ref(), &*a.promoted), (b.points.as_ref(), &*b.promoted));
-        let found = differing_ranges(pages, self.keyspace, trees, self.range, RANGES_MAX)?;
-        let Some(found) = found else { return Ok(Err(Everything)) };
-        for range in found.iter() {
-            if self.add(range.clone()).is_err() {
-                return Ok(Err(Everything));
-            }
-        }
-        Ok(Ok(()))
+        let added = add_differing(pages, self.keyspace, trees, self.range, &mut self.found)?;
+        Ok(added.map_err(|TooMany| Everything))
     }
 
     /// A segment that one state has and the other has not: its keys, since its leaves may be few

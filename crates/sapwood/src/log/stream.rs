@@ -8,7 +8,7 @@ use std::io;
 
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::page::Block;
-use crate::storage::{Storage, SyncTimes};
+use crate::storage::{Storage, SyncGate};
 use crate::sync::Arc;
 use crate::types::PageNumber;
 
@@ -21,8 +21,8 @@ pub struct BlockStream {
     storage: Arc<dyn Storage>,
     page_bytes: u64,
     usable_bytes: u64,
-    /// Where syncs are counted.
-    sync_times: Option<Arc<SyncTimes>>,
+    /// What syncs go through.
+    sync_gate: Option<Arc<SyncGate>>,
 }
 
 impl BlockStream {
@@ -31,17 +31,17 @@ impl BlockStream {
         assert!(usable_bytes > 0 && usable_bytes <= page_bytes, "usable part of a page");
         assert!(usable_bytes.is_multiple_of(8), "records are aligned to 8 bytes");
         let (page_bytes, usable_bytes) = (u64::from(page_bytes), u64::from(usable_bytes));
-        BlockStream { storage, page_bytes, usable_bytes, sync_times: None }
+        BlockStream { storage, page_bytes, usable_bytes, sync_gate: None }
     }
 
-    /// The same, with syncs counted in `sync_times`.
-    pub fn counting(self, sync_times: &Arc<SyncTimes>) -> BlockStream {
-        BlockStream { sync_times: Some(sync_times.clone()), ..self }
+    /// The same, with syncs that go through `sync_gate`.
+    pub fn through(self, sync_gate: &Arc<SyncGate>) -> BlockStream {
+        BlockStream { sync_gate: Some(sync_gate.clone()), ..self }
     }
 
-    fn counted(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        match &self.sync_times {
-            Some(times) => times.count(sync),
+    fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        match &self.sync_gate {
+            Some(gate) => gate.run(sync),
             None => sync(),
         }
     }
@@ -93,13 +93,13 @@ impl BlockStream {
     /// The same, and on disk when it returns.
     pub fn write_sync(&self, block: Block, offset: u64, bytes: &[u8]) -> Result<()> {
         self.put(block, offset, bytes, "writing and syncing", |at, raw| {
-            self.counted(|| self.storage.write_sync_at(at, raw))
+            self.sync(|| self.storage.write_sync_at(at, raw))
         })
     }
 
     /// Puts everything that was written so far on disk.
     pub fn sync_data(&self) -> Result<()> {
-        self.counted(|| self.storage.sync_data())
+        self.sync(|| self.storage.sync_data())
             .map_err(|cause| Error::io("syncing the data", self.storage.name(), cause))
     }
 

@@ -14,7 +14,7 @@ use crate::page::NodeRef;
 use crate::segment::coverage::child_range;
 use crate::segment::descriptor::{Segment, TreeRoot, composite_range};
 use crate::segment::key_range::{KeyRange, is_before_end};
-use crate::segment::node::{Caching, LeafNode, TreeKind, read_leaf, read_parent};
+use crate::segment::node::{Caching, LeafNode, TreeKind, read_leaf, read_parent_at};
 use crate::segment::overflow::wants_overflow;
 use crate::segment::segment_source::SegmentSource;
 use crate::segment::sorted_source::SortedSource;
@@ -268,7 +268,7 @@ impl Finder {
         let mut range = KeyRange::all();
         let mut parent_range = KeyRange::all();
         for height in (1..=root.height).rev() {
-            let node = read_parent(&core.pages, &reference, keyspace, height)?;
+            let node = read_parent_at(&core.pages, &reference, keyspace, height, &range)?;
             let index = node.view().child_for(key);
             let below = child_range(&node, index, &range)?;
             if let Some((_, enough)) = &self.enough

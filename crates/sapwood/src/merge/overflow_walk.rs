@@ -6,7 +6,7 @@ use crate::page::{Block, NodeKind, NodeRef, PageManager};
 use crate::segment::coverage::child_range;
 use crate::segment::descriptor::TreeRoot;
 use crate::segment::key_range::{KeyRange, KeyRanges};
-use crate::segment::node::{Caching, TreeKind, read_leaf, read_parent};
+use crate::segment::node::{Caching, TreeKind, read_leaf, read_parent_at};
 use crate::segment::overflow_reference::{OverflowList, OverflowReference};
 use crate::segment::sorted_block::EntryKind;
 use crate::state::dead_list::Dead;
@@ -51,7 +51,7 @@ impl Walk<'_> {
         if height == 0 {
             return self.read_leaf(reference, birth);
         }
-        let node = read_parent(self.pages, reference, self.keyspace, height)?;
+        let node = read_parent_at(self.pages, reference, self.keyspace, height, range)?;
         let parent = node.view();
         let mut listed = Vec::new();
         if height == 1 {

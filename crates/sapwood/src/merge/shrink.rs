@@ -14,7 +14,7 @@ use crate::page::{Block, NodeKind, NodeRef};
 use crate::segment::coverage::child_range;
 use crate::segment::descriptor::{Segment, TreeRoot};
 use crate::segment::key_range::KeyRange;
-use crate::segment::node::{ParentNode, read_parent};
+use crate::segment::node::{ParentNode, read_parent_at};
 use crate::segment::overflow_reference::OverflowList;
 use crate::segment::parent::Child;
 use crate::segment::tree_edit::pages_below;
@@ -401,7 +401,7 @@ impl Search<'_> {
             return self.visit_lowest(reference, pages, range);
         }
         self.upper |= self.is_high(reference);
-        let node = read_parent(&self.core.pages, reference, self.keyspace, height)?;
+        let node = read_parent_at(&self.core.pages, reference, self.keyspace, height, range)?;
         let parent = node.view();
         for index in parent.child_for(self.from)..parent.len() {
             let child: Child = parent.child(index).map_err(|p| node.damage(p))?;
@@ -415,7 +415,7 @@ impl Search<'_> {
     }
 
     fn visit_lowest(&mut self, reference: &NodeRef, pages: u64, range: &KeyRange) -> Result<()> {
-        let wanted = std::mem::take(&mut self.upper) || self.is_wanted(reference)?;
+        let wanted = std::mem::take(&mut self.upper) || self.is_wanted(reference, range)?;
         match &mut self.found {
             Some(_) if !wanted => self.done = true,
             None if !wanted => {}
@@ -434,11 +434,11 @@ impl Search<'_> {
     }
 
     /// True when a lowest parent, or anything that it names, lies above the ceiling.
-    fn is_wanted(&self, reference: &NodeRef) -> Result<bool> {
+    fn is_wanted(&self, reference: &NodeRef, range: &KeyRange) -> Result<bool> {
         if self.is_high(reference) {
             return Ok(true);
         }
-        let node = read_parent(&self.core.pages, reference, self.keyspace, 1)?;
+        let node = read_parent_at(&self.core.pages, reference, self.keyspace, 1, range)?;
         let parent = node.view();
         for list in [parent.pieces(), parent.overflow_lists()] {
             for index in 0..list.len() {

@@ -11,7 +11,7 @@ use crate::segment::descriptor::TreeRoot;
 use crate::segment::filter::LINE_BYTES;
 use crate::segment::key_range::{KeyRange, KeyRanges, is_before_end};
 use crate::segment::leaf_writer::LeafOverflow;
-use crate::segment::node::{ParentNode, read_parent};
+use crate::segment::node::{ParentNode, read_parent_at};
 use crate::segment::overflow_reference::OverflowList;
 use crate::segment::parent::{Below, Child};
 use crate::segment::parent_writer::LeafEntry;
@@ -88,7 +88,7 @@ impl Collect<'_> {
             self.parents.push(LowestParent { reference, birth, range, pages });
             return Ok(());
         }
-        let node = read_parent(self.pages, &reference, self.keyspace, height)?;
+        let node = read_parent_at(self.pages, &reference, self.keyspace, height, &range)?;
         let parent = node.view();
         // Children that end before the range are passed without being decoded.
         let first = parent.child_for(&self.wanted.start);
@@ -186,7 +186,7 @@ fn take_apart(
     stretch: &mut Stretch,
 ) -> Result<()> {
     debug_assert!(parent.pages > 0, "a lowest parent has leaves");
-    let node = read_parent(pages, &parent.reference, keyspace, 1)?;
+    let node = read_parent_at(pages, &parent.reference, keyspace, 1, &parent.range)?;
     let mut blocks = vec![(parent.reference.block(), parent.birth)];
     push_sidecar_blocks(&node, parent.birth, &mut blocks)?;
     stretch.died.extend(blocks.into_iter().map(|(block, birth)| Dead::node(block, birth)));
@@ -264,7 +264,7 @@ pub fn lowest_beside(
     let (mut reference, mut birth, mut range) = (root.reference, root.birth, KeyRange::all());
     let mut below = 0;
     for height in (2..=root.height).rev() {
-        let node = read_parent(pages, &reference, keyspace, height)?;
+        let node = read_parent_at(pages, &reference, keyspace, height, &range)?;
         let mut index = node.view().child_for(border);
         let mut found = child_range(&node, index, &range)?;
         if side == Side::Before && found.start.as_slice() >= border {
@@ -357,7 +357,7 @@ impl Measure<'_> {
         if height == 0 {
             return Ok(());
         }
-        let node = read_parent(self.pages, reference, self.keyspace, height)?;
+        let node = read_parent_at(self.pages, reference, self.keyspace, height, range)?;
         let parent = node.view();
         let first = parent.child_for(&self.wanted.start);
         for index in first..parent.len() {

@@ -49,7 +49,7 @@ fn tell_stats(core: &Core) {
     let state = core.state();
     let log = core.log.positions();
     let debt = Debt::of(core.backlog(), core.memtable_bytes(), core.memtable_bytes_max());
-    let syncs = core.sync_times.counts();
+    let syncs = core.sync_gate.counts();
     tracing::debug!(
         target: "sapwood::stats",
         snapshots = core.snapshots.count() as u64,

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use crate::codec::{ReadProblem, Reader};
 use crate::error::{Corruption, Error, Result, Structure};
-use crate::storage::Storage;
+use crate::storage::{Storage, SyncGate};
 use crate::types::{Epoch, PageNumber};
 
 use super::block::Block;
@@ -436,9 +436,9 @@ pub fn newest_first(slots: Slots, file: &str) -> Result<Vec<HeaderSlot>> {
 }
 
 /// Writes a slot to its place; on disk when this returns.
-pub fn write_slot(storage: &dyn Storage, slot: &HeaderSlot) -> Result<()> {
+pub fn write_slot(storage: &dyn Storage, gate: &SyncGate, slot: &HeaderSlot) -> Result<()> {
     let offset = u64::from(slot.slot_number()) * SLOT_BYTES as u64;
-    storage.write_sync_at(offset, &slot.encode()).map_err(|error| {
+    gate.run(|| storage.write_sync_at(offset, &slot.encode())).map_err(|error| {
         Error::io(format!("writing header slot {}", slot.slot_number()), storage.name(), error)
     })
 }

@@ -6,7 +6,7 @@
 
 use super::descriptor::TreeRoot;
 use super::key_range::{KeyRange, KeyRanges};
-use super::node::{ParentNode, read_parent};
+use super::node::{ParentNode, read_parent_at};
 use super::parent::{Below, Child};
 use crate::error::Result;
 use crate::page::{Block, NodeRef, PageManager};
@@ -83,7 +83,7 @@ impl Search<'_> {
         if height == 0 {
             return Ok(());
         }
-        let node = read_parent(self.pages, reference, self.keyspace, height)?;
+        let node = read_parent_at(self.pages, reference, self.keyspace, height, range)?;
         if dies && height == 1 {
             self.push_sidecar(&node, birth)?;
         }

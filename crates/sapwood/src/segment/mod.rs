@@ -6,6 +6,7 @@
 //!
 //! *Format*: docs/format.md, section 4.
 
+pub mod bounded_ranges;
 pub mod coverage;
 pub mod descriptor;
 pub mod filter;

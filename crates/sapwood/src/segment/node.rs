@@ -4,6 +4,7 @@
 //! handed out has been checked whole once: its order, kinds and lengths are right, so that search
 //! in it finds what is there.
 
+use super::key_range::KeyRange;
 use super::parent::{Parent, ParentShape};
 use super::sorted_block::{BlockShape, KindSet, SortedBlock};
 use super::{BlockProblem, COMPOSITE_KEY_BYTES_MAX};
@@ -148,6 +149,25 @@ pub fn read_parent(
     Ok(ParentNode { frame, shape })
 }
 
+/// Reads a parent at its place: those above it leave it the keys of `range`.
+///
+/// Two nodes of one height never have a place in common, so whoever goes down this way meets each
+/// parent once at most, whatever the file holds.
+///
+/// # Errors
+/// When it cannot be read, is damaged, or belongs to another place.
+pub fn read_parent_at(
+    pages: &PageManager,
+    reference: &NodeRef,
+    keyspace: KeyspaceNumber,
+    height: u8,
+    range: &KeyRange,
+) -> Result<ParentNode> {
+    let node = read_parent(pages, reference, keyspace, height)?;
+    node.check_range(&range.start, range.end.as_deref())?;
+    Ok(node)
+}
+
 impl LeafNode {
     /// Its entries.
     pub fn view(&self) -> SortedBlock<'_> {
@@ -174,6 +194,27 @@ impl ParentNode {
     /// Its height, at least 1.
     pub fn height(&self) -> u8 {
         self.frame.header().height
+    }
+
+    /// Checks that its separators lie where those above it say: the first at `start`, all before
+    /// `end`. No separator lies before what begins the tree: that may begin anywhere.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn check_range(&self, start: &[u8], end: Option<&[u8]>) -> Result<()> {
+        let view = self.view();
+        let compare = |index, key: &[u8]| {
+            view.compare_separator(index, key).map_err(|problem| self.damage(problem))
+        };
+        let begins = start.is_empty() || compare(0, start)?.is_eq();
+        let ends = match end {
+            Some(end) => compare(view.len().saturating_sub(1), end)?.is_lt(),
+            None => true,
+        };
+        match begins && ends {
+            true => Ok(()),
+            false => Err(self.damage(BlockProblem("its separators lie beside its place"))),
+        }
     }
 
     /// What names it.

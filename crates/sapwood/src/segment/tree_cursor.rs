@@ -8,7 +8,6 @@
 
 use std::ops::Range;
 
-use super::BlockProblem;
 use super::descriptor::TreeRoot;
 use super::key_range::KeyRanges;
 use super::node::{Caching, LeafNode, ParentNode, TreeKind, read_leaf, read_parent};
@@ -439,21 +438,15 @@ impl TreeCursor {
 }
 
 /// Whether a parent's separators lie where the path to it says.
-pub(crate) fn check_reach(path: &[(ParentNode, usize)], node: &ParentNode) -> Result<()> {
+fn check_reach(path: &[(ParentNode, usize)], node: &ParentNode) -> Result<()> {
     let Some((above, index)) = path.last() else { return Ok(()) };
-    let view = node.view();
-    let mut separator = Vec::new();
-    above.view().separator(*index, &mut separator).map_err(|p| above.damage(p))?;
-    let order = view.compare_separator(0, &separator).map_err(|p| node.damage(p))?;
-    let mut is_in_place = order.is_eq();
-    if let Some((above, index)) = path.iter().rev().find(|(of, at)| at + 1 < of.view().len()) {
-        above.view().separator(index + 1, &mut separator).map_err(|p| above.damage(p))?;
-        let last = view.len().saturating_sub(1);
-        let order = view.compare_separator(last, &separator).map_err(|p| node.damage(p))?;
-        is_in_place &= order.is_lt();
-    }
-    match is_in_place {
-        true => Ok(()),
-        false => Err(node.damage(BlockProblem("its separators lie beside its place"))),
-    }
+    let separator_of = |(above, index): (&ParentNode, usize)| -> Result<Vec<u8>> {
+        let mut separator = Vec::new();
+        above.view().separator(index, &mut separator).map_err(|p| above.damage(p))?;
+        Ok(separator)
+    };
+    let start = separator_of((above, *index))?;
+    let next = path.iter().rev().find(|(of, at)| at + 1 < of.view().len());
+    let end = next.map(|(of, at)| separator_of((of, at + 1))).transpose()?;
+    node.check_range(&start, end.as_deref())
 }

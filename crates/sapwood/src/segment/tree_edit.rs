@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 
+use super::BlockProblem;
 use super::descriptor::TreeRoot;
 use super::key_range::{compare_ends, is_before_end};
 use super::node::{ParentNode, read_parent};
@@ -313,6 +314,11 @@ impl<'a> TreeEdit<'a> {
     }
 
     fn make_parent(&mut self, children: &[ParentEntry], height: u8) -> Result<ParentEntry> {
+        // What was read may belong to other places than the one that it was read for.
+        if !children.is_sorted_by(|a, b| a.separator < b.separator) {
+            let problem = BlockProblem("parents of one tree hold the same keys");
+            return Err(problem.corruption(Structure::Parent).into());
+        }
         let mut builder = ParentBuilder::new(height);
         for entry in children {
             builder.push(&entry.separator, &entry.child);

@@ -27,7 +27,7 @@ use crate::options::Options;
 use crate::page::{Block, Charge, MemoryPart, PageManager};
 use crate::segment::descriptor::Segment;
 use crate::segment::leaf_waste::LeafWaste;
-use crate::storage::SyncTimes;
+use crate::storage::SyncGate;
 #[cfg(feature = "internals")]
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -72,7 +72,7 @@ pub struct Core {
     /// Time.
     pub clock: Clock,
     /// Syncs of the file: all after it was created or opened.
-    pub sync_times: Arc<SyncTimes>,
+    pub sync_gate: Arc<SyncGate>,
     pub(crate) options: Options,
     /// What is kept free in the file.
     pub reserve: Reserve,
@@ -155,7 +155,7 @@ pub(crate) struct CoreParts {
     pub pages: Arc<PageManager>,
     pub log: LogWriter,
     pub clock: Clock,
-    pub sync_times: Arc<SyncTimes>,
+    pub sync_gate: Arc<SyncGate>,
     pub options: Options,
     pub view: View,
     pub catalogue: Catalogue,
@@ -187,7 +187,7 @@ impl Core {
             pages: parts.pages,
             log: parts.log,
             clock: parts.clock,
-            sync_times: parts.sync_times,
+            sync_gate: parts.sync_gate,
             options: parts.options,
             view: ArcSwap::from_pointee(parts.view),
             view_swap: OrderedMutex::new(LockRank::VIEW_SWAP, ()),
@@ -391,14 +391,9 @@ impl Core {
         self.log.sync_to(end).map_err(|error| self.stop(&error))
     }
 
-    /// Syncs the file, and counts that. What a failure means is for the caller to say.
+    /// Syncs the file. What a failure means is for the caller to say.
     pub fn sync_file(&self) -> std::io::Result<()> {
-        self.sync_times.count(|| self.pages.storage().sync_data())?;
-        // That other one may have been told of what this one was to bring to the disk.
-        match self.sync_times.has_failed() {
-            true => Err(std::io::Error::other("another sync of the file has failed")),
-            false => Ok(()),
-        }
+        self.sync_gate.run(|| self.pages.storage().sync_data())
     }
 
     /// The error that writing gives, if it has stopped.

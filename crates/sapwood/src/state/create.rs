@@ -25,7 +25,7 @@ use crate::page::file_header::{write_making_mark, write_slot};
 use crate::page::{
     Block, HeaderSlot, Layout, MemoryBudget, PageManager, PageOptions, StateLocation,
 };
-use crate::storage::{Storage, SyncTimes};
+use crate::storage::{Storage, SyncGate};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sync::{Arc, Clock, Random};
 use crate::types::{Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
@@ -56,8 +56,8 @@ pub(crate) fn create(
         pages.read_in_place();
     }
     let stream = BlockStream::new(storage.clone(), layout.page_size, layout.usable_bytes() as u32);
-    let sync_times = Arc::new(SyncTimes::new(clock.clone()));
-    let stream = stream.counting(&sync_times);
+    let sync_gate = Arc::new(SyncGate::new(clock.clone()));
+    let stream = stream.through(&sync_gate);
     let blocks = allocate_log(&pages, options.log_bytes_min)?;
     prepare_blocks(&stream, &blocks)?;
     let list = RingList { start: LogPosition(0), blocks: blocks.clone() };
@@ -74,12 +74,12 @@ pub(crate) fn create(
         keyspace: KEYSPACE_LIMIT_AHEAD,
         segment: LIMIT_AHEAD,
     };
-    let slot = write_first_state(&pages, contents, limits, &list)?;
+    let slot = write_first_state((&pages, &sync_gate), contents, limits, &list)?;
     log.record_state(Epoch(1), 1)?;
     // From here on both slots are there: one that cannot be read is damage, and no file that was
     // never complete. The log names the second one, too, before anything is written over the first:
     // what no record names is written again by the next open, with nothing else to fall back on.
-    write_slot(&*storage, &HeaderSlot { generation: 2, ..slot })?;
+    write_slot(&*storage, &sync_gate, &HeaderSlot { generation: 2, ..slot })?;
     match log.plan_list(LogPosition(0), &[], 0) {
         Ok(_) => log.record_state(Epoch(1), 2)?,
         Err(AppendError::Failed(error)) => return Err(error),
@@ -104,7 +104,7 @@ pub(crate) fn create(
         pages,
         log,
         clock,
-        sync_times,
+        sync_gate,
         options,
         view: View { active, sealed: Vec::new(), state },
         catalogue: Catalogue::default(),
@@ -142,7 +142,7 @@ fn allocate_log(pages: &PageManager, bytes: u64) -> Result<Vec<Block>> {
 
 /// Writes maps, state and slot of generation 1.
 fn write_first_state(
-    pages: &PageManager,
+    (pages, gate): (&PageManager, &SyncGate),
     contents: Contents,
     limits: Limits,
     list: &RingList,
@@ -172,8 +172,9 @@ fn write_first_state(
     let encoded = manifest::encode(&manifest);
     let location = StateLocation::Inline(encoded);
     let slot = HeaderSlot::new(pages.layout(), 1, Epoch(1), file_pages, location);
-    storage.sync_data().map_err(|error| Error::io("syncing the file", storage.name(), error))?;
-    write_slot(&**storage, &slot)?;
+    gate.run(|| storage.sync_data())
+        .map_err(|error| Error::io("syncing the file", storage.name(), error))?;
+    write_slot(&**storage, gate, &slot)?;
     pages.allocator().captured_durable(captured);
     Ok(slot)
 }

@@ -297,7 +297,7 @@ fn sync_file(core: &Core) -> Result<()> {
 }
 
 fn put_slot(core: &Core, slot: &HeaderSlot) -> Result<()> {
-    core.sync_times.count(|| write_slot(&**core.pages.storage(), slot))
+    write_slot(&**core.pages.storage(), &core.sync_gate, slot)
 }
 
 /// A state on its way to the disk.

@@ -30,7 +30,7 @@ use crate::page::state_node::read_state;
 use crate::page::{
     Block, HeaderSlot, Layout, MemoryBudget, OpenedState, PageManager, PageOptions, StateLocation,
 };
-use crate::storage::{Storage, SyncTimes};
+use crate::storage::{Storage, SyncGate};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sync::{Arc, Clock};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
@@ -232,8 +232,8 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         true => LogStart::to_read(end),
         false => LogStart::after_replay(end),
     };
-    let sync_times = Arc::new(SyncTimes::new(assembly.clock.clone()));
-    let stream = assembly.stream.counting(&sync_times);
+    let sync_gate = Arc::new(SyncGate::new(assembly.clock.clone()));
+    let stream = assembly.stream.through(&sync_gate);
     let log = LogWriter::open(stream, ring, read.layout.seed(), start);
     // D8: at the limit, or exactly on after a clean close, and behind everything replayed.
     let next_sequence = clean
@@ -268,7 +268,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         pages,
         log,
         clock: assembly.clock,
-        sync_times,
+        sync_gate,
         options: assembly.options,
         view: View { active, sealed: slots, state },
         catalogue: assembly.catalogue,

@@ -14,7 +14,7 @@ mod new_file;
 mod platform;
 mod simulated;
 mod sparse;
-mod sync_times;
+mod sync_gate;
 mod watch;
 
 use std::fmt::Debug;
@@ -25,7 +25,7 @@ pub use map::{Mapped, PIN_BYTES};
 pub use memory::{Counters, MemoryStorage};
 pub use new_file::NewFile;
 pub use simulated::{CrashPlan, FaultKind, Operation, OperationKind, SimulatedStorage, TraceEntry};
-pub use sync_times::{SyncCounts, SyncTimes};
+pub use sync_gate::{SyncCounts, SyncGate};
 
 /// The end of `length` bytes at `offset`; an error where no file can have such bytes.
 fn end_of(offset: u64, length: u64) -> io::Result<u64> {

@@ -252,7 +252,11 @@ impl<'a> Walk<'a> {
         });
         match checked {
             Ok((parent, children)) => {
-                self.check_separators(tree, page, range, separator, &children);
+                if !self.check_separators(tree, page, range, separator, &children) {
+                    // What it names may belong to others, and lead around for ever.
+                    self.counts.unreadable += 1;
+                    return Ok(());
+                }
                 self.parent(tree, leaves, claim, range, &parent, &children)
             }
             Err(problem) => {
@@ -315,6 +319,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
+    /// Whether they lie where the node's own place is.
     fn check_separators(
         &mut self,
         tree: &Tree<'_>,
@@ -322,17 +327,21 @@ impl<'a> Walk<'a> {
         range: &KeyRange,
         separator: Option<&[u8]>,
         children: &[(Child, KeyRange, Vec<u8>)],
-    ) {
-        let Some((_, _, first)) = children.first() else { return };
+    ) -> bool {
+        let Some((_, _, first)) = children.first() else { return true };
+        let mut is_in_place = true;
         // A root's own is nowhere said.
         if separator.is_some_and(|separator| separator != first) {
             let text = "its first separator is not the one that its own parent has for it";
             self.problem(Structure::Parent, page, tree.keyspace, text);
+            is_in_place = false;
         }
         if children.iter().any(|(_, _, separator)| !range.contains(separator)) {
             let text = "a separator lies outside the node's own range";
             self.problem(Structure::Parent, page, tree.keyspace, text);
+            is_in_place = false;
         }
+        is_in_place
     }
 
     /// The counts of the children make those of the parent.

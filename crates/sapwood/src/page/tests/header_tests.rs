@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use crate::error::Error;
-use crate::storage::Storage;
+use crate::storage::{Storage, SyncGate};
+use crate::sync::Clock;
 use crate::types::{Epoch, PageNumber};
 
 use super::super::file_header::{
@@ -93,6 +94,7 @@ fn fields_out_of_range_are_seen_under_a_right_checksum() {
 #[test]
 fn the_newest_slot_that_counts_comes_first() {
     let storage = TestStorage::default();
+    let gate = SyncGate::new(Clock::real());
     storage.set_length(8192).unwrap();
     let inline = || StateLocation::Inline(vec![3; 10]);
     let order = |storage: &TestStorage| {
@@ -100,11 +102,11 @@ fn the_newest_slot_that_counts_comes_first() {
         crate::Result::Ok(slots.iter().map(|slot| slot.generation).collect::<Vec<_>>())
     };
     assert!(matches!(order(&storage), Err(Error::NotADatabase(_))));
-    write_slot(&storage, &slot(7, inline())).unwrap();
+    write_slot(&storage, &gate, &slot(7, inline())).unwrap();
     assert_eq!(order(&storage).unwrap(), [7]);
-    write_slot(&storage, &slot(8, inline())).unwrap();
+    write_slot(&storage, &gate, &slot(8, inline())).unwrap();
     assert_eq!(order(&storage).unwrap(), [8, 7]);
-    write_slot(&storage, &slot(9, inline())).unwrap();
+    write_slot(&storage, &gate, &slot(9, inline())).unwrap();
     assert_eq!(order(&storage).unwrap(), [9, 8]);
     // A torn write of slot 1 leaves slot 0.
     storage.bytes.lock()[4096 + 512..8192].fill(0xee);
@@ -112,7 +114,7 @@ fn the_newest_slot_that_counts_comes_first() {
     storage.flip_bit(8 * 40);
     assert!(order(&storage).unwrap_err().is_corruption());
     // The same slot in both places: the second does not count.
-    write_slot(&storage, &slot(8, inline())).unwrap();
+    write_slot(&storage, &gate, &slot(8, inline())).unwrap();
     let copy = storage.bytes.lock()[..4096].to_vec();
     storage.bytes.lock()[4096..8192].copy_from_slice(&copy);
     assert_eq!(order(&storage).unwrap(), [8]);
