@@ -12,7 +12,7 @@ use crate::segment::overflow::{CHUNK_BYTES, OverflowReader};
 use crate::shared::{Shared, check_key};
 use crate::snapshot::Snapshot;
 use crate::state::lookup::{self, Found};
-use crate::state::{Core, SnapshotHold, State};
+use crate::state::{BlocksHold, Core, ReadPoint, SnapshotHold};
 use crate::sync::Arc;
 use crate::transaction::Transaction;
 use crate::transaction::commit::{OVERFLOW_AT_COMMIT_BYTES, commit_value};
@@ -58,7 +58,7 @@ pub(crate) struct Hold {
     pub _committed: Arc<SnapshotHold>,
     /// Where the value was found. A snapshot beside memtables holds no state, and before their
     /// flush the value may be copied elsewhere.
-    pub _state: Option<Arc<State>>,
+    pub _blocks: Option<BlocksHold>,
     pub _own: Vec<OwnLayer>,
 }
 
@@ -131,8 +131,8 @@ impl ValueStream {
             let Some(found) = lookup::get(core, &point, keyspace, key)? else {
                 return Ok(None);
             };
-            let state = Some(point.state.clone());
-            let hold = Hold { _committed: hold.clone(), _state: state, _own: Vec::new() };
+            let blocks = Some(point.hold_blocks());
+            let hold = Hold { _committed: hold.clone(), _blocks: blocks, _own: Vec::new() };
             ValueStream::of_found(shared, core, keyspace, found, hold).map(Some)
         })
     }
@@ -426,8 +426,8 @@ impl Transaction {
             keyspace,
             key.as_ref(),
             |own| ValueStream::whole(shared, Value::from(own)),
-            |core, number, found, state| {
-                let hold = self.stream_hold(number, state);
+            |core, number, found, point| {
+                let hold = self.stream_hold(number, point.map(ReadPoint::hold_blocks));
                 ValueStream::of_found(shared, core, number, found, hold)
             },
         )

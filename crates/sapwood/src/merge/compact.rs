@@ -177,7 +177,11 @@ impl Pass<'_> {
                     rest.start = end;
                 }
                 (Turn::Made | Turn::Waited(_), _) => {}
-                (Turn::Nothing(None), _) => self.core.background.wait_since(mark, LOOK_AGAIN),
+                (Turn::Nothing(None), _) => match self.core.background.damaged.error_of(keyspace) {
+                    // What stands in the way may stand there for as long as the file is open.
+                    Some(error) => return Err(error),
+                    None => self.core.background.wait_since(mark, LOOK_AGAIN),
+                },
                 (Turn::Nothing(Some(error)), _) => return Err(error),
             }
             // Others write meanwhile, so that there may be more than there was.

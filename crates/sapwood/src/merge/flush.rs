@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, Result, Structure};
 use crate::memtable::{MemtableCursor, Operation};
-use crate::page::{Block, Codec, NodeWriter};
+use crate::page::{Block, Charge, Codec, MemoryPart, NodeWriter};
 use crate::segment::descriptor::{Bounds, KeyspaceShare, Segment, composite_key, composite_range};
 use crate::segment::filter::{self, key_hash, lines_for};
 use crate::segment::key_range::KeyRange;
@@ -74,6 +74,8 @@ pub struct FlushJob {
     /// The last key of the young segment so far, composite.
     composite: Vec<u8>,
     current: Current,
+    /// Of the values of the current key.
+    charge: Charge,
 }
 
 /// One key with the versions that the flush keeps, newest first. Its buffers serve key after key,
@@ -172,6 +174,7 @@ pub fn begin(core: &Core) -> Option<FlushJob> {
         least: None,
         composite: Vec::new(),
         current: Current::default(),
+        charge: core.pages.budget().charge(MemoryPart::MergeBuffers, 0),
         slot,
     })
 }
@@ -260,7 +263,9 @@ impl FlushJob {
     /// Takes all versions of the key where the cursor stands.
     fn flush_key(&mut self, core: &Arc<Core>) -> Result<()> {
         let mut current = std::mem::take(&mut self.current);
-        let result = self.take_versions(&mut current).and_then(|()| self.place_key(core, &current));
+        let result = self.take_versions(&mut current);
+        self.charge.set(current.values.capacity() as u64);
+        let result = result.and_then(|()| self.place_key(core, &current));
         self.current = current;
         result
     }
@@ -312,7 +317,11 @@ impl FlushJob {
             if self.runs_of.last() != Some(&keyspace) {
                 self.runs_of.push(keyspace);
             }
-            self.run = Some(Run::begin(core, keyspace, place, reservation)?);
+            let until = place.range.end.clone();
+            self.run = Run::begin(core, keyspace, place, reservation)?;
+            if self.run.is_none() {
+                self.gaps = Gaps::none_before(until);
+            }
         } else if let Some(run) = &mut self.run {
             run.has_at_hand(finding.leaf);
         }

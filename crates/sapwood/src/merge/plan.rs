@@ -681,7 +681,15 @@ fn confirm(
     let last_came = target.is_last
         && target.segment.is_none()
         && state.levels_of(keyspace).is_some_and(|levels| levels.last().is_some());
-    if last_came || !same_tree {
+    // What is above the last level by now, and is not taken along, is older than young segments.
+    let from_young = sources.iter().any(|source| source.is_young());
+    let is_source = |above: &Segment| sources.iter().any(|source| source.number == above.number);
+    let above_came = from_young
+        && target.is_last
+        && state
+            .levels_of(keyspace)
+            .is_some_and(|levels| levels.above().any(|above| !is_source(above)));
+    if last_came || above_came || !same_tree {
         return None;
     }
     // Range and stretch were made for what they held then. One above the last level may have grown

@@ -108,7 +108,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Begins a run at a place that is reserved.
+    /// Begins a run at a place that is reserved; `None` when the place is not as it was when it was
+    /// found: the separator at its end goes with the last leaves behind it.
     ///
     /// # Errors
     /// When the last level cannot be read.
@@ -117,7 +118,7 @@ impl Run {
         keyspace: KeyspaceNumber,
         place: Place,
         reservation: Reservation,
-    ) -> Result<Run> {
+    ) -> Result<Option<Run>> {
         let state = core.state();
         let last = state.levels_of(keyspace).and_then(|levels| levels.last()).cloned();
         let settings = core.catalogue.load().settings(keyspace);
@@ -146,12 +147,12 @@ impl Run {
             },
         };
         if stretch.range != place.range {
-            return Err(mismatch(core, keyspace, "a reserved range of the last level has changed"));
+            return Ok(None);
         }
         let mut writer = SegmentWriter::new(options, filter, stretch.range.start.clone());
         // The next run at the same place reads the last leaf anyway.
         writer.fill_up();
-        Ok(Run {
+        Ok(Some(Run {
             core: core.clone(),
             keyspace,
             writer: Some(writer),
@@ -175,7 +176,7 @@ impl Run {
             bounds: None,
             died: stretch.died,
             _reservation: reservation,
-        })
+        }))
     }
 
     /// Stored bytes for each 1,024 of leaves, once they are known from others.

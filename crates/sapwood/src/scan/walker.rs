@@ -14,8 +14,7 @@ use crate::page::Held;
 use crate::segment::key_range::is_before_end;
 use crate::segment::leaf_run::LeafRun;
 use crate::state::lookup::COPY_BYTES_MAX;
-use crate::state::{Core, ReadPoint, State};
-use crate::sync::Arc;
+use crate::state::{BlocksHold, Core, ReadPoint};
 
 /// Entries of the first batch; each further one has twice as many.
 const BATCH_ENTRIES_FIRST: usize = 4;
@@ -65,7 +64,7 @@ pub(crate) struct Walker {
     // What follows is dropped last: nodes that are read in place must not outlive what holds them.
     /// What holds the blocks that the batch or the run names, where the snapshot holds no state:
     /// before the flush of its memtables values may be copied elsewhere.
-    state: Option<Arc<State>>,
+    blocks: Option<BlocksHold>,
     /// Where it walks, and the snapshot that it walks over.
     pub scan: Scan,
 }
@@ -81,7 +80,7 @@ impl Walker {
             by_runs: false,
             run: None,
             open: None,
-            state: None,
+            blocks: None,
             last: Vec::new(),
             batch_entries: BATCH_ENTRIES_FIRST,
             held: None,
@@ -193,7 +192,7 @@ impl Walker {
         self.batch.clear();
         self.run = None;
         self.open = None;
-        self.state = None;
+        self.blocks = None;
         self.exhausted = true;
     }
 
@@ -276,7 +275,7 @@ impl Walker {
         limits: Limits<'_>,
     ) -> Result<()> {
         let filled = self.fill(core, cursor, point, limits);
-        self.state = point.filter(|_| self.names_blocks()).map(|point| point.state.clone());
+        self.blocks = point.filter(|_| self.names_blocks()).map(ReadPoint::hold_blocks);
         self.count_batch(core);
         match (filled, self.batch.back()) {
             (Err(_), Some(entry)) => {

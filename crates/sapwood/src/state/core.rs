@@ -126,6 +126,9 @@ pub struct Core {
     is_stopped: AtomicBool,
 }
 
+/// The lists of what is kept for open transactions take this part of the memory budget at most.
+const TRANSACTIONS_PART: u64 = 16;
+
 /// The rank of the lock over the cause of a stop.
 const STOPPED: LockRank = LockRank::new(80, "cause of a stop");
 /// The rank of the lock over the memtables' charge.
@@ -180,6 +183,7 @@ impl Core {
         reserve.note_state(&parts.view.state);
         reserve.note_durable(parts.durable.state_pages());
         parts.pages.allocator().set_kept_free(reserve.at_rest());
+        let transactions = OpenTransactions::new(parts.pages.budget());
         let leaf_waste = LeafWaste::new(layout, parts.options.leaf_pages_bytes() as usize);
         Arc::new(Core {
             reserve,
@@ -210,7 +214,7 @@ impl Core {
             snapshots: Arc::default(),
             log_named: parts.log_named,
             pending: parts.pending,
-            transactions: OpenTransactions::default(),
+            transactions,
             durable: parts.durable,
             pool: parts.pool,
             background: Background::default(),
@@ -452,7 +456,8 @@ impl Core {
                 (self.pages.allocator().file_pages() / 8).max(memtable_pages)
             }
         };
-        for (dead, death) in self.transactions.limit(pages_max) {
+        let bytes_max = self.options.memory_budget / TRANSACTIONS_PART;
+        for (dead, death) in self.transactions.limit(pages_max, bytes_max) {
             self.dispose(dead, death);
         }
     }

@@ -36,5 +36,5 @@ pub mod view;
 
 pub use self::backlog::{Backlog, PromotedLeaves};
 pub use self::core::Core;
-pub use self::snapshot::{ReadPoint, SnapshotHold};
+pub use self::snapshot::{BlocksHold, ReadPoint, SnapshotHold};
 pub use self::state::{Contents, Cut, Levels, State};

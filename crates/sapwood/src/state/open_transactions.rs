@@ -4,7 +4,7 @@
 //! - E5: a transaction is listed before its number is chosen; a flush record is kept, with the
 //!   blocks that the flush brought into the state, while any listed transaction began before the
 //!   flush's last commit.
-//! - E6: when too much is kept, the oldest transactions are *given up*: nothing is kept for them
+//! - E6: when too much is kept, of pages or of memory to list them, the oldest transactions are *given up*: nothing is kept for them
 //!   from then on, and they cannot be committed any more. One whose commit has begun is not, so
 //!   that its validation finds everything.
 //!
@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::dead_list::Dead;
-use crate::segment::descriptor::{Segment, TreeRoot};
+use crate::page::{Charge, MemoryBudget, MemoryPart, NodeRef};
+use crate::segment::bounded_ranges::bytes_of;
+use crate::segment::descriptor::{KeyspaceShare, Segment, TreeRoot};
 use crate::segment::key_range::KeyRanges;
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
@@ -52,7 +54,7 @@ pub struct OpenTransactions {
     open: OrderedMutex<Open>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Open {
     next: u64,
     transactions: BTreeMap<u64, OpenTransaction>,
@@ -61,6 +63,28 @@ struct Open {
     /// Dead blocks that `flushes` brought, by birth: with their deaths.
     held: BTreeMap<Epoch, Vec<(Dead, Epoch)>>,
     held_pages: u64,
+    /// What `flushes` and `held` take.
+    charge: Charge,
+}
+
+/// What a held block takes in memory, in bytes.
+const HELD_BYTES: u64 = size_of::<(Dead, Epoch)>() as u64;
+
+impl FlushRecord {
+    /// What it takes in memory, in bytes, about. That of its segments counts whole: nobody else may
+    /// have them any more.
+    fn memory_bytes(&self) -> u64 {
+        let of_young = |young: &Arc<Segment>| {
+            let keys = young.bounds.as_ref().map_or(0, |b| b.least.len() + b.greatest.len());
+            let shares = young.keyspaces.len() * size_of::<KeyspaceShare>();
+            size_of::<Segment>() + keys + shares + young.filter.nodes.len() * size_of::<NodeRef>()
+        };
+        let of_runs = |runs: &FlushedRuns| {
+            size_of::<FlushedRuns>() + runs.ranges.iter().map(bytes_of).sum::<usize>()
+        };
+        let parts = self.young.iter().map(of_young).chain(self.runs.values().map(of_runs));
+        (size_of::<FlushRecord>() + parts.sum::<usize>()) as u64
+    }
 }
 
 #[derive(Debug)]
@@ -111,16 +135,19 @@ impl Open {
     /// their deaths.
     fn release(&mut self) -> Vec<(Dead, Epoch)> {
         let least = self.least();
-        let mut released = Vec::new();
+        let (mut released, mut bytes) = (Vec::new(), 0);
         let flushes = std::mem::take(&mut self.flushes);
         for record in flushes {
             if least.is_some_and(|least| least < record.last) {
                 self.flushes.push(record);
             } else {
+                bytes += record.memory_bytes();
                 released.extend(self.held.remove(&record.epoch).unwrap_or_default());
             }
         }
         self.held_pages -= pages_of(&released);
+        bytes += released.len() as u64 * HELD_BYTES;
+        self.charge.set(self.charge.bytes().saturating_sub(bytes));
         released
     }
 
@@ -137,13 +164,20 @@ impl Open {
     }
 }
 
-impl Default for OpenTransactions {
-    fn default() -> OpenTransactions {
-        OpenTransactions { open: OrderedMutex::new(OPEN_TRANSACTIONS, Open::default()) }
-    }
-}
-
 impl OpenTransactions {
+    /// None; what is kept for them counts against `budget`.
+    pub fn new(budget: &Arc<MemoryBudget>) -> OpenTransactions {
+        let open = Open {
+            next: 0,
+            transactions: BTreeMap::new(),
+            flushes: Vec::new(),
+            held: BTreeMap::new(),
+            held_pages: 0,
+            charge: budget.charge(MemoryPart::Other, 0),
+        };
+        OpenTransactions { open: OrderedMutex::new(OPEN_TRANSACTIONS, open) }
+    }
+
     /// Lists a transaction whose number is about to be chosen. `now` is the clock's time.
     pub fn begin(&self, now: Duration) -> u64 {
         let mut open = self.open.lock();
@@ -180,12 +214,13 @@ impl OpenTransactions {
         open.release()
     }
 
-    /// Gives up transactions, the oldest first, until no more than `pages_max` pages are kept (E6).
-    /// Returns what [`OpenTransactions::end`] does.
-    pub fn limit(&self, pages_max: u64) -> Vec<(Dead, Epoch)> {
+    /// Gives up transactions, the oldest first, until no more than `pages_max` pages are kept, and
+    /// no more than `bytes_max` bytes of memory list them (E6). Returns what
+    /// [`OpenTransactions::end`] does.
+    pub fn limit(&self, pages_max: u64, bytes_max: u64) -> Vec<(Dead, Epoch)> {
         let mut open = self.open.lock();
         let mut released = Vec::new();
-        while open.held_pages > pages_max {
+        while open.held_pages > pages_max || open.charge.bytes() > bytes_max {
             let pages = open.held_pages;
             let Some(oldest) = open.oldest() else { break };
             oldest.standing = Standing::GivenUp;
@@ -230,6 +265,8 @@ impl OpenTransactions {
     pub fn flushed(&self, record: FlushRecord) {
         let mut open = self.open.lock();
         if open.least().is_some_and(|least| least < record.last) {
+            let bytes = open.charge.bytes() + record.memory_bytes();
+            open.charge.set(bytes);
             open.flushes.push(Arc::new(record));
         }
     }
@@ -237,10 +274,11 @@ impl OpenTransactions {
     /// Takes, of blocks that die at `death`, the nodes that a kept flush brought.
     pub fn hold(&self, dead: &mut Vec<Dead>, death: Epoch) {
         let mut open = self.open.lock();
-        let Open { flushes, held, held_pages, .. } = &mut *open;
+        let Open { flushes, held, held_pages, charge, .. } = &mut *open;
         if flushes.is_empty() {
             return;
         }
+        let before = dead.len();
         dead.retain(|dead| {
             let index = flushes.binary_search_by_key(&dead.birth, |record| record.epoch);
             // No value is read for it.
@@ -251,6 +289,8 @@ impl OpenTransactions {
             }
             !is_kept
         });
+        let taken = (before - dead.len()) as u64;
+        charge.set(charge.bytes() + taken * HELD_BYTES);
     }
 
     /// What flushes have added that may hold commits after `number`, oldest first.
@@ -270,6 +310,10 @@ mod tests {
     use super::*;
     use crate::page::Block;
     use crate::types::PageNumber;
+
+    fn none_open() -> OpenTransactions {
+        OpenTransactions::new(&Arc::new(MemoryBudget::new(1 << 20)))
+    }
 
     /// A flush that made the state of the number that its last commit has.
     fn flush(last: u64) -> FlushRecord {
@@ -296,7 +340,7 @@ mod tests {
 
     #[test]
     fn a_flush_is_kept_for_a_transaction_whose_number_is_being_chosen() {
-        let open = OpenTransactions::default();
+        let open = none_open();
         let name = open.begin(Duration::ZERO);
         open.flushed(flush(5));
         open.began_at(name, SequenceNumber(3));
@@ -305,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_flush_is_kept_until_the_last_transaction_that_began_before_it_ends() {
-        let open = OpenTransactions::default();
+        let open = none_open();
         let [older, younger] = [3, 4].map(|number| begun(&open, number));
         open.flushed(flush(5));
         open.end(younger);
@@ -316,20 +360,20 @@ mod tests {
 
     #[test]
     fn above_the_limit_the_oldest_are_given_up_and_what_only_they_need_is_let_go() {
-        let open = OpenTransactions::default();
+        let open = none_open();
         let [oldest, middle] = [3, 5].map(|number| begun(&open, number));
         merged(&open, 5, 10);
         merged(&open, 7, 20);
         let youngest = begun(&open, 7);
         assert_eq!(open.kept().iter().map(|kept| kept.pages).collect::<Vec<_>>(), [30, 20, 0]);
-        assert!(open.limit(30).is_empty());
-        let released = open.limit(29);
+        assert!(open.limit(30, u64::MAX).is_empty());
+        let released = open.limit(29, u64::MAX);
         assert_eq!(released.len(), 1);
         assert_eq!(released[0].0.block.pages, 10);
         assert_eq!(open.kept().iter().map(|kept| kept.pages).collect::<Vec<_>>(), [0, 20, 0]);
         assert!(!open.begin_commit(oldest), "it was given up");
         assert!(open.begin_commit(middle));
-        assert!(open.limit(0).is_empty(), "it is being validated");
+        assert!(open.limit(0, u64::MAX).is_empty(), "it is being validated");
         assert!(open.end(oldest).is_empty(), "nothing was kept for it any more");
         assert_eq!(open.end(middle).len(), 1);
         assert!(open.held_blocks().is_empty());
@@ -338,18 +382,18 @@ mod tests {
 
     #[test]
     fn nobody_is_given_up_beside_another_that_stays_and_needs_as_much() {
-        let open = OpenTransactions::default();
+        let open = none_open();
         let [idle, committing] = [3, 3].map(|number| begun(&open, number));
         merged(&open, 5, 10);
         assert!(open.begin_commit(committing));
-        assert!(open.limit(0).is_empty());
+        assert!(open.limit(0, u64::MAX).is_empty());
         open.end(committing);
         assert!(open.begin_commit(idle), "it would have been given up for nothing");
     }
 
     #[test]
     fn values_are_not_kept() {
-        let open = OpenTransactions::default();
+        let open = none_open();
         begun(&open, 3);
         open.flushed(flush(5));
         let value = Dead::value(Block::new(PageNumber(7), 1), Epoch(5));
@@ -361,13 +405,31 @@ mod tests {
 
     #[test]
     fn a_transaction_whose_number_is_being_chosen_is_not_given_up_and_keeps_all() {
-        let open = OpenTransactions::default();
+        let open = none_open();
         begun(&open, 3);
         let beginning = open.begin(Duration::ZERO);
         merged(&open, 5, 10);
-        assert!(open.limit(0).is_empty());
+        assert!(open.limit(0, u64::MAX).is_empty());
         open.began_at(beginning, SequenceNumber(5));
-        assert_eq!(open.limit(0).len(), 1);
+        assert_eq!(open.limit(0, u64::MAX).len(), 1);
         assert!(open.begin_commit(beginning), "nothing was kept for it");
+    }
+
+    #[test]
+    fn what_is_kept_counts_and_above_the_limit_of_memory_the_oldest_is_given_up() {
+        let budget = Arc::new(MemoryBudget::new(1 << 20));
+        let open = OpenTransactions::new(&budget);
+        let counted = || budget.part(MemoryPart::Other);
+        let oldest = begun(&open, 1);
+        for last in 2..100 {
+            merged(&open, last, 1);
+        }
+        assert!(counted() > 97 * HELD_BYTES);
+        let youngest = begun(&open, 99);
+        assert!(open.limit(u64::MAX, counted()).is_empty());
+        assert_eq!(open.limit(u64::MAX, counted() - 1).len(), 98);
+        assert_eq!(counted(), 0);
+        assert!(!open.begin_commit(oldest) && open.begin_commit(youngest));
+        open.end(oldest);
     }
 }

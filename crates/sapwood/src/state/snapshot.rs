@@ -22,6 +22,23 @@ pub struct ReadPoint {
     pub at: SequenceNumber,
 }
 
+/// What holds blocks that were named when something was read, for as long as it lives. It holds no
+/// memtable.
+#[derive(Debug)]
+pub struct BlocksHold {
+    _state: Arc<State>,
+    /// A value that came to a leaf with the flush of one of the memtables is as old as that leaf.
+    _homes: Vec<Arc<Home>>,
+}
+
+impl ReadPoint {
+    /// Holds the blocks that what it reads may name.
+    pub fn hold_blocks(&self) -> BlocksHold {
+        let homes = self.memtables.iter().map(|slot| slot.home.clone()).collect();
+        BlocksHold { _state: self.state.clone(), _homes: homes }
+    }
+}
+
 /// A snapshot. Dropping is cheap.
 #[derive(Debug)]
 pub struct SnapshotHold {
@@ -64,7 +81,7 @@ impl SnapshotHold {
             let Some(slot) = view.memtables().find(|slot| slot.reaches(number)) else {
                 return SnapshotHold::at(core, number, Place::State(view.state.clone()));
             };
-            if slot.home.register(number, || slot.last_sequence().unwrap_or(number)) {
+            if slot.register(number) {
                 return SnapshotHold::at(core, number, Place::Home(slot.home.clone()));
             }
         }

@@ -171,6 +171,14 @@ impl MemtableSlot {
         by_reference.or_else(|| self.table.last_sequence())
     }
 
+    /// Registers a snapshot's number at its home: false when a flush may already have dropped what
+    /// the snapshot needs (S2).
+    pub fn register(&self, number: SequenceNumber) -> bool {
+        // Once the home is closed no commit comes any more: the cut is behind the last one. The
+        // table's last number may still rise, when joined tombstones outlive it.
+        self.home.register(number, || self.cut.get().map_or(number, |cut| cut.sequence))
+    }
+
     /// True when it has anything to read.
     pub fn has_entries(&self) -> bool {
         self.by_reference.is_some() || !self.table.is_empty()
@@ -212,8 +220,8 @@ impl Default for Home {
 
 impl Home {
     /// Registers a snapshot's number: false when a flush may already have dropped what the snapshot
-    /// needs (S2). `last` gives the memtable's last number. It is asked once the home is closed,
-    /// when it rises no more: before the lock is taken commits and the flush may come in between.
+    /// needs (S2). `last` gives the number behind which the memtable has no commit. It is asked
+    /// once the home is closed: before the lock is taken commits and the flush may come in between.
     pub fn register(&self, number: SequenceNumber, last: impl FnOnce() -> SequenceNumber) -> bool {
         let mut registered = self.registered.lock();
         if registered.closed && number < last() {

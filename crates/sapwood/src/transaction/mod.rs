@@ -26,6 +26,8 @@ mod tests_build;
 #[cfg(test)]
 mod tests_hostile;
 #[cfg(test)]
+mod tests_overtaken;
+#[cfg(test)]
 mod tests_rules;
 #[cfg(test)]
 mod tests_validate;

@@ -37,11 +37,11 @@ use crate::types::{KeyspaceNumber, PageNumber, SequenceNumber};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
-fn planned(core: &Arc<Core>, pressure: Pressure) -> Option<Plan> {
+pub(super) fn planned(core: &Arc<Core>, pressure: Pressure) -> Option<Plan> {
     next_plan(core, pressure, &mut PassedOver::default()).unwrap()
 }
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options {
         memory_budget: 4 << 20,
         page_size: 1024,
@@ -59,10 +59,10 @@ pub(super) struct Engine {
     pub storage: SimulatedStorage,
     pub core: Arc<Core>,
     pub keyspace: KeyspaceNumber,
-    model: Model,
+    pub model: Model,
 }
 
-fn open(storage: &SimulatedStorage) -> Arc<Core> {
+pub(super) fn open(storage: &SimulatedStorage) -> Arc<Core> {
     recovery::open(Arc::new(storage.clone()), options(), Clock::fake().0).unwrap()
 }
 
@@ -85,7 +85,7 @@ impl Engine {
         commit(&self.core, &writes, Durability::Buffered, None).unwrap();
     }
 
-    fn delete(&mut self, keys: impl IntoIterator<Item = u32>) {
+    pub(super) fn delete(&mut self, keys: impl IntoIterator<Item = u32>) {
         let mut writes = PendingWrites::new();
         for number in keys {
             writes.delete(self.keyspace, &key(number));
@@ -94,7 +94,7 @@ impl Engine {
         commit(&self.core, &writes, Durability::Buffered, None).unwrap();
     }
 
-    fn delete_from(&mut self, first: u32) {
+    pub(super) fn delete_from(&mut self, first: u32) {
         let mut writes = PendingWrites::new();
         writes.delete_range(self.keyspace, KeyRange::new(key(first), None));
         self.model.retain(|k, _| *k < key(first));
@@ -122,7 +122,7 @@ impl Engine {
     }
 
     /// What can be read is what was written, and the state is sound.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         assert!(read(&self.core, self.keyspace) == self.model, "other content than was written");
         let report = verify_with(&self.core, Activity::Quiet, &mut |_, _| true).unwrap();
         assert!(report.is_clean(), "{report}");
@@ -134,7 +134,7 @@ pub(super) fn key(number: u32) -> Vec<u8> {
     format!("key {number:06}").into_bytes()
 }
 
-fn read(core: &Arc<Core>, keyspace: KeyspaceNumber) -> Model {
+pub(super) fn read(core: &Arc<Core>, keyspace: KeyspaceNumber) -> Model {
     let point = SnapshotHold::take(core).read_point(core);
     let mut cursor = MergeCursor::new(sources(&core.pages, &point, keyspace), point.at.0);
     cursor.seek_first().unwrap();
@@ -506,7 +506,7 @@ fn a_plan_that_a_flush_has_overtaken_is_made_again() {
 }
 
 /// A last level that is so much larger than what comes that a level above it is used.
-fn with_a_large_last_level() -> Engine {
+pub(super) fn with_a_large_last_level() -> Engine {
     let mut engine = Engine::new();
     for start in (0..12_000).step_by(2000) {
         engine.put(start..start + 2000, &[1; 60]);
@@ -516,36 +516,9 @@ fn with_a_large_last_level() -> Engine {
     engine
 }
 
-/// A thread looks at the state while a segment above the last level is being written; before it
-/// plans anything, the rest of that segment is there.
-#[test]
-fn a_segment_that_has_grown_since_it_was_looked_at_is_no_source() {
-    let mut engine = with_a_large_last_level();
-    for round in 0..8 {
-        let clusters = (1_000..1_500).chain(9_000..9_500);
-        engine.young(clusters.skip(round).step_by(8), &[round as u8 + 2; 200]);
-    }
-    let core = engine.core.clone();
-    let mut before = None;
-    while let Some(plan) = planned(&core, Pressure::Writing) {
-        before = (above_count(&engine) == 1).then(|| core.state());
-        promote(&core, plan).unwrap();
-    }
-    let before = before.expect("one step wrote it all");
-    assert!(core.state().young.is_empty());
-    let mut passed_over = PassedOver::default();
-    while let Some(plan) = plan_from(&core, &before, Pressure::Quiet, &mut passed_over).unwrap() {
-        promote(&core, plan).unwrap();
-        engine.check();
-    }
-    drop(before);
-    wait_until_idle(&core).unwrap();
-    engine.check();
-}
-
 /// Makes all promotions that are due while writes go on, and sees that they went above the last
 /// level.
-fn promote_above(engine: &Engine, segments: usize) {
+pub(super) fn promote_above(engine: &Engine, segments: usize) {
     while let Some(plan) = planned(&engine.core, Pressure::Writing) {
         promote(&engine.core, plan).unwrap();
     }
@@ -554,7 +527,7 @@ fn promote_above(engine: &Engine, segments: usize) {
     engine.check();
 }
 
-fn above_count(engine: &Engine) -> usize {
+pub(super) fn above_count(engine: &Engine) -> usize {
     engine.core.state().levels_of(engine.keyspace).unwrap().iter().count() - 1
 }
 

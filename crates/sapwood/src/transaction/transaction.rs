@@ -22,7 +22,7 @@ use crate::scan::{Direction, OwnLayer, Scan};
 use crate::segment::key_range::KeyRange;
 use crate::shared::{Shared, check_key};
 use crate::state::lookup::{self, Found};
-use crate::state::{Core, SnapshotHold, State};
+use crate::state::{BlocksHold, Core, ReadPoint, SnapshotHold};
 use crate::stream::Hold;
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, SequenceNumber};
@@ -120,10 +120,10 @@ impl Transaction {
     }
 
     /// What keeps a value that was found from reuse.
-    pub(crate) fn stream_hold(&self, keyspace: KeyspaceNumber, state: Option<&Arc<State>>) -> Hold {
+    pub(crate) fn stream_hold(&self, keyspace: KeyspaceNumber, blocks: Option<BlocksHold>) -> Hold {
         let mut own = self.writes.sources(keyspace);
         own.retain(|layer| matches!(layer, OwnLayer::Segment(_)));
-        Hold { _committed: self.hold.clone(), _state: state.cloned(), _own: own }
+        Hold { _committed: self.hold.clone(), _blocks: blocks, _own: own }
     }
 
     /// Puts a value that was written already.
@@ -147,7 +147,7 @@ impl Transaction {
         keyspace: &Keyspace,
         key: &[u8],
         own: impl FnOnce(&[u8]) -> T,
-        committed: impl FnOnce(&Core, KeyspaceNumber, Found, Option<&Arc<State>>) -> Result<T>,
+        committed: impl FnOnce(&Core, KeyspaceNumber, Found, Option<&ReadPoint>) -> Result<T>,
     ) -> Result<Option<T>> {
         check_key(key)?;
         self.shared.read(|core| {
@@ -165,7 +165,7 @@ impl Transaction {
             }
             let point = self.hold.read_point(core);
             let found = lookup::get(core, &point, number, key)?;
-            found.map(|found| committed(core, number, found, Some(&point.state))).transpose()
+            found.map(|found| committed(core, number, found, Some(&point))).transpose()
         })
     }
 
@@ -239,7 +239,7 @@ impl Transaction {
     /// # }
     /// ```
     pub fn get(&self, keyspace: &Keyspace, key: impl AsRef<[u8]>) -> Result<Option<Value>> {
-        let value = |core: &Core, number, found, _: Option<&Arc<State>>| {
+        let value = |core: &Core, number, found, _: Option<&ReadPoint>| {
             value_of(&self.shared, core, number, found)
         };
         self.find(keyspace, key.as_ref(), |own| Value::from(own), value)
