@@ -155,6 +155,7 @@ fn begin(core: &Core) -> Result<(ShrinkStage, bool)> {
     let epoch = core.state().epoch;
     let mut jobs = core.background.jobs.lock();
     jobs.shrink.began_pages = file;
+    jobs.shrink.damage = None;
     // A round may leave some pages more in use or fewer than the one before.
     let tried = jobs.shrink.tried.is_some_and(|(of, length, used)| {
         (of, length) == (epoch, file) && !is_worthwhile(core, used, given)
@@ -239,11 +240,12 @@ fn cut(core: &Core) -> Result<()> {
     let (after, _, given) = extent(core)?;
     let epoch = core.state().epoch;
     let mut jobs = core.background.jobs.lock();
+    let damage = jobs.shrink.damage.take();
     // The round itself may have made the file longer for a while.
-    if !is_worthwhile(core, jobs.shrink.began_pages, after) {
+    if damage.is_some() || !is_worthwhile(core, jobs.shrink.began_pages, after) {
         jobs.shrink.tried = Some((epoch, after, given));
     }
-    Ok(())
+    damage.map_or(Ok(()), Err)
 }
 
 /// Has the log leave the tail: new blocks come behind the present ones, records that say nothing
@@ -292,18 +294,39 @@ fn move_nodes(core: &Arc<Core>, keyspace: KeyspaceNumber, from: Vec<u8>) -> Resu
             // It is leaving: what has left may hold anything.
             continue;
         }
-        let Some(range) = find_high(core, *number, root, ceiling, &from)? else { continue };
-        let next = range.end.clone();
-        if !move_range(core, &state, *number, last, root, &range, ceiling)? {
-            return Ok(Moved::NoRoom);
+        match move_high(core, &state, *number, last, root, &from, ceiling) {
+            Ok(None) => {}
+            Ok(Some(moved)) => return Ok(moved),
+            // Others need not stay where they are because of this one.
+            Err(error) if error.is_corruption() => {
+                core.background.jobs.lock().shrink.damage.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
         }
-        return Ok(match (next, number.0.checked_add(1)) {
-            (Some(end), _) => Moved::UpTo(*number, end),
-            (None, Some(next)) => Moved::UpTo(KeyspaceNumber(next), Vec::new()),
-            (None, None) => Moved::All,
-        });
     }
     Ok(Moved::All)
+}
+
+/// The same in one keyspace, from a key on; `None` when nothing of it lies there.
+fn move_high(
+    core: &Arc<Core>,
+    state: &Arc<State>,
+    keyspace: KeyspaceNumber,
+    last: &Arc<Segment>,
+    root: &TreeRoot,
+    from: &[u8],
+    ceiling: PageNumber,
+) -> Result<Option<Moved>> {
+    let Some(range) = find_high(core, keyspace, root, ceiling, from)? else { return Ok(None) };
+    let next = range.end.clone();
+    if !move_range(core, state, keyspace, last, root, &range, ceiling)? {
+        return Ok(Some(Moved::NoRoom));
+    }
+    Ok(Some(match (next, keyspace.0.checked_add(1)) {
+        (Some(end), _) => Moved::UpTo(keyspace, end),
+        (None, Some(next)) => Moved::UpTo(KeyspaceNumber(next), Vec::new()),
+        (None, None) => Moved::All,
+    }))
 }
 
 fn move_range(

@@ -168,6 +168,8 @@ pub struct Shrink {
     pub tried: Option<(Epoch, u64, u64)>,
     /// The file's length when the round began.
     pub began_pages: u64,
+    /// What could not be read in the round: the keyspaces that it lies in stay where they are.
+    pub damage: Option<Error>,
 }
 
 /// The stages of a round.

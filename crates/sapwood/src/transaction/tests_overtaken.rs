@@ -10,8 +10,10 @@ use crate::merge::promote::promote;
 use crate::merge::step::{begin_writing, flush_sealed, wait_until_idle};
 use crate::merge::verify::{Activity, verify_with};
 use crate::options::Durability;
-use crate::segment::key_range::KeyRange;
+use crate::segment::bounded_ranges::BoundedRanges;
+use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::node::read_parent;
+use crate::segment::tree_diff::add_differing;
 use crate::state::ReadPoint;
 use crate::state::catalogue::KeyspaceSettings;
 use crate::state::join::join_tombstones;
@@ -175,4 +177,22 @@ fn a_run_whose_place_loses_its_end_goes_to_the_young_segment() {
         assert!(report.is_clean() && report.unowned_pages == 0, "{report}");
     }
     assert!(went_to_the_last > 0 && went_young > 0, "{went_to_the_last} and {went_young}");
+}
+
+/// What differs between two trees is kept in so many bytes, and no more is looked for then.
+#[test]
+fn too_much_that_differs_is_told_before_it_is_kept() {
+    let engine = with_a_large_last_level();
+    let state = engine.core.state();
+    let last = state.levels_of(engine.keyspace).unwrap().last().unwrap();
+    let (root, none, all) = (last.points.as_ref(), KeyRanges::new(), KeyRange::all());
+    for (bytes_max, is_enough) in [(1 << 20, true), (400, false)] {
+        let mut found = BoundedRanges::new(bytes_max);
+        let trees = ((None, &none), (root, &none));
+        let pages = &engine.core.pages;
+        let added = add_differing(pages, engine.keyspace, trees, &all, &mut found).unwrap();
+        assert_eq!(added.is_ok(), is_enough);
+        let found = found.into_ranges();
+        assert!(found.iter().eq(is_enough.then_some(&all)));
+    }
 }
