@@ -23,8 +23,9 @@ use collector::{Collector, Event};
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
 use sapwood::storage::{CrashPlan, FaultKind, SimulatedStorage};
-use sapwood::sync::{Arc, Clock, thread};
-use sapwood::{Builder, Durability, Isolation};
+use sapwood::sync::{Arc, Clock, Mutex, thread};
+use sapwood::{Builder, Database, Durability, Isolation};
+use tracing::span;
 
 fn root(path: &str) -> String {
     format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))
@@ -270,6 +271,54 @@ fn the_end_of_writing_is_told_once_with_its_cause() {
     let events = events_of(|| drop(database));
     let failed = only(&events, "closing a dropped database failed");
     assert_is(failed, "sapwood::failure", tracing::Level::ERROR);
+}
+
+/// What of the engine had ended when the end of writing was told.
+#[derive(Default)]
+struct AtTheStop {
+    database: Mutex<Option<Database>>,
+    log_had_stopped: Arc<Mutex<Vec<bool>>>,
+}
+
+impl tracing::Subscriber for AtTheStop {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target() == "sapwood::failure" && metadata.is_event()
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, _: &tracing::Event<'_>) {
+        if let Some(database) = self.database.lock().take() {
+            let has_stopped = database.core().unwrap().log.check().is_err();
+            self.log_had_stopped.lock().push(has_stopped);
+        }
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+/// Whoever listens may wait for a commit of another thread, or panic: commits then waited for ever.
+#[test]
+fn all_has_stopped_when_the_end_of_writing_is_told() {
+    let storage = SimulatedStorage::new();
+    let database = builder().open_on(Arc::new(storage.clone())).unwrap();
+    database.keyspace("a").unwrap().put("k", "v").unwrap();
+    let subscriber = AtTheStop::default();
+    *subscriber.database.lock() = Some(database.clone());
+    let log_had_stopped = subscriber.log_had_stopped.clone();
+    tracing::subscriber::with_default(subscriber, || {
+        storage.fail_at(FaultKind::Sync, 1, true, std::io::ErrorKind::Other);
+        database.flush().unwrap_err();
+    });
+    assert_eq!(*log_had_stopped.lock(), [true]);
 }
 
 #[test]

@@ -368,12 +368,13 @@ impl Core {
         let first = stopped.get_or_insert_with(|| Arc::new(cause.clone())).clone();
         self.is_stopped.store(true, Ordering::Release);
         drop(stopped);
-        if is_first {
-            tracing::error!(target: "sapwood::failure", %cause, "writing stopped");
-        }
         self.publisher.stop(first.clone());
         self.background.notify();
         self.log.stop(first.clone());
+        // Last: whoever listens is the application's, and may panic, or wait for others.
+        if is_first {
+            tracing::error!(target: "sapwood::failure", %cause, "writing stopped");
+        }
         Error::Stopped(first)
     }
 
