@@ -6,7 +6,7 @@ use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::model::State;
 use crash_lsm::setup::Setup;
-use sapwood::storage::{CrashPlan, SimulatedStorage};
+use sapwood::storage::{CrashPlan, OperationKind, SimulatedStorage};
 use sapwood::sync::{Arc, Mutex, Random};
 use sapwood::{Database, Durability, Isolation};
 
@@ -109,6 +109,43 @@ fn a_making_that_is_cut_short_anywhere_is_begun_again() {
         let value = database.keyspace("a").unwrap().get("key").unwrap();
         assert_eq!(value.as_deref(), Some(&b"value"[..]));
     }
+}
+
+/// The second making left what the first had torn, and a power cut tore its own mark: then neither
+/// a making nor a slot was there, and the file was refused for ever.
+#[test]
+fn a_making_that_is_cut_short_twice_is_begun_again() {
+    let storage = SimulatedStorage::new();
+    for first in makings(&storage) {
+        for second in makings(&first) {
+            open(&second).keyspace("a").unwrap().put("key", "value").unwrap();
+        }
+    }
+}
+
+/// What power cuts leave while the file is opened: between two syncs all or nothing of the writes;
+/// in the middle of each synced write also its first bytes, and zeros or garbage behind them.
+fn makings(storage: &SimulatedStorage) -> Vec<SimulatedStorage> {
+    let copies = Arc::new(Mutex::new(Vec::new()));
+    let (before, of) = (copies.clone(), storage.clone());
+    storage.on_operation(Box::new(move |operation| {
+        if matches!(operation.kind, OperationKind::Sync | OperationKind::WriteSync) {
+            let plans = [CrashPlan::KeepNone, CrashPlan::KeepPrefix(1), CrashPlan::KeepAll];
+            before.lock().extend(plans.map(|plan| of.crash_copy(plan)));
+        }
+    }));
+    let (under_way, of) = (copies.clone(), storage.clone());
+    storage.on_synced_write(Box::new(move |operation| {
+        for (kept, filling) in [(0, 0), (0, 0xa5), (512, 0), (512, 0xa5)] {
+            let torn = of.crash_copy(CrashPlan::KeepAll);
+            let rest = operation.length.saturating_sub(kept) as usize;
+            torn.overwrite(operation.offset + kept, &vec![filling; rest]);
+            under_way.lock().push(torn);
+        }
+    }));
+    drop(open(storage));
+    storage.clear_on_operation();
+    std::mem::take(&mut *copies.lock())
 }
 
 #[test]

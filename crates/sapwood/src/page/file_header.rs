@@ -323,41 +323,46 @@ impl HeaderSlot {
 }
 
 /// What reading both slots gives.
-pub type Slots = [std::result::Result<HeaderSlot, SlotProblem>; 2];
+pub type Slots = [SlotRead; 2];
+
+type SlotRead = std::result::Result<HeaderSlot, SlotProblem>;
+type Unit = [u8; SLOT_BYTES];
 
 /// Reads both slots. An error only when reading fails; a file that is too short has no slots.
 pub fn read_slots(storage: &dyn Storage) -> Result<Slots> {
-    Ok([read_slot(storage, 0)?, read_slot(storage, 1)?])
+    Ok([read_unit(storage, 0)?.1, read_unit(storage, 1)?.1])
 }
 
-fn read_slot(
-    storage: &dyn Storage,
-    slot_number: u16,
-) -> Result<std::result::Result<HeaderSlot, SlotProblem>> {
+/// The bytes at a slot's place, and what they are.
+fn read_unit(storage: &dyn Storage, slot_number: u16) -> Result<(Unit, SlotRead)> {
     let mut unit = [0; SLOT_BYTES];
     let offset = u64::from(slot_number) * SLOT_BYTES as u64;
     match storage.read_at(offset, &mut unit) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
-            return Ok(Err(SlotProblem::Truncated));
+            return Ok((unit, Err(SlotProblem::Truncated)));
         }
         Err(error) => {
             let operation = format!("reading header slot {slot_number}");
             return Err(Error::io(operation, storage.name(), error));
         }
     }
-    Ok(HeaderSlot::decode(&unit).and_then(|slot| {
+    let slot = HeaderSlot::decode(&unit).and_then(|slot| {
         if slot.slot_number() == slot_number { Ok(slot) } else { Err(SlotProblem::WrongSlot) }
-    }))
+    });
+    Ok((unit, slot))
 }
 
 /// Says in an empty file that a database is being made in it; on disk when this returns. Whatever
 /// is written before slot 1 of the first state would otherwise look like somebody else's file, or
 /// like a database that has lost both slots, after a crash. The length comes first, on disk before
-/// the mark: of a mark whose write was cut short anything may be left.
+/// the mark: of a mark whose write was cut short anything may be left. And before that, nothing:
+/// what an earlier making has left where slot 1 goes would not be zeros beside a torn mark. Of the
+/// two lengths any may be on disk after a crash: the earlier mark is whole then, or all are zeros.
 pub fn write_making_mark(storage: &dyn Storage) -> Result<()> {
     storage
-        .set_length(MAKING_BYTES)
+        .set_length(0)
+        .and_then(|()| storage.set_length(MAKING_BYTES))
         .and_then(|()| storage.sync_data())
         .and_then(|()| storage.write_sync_at(0, &MAKING_MARK))
         .map_err(|error| Error::io("making a new file", storage.name(), error))
