@@ -418,9 +418,9 @@ impl Error {
     pub fn io(operation: impl Into<String>, file: impl Into<String>, source: io::Error) -> Error {
         let (operation, file) = (operation.into(), file.into());
         match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Error::NoSpace { operation, file }
-            }
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => Error::NoSpace { operation, file },
             _ => Error::Io { operation, file, source: Arc::new(source) },
         }
     }
