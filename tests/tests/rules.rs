@@ -7,6 +7,8 @@
 mod durable;
 #[path = "rules/every_cut.rs"]
 mod every_cut;
+#[path = "rules/first_write.rs"]
+mod first_write;
 #[path = "rules/memtable.rs"]
 mod memtable;
 #[path = "rules/stamps.rs"]
@@ -15,7 +17,7 @@ mod stamps;
 use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::Setup;
-use sapwood::storage::{CrashPlan, OperationKind, SimulatedStorage};
+use sapwood::storage::{CrashPlan, FaultKind, OperationKind, SimulatedStorage};
 use sapwood::sync::atomic::{AtomicU64, Ordering};
 use sapwood::sync::{Arc, Clock, FakeClock, Mutex, Random};
 use sapwood::{Database, Durability, Error, Isolation, Keyspace, Transaction};

@@ -45,6 +45,19 @@ pub enum Visit {
     EndsLog,
 }
 
+/// Where a record names the state that was replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateNamed {
+    /// In a part of the log that is known to be on disk.
+    OnDisk,
+    /// In the log, or behind a break in it, where what lay between was lost. The record was written
+    /// once the state's slot was on disk, so that is; the record itself may be in the system's
+    /// cache only.
+    Somewhere,
+    /// Nowhere: the slot, too, may be in the cache only.
+    Nowhere,
+}
+
 /// Where a replay ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplayEnd {
@@ -58,6 +71,8 @@ pub struct ReplayEnd {
     pub last_state_durable: Option<(Epoch, u64)>,
     /// True when that is the state that was replayed.
     pub state_is_recorded: bool,
+    /// Whether that state's slot is known to be on disk.
+    pub state_named: StateNamed,
     /// Where records lie behind the end, as after a crash. The writer erases them before it goes
     /// on.
     pub stale: Vec<LogPosition>,
@@ -72,6 +87,7 @@ impl ReplayEnd {
             durable: start.cut,
             last_state_durable: None,
             state_is_recorded: false,
+            state_named: StateNamed::Nowhere,
             stale: Vec::new(),
         }
     }
@@ -103,6 +119,8 @@ pub fn replay(
         sequence: start.sequence,
         durable: start.durable.0.max(start.cut.0),
         last_state_durable: None,
+        recorded_until: 0,
+        is_named_behind: false,
     };
     while replay.step(visitor)? {}
     replay.end()
@@ -119,6 +137,10 @@ struct Replay<'a> {
     /// The highest position that anything read so far says is on disk.
     durable: u64,
     last_state_durable: Option<(Epoch, u64)>,
+    /// The end of the record that names that one.
+    recorded_until: u64,
+    /// A record behind the break names the state that is replayed.
+    is_named_behind: bool,
 }
 
 impl Replay<'_> {
@@ -141,6 +163,7 @@ impl Replay<'_> {
                 return Err(Corruption::new(Structure::State, detail).into());
             }
             self.last_state_durable = Some(named);
+            self.recorded_until = record.end.0;
         }
         if record.kind != RecordKind::Padding && visitor(&record)? == Visit::EndsLog {
             return Ok(false);
@@ -169,12 +192,18 @@ impl Replay<'_> {
             }
             return Err(damage.into());
         }
+        let is_recorded = self.last_state_durable.is_some_and(|(_, g)| g == self.generation);
         Ok(ReplayEnd {
             position: LogPosition(self.position),
             chain: self.chain,
             durable: LogPosition(self.durable),
             last_state_durable: self.last_state_durable,
-            state_is_recorded: self.last_state_durable.is_some_and(|(_, g)| g == self.generation),
+            state_is_recorded: is_recorded,
+            state_named: match is_recorded {
+                true if self.recorded_until <= self.durable => StateNamed::OnDisk,
+                false if !self.is_named_behind => StateNamed::Nowhere,
+                _ => StateNamed::Somewhere,
+            },
             stale,
         })
     }
@@ -197,7 +226,10 @@ impl Replay<'_> {
                     return Err(Corruption::new(Structure::Log, detail).into());
                 }
             };
-            if let Some((header, _)) = self.window.record_at(candidate, self.seed)? {
+            if let Some((header, bytes)) = self.window.record_at(candidate, self.seed)? {
+                let record = Record::decode(&header, bytes);
+                let named = record.and_then(|record| record.state_named());
+                self.is_named_behind |= named.is_ok_and(|named| named == Some(self.generation));
                 found.push(LogPosition(candidate));
                 durable = durable.max(header.durable.0);
                 position = candidate + u64::from(header.length);

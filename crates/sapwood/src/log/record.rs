@@ -258,6 +258,16 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// The generation of the state that the record names, if it is of that kind.
+    pub fn state_named(&self) -> Result<Option<u64>> {
+        match self.kind {
+            RecordKind::StateDurable => {
+                self.state_durable().map(|(_, generation)| Some(generation))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The time at which a commit or an open happened, in milliseconds since 1970.
     pub fn commit_time(&self) -> Result<u64> {
         Reader::new(self.payload).u64().map_err(|_| malformed(self.position, "it carries no time"))

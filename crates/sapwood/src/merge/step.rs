@@ -394,12 +394,13 @@ pub fn timed_sync(core: &Arc<Core>) -> Result<bool> {
 /// When the sync fails: writing has stopped.
 pub fn sync(core: &Arc<Core>) -> Result<()> {
     core.check_writable()?;
+    // The state that an open has found may lie in the system's cache alone, with commits that no
+    // log has (D7).
+    begin_writing(core)?;
     let positions = core.log.positions();
     if positions.end == positions.durable {
         return Ok(());
     }
-    begin_writing(core)?;
-    let positions = core.log.positions();
     core.sync_log_to(positions.end)?;
     core.publisher.publish(core.log.positions());
     Ok(())

@@ -387,13 +387,25 @@ pub fn is_unborn(storage: &dyn Storage) -> Result<bool> {
     let Some((first, second)) = units.split_at_checked(SLOT_BYTES) else {
         return Ok(false);
     };
-    let is_making = first.strip_prefix(&MAKING_MARK).is_some_and(zero);
     // Whatever a torn write has left in the slot: nobody else's file begins with such a unit.
     let torn = match HeaderSlot::decode(second) {
         Err(SlotProblem::UnsupportedVersion(_)) | Ok(_) => false,
         Err(_) => true,
     };
-    Ok(is_making && torn)
+    Ok(is_making(first) && torn)
+}
+
+/// True of the first unit of a file in which a database is being made.
+fn is_making(unit: &[u8]) -> bool {
+    unit.strip_prefix(&MAKING_MARK).is_some_and(|rest| rest.iter().all(|byte| *byte == 0))
+}
+
+/// True when the place of the other slot holds neither a slot nor the mark of a making: it was
+/// being written over, for which `slot` had to be on disk.
+pub fn is_alone(storage: &dyn Storage, slot: &HeaderSlot) -> Result<bool> {
+    let other = 1 - slot.slot_number();
+    let (unit, found) = read_unit(storage, other)?;
+    Ok(found.is_err() && !(other == 0 && is_making(&unit)))
 }
 
 /// The slots that count, the newest first; at least one.

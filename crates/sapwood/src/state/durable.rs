@@ -12,11 +12,12 @@ use super::panic_guard::PanicGuard;
 use super::reserve::{Brings, has_room, make_room};
 use super::state::State;
 use crate::error::{Error, Result};
+use crate::log::reader::StateNamed;
 use crate::log::record::STATE_DURABLE_BYTES;
 use crate::log::ring::RingList;
 use crate::log::stream::{BlockStream, prepare_blocks};
 use crate::log::writer::{AppendError, Positions};
-use crate::page::file_header::{INLINE_STATE_BYTES_MAX, STATE_BLOCKS_MAX, write_slot};
+use crate::page::file_header::{INLINE_STATE_BYTES_MAX, STATE_BLOCKS_MAX, is_alone, write_slot};
 use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, StateLocation};
 use crate::storage::Storage;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -88,6 +89,7 @@ pub(crate) struct OpenedSlot {
     pub slot: HeaderSlot,
     pub epoch: Epoch,
     pub state_is_recorded: bool,
+    pub state_named: StateNamed,
 }
 
 /// The limits of numbers that the file promises not to have reached.
@@ -216,16 +218,14 @@ pub fn claim_file(core: &Core) -> Result<()> {
     if positions.durable < positions.end {
         core.durable.tail_is_uncertain.store(true, Ordering::Release);
     }
-    // A slot that a record names was on disk before the record was written. Any other may lie in
-    // the system's cache only; writing it again may tear it, but then the state before it, whose
-    // log names no later one, is whole.
     let storage = core.pages.storage();
-    let slot_is_safe = match opened.state_is_recorded {
-        true => Ok(()),
-        false => put_slot(core, &opened.slot),
-    };
+    let slot = slot_to_write(&**storage, opened)?;
+    let slot_is_safe = slot.as_ref().map_or(Ok(()), |slot| put_slot(core, slot));
+    // Before records of a lost time are erased: one may be all that says that a slot is on disk.
+    *generation = slot.map_or(*generation, |slot| slot.generation);
     let result = slot_is_safe
         .and_then(|()| core.log.make_tail_durable())
+        .and_then(|()| sync_directory(&**storage))
         .and_then(|()| write_length(&**storage))
         .and_then(|()| sync_file(core))
         .and_then(|()| match opened.state_is_recorded {
@@ -233,12 +233,42 @@ pub fn claim_file(core: &Core) -> Result<()> {
             false => core.log.record_state(opened.epoch, *generation).map(|_| ()),
         });
     result.map_err(|error| core.stop(&error))?;
-    opened.state_is_recorded = true;
+    (opened.state_is_recorded, opened.state_named) = (true, StateNamed::OnDisk);
     // Limits ahead of every number seen come with a state of their own: without it, when there is
     // no space for it, nothing is written yet.
     make_durable_locked(core, &mut inner, Purpose::Running)?;
     inner.opened = None;
     Ok(())
+}
+
+/// The slot to write before anything else, so that the state that was opened is on disk whatever
+/// happens to the next one's slot.
+///
+/// A slot that a record names was on disk before the record was written, and so is one beside which
+/// the other is torn. It must not be torn itself: what the state before needs may have been used
+/// again. Unless the record is sure to be found, that no later open tears the slot, the same state
+/// goes into the other one, too. Any other slot may lie in the system's cache only; writing it
+/// again may tear it, but then the state before it, whose log names no later one, is whole.
+fn slot_to_write(storage: &dyn Storage, opened: &OpenedSlot) -> Result<Option<HeaderSlot>> {
+    let slot = opened.slot.clone();
+    let is_on_disk = match opened.state_named {
+        StateNamed::OnDisk => return Ok(None),
+        StateNamed::Somewhere => true,
+        StateNamed::Nowhere => is_alone(storage, &slot)?,
+    };
+    let generation = slot.generation + u64::from(is_on_disk);
+    Ok(Some(HeaderSlot { generation, ..slot }))
+}
+
+/// Whoever made the file may have died before it came to this, and a power cut take the file's
+/// name. A directory that may not be read cannot be synced, and files there could be written
+/// before.
+fn sync_directory(storage: &dyn Storage) -> Result<()> {
+    use std::io::ErrorKind::{NotFound, PermissionDenied};
+    match storage.sync_directory() {
+        Err(error) if matches!(error.kind(), PermissionDenied | NotFound) => Ok(()),
+        result => result.map_err(|e| Error::io("syncing the directory", storage.name(), e)),
+    }
 }
 
 /// Makes the current state durable.

@@ -225,7 +225,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
     let epoch = read.manifest.contents.epoch;
     let state = State::new(read.manifest.contents, PromotedLeaves::default(), held.releases());
     let ring = Ring::new(&assembly.list, assembly.stream.usable_bytes())?;
-    let state_is_recorded = end.state_is_recorded;
+    let (state_is_recorded, state_named) = (end.state_is_recorded, end.state_named);
     let is_unsynced = end.durable < last.position;
     assembly.log_named.known_durable(end.durable);
     let start = match assembly.options.read_only {
@@ -259,7 +259,12 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
             keyspace: counters.keyspace_limit,
             segment: counters.segment_limit,
         },
-        opened: Some(OpenedSlot { epoch: read.slot.epoch, slot: read.slot, state_is_recorded }),
+        opened: Some(OpenedSlot {
+            epoch: read.slot.epoch,
+            slot: read.slot,
+            state_is_recorded,
+            state_named,
+        }),
         log_blocks: assembly.list.blocks,
         settled_at: None,
     };
