@@ -17,6 +17,10 @@ macro_rules! number {
     };
 }
 
+/// What a file counts (commits, states, segments, write stamps, bytes of the log) stays far below
+/// this: adding to it never overflows, and a file that claims more is damaged.
+pub const COUNT_MAX: u64 = 1 << 62;
+
 number!(
     /// The number of a page in the file: page `n` begins at byte `n * page_size`.
     PageNumber,

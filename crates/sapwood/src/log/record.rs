@@ -6,7 +6,7 @@
 
 use crate::codec::{Read, Reader};
 use crate::error::{Corruption, Error, Result, Structure};
-use crate::types::{Epoch, LogPosition, SequenceNumber};
+use crate::types::{COUNT_MAX, Epoch, LogPosition, SequenceNumber};
 
 /// The size of a record's header.
 pub const HEADER_BYTES: usize = 40;
@@ -226,6 +226,9 @@ impl<'a> Record<'a> {
         }
         if header.durable > position {
             return Err(wrong("it says that more was on disk than had been written"));
+        }
+        if header.sequence > COUNT_MAX {
+            return Err(wrong("its sequence number is beyond all"));
         }
         let padding_bytes = usize::from(header.padding);
         let (payload, padding) = bytes

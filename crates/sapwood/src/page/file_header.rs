@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use crate::codec::{ReadProblem, Reader};
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::storage::{Storage, SyncGate};
-use crate::types::{Epoch, PageNumber};
+use crate::types::{COUNT_MAX, Epoch, PageNumber};
 
 use super::block::Block;
 use super::layout::Layout;
@@ -273,8 +273,11 @@ impl HeaderSlot {
                 blocks.push(Block { first, pages });
             }
         }
-        if zero != 0 || usize::from(block_count) > STATE_BLOCKS_MAX || generation == 0 {
+        if zero != 0 || usize::from(block_count) > STATE_BLOCKS_MAX {
             return invalid("a field that is never so");
+        }
+        if !(1..=COUNT_MAX).contains(&generation) {
+            return invalid("a generation that no state has");
         }
         if u64::from(slot_number) != generation % 2 {
             return Err(SlotProblem::WrongSlot);

@@ -30,12 +30,14 @@ use crate::error::Result;
 use crate::page::{Block, RegionEntry};
 use crate::segment::descriptor::Segment;
 use crate::sync::Arc;
-use crate::types::{Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
+use crate::types::{COUNT_MAX, Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
 
 /// The most young segments that a state may have.
 pub const YOUNG_COUNT_MAX: usize = 4096;
 /// The most levels that a keyspace may have.
 pub const LEVEL_COUNT_MAX: usize = 64;
+/// The most segments that a keyspace may have in its levels; merging begins long before.
+pub const LEVELS_SEGMENT_COUNT_MAX: usize = 4096;
 
 const TAG_COUNTERS: u8 = 1;
 const TAG_LOG: u8 = 2;
@@ -94,6 +96,28 @@ pub struct ExactCounters {
     pub next_keyspace: u32,
     /// The next segment's number.
     pub next_segment: u64,
+}
+
+impl Manifest {
+    /// Refuses counters that would overflow when the database goes on from them.
+    ///
+    /// # Errors
+    /// `Corruption` of the state.
+    pub fn check_counters(&self) -> Result<()> {
+        let counters = [
+            ("sequence numbers", self.counters.sequence_limit),
+            ("epochs", self.counters.epoch_limit),
+            ("stamps", self.counters.stamp_limit),
+            ("segments", self.counters.segment_limit),
+            ("the log's positions", self.contents.cut.position.max(self.log.durable).0),
+        ];
+        match counters.into_iter().find(|(_, reached)| *reached > COUNT_MAX) {
+            None => Ok(()),
+            Some((name, reached)) => {
+                Err(Problem(format!("{name} have reached {reached}")).into_error())
+            }
+        }
+    }
 }
 
 /// What a state knows of the log beside its cut.
@@ -258,19 +282,38 @@ impl Sections {
         let cut = Cut { sequence, ..cut };
         let catalogue = Arc::new(catalogue);
         let contents = Contents { epoch, catalogue, young, levels, cut };
-        segment::check_sums(all_segments(&contents))?;
+        let segments = || contents.segments().map(|segment| &**segment);
+        segment::check_sums(segments())?;
+        check_apart(segments())?;
         check_limits(&contents, &counters)?;
         Ok(Manifest { contents, counters, log, regions, file_pages })
     }
 }
 
-fn all_segments(contents: &Contents) -> impl Iterator<Item = &Segment> {
-    let levels = contents.levels.values().flat_map(|levels| levels.iter());
-    contents.young.iter().chain(levels).map(|segment| &**segment)
+/// Segments are told apart by their numbers; and what two of them name would be freed by one.
+fn check_apart<'a>(segments: impl Iterator<Item = &'a Segment>) -> Parsed<()> {
+    let (mut numbers, mut roots) = (BTreeSet::new(), BTreeSet::new());
+    for segment in segments {
+        let number = segment.number;
+        if !numbers.insert(number) {
+            return Err(Problem(format!("two segments have the number {number}")));
+        }
+        for tree in segment.points.iter().chain(&segment.ranges) {
+            let page = tree.reference.page;
+            if !roots.insert(page) {
+                return Err(Problem(format!("segment {number}: its root {page} is another's too")));
+            }
+        }
+    }
+    Ok(())
 }
 
-/// A number above its limit would be given out a second time.
+/// A number at or above its limit would be given out a second time.
 fn check_limits(contents: &Contents, counters: &Counters) -> Parsed<()> {
+    let check_given = |name: &str, number: u64, next: u64| match number < next {
+        true => Ok(()),
+        false => Err(Problem(format!("{name} {number} is not below {next}, the next one"))),
+    };
     let check = |name: &str, number: u64, limit: u64| match number <= limit {
         true => Ok(()),
         false => Err(Problem(format!("{name} {number} is above its limit {limit}"))),
@@ -278,11 +321,14 @@ fn check_limits(contents: &Contents, counters: &Counters) -> Parsed<()> {
     let keyspace_limit = u64::from(counters.keyspace_limit);
     check("epoch", contents.epoch.0, counters.epoch_limit)?;
     check("the cut's sequence number", contents.cut.sequence.0, counters.sequence_limit)?;
+    let clean = counters.clean.as_ref();
+    let next_keyspace = clean.map_or(counters.keyspace_limit, |exact| exact.next_keyspace);
     for (number, _) in contents.catalogue.iter() {
-        check("keyspace", u64::from(number.0), keyspace_limit)?;
+        check_given("keyspace", u64::from(number.0), u64::from(next_keyspace))?;
     }
-    for segment in all_segments(contents) {
-        check("segment", segment.number, counters.segment_limit)?;
+    let next_segment = clean.map_or(counters.segment_limit, |exact| exact.next_segment);
+    for segment in contents.segments() {
+        check_given("segment", segment.number, next_segment)?;
     }
     let Some(exact) = &counters.clean else { return Ok(()) };
     check("the last sequence number", exact.last_sequence, counters.sequence_limit)?;
@@ -359,12 +405,16 @@ fn read_young(input: &mut Input<'_>) -> Parsed<Vec<Arc<Segment>>> {
     if segments.len() > YOUNG_COUNT_MAX {
         return Err(Problem(format!("{} young segments are too many", segments.len())));
     }
-    match segments.iter().find(|segment| !segment.is_young()) {
-        Some(segment) => {
-            Err(Problem(format!("segment {} has no sequence numbers", segment.number)))
+    for segment in &segments {
+        if !segment.is_young() {
+            return Err(Problem(format!("segment {} has no sequence numbers", segment.number)));
         }
-        None => Ok(segments),
+        // Nothing would ever be merged out of it.
+        if segment.keyspaces.is_empty() {
+            return Err(Problem(format!("segment {} is of no keyspace", segment.number)));
+        }
     }
+    Ok(segments)
 }
 
 fn read_segments(input: &mut Input<'_>) -> Parsed<Vec<Arc<Segment>>> {
@@ -398,6 +448,10 @@ fn read_levels_of(input: &mut Input<'_>) -> Parsed<Levels> {
         levels.push(read_segments(input)?);
     }
     let levels = Levels { levels };
+    let segment_count = levels.iter().count();
+    if segment_count > LEVELS_SEGMENT_COUNT_MAX {
+        return Err(Problem(format!("{segment_count} segments are too many")));
+    }
     let young = |segment: &&Arc<Segment>| segment.is_young() || !segment.keyspaces.is_empty();
     if let Some(segment) = levels.iter().find(young) {
         return Err(Problem(format!("segment {} is a young one", segment.number)));

@@ -76,6 +76,7 @@ fn read_slot_state(storage: &dyn Storage, slot: HeaderSlot, read_only: bool) -> 
     let file_pages = length / u64::from(layout.page_size);
     let encoded = read_state(&layout, storage, &slot)?;
     let manifest = manifest::decode(&encoded, file_pages)?;
+    manifest.check_counters()?;
     Ok(ReadState { slot, layout, manifest })
 }
 

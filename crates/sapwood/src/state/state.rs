@@ -75,6 +75,11 @@ impl Contents {
         self.levels.get(&keyspace)
     }
 
+    /// All segments, the young ones first.
+    pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.young.iter().chain(self.levels.values().flat_map(|levels| levels.iter()))
+    }
+
     /// True for a keyspace that is dropped as of the cut, or not known. Older readers hold older
     /// states, in which it is not.
     pub fn is_dropped(&self, keyspace: KeyspaceNumber) -> bool {

@@ -303,6 +303,12 @@ pub fn create_keyspace(
         }
         check_keyspaces_fit(core, catalogue, name.len())?;
         given = core.commit_numbers().1;
+        if given == KeyspaceNumber::MANY {
+            return Err(Error::NoSpace {
+                operation: "the number of one keyspace more".into(),
+                file: core.pages.storage().name(),
+            });
+        }
         Ok(CatalogueChange::Create(given, name.to_owned(), settings))
     })?;
     Ok(given)

@@ -221,3 +221,16 @@ fn nothing_leaks(core: &Arc<Core>, seed: u64) {
     }
     assert!(rest.is_empty(), "seed {seed}: leaked {rest:?}");
 }
+
+/// The number that young segments have for their nodes was given out, and the one after it
+/// overflowed.
+#[test]
+fn when_the_numbers_of_keyspaces_have_run_out_no_more_are_made() {
+    let storage = Arc::new(SimulatedStorage::new());
+    let core = create::create(storage, tiny(), Clock::fake().0).unwrap();
+    let create = |name| create_keyspace(&core, name, KeyspaceSettings::default(), Durability::Sync);
+    core.numbers.next_keyspace.store(u32::MAX - 1, crate::sync::atomic::Ordering::Release);
+    assert_eq!(create("the last").unwrap(), KeyspaceNumber(u32::MAX - 1));
+    assert!(matches!(create("one more"), Err(crate::error::Error::NoSpace { .. })));
+    close(&core).unwrap();
+}

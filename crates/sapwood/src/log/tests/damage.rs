@@ -6,6 +6,7 @@ use super::super::record::{RecordHead, encode_record};
 use super::*;
 use crate::error::{Error, Structure};
 use crate::sync::Mutex;
+use crate::types::COUNT_MAX;
 
 const BLOCKS: &[Block] = &[Block { first: PageNumber(1), pages: 12 }];
 
@@ -94,7 +95,8 @@ fn every_truncation_keeps_whole_records_or_is_damage() {
     }
     let mut image = image;
     image.list.blocks = vec![block(1, 20)];
-    let error = replayed(&storage, &image, PAGE).unwrap_err();
+    let replayed = replay(&stream_over(&storage, PAGE), &image, &mut |_| Ok(Visit::Continue));
+    let error = replayed.unwrap_err();
     assert!(error.is_corruption(), "a list beyond the end of the file: {error}");
 }
 
@@ -223,6 +225,21 @@ fn a_commit_whose_number_does_not_rise_is_a_break() {
     writer.write_to(second.end).unwrap();
     let (commits, end) = replayed(&storage, &image, PAGE).unwrap();
     assert_eq!((commits.len(), end.position), (1, second.position));
+}
+
+/// The next commit after an open would have got a number beyond all that 64 bits hold.
+#[test]
+fn a_commit_whose_number_is_beyond_all_is_damage() {
+    let (storage, image, writer) = new_log(BLOCKS, PAGE);
+    let commit = |number| {
+        let number = SequenceNumber(number);
+        writer.append(RecordKind::Commit, number, NamedBlocks::None, &[&[0; 20]]).unwrap()
+    };
+    commit(COUNT_MAX);
+    writer.write_to(commit(COUNT_MAX + 1).end).unwrap();
+    let replayed = replay(&stream_over(&storage, PAGE), &image, &mut |_| Ok(Visit::Continue));
+    let error = replayed.unwrap_err();
+    assert!(error.to_string().contains("its sequence number is beyond all"), "{error}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use crate::error::Error;
 use crate::storage::{Storage, SyncGate};
 use crate::sync::Clock;
-use crate::types::{Epoch, PageNumber};
+use crate::types::{COUNT_MAX, Epoch, PageNumber};
 
 use super::super::file_header::{
     INLINE_STATE_BYTES_MAX, SLOT_BYTES, Slots, newest_first, read_slots, write_slot,
@@ -24,7 +24,7 @@ fn in_blocks() -> StateLocation {
 
 proptest! {
     #[test]
-    fn slots_come_back(generation in 1u64.., length in 0..=INLINE_STATE_BYTES_MAX, seed: u32) {
+    fn slots_come_back(generation in 1u64..=COUNT_MAX, length in 0..=INLINE_STATE_BYTES_MAX, seed: u32) {
         for state in [StateLocation::Inline(noise(length, seed)), in_blocks()] {
             let slot = slot(generation, state);
             prop_assert_eq!(HeaderSlot::decode(&slot.encode()), Ok(slot));
@@ -65,6 +65,7 @@ fn fields_out_of_range_are_seen_under_a_right_checksum() {
     assert_eq!(with(&unit, 46, &[1]), Err(SlotProblem::WrongSlot));
     for (at, bytes) in [
         (16, &[0u8; 8][..]), // generation 0
+        (23, &[0x41]),       // one whose next may overflow
         (40, &[0, 0, 0, 0]),
         (44, &[3]),
         (48, &[0; 8]),

@@ -123,6 +123,10 @@ fn read_body(number: u64, input: &mut Input<'_>) -> Parsed<Segment> {
     };
     let sequences = read_sequences(input)?;
     let promoted = Arc::new(read_promoted(input)?);
+    // Whoever promotes the last of it takes it out; nobody would do so later.
+    if promoted.covers(&KeyRange::all()) {
+        return Err(Problem("nothing is left of it".into()));
+    }
     let keyspaces = Arc::new(read_shares(input)?);
     Ok(Segment { number, points, ranges, filter, bounds, sequences, promoted, keyspaces })
 }
@@ -154,9 +158,13 @@ fn read_filter(input: &mut Input<'_>) -> Parsed<SegmentFilter> {
         return Err(Problem(format!("a filter of kind {kind} and {count} nodes is unknown")));
     }
     let mut nodes = Vec::with_capacity(count);
+    let mut pages = 0_u64;
     for _ in 0..count {
-        nodes.push(input.node("a filter node")?);
+        let node = input.node("a filter node")?;
+        pages = pages.saturating_add(u64::from(node.pages));
+        nodes.push(node);
     }
+    input.check_pages("a filter of nodes that lie side by side", 0, pages)?;
     Ok(SegmentFilter::new(seed, nodes))
 }
 

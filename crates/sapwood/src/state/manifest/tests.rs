@@ -49,12 +49,14 @@ fn bounds() -> impl Strategy<Value = Bounds> {
 fn promoted() -> impl Strategy<Value = Arc<KeyRanges>> {
     vec((key(), option::of(key())), 0..5).prop_map(|ranges| {
         let range = |(start, end)| KeyRange { start, end };
-        Arc::new(ranges.into_iter().map(range).collect())
+        let ranges: KeyRanges = ranges.into_iter().map(range).collect();
+        let is_whole = ranges.covers(&KeyRange::all());
+        Arc::new(if is_whole { KeyRanges::new() } else { ranges })
     })
 }
 
 fn shares() -> impl Strategy<Value = Vec<KeyspaceShare>> {
-    btree_map(0u32..50, (0u64..1 << 40, 0u64..1 << 50), 0..4).prop_map(|shares| {
+    btree_map(0u32..50, (0u64..1 << 40, 0u64..1 << 50), 1..4).prop_map(|shares| {
         let share = |(keyspace, (entries, bytes))| KeyspaceShare {
             keyspace: KeyspaceNumber(keyspace),
             entries,
@@ -147,7 +149,7 @@ fn contents() -> impl Strategy<Value = Contents> {
 
 fn counters() -> impl Strategy<Value = Counters> {
     let limit = || (1u64 << 40)..u64::MAX;
-    let exact = (1u64 << 40..1 << 41, 0u64..1 << 40, 0u32..1000, 0u64..1 << 40).prop_map(
+    let exact = (1u64 << 40..1 << 41, 0u64..1 << 40, Just(1000u32), 1u64 << 40..1 << 41).prop_map(
         |(last_sequence, next_stamp, next_keyspace, next_segment)| ExactCounters {
             last_sequence,
             next_stamp,
@@ -161,7 +163,7 @@ fn counters() -> impl Strategy<Value = Counters> {
             epoch_limit,
             stamp_limit,
             keyspace_limit,
-            segment_limit,
+            segment_limit: segment_limit.max(1 << 41),
             clean,
         },
     )
@@ -217,13 +219,13 @@ fn young_sample() -> Segment {
 fn level_sample(number: u64) -> Segment {
     Segment {
         number,
+        points: Some(leaf_root(70 + 10 * number)),
         ranges: None,
         filter: SegmentFilter::new(1, Vec::new()),
         bounds: Some(Bounds { least: b"a".to_vec(), greatest: b"".to_vec(), open_end: true }),
         sequences: None,
         promoted: Arc::default(),
         keyspaces: Arc::default(),
-        ..young_sample()
     }
 }
 
@@ -446,11 +448,17 @@ fn keyspaces_must_rise_and_have_names_of_their_own() {
 }
 
 #[test]
-fn numbers_above_their_limits_are_refused() {
+fn numbers_that_would_be_given_again_are_refused() {
     refused(|m| m.counters.epoch_limit = 11, "epoch 12");
     refused(|m| m.counters.sequence_limit = 8, "sequence number 9");
-    refused(|m| m.counters.keyspace_limit = 3, "keyspace 4");
-    refused(|m| m.counters.segment_limit = 4, "segment 5");
+    let after_crash = |change: fn(&mut Counters)| {
+        move |m: &mut Manifest| {
+            m.counters.clean = None;
+            change(&mut m.counters);
+        }
+    };
+    refused(after_crash(|c| c.keyspace_limit = 4), "keyspace 4 is not below 4");
+    refused(after_crash(|c| c.segment_limit = 5), "segment 5 is not below 5");
     let exact = |change: fn(&mut ExactCounters)| {
         move |m: &mut Manifest| change(m.counters.clean.as_mut().unwrap())
     };
@@ -459,6 +467,30 @@ fn numbers_above_their_limits_are_refused() {
     refused(exact(|exact| exact.next_stamp = 5001), "next stamp 5001");
     refused(exact(|exact| exact.next_keyspace = 6), "next keyspace 6");
     refused(exact(|exact| exact.next_segment = 65), "next segment 65");
+    refused(exact(|exact| exact.next_keyspace = 4), "keyspace 4 is not below 4");
+    refused(exact(|exact| exact.next_segment = 5), "segment 5 is not below 5");
+}
+
+/// The next number of each overflowed, in the install, the durable state or the record after it.
+#[test]
+fn counters_that_could_overflow_are_damage() {
+    sample().check_counters().unwrap();
+    let counters: [fn(&mut Manifest) -> &mut u64; 6] = [
+        |m| &mut m.counters.sequence_limit,
+        |m| &mut m.counters.epoch_limit,
+        |m| &mut m.counters.stamp_limit,
+        |m| &mut m.counters.segment_limit,
+        |m| &mut m.contents.cut.position.0,
+        |m| &mut m.log.durable.0,
+    ];
+    for counter in counters {
+        let mut manifest = sample();
+        *counter(&mut manifest) = COUNT_MAX;
+        manifest.check_counters().unwrap();
+        *counter(&mut manifest) += 1;
+        let refused = manifest.check_counters().map(|()| manifest);
+        assert!(problem_of(refused).contains("have reached"));
+    }
 }
 
 #[test]
@@ -494,6 +526,50 @@ fn segments_must_be_where_they_belong() {
     let crowd = std::iter::repeat_n(young, YOUNG_COUNT_MAX + 1).collect();
     refused(|m| m.contents.young = crowd, "4097 young segments are too many");
     refused(|m| m.log.first_position = LogPosition(801), "its cut is 800");
+}
+
+/// Segments that no merge would ever take away, so that commits wait for ever; that two would free;
+/// that are told apart by nothing; or more than anybody looks through.
+#[test]
+fn segments_that_no_writer_leaves_are_refused() {
+    refused(|m| change_young(m, |s| s.keyspaces = Arc::default()), "segment 3 is of no keyspace");
+    let all = || Arc::new(KeyRanges::from_iter([KeyRange::all()]));
+    refused(|m| change_young(m, |s| s.promoted = all()), "segment 3: nothing is left of it");
+    let level = |change: fn(&mut Levels)| {
+        move |m: &mut Manifest| {
+            change(Arc::make_mut(m.contents.levels.get_mut(&KeyspaceNumber(1)).unwrap()));
+        }
+    };
+    let promoted = |levels: &mut Levels| {
+        let all = Arc::new(KeyRanges::from_iter([KeyRange::all()]));
+        Arc::make_mut(&mut levels.levels[1][0]).promoted = all;
+    };
+    refused(level(promoted), "segment 2: nothing is left of it");
+    let same_number = |levels: &mut Levels| Arc::make_mut(&mut levels.levels[1][0]).number = 3;
+    refused(level(same_number), "two segments have the number 3");
+    let same_root = |levels: &mut Levels| {
+        Arc::make_mut(&mut levels.levels[1][0]).points = young_sample().ranges;
+    };
+    refused(level(same_root), "segment 2: its root 50 is another's too");
+    let own_root = |s: &mut Segment| s.ranges = s.points.clone();
+    refused(|m| change_young(m, own_root), "segment 3: its root 40 is another's too");
+    let crowd = |levels: &mut Levels| {
+        levels.levels[0] = vec![levels.levels[1][0].clone(); LEVELS_SEGMENT_COUNT_MAX];
+    };
+    refused(level(crowd), "4097 segments are too many");
+}
+
+/// A filter is read whole, node after node: one that names a node again and again was as long as it
+/// liked.
+#[test]
+fn a_filter_of_more_pages_than_the_file_has_is_refused() {
+    let repeat = |m: &mut Manifest, count: usize| {
+        change_young(m, |s| s.filter.nodes = vec![s.filter.nodes[0]; count]);
+    };
+    let mut most = sample();
+    repeat(&mut most, 100);
+    assert_eq!(decode(&encode(&most), 200).unwrap(), most);
+    refused(|m| repeat(m, 101), "a filter of nodes that lie side by side");
 }
 
 #[test]
