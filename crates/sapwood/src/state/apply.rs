@@ -95,6 +95,7 @@ pub fn insert(
         }
         insert(keyspace, key, operation);
     };
+    let mut deleted: Vec<Range<'_>> = Vec::new();
     for operation in operations {
         match operation? {
             LogOperation::Put { keyspace, key, value } => {
@@ -110,16 +111,35 @@ pub fn insert(
                 insert(keyspace, key, Operation::PutOverflow(reference));
             }
             LogOperation::DeleteRange { keyspace, start, end } => {
-                table.insert_range_delete(keyspace, start, end, number);
+                deleted.push((keyspace, start, end));
             }
-            LogOperation::DropKeyspace { keyspace } => {
-                table.insert_range_delete(keyspace, &[], None, number);
-            }
+            LogOperation::DropKeyspace { keyspace } => deleted.push((keyspace, &[], None)),
             LogOperation::CreateKeyspace { .. } | LogOperation::RenameKeyspace { .. } => {}
         }
     }
+    join_neighbours(&mut deleted);
+    for (keyspace, start, end) in deleted {
+        table.insert_range_delete(keyspace, start, end, number);
+    }
     slot.owes.add_waste(wasted);
     Ok(())
+}
+
+/// A keyspace, and a range of its keys.
+type Range<'a> = (KeyspaceNumber, &'a [u8], Option<&'a [u8]>);
+
+/// Sorts ranges, and makes one of those that touch. They say the same under one number, and each
+/// that covered others would cost as much as all of those.
+fn join_neighbours(ranges: &mut Vec<Range<'_>>) {
+    ranges.retain(|(_, start, end)| end.is_none_or(|end| *start < end));
+    ranges.sort_unstable();
+    ranges.dedup_by(|next, (keyspace, _, end)| {
+        let joins = next.0 == *keyspace && end.is_none_or(|end| next.1 <= end);
+        if joins {
+            *end = end.and_then(|end| next.2.map(|next| end.max(next)));
+        }
+        joins
+    });
 }
 
 /// What the leaves may waste that are made of operations, in bytes. What cannot be decoded wastes
@@ -145,4 +165,48 @@ pub fn note(slot: &MemtableSlot, catalogue: &mut Catalogue, changes: &[Catalogue
         }
     }
     slot.catalogue_changes.lock().extend_from_slice(changes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::operation::CommitEncoder;
+    use crate::memtable::{ChunkPool, Memtable};
+    use crate::page::Layout;
+    use crate::state::Cut;
+    use crate::sync::Arc;
+    use crate::types::Epoch;
+
+    /// Each wide range went over all fragments of the narrow ones, so that a log of a few MiB took
+    /// hours to replay.
+    #[test]
+    fn ranges_of_one_commit_that_touch_are_one_range() {
+        let (first, second) = (KeyspaceNumber(1), KeyspaceNumber(2));
+        let mut encoder = CommitEncoder::new();
+        for start in [b"c", b"a", b"k", b"b"] {
+            encoder.delete_range(first, start, Some(&[start[0] + 1]));
+        }
+        encoder.delete_range(first, b"x", Some(b"w"));
+        encoder.delete_range(first, b"m", None);
+        encoder.delete_range(first, b"n", Some(b"o"));
+        encoder.drop_keyspace(second);
+        encoder.delete_range(second, b"a", Some(b"b"));
+        let layout = Layout::new(4096, 0, 1 << 20, [0; 16]).unwrap();
+        let table = Memtable::new(Arc::new(ChunkPool::new(1 << 20)));
+        let slot = MemtableSlot::new(table, Cut::default(), Epoch(1));
+        let contents = Contents::default();
+        let waste = LeafWaste::new(&layout, 8192);
+        let target = Target { slot: &slot, contents: &contents, waste: &waste };
+        insert(target, SequenceNumber(5), encoder.operations(), &mut |_, _, _| {}).unwrap();
+        let deletes = slot.table.range_deletes();
+        let found: Vec<Range<'_>> =
+            deletes.iter().map(|f| (f.keyspace(), f.start(), f.end())).collect();
+        let expected: [Range<'_>; 4] = [
+            (first, b"a", Some(b"d")),
+            (first, b"k", Some(b"l")),
+            (first, b"m", None),
+            (second, b"", None),
+        ];
+        assert_eq!(found, expected);
+    }
 }

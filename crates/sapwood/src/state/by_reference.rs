@@ -13,6 +13,9 @@ use crate::segment::young_blocks::add_blocks;
 use crate::sync::Arc;
 use crate::types::{Epoch, SequenceNumber};
 
+/// The most segments that a commit by reference may name: a part of what a state has room for.
+pub const SEGMENTS_MAX: usize = 64;
+
 /// The payload of the record of a commit at `commit_time` (milliseconds since 1970).
 pub fn encode(commit_time: u64, segments: &[Arc<Segment>]) -> Vec<u8> {
     let mut payload = commit_time.to_le_bytes().to_vec();
@@ -43,6 +46,9 @@ pub fn decode(record: &Record<'_>, file_pages: u64) -> Result<Vec<Segment>> {
     let cut_off = |_| damaged("ends too early");
     reader.u64().map_err(cut_off)?;
     let count = reader.varint().map_err(cut_off)?;
+    if count > SEGMENTS_MAX as u64 {
+        return Err(damaged("names too many segments"));
+    }
     let mut segments = Vec::new();
     for _ in 0..count {
         let segment = decode_segment(&mut reader, file_pages)?;

@@ -4,6 +4,11 @@
 //! *Assumes*: records come in order, each checked against its checksum. *Guarantees*: nothing is
 //! written. *Threads*: one, before anything else runs.
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
 use super::apply::{self, Target};
 use super::by_reference;
 use super::catalogue::{Catalogue, CatalogueChange};
@@ -13,13 +18,13 @@ use super::pending_blocks::PendingBlocks;
 use super::replay_buffer::ReplayBuffer;
 use super::state::{Contents, Cut};
 use super::view::{ByReference, MemtableSlot};
-use crate::error::{Error, Result};
+use crate::error::{Corruption, Error, Result, Structure};
 use crate::log::operation::operations;
 use crate::log::reader::Visit;
 use crate::log::record::{Record, RecordKind};
 use crate::memtable::{ChunkPool, Memtable, Operation};
 use crate::options::Options;
-use crate::page::PageManager;
+use crate::page::{Block, BlockList, PageManager};
 use crate::segment::leaf_waste::LeafWaste;
 use crate::segment::overflow::verify_value;
 use crate::storage::Storage;
@@ -80,6 +85,24 @@ pub(super) struct Replayed<'a> {
     durable: LogPosition,
     /// The highest number that a keyspace was given.
     pub keyspace_most: KeyspaceNumber,
+    /// The names of the living keyspaces.
+    names: BTreeSet<String>,
+    /// The numbers of segments, and what they must lie below.
+    segments: BTreeSet<u64>,
+    segment_limit: u64,
+}
+
+/// A page that a commit names twice would be read for each time.
+fn check_apart(blocks: &[Block]) -> Result<()> {
+    let mut met = BlockList::new();
+    for block in blocks {
+        if met.intersects(*block) {
+            let detail = format!("a record names some of {} pages twice", block.pages);
+            return Err(Corruption::new(Structure::Log, detail).at_page(block.first).into());
+        }
+        met.insert_any(*block);
+    }
+    Ok(())
 }
 
 impl<'a> Replayed<'a> {
@@ -95,6 +118,10 @@ impl<'a> Replayed<'a> {
         let budget = options.memory_budget;
         let bytes_max = if options.read_only { memory.bytes_max } else { budget / 4 };
         let (cut, since) = (manifest.contents.cut, manifest.contents.epoch);
+        let (live, all) = (
+            manifest.contents.catalogue.live(),
+            manifest.contents.catalogue.iter().map(|(n, _)| n),
+        );
         Replayed {
             contents: &manifest.contents,
             waste: LeafWaste::new(pages.layout(), options.leaf_pages_bytes() as usize),
@@ -104,14 +131,42 @@ impl<'a> Replayed<'a> {
             bytes_max: bytes_max as usize,
             memory,
             buffer: ReplayBuffer::new(budget),
-            catalogue: manifest.contents.catalogue.live(),
             slots: vec![MemtableSlot::new(Memtable::new(pool.clone()), cut, since)],
             log_named: LogNamed::default(),
             pending: Arc::new(PendingBlocks::new(pages.budget())),
             last: cut,
             durable: manifest.log.durable,
-            keyspace_most: KeyspaceNumber(0),
+            keyspace_most: all.last().unwrap_or(KeyspaceNumber(0)),
+            names: live.iter().map(|(_, entry)| entry.name.clone()).collect(),
+            catalogue: live,
+            segments: manifest.contents.segments().map(|segment| segment.number).collect(),
+            segment_limit: manifest.counters.segment_limit,
         }
+    }
+
+    /// Makes a change of the catalogue, which must leave each number and each name to one keyspace.
+    fn change_catalogue(&mut self, slot: &MemtableSlot, change: &CatalogueChange) -> Result<()> {
+        let (number, name) = match change {
+            CatalogueChange::Create(number, name, _) => (*number, Some(name)),
+            CatalogueChange::Drop(number) => (*number, None),
+            CatalogueChange::Rename(number, name) => (*number, Some(name)),
+        };
+        let is_new = matches!(change, CatalogueChange::Create(..));
+        let is_numbered = !is_new || number > self.keyspace_most;
+        let old = self.catalogue.get(number).map(|entry| &entry.name);
+        let is_known = old.is_some_and(|old| self.names.remove(old));
+        // What is not there any more is not renamed.
+        let is_named =
+            name.is_none_or(|name| !is_new && !is_known || self.names.insert(name.clone()));
+        if !is_numbered || !is_named {
+            let detail = format!("a record gives keyspace {number} the number or name of another");
+            return Err(Corruption::new(Structure::Log, detail).into());
+        }
+        if is_new {
+            self.keyspace_most = number;
+        }
+        apply::note(slot, &mut self.catalogue, std::slice::from_ref(change));
+        Ok(())
     }
 
     /// Takes up one record.
@@ -135,6 +190,7 @@ impl<'a> Replayed<'a> {
         // What was on disk before its record need not be read; the rest may have been lost with the
         // power.
         if !record.blocks_on_disk && record.end > self.durable {
+            check_apart(&named)?;
             for (keyspace, reference) in &applied.named {
                 // What cannot be read at all may be whole: only damage ends the log.
                 match verify_value(self.pages, *keyspace, reference) {
@@ -150,11 +206,6 @@ impl<'a> Replayed<'a> {
         if !record.blocks_on_disk {
             self.log_named.add_uncertain(record.end, &named);
         }
-        for change in &applied.changes {
-            if let CatalogueChange::Create(number, ..) = change {
-                self.keyspace_most = self.keyspace_most.max(*number);
-            }
-        }
         let slot = match self.slots.last() {
             Some(slot) if slot.table.bytes() + self.buffer.bytes() < self.bytes_max => slot.clone(),
             _ => self.seal(),
@@ -166,7 +217,9 @@ impl<'a> Replayed<'a> {
         let operations = operations(record.payload)?;
         let target = Target { slot: &slot, contents: self.contents, waste: &self.waste };
         apply::insert(target, record.sequence, operations, &mut insert)?;
-        apply::note(&slot, &mut self.catalogue, &applied.changes);
+        for change in &applied.changes {
+            self.change_catalogue(&slot, change)?;
+        }
         self.last = Cut { sequence: record.sequence, position: record.end, chain: record.crc };
         let bytes = slot.table.bytes() + self.buffer.bytes();
         if self.memory.sealed_bytes + bytes as u64 > self.memory.bytes_max {
@@ -203,6 +256,14 @@ impl<'a> Replayed<'a> {
     fn commit_by_reference(&mut self, record: &Record<'_>) -> Result<Visit> {
         let file_pages = self.pages.allocator().file_pages();
         let segments = by_reference::decode(record, file_pages)?;
+        for segment in &segments {
+            let number = segment.number;
+            if number >= self.segment_limit || !self.segments.insert(number) {
+                let detail =
+                    format!("a commit by reference names segment {number}, which is not new");
+                return Err(Corruption::new(Structure::Log, detail).into());
+            }
+        }
         let blocks = self.pending.add(by_reference::claim(self.pages, &segments)?, Vec::new());
         self.insert_buffered();
         match self.slots.last() {

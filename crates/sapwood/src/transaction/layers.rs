@@ -16,12 +16,14 @@ use crate::scan::OwnLayer;
 use crate::segment::filter::key_hash;
 use crate::segment::key_range::KeyRange;
 use crate::state::Core;
+use crate::state::by_reference::SEGMENTS_MAX;
 use crate::state::lookup::{Answer, Found, ask_segment};
 use crate::sync::{Arc, Weak};
 use crate::types::{KeyspaceNumber, SequenceNumber};
 
 /// So many pending segments of one tier are merged into one.
 pub const MERGE_COUNT: usize = 8;
+const _: () = assert!(MERGE_COUNT <= SEGMENTS_MAX, "a commit's segments are no more than may be");
 /// At most so many are merged at once.
 const MERGE_COUNT_MAX: usize = 16;
 
