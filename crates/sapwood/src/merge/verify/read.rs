@@ -93,10 +93,11 @@ impl Walk<'_> {
         birth: Epoch,
     ) -> Walked {
         self.counts.overflow_values += 1;
+        let mut is_needed = true;
         for &block in &reference.blocks {
-            self.meet(block, birth, NodeKind::OverflowValue, keyspace);
+            is_needed &= self.meet(block, birth, NodeKind::OverflowValue, keyspace);
         }
-        if self.values {
+        if self.values && is_needed {
             self.counts.bytes_read += self.pages.layout().stream_bytes(reference.pages());
             let page = reference.blocks.first().map_or(PageNumber(0), |block| block.first);
             let piece = Piece::Value { page, stamp: reference.stamp, checksum: reference.checksum };

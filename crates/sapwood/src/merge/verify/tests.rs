@@ -443,6 +443,58 @@ fn a_new_database_is_clean_and_a_lost_block_in_it_is_found() {
     assert!(!check(Activity::Quiet).is_clean());
 }
 
+/// Each of the entries that name one value had it read anew.
+#[test]
+fn a_value_that_many_entries_name_is_read_twice_at_most() {
+    let file = file();
+    let value = write_value(&file.pages, KEYSPACE, Codec::Plain, &vec![7; 50_000]).unwrap();
+    file.reference(value.blocks.iter().copied());
+    let mut encoded = Vec::new();
+    value.encode(&mut encoded);
+    let options = LeafOptions {
+        leaf_bytes: 1024,
+        codec: Codec::Plain,
+        base_number: None,
+        keyspace: KEYSPACE,
+    };
+    let filter_options = FilterOptions { seed: SEED, bits_per_key: 10 };
+    let mut nodes = NodeWriter::new(file.pages.clone(), 64);
+    let mut writer = SegmentWriter::new(options, filter_options, Vec::new());
+    for index in 0..200 {
+        let key = key(index);
+        let hash = key_hash(file.pages.layout().filter_seed(), KEYSPACE, &key);
+        let kind = EntryKind::PutOverflow;
+        let entry = NewEntry { kind, key: &key, number: 0, value: &encoded, hash };
+        let overflow = LeafOverflow { birth: Epoch(0), blocks: value.blocks.clone() };
+        writer.push(&mut nodes, &entry, Some(overflow)).unwrap();
+    }
+    let lowest = writer.finish(&mut nodes, true).unwrap();
+    file.reference(nodes.finish().unwrap().blocks);
+    let change = TreeEdit::new(&file.pages, KEYSPACE, Epoch(4)).build(lowest).unwrap();
+    file.reference(change.born);
+    file.pages.write_unwritten().unwrap();
+    let segment = Segment { points: change.root, ..file.level_segment(1) };
+    let state = contents(None, Some(Segment { bounds: None, ..segment }));
+    let report = file.verify(&state);
+    assert_eq!(report.overflow_values, 200);
+    assert!(texts(&report).iter().any(|text| text.contains("used twice")), "{report}");
+    assert!(report.bytes_read < 200_000, "{} bytes", report.bytes_read);
+}
+
+/// A parent whose children are all one leaf had it read for each.
+#[test]
+fn a_leaf_that_many_parents_name_is_read_twice_at_most() {
+    let file = file();
+    let segment = file.level_segment(900);
+    file.pages.write_unwritten().unwrap();
+    let once = file.verify(&contents(None, Some(segment.clone())));
+    let mut state = contents(None, None);
+    let same = (0..20).map(|number| Arc::new(Segment { number, ..segment.clone() })).collect();
+    state.levels.insert(KEYSPACE, Arc::new(Levels { levels: vec![same] }));
+    let report = file.verify(&state);
+    assert_eq!(report.leaves, 2 * once.leaves, "{report}");
+}
+
 #[test]
 fn hostile_references_never_panic() {
     let file = file();

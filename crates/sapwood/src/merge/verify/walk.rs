@@ -57,6 +57,8 @@ pub struct Walk<'a> {
     pub counts: WalkCounts,
     /// Nodes that are in memory only.
     pub unwritten: HashSet<PageNumber>,
+    /// What was named before when it was met.
+    met_twice: BlockList,
     epoch: Epoch,
     pub pages_done: u64,
     pub pages_total: u64,
@@ -146,6 +148,7 @@ impl<'a> Walk<'a> {
             counts: WalkCounts::default(),
             // Taken after the state: what is not here any more is in the file.
             unwritten: pages.unwritten_pages().into_iter().collect(),
+            met_twice: BlockList::new(),
             epoch: contents.epoch,
             pages_done: 0,
             pages_total: segments.map(|segment| segment.pages()).fold(0, u64::saturating_add),
@@ -186,22 +189,33 @@ impl<'a> Walk<'a> {
         });
     }
 
-    /// Counts a block as in use.
-    pub fn meet(&mut self, block: Block, birth: Epoch, what: NodeKind, keyspace: KeyspaceNumber) {
+    /// Counts a block as in use. False when it need not be read: what is named again and again was
+    /// told of, and read twice.
+    pub fn meet(
+        &mut self,
+        block: Block,
+        birth: Epoch,
+        what: NodeKind,
+        keyspace: KeyspaceNumber,
+    ) -> bool {
         if birth > self.epoch || birth.0 == 0 {
             let text = format!("born in state {birth}, but this is state {}", self.epoch);
             self.problem(what.structure(), block.first, keyspace, text);
         }
         if let Err(detail) = self.pages.check_block(block) {
             self.problem(what.structure(), block.first, keyspace, detail);
-            return;
+            return true;
         }
+        let mut is_needed = true;
         if self.counts.live.intersects(block) {
+            is_needed = !self.met_twice.intersects(block);
+            self.met_twice.insert_any(block);
             let text = format!("one of its {} pages is used twice in this state", block.pages);
             self.problem(what.structure(), block.first, keyspace, text);
         }
         self.counts.live.insert_any(block);
         (self.found)(&LiveBlock { block, birth, what });
+        is_needed
     }
 
     /// Says how far the walk is.
@@ -221,8 +235,11 @@ impl<'a> Walk<'a> {
         separator: Option<&[u8]>,
     ) -> Walked {
         let kind = if claim.height == 0 { NodeKind::Leaf } else { NodeKind::Parent };
-        self.meet(claim.reference.block(), claim.birth, kind, tree.keyspace);
+        let is_needed = self.meet(claim.reference.block(), claim.birth, kind, tree.keyspace);
         if claim.height == 0 {
+            if !is_needed {
+                return self.advance(u64::from(claim.reference.pages));
+            }
             let check = LeafCheck { tree, claim, range, filter: None, listed: None };
             self.advance(u64::from(claim.reference.pages))?;
             return leaves.check(self, &check);
@@ -303,8 +320,12 @@ impl<'a> Walk<'a> {
                 self.visit(tree, leaves, &child_claim, child_range, Some(separator))?;
                 continue;
             }
-            self.meet(child.reference.block(), birth, NodeKind::Leaf, tree.keyspace);
+            let is_needed =
+                self.meet(child.reference.block(), birth, NodeKind::Leaf, tree.keyspace);
             self.advance(u64::from(child.reference.pages))?;
+            if !is_needed {
+                continue;
+            }
             let filter = sidecar.filter_of(self, tree, claim, index, child);
             let listed = sidecar.listed(index);
             let check = LeafCheck {
