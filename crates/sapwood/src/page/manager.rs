@@ -361,6 +361,11 @@ impl PageManager {
 
     /// Gives a block back, and forgets the nodes in memory that begin in it.
     pub fn free(&self, block: Block) {
+        // Once the maps are not to be believed nothing is given out again: whatever a damaged file
+        // names is not looked for page by page.
+        if self.allocator.check_maps().is_ok() && self.allocator.check_sound().is_err() {
+            return;
+        }
         // A damaged file may name more pages than there are.
         if self.allocator.may_be_allotted(block) {
             for page in block.first.0..block.end().0 {

@@ -5,6 +5,8 @@
 //! blocks, and the log list noted for n. D7: before the first write after an open, what was opened
 //! is made safe. *Threads*: one at a time; commits and merges go on meanwhile.
 
+use std::collections::HashSet;
+
 use super::catalogue::Catalogue;
 use super::core::Core;
 use super::manifest::{self, Counters, ExactCounters, LogSection, Manifest};
@@ -423,10 +425,12 @@ fn begin(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result<Making> 
 
 /// Blocks that a list has and the list of the last durable state has not, and the other way round.
 fn list_difference(inner: &DurableInner, list: &RingList) -> (Vec<Block>, Vec<Block>) {
+    let lacking = |some: &[Block], of: &[Block]| {
+        let some: HashSet<&Block> = some.iter().collect();
+        of.iter().filter(|block| !some.contains(block)).copied().collect()
+    };
     let (old, new) = (&inner.log_blocks, &list.blocks);
-    let added = new.iter().filter(|block| !old.contains(block)).copied().collect();
-    let removed = old.iter().filter(|block| !new.contains(block)).copied().collect();
-    (added, removed)
+    (lacking(old, new), lacking(new, old))
 }
 
 /// New blocks for the log, filled with zeros, when it is getting full.

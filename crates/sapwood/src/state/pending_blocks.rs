@@ -29,6 +29,8 @@ pub struct PendingBlocks {
 struct Sets {
     next: u64,
     sets: BTreeMap<BlocksName, Set>,
+    /// What their lists take.
+    bytes: u64,
     charge: Charge,
 }
 
@@ -41,6 +43,10 @@ struct Set {
 }
 
 impl Set {
+    fn bytes(&self) -> u64 {
+        ((self.nodes.capacity() + self.values.capacity()) * size_of::<Block>()) as u64
+    }
+
     fn into_blocks(mut self) -> Vec<Block> {
         self.nodes.append(&mut self.values);
         self.nodes
@@ -51,14 +57,35 @@ impl Sets {
     fn put(&mut self, set: Set) -> BlocksName {
         self.next += 1;
         let name = BlocksName(self.next);
+        self.recharge(0, set.bytes());
         self.sets.insert(name, set);
-        self.recharge();
         name
     }
 
-    fn recharge(&mut self) {
-        let blocks = self.sets.values().map(|set| set.nodes.capacity() + set.values.capacity());
-        self.charge.set((blocks.sum::<usize>() * size_of::<Block>()) as u64);
+    fn take(&mut self, name: BlocksName) -> Set {
+        let set = self.sets.remove(&name).unwrap_or_default();
+        self.recharge(set.bytes(), 0);
+        set
+    }
+
+    /// Changes the values of a set that is here.
+    fn change<T>(
+        &mut self,
+        name: BlocksName,
+        change: impl FnOnce(&mut Vec<Block>) -> T,
+    ) -> Option<T> {
+        let set = self.sets.get_mut(&name)?;
+        let before = set.bytes();
+        let outcome = change(&mut set.values);
+        let after = set.bytes();
+        self.recharge(before, after);
+        Some(outcome)
+    }
+
+    /// So much that was counted is so much now.
+    fn recharge(&mut self, before: u64, after: u64) {
+        self.bytes = (self.bytes + after).saturating_sub(before);
+        self.charge.set(self.bytes);
     }
 }
 
@@ -66,7 +93,7 @@ impl PendingBlocks {
     /// No blocks; the lists count against `budget`.
     pub fn new(budget: &Arc<MemoryBudget>) -> PendingBlocks {
         let charge = budget.charge(MemoryPart::Other, 0);
-        let sets = Sets { next: 0, sets: BTreeMap::new(), charge };
+        let sets = Sets { next: 0, sets: BTreeMap::new(), bytes: 0, charge };
         let (releases, released) = channel::unbounded();
         PendingBlocks { sets: OrderedMutex::new(PENDING_BLOCKS, sets), released, releases }
     }
@@ -92,20 +119,15 @@ impl PendingBlocks {
 
     /// The blocks of values of a set are these from now on.
     pub fn set_values(&self, name: BlocksName, values: &[Block]) {
-        let mut sets = self.sets.lock();
-        if let Some(set) = sets.sets.get_mut(&name) {
-            set.values.clear();
-            set.values.extend_from_slice(values);
-        }
-        sets.recharge();
+        self.sets.lock().change(name, |of_set| {
+            of_set.clear();
+            of_set.extend_from_slice(values);
+        });
     }
 
     /// Takes blocks away: the caller gives them back, or has made a state reference them.
     pub fn take(&self, name: BlocksName) -> Vec<Block> {
-        let mut sets = self.sets.lock();
-        let set = sets.sets.remove(&name).unwrap_or_default();
-        sets.recharge();
-        set.into_blocks()
+        self.sets.lock().take(name).into_blocks()
     }
 
     /// Takes everything away that nobody reads: values whose commit never came. Nodes have holders,
@@ -113,9 +135,9 @@ impl PendingBlocks {
     pub fn take_unread(&self) -> Vec<Block> {
         let mut sets = self.sets.lock();
         let unread = sets.sets.extract_if(.., |_, set| set.nodes.is_empty());
-        let blocks = unread.flat_map(|(_, set)| set.into_blocks()).collect();
-        sets.recharge();
-        blocks
+        let unread: Vec<Set> = unread.map(|(_, set)| set).collect();
+        sets.recharge(unread.iter().map(Set::bytes).sum(), 0);
+        unread.into_iter().flat_map(Set::into_blocks).collect()
     }
 
     /// Makes one set of several.
@@ -123,7 +145,7 @@ impl PendingBlocks {
         let mut sets = self.sets.lock();
         let mut joined = Set::default();
         for name in names {
-            let set = sets.sets.remove(name).unwrap_or_default();
+            let set = sets.take(*name);
             joined.nodes.extend(set.nodes);
             joined.values.extend(set.values);
         }
@@ -136,12 +158,13 @@ impl PendingBlocks {
         let mut sets = self.sets.lock();
         let mut values = Vec::new();
         for (name, dropped) in from {
-            let Some(set) = sets.sets.get_mut(name) else { continue };
-            let (mut all, mut gone) = (BlockList::new(), BlockList::new());
-            set.values.iter().for_each(|block| all.insert_any(*block));
-            dropped.iter().for_each(|block| gone.insert_any(*block));
-            values.extend(all.difference(&gone).iter());
-            set.values.clone_from(dropped);
+            sets.change(*name, |of_set| {
+                let (mut all, mut gone) = (BlockList::new(), BlockList::new());
+                of_set.iter().for_each(|block| all.insert_any(*block));
+                dropped.iter().for_each(|block| gone.insert_any(*block));
+                values.extend(all.difference(&gone).iter());
+                of_set.clone_from(dropped);
+            });
         }
         sets.put(Set { nodes, values })
     }
@@ -172,6 +195,28 @@ mod tests {
 
     fn block(first: u64, pages: u32) -> Block {
         Block::new(PageNumber(first), pages)
+    }
+
+    /// The sum was made anew over all sets at each change.
+    #[test]
+    fn the_lists_are_charged_for_as_long_as_they_are_here() {
+        let budget = Arc::new(MemoryBudget::new(1 << 20));
+        let pending = PendingBlocks::new(&budget);
+        let charged = || pending.sets.lock().bytes / size_of::<Block>() as u64;
+        let list = |count: usize| vec![block(1, 1); count];
+        let (first, second) = (pending.add(list(3), list(4)), pending.add(list(5), Vec::new()));
+        assert_eq!(charged(), 12);
+        pending.set_values(first, &list(2));
+        // A list that grows shorter keeps its place.
+        assert_eq!(charged(), 12);
+        let joined = pending.join(&[first, second]);
+        assert!(charged() >= 10);
+        pending.add(Vec::new(), list(6));
+        pending.take(joined);
+        assert_eq!(charged(), 6);
+        assert_eq!(pending.take_unread().len(), 6);
+        pending.take(joined);
+        assert_eq!(charged(), 0);
     }
 
     #[test]
