@@ -34,6 +34,9 @@ struct Page {
     lines: Vec<String>,
     /// How many lines there would be.
     line_count: usize,
+    /// How many of them are kept.
+    #[serde(skip)]
+    limit: usize,
     /// What is wrong with it.
     problem: Option<String>,
     /// Why no state can be read, or not all of it.
@@ -48,6 +51,14 @@ type Looked = Result<Page, Box<dyn std::error::Error>>;
 impl Page {
     fn field(&mut self, name: &str, value: impl ToString) {
         self.fields.push((name.to_owned(), value.to_string()));
+    }
+
+    /// Adds a line; beyond the limit it is only counted, since there may be very many.
+    fn add_line(&mut self, text: impl FnOnce() -> String) {
+        if self.lines.len() < self.limit {
+            self.lines.push(text());
+        }
+        self.line_count += 1;
     }
 }
 
@@ -80,15 +91,13 @@ fn page_of(file: &DurableFile, arguments: &PageArguments) -> Looked {
         return Err(format!("the file has {in_file} pages; the last is {}", in_file - 1).into());
     }
     let raw = file.pages.read_page_raw(number)?;
-    let mut page = Page { page: arguments.page, ..Page::default() };
+    let mut page = Page { page: arguments.page, limit: arguments.limit, ..Page::default() };
     page.head_hex = units::hex(raw.get(..64).unwrap_or(&raw));
     if arguments.page < u64::from(file.read.layout.header_pages()) {
         header_slots(file, &mut page);
     } else {
         node(file, &raw, &mut page);
     }
-    page.line_count = page.lines.len();
-    page.lines.truncate(arguments.limit);
     Ok(page)
 }
 
@@ -105,7 +114,7 @@ fn bare_page(
     if arguments.page >= in_file {
         return Err(format!("{error}; of {page_size} bytes each it has {in_file} pages").into());
     }
-    let mut page = Page { page: arguments.page, ..Page::default() };
+    let mut page = Page { page: arguments.page, limit: arguments.limit, ..Page::default() };
     page.problem = Some(error.to_string());
     // The longest page is no longer than this.
     let mut raw = vec![0; page_size.min(bytes).min(1 << 16) as usize];
@@ -310,11 +319,10 @@ fn content(file: &DurableFile, frame: &Frame, page: &mut Page) -> Result<(), Str
         NodeKind::OverflowList => {
             for item in OverflowList::new(frame.content()) {
                 let item = item.map_err(|problem| problem.to_string())?;
-                let blocks = blocks(&item.blocks);
-                page.lines.push(format!(
-                    "leaf {} birth {} blocks {blocks}",
-                    item.child_index, item.birth
-                ));
+                page.add_line(|| {
+                    let blocks = blocks(&item.blocks);
+                    format!("leaf {} birth {} blocks {blocks}", item.child_index, item.birth)
+                });
             }
             Ok(())
         }
@@ -325,8 +333,9 @@ fn content(file: &DurableFile, frame: &Frame, page: &mut Page) -> Result<(), Str
             page.field("used", map.used());
             let start = file.read.layout.region_start(map.region_index()).0;
             for (first, pages) in map.used_runs() {
-                let first = start + u64::from(first);
-                page.lines.push(format!("used {first} to {}", first + u64::from(pages) - 1));
+                let first = start.saturating_add(u64::from(first));
+                let end = first.saturating_add(u64::from(pages));
+                page.add_line(|| format!("used {first} to {}", end.saturating_sub(1)));
             }
             Ok(())
         }
@@ -370,7 +379,7 @@ fn leaf(frame: &Frame, page: &mut Page) -> Checked {
             EntryKind::Child => "child".into(),
         };
         let number = if numbered { format!(" @{}", entry.number) } else { String::new() };
-        page.lines.push(format!("{}{number} {what}", key_and_hex(&key)));
+        page.add_line(|| format!("{}{number} {what}", key_and_hex(&key)));
     }
     Ok(())
 }
@@ -400,14 +409,16 @@ fn parent(frame: &Frame, page: &mut Page) -> Checked {
         let child = parent.child(index)?;
         parent.separator(index, &mut separator)?;
         let birth = child.birth.map_or(String::new(), |birth| format!(", born in {birth}"));
-        page.lines.push(format!(
-            "{} page {}+{}, {} entries, {} tombstones{birth}",
-            key_and_hex(&separator),
-            child.reference.page,
-            child.reference.pages,
-            child.entries,
-            child.tombstones
-        ));
+        page.add_line(|| {
+            format!(
+                "{} page {}+{}, {} entries, {} tombstones{birth}",
+                key_and_hex(&separator),
+                child.reference.page,
+                child.reference.pages,
+                child.entries,
+                child.tombstones
+            )
+        });
     }
     Ok(())
 }
@@ -430,4 +441,23 @@ fn print(page: &Page) -> std::io::Result<()> {
         writeln!(out, "  ... {} in all (--limit shows more)", page.line_count)?;
     }
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A page of very many entries with long keys was laid out whole before most of it was cut off.
+    #[test]
+    fn lines_beyond_the_limit_are_counted_and_not_made() {
+        let mut page = Page { limit: 2, ..Page::default() };
+        let mut made = 0;
+        for _ in 0..5 {
+            page.add_line(|| {
+                made += 1;
+                String::new()
+            });
+        }
+        assert_eq!((page.lines.len(), page.line_count, made), (2, 5, 2));
+    }
 }

@@ -165,7 +165,8 @@ impl Allocator {
         let max_pages = max_file_bytes.map(|bytes| bytes / u64::from(layout.page_size));
         let mut regions = Regions::new(layout, max_pages);
         for (entry, region_index) in entries.iter().zip(0..) {
-            let (referenced, end) = read_map(&layout, &*storage, region_index, entry)?;
+            let place = (region_index, file_pages);
+            let (referenced, end) = read_map(&layout, &*storage, place, entry)?;
             if u64::from(end) + layout.region_start(region_index).0 > file_pages {
                 return Err(Corruption::new(
                     Structure::FreeMap,
@@ -689,18 +690,19 @@ impl Allocator {
     }
 }
 
-/// Reads a region's map from the home that `entry` names; returns the end of its used pages too.
+/// Reads a region's map from the home that `entry` names, in a file of so many pages; returns the
+/// end of its used pages too.
 fn read_map(
     layout: &Layout,
     storage: &dyn Storage,
-    region_index: u64,
+    (region_index, file_pages): (u64, u64),
     entry: &RegionEntry,
 ) -> Result<(FreeMap, u32)> {
     let reference = entry.node_ref(layout, region_index);
     let damaged = |detail: String| -> Error {
         Corruption::new(Structure::FreeMap, detail).at_page(reference.page).into()
     };
-    if entry.home > 1 || reference.block().end().0 > layout.max_pages() {
+    if entry.home > 1 || reference.block().end().0 > file_pages {
         return Err(damaged("no region can lie there".into()));
     }
     let mut bytes = vec![0; layout.bytes_of(reference.pages)];

@@ -114,7 +114,7 @@ impl Layout {
 
     /// The first page of a region.
     pub fn region_start(&self, region_index: u64) -> PageNumber {
-        PageNumber(region_index * u64::from(self.region_pages()))
+        PageNumber(region_index.saturating_mul(u64::from(self.region_pages())))
     }
 
     /// The first page of a region that may be allotted.

@@ -78,7 +78,7 @@ impl Entry {
     pub(super) fn boxed_bytes(&self) -> usize {
         let value = match &self.value {
             Ahead::Value(value) => value.boxed_bytes(),
-            Ahead::Overflow(reference) => size_of_val(&**reference),
+            Ahead::Overflow(reference) => memory_of(reference),
         };
         self.key.boxed_bytes() + value
     }
@@ -87,8 +87,31 @@ impl Entry {
     pub(super) fn bytes(&self) -> usize {
         let value = match &self.value {
             Ahead::Value(value) => value.len(),
-            Ahead::Overflow(_) => 0,
+            // The value is not here, but the blocks that it lies in may be many.
+            Ahead::Overflow(reference) => memory_of(reference),
         };
         self.key.len() + value
+    }
+}
+
+fn memory_of(reference: &OverflowReference) -> usize {
+    size_of_val(reference) + size_of_val(&*reference.blocks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::Block;
+    use crate::types::PageNumber;
+
+    /// They counted for nothing, so that a batch of keys without bytes had no end.
+    #[test]
+    fn values_in_blocks_of_their_own_count_with_what_names_them() {
+        let blocks = vec![Block::new(PageNumber(9), 1); 1000];
+        let reference = OverflowReference { blocks, ..OverflowReference::default() };
+        let value = Ahead::Overflow(Box::new(reference));
+        let entry = Entry { key: Key::from(&b""[..]), value };
+        assert!(entry.bytes() >= 1000 * size_of::<Block>());
+        assert!(entry.boxed_bytes() >= 1000 * size_of::<Block>());
     }
 }

@@ -455,3 +455,21 @@ fn what_contradicts_the_maps_changes_nothing_and_stops_allotting() {
         assert_eq!(allocator.allocate(1, 1).unwrap_err().to_string(), error.to_string());
     }
 }
+
+/// It was an error of reading, as if the device had failed.
+#[test]
+fn a_map_beyond_the_files_end_is_damage() {
+    let layout = tiny_layout(0);
+    let (allocator, storage) = fresh(layout, None);
+    let captured = allocator.capture(&[]);
+    let file_pages = captured.file_pages();
+    let mut entries = allocator.write_captured(&captured).unwrap();
+    entries.push(entries[0]);
+    let opened = Allocator::open(parts(&storage, layout, None), file_pages, &entries);
+    match opened.map(drop) {
+        Err(crate::error::Error::Corruption(damage)) => {
+            assert_eq!(damage.structure, crate::error::Structure::FreeMap);
+        }
+        other => panic!("expected damage, found {other:?}"),
+    }
+}
