@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use sapwood::segment::coverage::child_range;
 use sapwood::segment::descriptor::TreeRoot;
 use sapwood::segment::key_range::KeyRange;
-use sapwood::segment::node::read_parent;
+use sapwood::segment::node::read_parent_at;
 use sapwood::{Cursor, Keyspace, KeyspaceNumber, Seek, Value, ValueStream};
 
 use crate::database::KeyBounds;
@@ -341,7 +341,8 @@ impl Search<'_> {
             return;
         }
         // What cannot be read is passed over as a whole.
-        let Ok(node) = read_parent(&self.file.pages, reference, self.named, height) else { return };
+        let node = read_parent_at(&self.file.pages, reference, self.named, height, range);
+        let Ok(node) = node else { return };
         for index in 0..node.view().len() {
             if let (Ok(child), Ok(below)) =
                 (node.view().child(index), child_range(&node, index, range))

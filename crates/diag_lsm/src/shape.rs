@@ -7,7 +7,7 @@ use sapwood::page::{NodeKind, NodeRef, PageManager};
 use sapwood::segment::coverage::child_range;
 use sapwood::segment::descriptor::TreeRoot;
 use sapwood::segment::key_range::{KeyRange, KeyRanges};
-use sapwood::segment::node::read_parent;
+use sapwood::segment::node::read_parent_at;
 use serde::Serialize;
 
 use crate::file::PlacedSegment;
@@ -158,7 +158,7 @@ impl Search<'_> {
             let damage = sapwood::Corruption::new(sapwood::Structure::Parent, detail);
             return Err(damage.at_page(reference.page).into());
         }
-        let node = read_parent(self.pages, reference, named, height)?;
+        let node = read_parent_at(self.pages, reference, named, height, range)?;
         let parent = node.view();
         self.used(height, reference, frame.header().stored_bytes);
         let depth = self.depth(height);

@@ -8,7 +8,7 @@ use sapwood::page::state_node::read_state;
 use sapwood::page::{HeaderSlot, NodeRef, PageManager, StateLocation};
 use sapwood::segment::coverage::child_range;
 use sapwood::segment::key_range::{KeyRange, KeyRanges};
-use sapwood::segment::node::{Caching, TreeKind, read_leaf, read_parent};
+use sapwood::segment::node::{Caching, TreeKind, read_leaf_at, read_parent_at};
 use sapwood::segment::overflow::verify_value;
 use sapwood::segment::overflow_reference::OverflowReference;
 use sapwood::segment::sorted_block::EntryKind;
@@ -81,9 +81,9 @@ impl Search<'_> {
             return Ok(None);
         }
         if height == 0 {
-            return self.leaf(reference);
+            return self.leaf(reference, range);
         }
-        let node = read_parent(self.pages, reference, self.named, height)?;
+        let node = read_parent_at(self.pages, reference, self.named, height, range)?;
         for index in 0..node.view().len() {
             let child = node.view().child(index).map_err(|problem| node.damage(problem))?;
             if child.has_overflow() {
@@ -97,8 +97,9 @@ impl Search<'_> {
         Ok(None)
     }
 
-    fn leaf(&self, reference: &NodeRef) -> FoundValue {
-        let leaf = read_leaf(self.pages, reference, self.named, TreeKind::Points, Caching::Pass)?;
+    fn leaf(&self, reference: &NodeRef, range: &KeyRange) -> FoundValue {
+        let (kind, how) = (TreeKind::Points, Caching::Pass);
+        let leaf = read_leaf_at(self.pages, reference, self.named, kind, how, range)?;
         let block = leaf.view();
         let mut key = Vec::new();
         for index in 0..block.len() {

@@ -13,7 +13,7 @@ use crate::page::{Block, NodeWriter, PageManager};
 use crate::segment::BlockProblem;
 use crate::segment::descriptor::TreeRoot;
 use crate::segment::key_range::{KeyRange, compare_ends, is_before_end};
-use crate::segment::node::{Caching, TreeKind, read_leaf};
+use crate::segment::node::{Caching, TreeKind, read_leaf_at};
 use crate::segment::parent_writer::{LeafEntry, Lowest};
 use crate::segment::range_tombstone::{Fragment, RangeValue, union_ranges};
 use crate::segment::segment_writer::SegmentWriter;
@@ -172,17 +172,12 @@ impl RangesEdit<'_> {
         range: &KeyRange,
         fragments: &mut Vec<Fragment>,
     ) -> Result<()> {
-        let (reference, kind) = (&entry.child.reference, TreeKind::Ranges);
-        let leaf = read_leaf(self.pages, reference, self.keyspace, kind, Caching::Pass)?;
+        let (reference, kind, how) = (&entry.child.reference, TreeKind::Ranges, Caching::Pass);
+        let leaf = read_leaf_at(self.pages, reference, self.keyspace, kind, how, range)?;
         let block = leaf.view();
         for index in 0..block.len() {
             let mut start = Vec::new();
             block.copy_key(index, &mut start).map_err(|p| leaf.damage(p))?;
-            if !range.contains(&start) {
-                let problem = BlockProblem("a range tombstone lies outside the range of its leaf");
-                let damage = problem.corruption(Structure::Leaf).at_page(reference.page);
-                return Err(damage.in_keyspace(self.keyspace).into());
-            }
             let found = block.entry(index).map_err(|p| leaf.damage(p))?;
             let value = RangeValue::decode(found.value, None).map_err(|p| leaf.damage(p))?;
             let end = value.end.map(<[u8]>::to_vec);

@@ -55,11 +55,11 @@ pub fn compact(
     for (keyspace, range) in &ranges {
         lengths.push(bytes_above(core, *keyspace, range)?);
     }
-    pass.total = lengths.iter().sum();
+    pass.total = lengths.iter().copied().fold(0, u64::saturating_add);
     let mut before = 0;
     for ((keyspace, range), length) in ranges.iter().zip(lengths) {
         pass.keyspace(*keyspace, range, before, length)?;
-        before += length;
+        before = u64::saturating_add(before, length);
     }
     pass.done = pass.total;
     pass.check_goes_on()?;
@@ -81,10 +81,10 @@ fn sources(state: &State, keyspace: KeyspaceNumber) -> Vec<Arc<Segment>> {
 
 /// The bytes of a range that do not lie in the last level, about.
 fn bytes_above(core: &Core, keyspace: KeyspaceNumber, range: &KeyRange) -> Result<u64> {
-    let mut pages = 0;
+    let mut pages: u64 = 0;
     for source in sources(&core.state(), keyspace) {
         let Some(root) = &source.points else { continue };
-        pages += match source.is_young() {
+        let more = match source.is_young() {
             true => {
                 let range = composite_range(keyspace, range);
                 let many = KeyspaceNumber::MANY;
@@ -92,6 +92,7 @@ fn bytes_above(core: &Core, keyspace: KeyspaceNumber, range: &KeyRange) -> Resul
             }
             false => pages_in(&core.pages, keyspace, root, &source.promoted, range)?,
         };
+        pages = pages.saturating_add(more);
     }
     Ok(pages.saturating_mul(u64::from(core.pages.layout().page_size)))
 }
@@ -186,7 +187,7 @@ impl Pass<'_> {
             }
             // Others write meanwhile, so that there may be more than there was.
             let left = bytes_above(self.core, keyspace, &rest)?;
-            self.done = self.done.max(before + length.saturating_sub(left));
+            self.done = self.done.max(before.saturating_add(length.saturating_sub(left)));
             self.check_goes_on()?;
         }
     }

@@ -14,7 +14,7 @@ use crate::page::NodeRef;
 use crate::segment::coverage::child_range;
 use crate::segment::descriptor::{Segment, TreeRoot, composite_range};
 use crate::segment::key_range::{KeyRange, is_before_end};
-use crate::segment::node::{Caching, LeafNode, TreeKind, read_leaf, read_parent_at};
+use crate::segment::node::{Caching, LeafNode, TreeKind, read_leaf_at, read_parent_at};
 use crate::segment::overflow::wants_overflow;
 use crate::segment::segment_source::SegmentSource;
 use crate::segment::sorted_source::SortedSource;
@@ -250,7 +250,7 @@ impl Finder {
             Descent::NotEnoughBefore(until) => return Ok(Search::NoneBefore(Some(until))),
         };
         let (kind, how) = (TreeKind::Points, Caching::Pass);
-        let leaf = read_leaf(&core.pages, &reference, keyspace, kind, how)?;
+        let leaf = read_leaf_at(&core.pages, &reference, keyspace, kind, how, &leaf_range)?;
         let mut place = Place { range, leaf: Some((reference, leaf)), leaf_range, gaps: vec![] };
         place.gaps = self.gaps_in(keyspace, key, &place)?;
         Ok(found(place))

@@ -2,12 +2,12 @@
 //! where a promoted range ends inside one, or where a tree is one leaf.
 
 use crate::error::Result;
-use crate::page::{Block, NodeKind, NodeRef, PageManager};
+use crate::page::{Block, NodeRef, PageManager};
 use crate::segment::coverage::child_range;
 use crate::segment::descriptor::TreeRoot;
 use crate::segment::key_range::{KeyRange, KeyRanges};
-use crate::segment::node::{Caching, TreeKind, read_leaf, read_parent_at};
-use crate::segment::overflow_reference::{OverflowList, OverflowReference};
+use crate::segment::node::{Caching, TreeKind, read_leaf_at, read_parent_at};
+use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::sorted_block::EntryKind;
 use crate::state::dead_list::Dead;
 use crate::types::{Epoch, KeyspaceNumber};
@@ -49,20 +49,16 @@ impl Walk<'_> {
             return Ok(());
         }
         if height == 0 {
-            return self.read_leaf(reference, birth);
+            return self.read_leaf(reference, birth, range);
         }
         let node = read_parent_at(self.pages, reference, self.keyspace, height, range)?;
         let parent = node.view();
         let mut listed = Vec::new();
         if height == 1 {
-            let lists = parent.overflow_lists();
-            for index in 0..lists.len() {
-                let list = lists.get(index).map_err(|p| node.damage(p))?;
-                let frame = node.read_beside(self.pages, &list, NodeKind::OverflowList)?;
-                for item in OverflowList::new(frame.content()) {
-                    listed.push(item.map_err(|p| node.damage(p))?);
-                }
-            }
+            node.visit_overflow(self.pages, &mut |item| {
+                listed.push(item);
+                Ok(true)
+            })?;
         }
         for index in 0..parent.len() {
             let child = parent.child(index).map_err(|p| node.damage(p))?;
@@ -82,9 +78,9 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn read_leaf(&mut self, reference: &NodeRef, birth: Epoch) -> Result<()> {
-        let (keyspace, kind) = (self.keyspace, TreeKind::Points);
-        let leaf = read_leaf(self.pages, reference, keyspace, kind, Caching::Pass)?;
+    fn read_leaf(&mut self, reference: &NodeRef, birth: Epoch, range: &KeyRange) -> Result<()> {
+        let (keyspace, kind, how) = (self.keyspace, TreeKind::Points, Caching::Pass);
+        let leaf = read_leaf_at(self.pages, reference, keyspace, kind, how, range)?;
         let block = leaf.view();
         let mut key = Vec::new();
         for index in 0..block.len() {

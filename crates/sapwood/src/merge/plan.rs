@@ -318,7 +318,7 @@ fn plan_young(
     waits_for_above: bool,
 ) -> Result<Option<Plan>> {
     let shares = set.members.iter().filter(|member| member.share_of(keyspace).is_some());
-    let merged_pages = shares.clone().map(|segment| segment.pages()).sum();
+    let merged_pages = shares.clone().map(|segment| segment.pages()).fold(0, u64::saturating_add);
     let sources: Vec<Arc<Segment>> =
         shares.filter(|member| member.has_left_of(keyspace)).cloned().collect();
     let Some(oldest) = sources.last() else { return Ok(None) };
@@ -502,8 +502,9 @@ fn try_range_within(
     };
     let read = each.saturating_mul(sources.len() as u64);
     let ranges_read = if has_ranges { ranges_pages(core).min(step_pages) } else { 0 };
-    let read =
-        read.saturating_add(ranges_read).min(sources.iter().map(|source| source.pages()).sum());
+    let read = read
+        .saturating_add(ranges_read)
+        .min(sources.iter().map(|source| source.pages()).fold(0, u64::saturating_add));
     let replaced = stretch.as_ref().map_or(0, Stretch::pages);
     let taken_pages_max = match has_ranges {
         true => pages_of_sources(core, sources, keyspace, &range)?,
@@ -565,7 +566,8 @@ fn end_by_ranges(
         let range = KeyRange::new(wanted.start.clone(), end);
         let mut pages = 0;
         for (source, root) in trees() {
-            pages += pages_of_tree(core, source, keyspace, root, &range)?;
+            let more = pages_of_tree(core, source, keyspace, root, &range)?;
+            pages = u64::saturating_add(pages, more);
         }
         if pages <= most || each <= 1 {
             return Ok(range.end);
@@ -603,7 +605,8 @@ fn pages_of_sources(
     let mut pages = 0;
     for source in sources {
         for root in source.points.iter().chain(&source.ranges) {
-            pages += pages_of_tree(core, source, keyspace, root, range)?;
+            let more = pages_of_tree(core, source, keyspace, root, range)?;
+            pages = u64::saturating_add(pages, more);
         }
     }
     Ok(pages)

@@ -176,7 +176,7 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn add(&mut self, hash: u64) {
-        self.entries += 1;
+        self.entries = self.entries.saturating_add(1);
         self.hash_sum = self.hash_sum.wrapping_add(hash);
     }
 }
@@ -351,7 +351,7 @@ impl<'a> Step<'a> {
             // Of a lone leaf nothing says which values it has.
             match !stretch.lone_leaf && self.covers_whole(fragments, start, end) {
                 true => self.drop_leaf(leaf, end)?,
-                false => self.merge_leaf(leaf, end)?,
+                false => self.merge_leaf(leaf, start, end)?,
             }
         }
         Ok(())
@@ -380,8 +380,9 @@ impl<'a> Step<'a> {
             let birth = if value.birth.0 == 0 { leaf_birth } else { value.birth };
             self.died.extend(value.blocks.iter().map(|block| Dead::value(*block, birth)));
         }
-        self.read.entries += entry.child.entries;
-        self.dropped.entries += entry.child.entries;
+        let entries = entry.child.entries;
+        self.read.entries = self.read.entries.saturating_add(entries);
+        self.dropped.entries = self.dropped.entries.saturating_add(entries);
         self.merge_up_to(end, None)?;
         self.tell_grant();
         Ok(())
@@ -445,11 +446,12 @@ impl<'a> Step<'a> {
         })
     }
 
-    fn merge_leaf(&mut self, entry: &LeafEntry, end: Option<&[u8]>) -> Result<()> {
+    fn merge_leaf(&mut self, entry: &LeafEntry, start: &[u8], end: Option<&[u8]>) -> Result<()> {
         let birth = entry.child.birth.unwrap_or(Epoch(0));
         let (keyspace, kind) = (self.plan.keyspace, TreeKind::Points);
         let leaf =
             read_leaf(&self.core.pages, &entry.child.reference, keyspace, kind, Caching::Pass)?;
+        leaf.check_range(start, end)?;
         self.died.push(Dead::node(entry.child.reference.block(), birth));
         let mut below = Below { leaf, birth, index: 0, key: Vec::new() };
         below.load()?;
@@ -626,7 +628,7 @@ impl<'a> Step<'a> {
         let written = writer.written();
         let out = Tally { entries: written.entries, hash_sum: written.hash_sum };
         let sum = Tally {
-            entries: out.entries + dropped.entries,
+            entries: out.entries.saturating_add(dropped.entries),
             hash_sum: out.hash_sum.wrapping_add(dropped.hash_sum),
         };
         if sum != read {

@@ -131,7 +131,7 @@ impl Run {
             keyspace,
         };
         let filter = FilterOptions { seed, bits_per_key: settings.filter_bits };
-        let stretch = match last.as_ref().and_then(|last| last.points.as_ref()) {
+        let mut stretch = match last.as_ref().and_then(|last| last.points.as_ref()) {
             Some(root) => {
                 let mut first = place.range.start.clone();
                 first.push(0);
@@ -148,6 +148,10 @@ impl Run {
         };
         if stretch.range != place.range {
             return Ok(None);
+        }
+        // Keys below the first separator belong to the first leaf.
+        if let Some(first) = stretch.leaves.first_mut() {
+            first.separator.clone_from(&stretch.range.start);
         }
         let mut writer = SegmentWriter::new(options, filter, stretch.range.start.clone());
         // The next run at the same place reads the last leaf anyway.
@@ -229,7 +233,6 @@ impl Run {
     fn go_to(&mut self, nodes: &mut NodeWriter, key: &[u8]) -> Result<()> {
         let is_behind =
             |leaf: Option<&LeafEntry>| leaf.is_some_and(|leaf| leaf.separator.as_slice() <= key);
-        // Keys below the first separator belong to the first leaf.
         if !self.has_begun || is_behind(self.leaves.front()) {
             self.finish_leaf(nodes)?;
             while is_behind(self.leaves.get(1)) {
@@ -290,6 +293,8 @@ impl Run {
                 read_leaf(&self.core.pages, &reference, self.keyspace, kind, how)?
             }
         };
+        let next = self.leaves.front().map(|next| next.separator.as_slice());
+        node.check_range(&entry.separator, next.or(self.range.end.as_deref()))?;
         let birth = entry.child.birth.unwrap_or(Epoch(0));
         let header = node.frame().header();
         // A short leaf is stored plain when compression saves no page: it tells no ratio.

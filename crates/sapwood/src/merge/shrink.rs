@@ -10,12 +10,11 @@
 //! does something.
 
 use crate::error::{Error, Result};
-use crate::page::{Block, NodeKind, NodeRef};
+use crate::page::{Block, NodeRef};
 use crate::segment::coverage::child_range;
 use crate::segment::descriptor::{Segment, TreeRoot};
 use crate::segment::key_range::KeyRange;
 use crate::segment::node::{ParentNode, read_parent_at};
-use crate::segment::overflow_reference::OverflowList;
 use crate::segment::parent::Child;
 use crate::segment::tree_edit::pages_below;
 use crate::state::background::{LEVELS_ALL, ShrinkStage};
@@ -446,7 +445,7 @@ impl Search<'_> {
             None => self.found = Some(range.clone()),
         }
         if wanted {
-            self.pages += pages;
+            self.pages = self.pages.saturating_add(pages);
             self.done = self.pages >= self.pages_max;
         }
         Ok(())
@@ -480,17 +479,11 @@ impl Search<'_> {
     }
 
     fn has_high_values(&self, node: &ParentNode) -> Result<bool> {
-        let lists = node.view().overflow_lists();
-        for index in 0..lists.len() {
-            let list = lists.get(index).map_err(|p| node.damage(p))?;
-            let frame = node.read_beside(&self.core.pages, &list, NodeKind::OverflowList)?;
-            for item in OverflowList::new(frame.content()) {
-                let item = item.map_err(|p| node.damage(p))?;
-                if item.blocks.iter().any(|block| block.end().0 > self.ceiling.0) {
-                    return Ok(true);
-                }
-            }
-        }
-        Ok(false)
+        let mut is_high = false;
+        node.visit_overflow(&self.core.pages, &mut |item| {
+            is_high = item.blocks.iter().any(|block| block.end() > self.ceiling);
+            Ok(!is_high)
+        })?;
+        Ok(is_high)
     }
 }

@@ -12,7 +12,6 @@ use crate::segment::filter::LINE_BYTES;
 use crate::segment::key_range::{KeyRange, KeyRanges, is_before_end};
 use crate::segment::leaf_writer::LeafOverflow;
 use crate::segment::node::{ParentNode, read_parent_at};
-use crate::segment::overflow_reference::OverflowList;
 use crate::segment::parent::{Below, Child};
 use crate::segment::parent_writer::LeafEntry;
 use crate::segment::tree_edit::pages_below;
@@ -83,8 +82,9 @@ impl Collect<'_> {
                 self.has_ended = true;
                 return Ok(());
             }
-            let pages = pages_below(child);
-            self.collected += pages;
+            // Whatever it says of what lies below: each is read whole.
+            let pages = pages_below(child).max(u64::from(reference.pages));
+            self.collected = self.collected.saturating_add(pages);
             self.parents.push(LowestParent { reference, birth, range, pages });
             return Ok(());
         }
@@ -185,7 +185,6 @@ fn take_apart(
     parent: &LowestParent,
     stretch: &mut Stretch,
 ) -> Result<()> {
-    debug_assert!(parent.pages > 0, "a lowest parent has leaves");
     let node = read_parent_at(pages, &parent.reference, keyspace, 1, &parent.range)?;
     let mut blocks = vec![(parent.reference.block(), parent.birth)];
     push_sidecar_blocks(&node, parent.birth, &mut blocks)?;
@@ -206,20 +205,14 @@ fn take_apart(
 }
 
 fn overflow_of_leaves(pages: &PageManager, node: &ParentNode) -> Result<Vec<Vec<LeafOverflow>>> {
-    let view = node.view();
-    let mut overflow = vec![Vec::new(); view.len()];
-    let lists = view.overflow_lists();
-    for index in 0..lists.len() {
-        let list = lists.get(index).map_err(|p| node.damage(p))?;
-        let frame = node.read_beside(pages, &list, NodeKind::OverflowList)?;
-        for item in OverflowList::new(frame.content()) {
-            let item = item.map_err(|p| node.damage(p))?;
-            let leaf = overflow.get_mut(item.child_index as usize).ok_or_else(|| {
-                node.damage(BlockProblem("an overflow list names a leaf that is not there"))
-            })?;
-            leaf.push(LeafOverflow { birth: item.birth, blocks: item.blocks });
-        }
-    }
+    let mut overflow = vec![Vec::new(); node.view().len()];
+    node.visit_overflow(pages, &mut |item| {
+        let leaf = overflow.get_mut(item.child_index as usize).ok_or_else(|| {
+            node.damage(BlockProblem("an overflow list names a leaf that is not there"))
+        })?;
+        leaf.push(LeafOverflow { birth: item.birth, blocks: item.blocks });
+        Ok(true)
+    })?;
     Ok(overflow)
 }
 

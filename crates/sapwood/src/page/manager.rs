@@ -421,6 +421,11 @@ impl PageManager {
         self.layout.check_block(block, self.allocator.file_pages())
     }
 
+    /// The pages of the file.
+    pub fn file_pages(&self) -> u64 {
+        self.allocator.file_pages()
+    }
+
     /// Writes an encoded state as a node over `blocks`; the caller syncs.
     pub fn write_state(&self, blocks: &[Block], state: &[u8]) -> Result<StateLocation> {
         self.counters.node_written(NodeKind::State, NODE_HEADER_BYTES + state.len());

@@ -101,13 +101,15 @@ impl Segment {
 
     /// Pages of both trees and of the filter.
     pub fn pages(&self) -> u64 {
-        let trees = self.points.iter().chain(&self.ranges).map(|tree| tree.pages).sum::<u64>();
-        trees + self.filter.nodes.iter().map(|node| u64::from(node.pages)).sum::<u64>()
+        let trees = self.points.iter().chain(&self.ranges).map(|tree| tree.pages);
+        let filter = self.filter.nodes.iter().map(|node| u64::from(node.pages));
+        trees.chain(filter).fold(0, u64::saturating_add)
     }
 
     /// Entries of both trees, those in promoted ranges included.
     pub fn entries(&self) -> u64 {
-        self.points.iter().chain(&self.ranges).map(|tree| tree.entries).sum()
+        let trees = self.points.iter().chain(&self.ranges);
+        trees.map(|tree| tree.entries).fold(0, u64::saturating_add)
     }
 
     /// True when it may hold a key of `range` that readers must see here.

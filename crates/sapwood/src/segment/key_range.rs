@@ -197,6 +197,17 @@ impl KeyRanges {
         self.ranges.insert(from, joined);
     }
 
+    /// The part of `range` around `key` that it does not hold; `None` when it holds `key`. Of all
+    /// its ranges two are looked at.
+    pub fn gap_around(&self, key: &[u8], range: &KeyRange) -> Option<KeyRange> {
+        let behind = self.first_ending_after(key);
+        let next = self.ranges.get(behind).map(|held| held.start.as_slice());
+        let before = behind.checked_sub(1).and_then(|before| self.ranges.get(before));
+        let start = before.and_then(|held| held.end.clone()).unwrap_or_default();
+        let gap = KeyRange { start, end: next.map(<[u8]>::to_vec) };
+        gap.intersection(range).filter(|gap| gap.contains(key))
+    }
+
     /// The parts of `range` that it does not hold, in order.
     pub fn gaps_in(&self, range: &KeyRange) -> Vec<KeyRange> {
         let mut gaps = Vec::new();
@@ -259,6 +270,8 @@ mod tests {
             for key in 0u8..24 {
                 let key = [key];
                 prop_assert_eq!(set.contains(&key), holds(&ranges, &key));
+                let around = gaps.iter().find(|gap| gap.contains(&key));
+                prop_assert_eq!(set.gap_around(&key, &probe), around.cloned());
                 if probe.contains(&key) {
                     covered &= holds(&ranges, &key);
                     touched |= holds(&ranges, &key);

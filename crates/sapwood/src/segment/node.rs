@@ -4,7 +4,10 @@
 //! handed out has been checked whole once: its order, kinds and lengths are right, so that search
 //! in it finds what is there.
 
+use std::cmp::Ordering;
+
 use super::key_range::KeyRange;
+use super::overflow_reference::{ListedPages, OverflowList, OverflowListItem};
 use super::parent::{Parent, ParentShape};
 use super::sorted_block::{BlockShape, KindSet, SortedBlock};
 use super::{BlockProblem, COMPOSITE_KEY_BYTES_MAX};
@@ -112,6 +115,10 @@ pub fn read_leaf(
             .map_err(|problem| damage(&frame, Structure::Leaf, problem))?;
     if !frame.is_checked() {
         check_place(&frame, Structure::Leaf, keyspace, 0)?;
+        if bits & FLAG_NUMBERS != 0 && keyspace != KeyspaceNumber::MANY {
+            let problem = BlockProblem("a leaf of a level has numbers");
+            return Err(damage(&frame, Structure::Leaf, problem));
+        }
         shape
             .view(frame.content())
             .check(kind.kinds(), COMPOSITE_KEY_BYTES_MAX)
@@ -119,6 +126,25 @@ pub fn read_leaf(
         frame.set_checked();
     }
     Ok(LeafNode { frame, shape })
+}
+
+/// Reads a leaf at its place: those above it leave it the keys of `range`.
+///
+/// What is read this way, leaf after leaf, ascends, whatever the file holds.
+///
+/// # Errors
+/// When it cannot be read, is damaged, or belongs to another place.
+pub fn read_leaf_at(
+    pages: &PageManager,
+    reference: &NodeRef,
+    keyspace: KeyspaceNumber,
+    kind: TreeKind,
+    how: Caching,
+    range: &KeyRange,
+) -> Result<LeafNode> {
+    let node = read_leaf(pages, reference, keyspace, kind, how)?;
+    node.check_range(&range.start, range.end.as_deref())?;
+    Ok(node)
 }
 
 /// Reads a parent of a tree of `keyspace`.
@@ -183,6 +209,44 @@ impl LeafNode {
     pub fn damage(&self, problem: BlockProblem) -> Error {
         damage(&self.frame, Structure::Leaf, problem)
     }
+
+    /// Checks that its keys lie where those above it say: none before `start`, all before `end`.
+    /// Of a ranges tree it is where its range tombstones begin; the last may end further on.
+    ///
+    /// # Errors
+    /// When they do not.
+    pub fn check_range(&self, start: &[u8], end: Option<&[u8]>) -> Result<()> {
+        let view = self.view();
+        let compare = |index, key: &[u8]| view.compare_key(index, key).map_err(|p| self.damage(p));
+        let begins = start.is_empty() || compare(0, start)?.is_ge();
+        let ends = match end {
+            Some(end) => compare(view.len().saturating_sub(1), end)?.is_lt(),
+            None => true,
+        };
+        if begins && ends { Ok(()) } else { Err(self.beside_its_place()) }
+    }
+
+    /// The same between two separators, where there are such, without copying them.
+    pub(super) fn check_between(
+        &self,
+        start: Option<(&ParentNode, usize)>,
+        end: Option<(&ParentNode, usize)>,
+    ) -> Result<()> {
+        let view = self.view();
+        let compare = |own, (parent, index): (&ParentNode, usize)| {
+            let above = parent.view();
+            SortedBlock::compare_entries((&view, own), (above.block(), index))
+                .map_err(|p| self.damage(p))
+        };
+        let begins = start.map_or(Ok(true), |start| compare(0, start).map(Ordering::is_ge))?;
+        let last = view.len().saturating_sub(1);
+        let ends = end.map_or(Ok(true), |end| compare(last, end).map(Ordering::is_lt))?;
+        if begins && ends { Ok(()) } else { Err(self.beside_its_place()) }
+    }
+
+    fn beside_its_place(&self) -> Error {
+        self.damage(BlockProblem("its keys lie beside its place"))
+    }
 }
 
 impl ParentNode {
@@ -211,10 +275,29 @@ impl ParentNode {
             Some(end) => compare(view.len().saturating_sub(1), end)?.is_lt(),
             None => true,
         };
-        match begins && ends {
-            true => Ok(()),
-            false => Err(self.damage(BlockProblem("its separators lie beside its place"))),
-        }
+        if begins && ends { Ok(()) } else { Err(self.beside_its_place()) }
+    }
+
+    /// The same between two separators, where there are such, without copying them.
+    pub(super) fn check_between(
+        &self,
+        start: Option<(&ParentNode, usize)>,
+        end: Option<(&ParentNode, usize)>,
+    ) -> Result<()> {
+        let view = self.view();
+        let compare = |own, (parent, index): (&ParentNode, usize)| {
+            let above = parent.view();
+            SortedBlock::compare_entries((view.block(), own), (above.block(), index))
+                .map_err(|p| self.damage(p))
+        };
+        let begins = start.map_or(Ok(true), |start| compare(0, start).map(Ordering::is_eq))?;
+        let last = view.len().saturating_sub(1);
+        let ends = end.map_or(Ok(true), |end| compare(last, end).map(Ordering::is_lt))?;
+        if begins && ends { Ok(()) } else { Err(self.beside_its_place()) }
+    }
+
+    fn beside_its_place(&self) -> Error {
+        self.damage(BlockProblem("its separators lie beside its place"))
     }
 
     /// What names it.
@@ -236,6 +319,37 @@ impl ParentNode {
     ) -> Result<Arc<Frame>> {
         let keyspace = self.frame.header().keyspace;
         pages.read_node(reference, kind).map_err(|error| error.met_in(keyspace))
+    }
+
+    /// Hands out what the overflow lists beside a lowest parent name, until `visit` says false.
+    ///
+    /// # Errors
+    /// When a list cannot be read, is damaged, or names more than the leaves have; and those of
+    /// `visit`.
+    pub fn visit_overflow(
+        &self,
+        pages: &PageManager,
+        visit: &mut dyn FnMut(OverflowListItem) -> Result<bool>,
+    ) -> Result<()> {
+        let view = self.view();
+        let lists = view.overflow_lists();
+        if lists.is_empty() {
+            return Ok(());
+        }
+        let said_pages = view.overflow_pages().map_err(|p| self.damage(p))?;
+        let mut listed = ListedPages::new(said_pages, pages.file_pages());
+        for index in 0..lists.len() {
+            let list = lists.get(index).map_err(|p| self.damage(p))?;
+            let frame = self.read_beside(pages, &list, NodeKind::OverflowList)?;
+            for item in OverflowList::new(frame.content()) {
+                let item = item.map_err(|p| self.damage(p))?;
+                listed.take(&item).map_err(|p| self.damage(p))?;
+                if !visit(item)? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The reference to a child.

@@ -124,6 +124,32 @@ impl Iterator for OverflowList<'_> {
     }
 }
 
+/// Counts what lists beside a lowest parent name: no more than the values of its leaves take, which
+/// is no more than lies in the file. So what they name can be held in memory, and whoever reads
+/// them comes to an end.
+#[derive(Debug)]
+pub struct ListedPages {
+    left: u64,
+}
+
+impl ListedPages {
+    /// For a parent whose leaves say that their values have so many pages.
+    pub fn new(said_pages: u64, file_pages: u64) -> ListedPages {
+        ListedPages { left: said_pages.min(file_pages) }
+    }
+
+    /// Counts an item.
+    ///
+    /// # Errors
+    /// When it is too much.
+    pub fn take(&mut self, item: &OverflowListItem) -> Result<(), BlockProblem> {
+        let pages = item.blocks.iter().map(|block| u64::from(block.pages));
+        let left = self.left.checked_sub(pages.fold(0, u64::saturating_add));
+        self.left = left.ok_or(BlockProblem("overflow lists name more than the leaves have"))?;
+        Ok(())
+    }
+}
+
 fn read_blocks(reader: &mut Reader<'_>) -> Result<Vec<Block>, BlockProblem> {
     let blocks = Block::decode_list(reader)?;
     if blocks.is_empty() {

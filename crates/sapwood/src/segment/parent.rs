@@ -23,6 +23,12 @@ mod tests;
 
 /// The most children of a lowest parent.
 pub const LOWEST_PARENT_CHILDREN_MAX: usize = 64;
+/// The most children of an upper parent.
+pub const UPPER_CHILDREN_MAX: usize = 160;
+
+/// What a leaf holds of overflow values takes a MiB in lists at most, and two lists of a parent,
+/// side by side, take more than 48 KiB: those of a leaf are fewer than these.
+const LISTS_PER_CHILD_MAX: usize = 64;
 
 /// Base page, number of pieces, number of lists.
 const FIXED_BYTES: usize = 12;
@@ -322,12 +328,10 @@ impl<'a> Parent<'a> {
         if self.lowest && self.len() > LOWEST_PARENT_CHILDREN_MAX {
             return Err(BlockProblem("a lowest parent has more than 64 children"));
         }
-        let mut page_least = u64::MAX;
-        for references in [self.pieces(), self.overflow_lists()] {
-            for index in 0..references.len() {
-                page_least = page_least.min(references.get(index)?.page.0);
-            }
+        if self.len() > UPPER_CHILDREN_MAX {
+            return Err(BlockProblem("an upper parent has more than 160 children"));
         }
+        let mut page_least = self.check_sidecar()?;
         for index in 0..self.len() {
             let child = self.child(index)?;
             page_least = page_least.min(child.reference.page.0);
@@ -351,6 +355,40 @@ impl<'a> Parent<'a> {
             return Err(BlockProblem("a parent's base page is not the least that it refers to"));
         }
         Ok(())
+    }
+
+    /// Checks that what stands beside the parent is not too much for its children, and that
+    /// nothing of it is there twice: whoever reads it all reads no more than lies in the file. The
+    /// least page of it.
+    fn check_sidecar(&self) -> Result<u64, BlockProblem> {
+        if self.pieces.len() > self.len() {
+            return Err(BlockProblem("a parent has more filter pieces than children"));
+        }
+        if self.lists.len() > self.len().saturating_mul(LISTS_PER_CHILD_MAX) {
+            return Err(BlockProblem("a parent has too many overflow lists for its children"));
+        }
+        let mut blocks = Vec::with_capacity(self.pieces.len().saturating_add(self.lists.len()));
+        for references in [self.pieces(), self.overflow_lists()] {
+            for index in 0..references.len() {
+                blocks.push(references.get(index)?.block());
+            }
+        }
+        blocks.sort_unstable_by_key(|block| block.first);
+        if !blocks.is_sorted_by(|a, b| a.end() <= b.first) {
+            return Err(BlockProblem("nodes beside a parent lie one over the other"));
+        }
+        Ok(blocks.first().map_or(u64::MAX, |block| block.first.0))
+    }
+
+    /// The pages of overflow values that the leaves are said to have.
+    pub fn overflow_pages(&self) -> Result<u64, BlockProblem> {
+        let mut pages: u64 = 0;
+        for index in 0..self.len() {
+            if let Below::Leaf { overflow_pages } = self.child(index)?.below {
+                pages = pages.saturating_add(overflow_pages);
+            }
+        }
+        Ok(pages)
     }
 }
 

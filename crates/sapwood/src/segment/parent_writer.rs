@@ -223,17 +223,21 @@ pub fn write_lowest_parent(
     let spec = parent_spec(1, keyspace, info.wide);
     // Parents are read soon: the next step and every lookup pass through them.
     let reference = nodes.append(&spec, &content, true)?;
-    let overflow_pages: u64 = leaves.iter().map(|leaf| overflow_pages(&leaf.child)).sum();
-    let leaf_pages: u64 = leaves.iter().map(|leaf| u64::from(leaf.child.reference.pages)).sum();
+    // What is said of leaves that are reused comes from a file.
+    let sum = |part: fn(&Child) -> u64| {
+        leaves.iter().map(|leaf| part(&leaf.child)).fold(0, u64::saturating_add)
+    };
+    let overflow_pages = sum(overflow_pages);
+    let leaf_pages = sum(|child| u64::from(child.reference.pages));
     Ok(ParentEntry {
         separator: leaves.first().map(|leaf| leaf.separator.clone()).unwrap_or_default(),
         child: Child {
             reference,
-            entries: leaves.iter().map(|leaf| leaf.child.entries).sum(),
-            tombstones: leaves.iter().map(|leaf| leaf.child.tombstones).sum(),
+            entries: sum(|child| child.entries),
+            tombstones: sum(|child| child.tombstones),
             birth: None,
             below: Below::Parent {
-                pages: leaf_pages + overflow_pages + sidecar_pages,
+                pages: overflow_pages.saturating_add(leaf_pages + sidecar_pages),
                 leaves: leaves.len() as u64,
                 overflow: overflow_pages > 0,
             },

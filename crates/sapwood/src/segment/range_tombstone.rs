@@ -14,8 +14,8 @@
 use std::cmp::Ordering;
 use std::convert::Infallible;
 
-use super::BlockProblem;
 use super::sorted_block::SortedBlock;
+use super::{BlockProblem, COMPOSITE_KEY_BYTES_MAX};
 use crate::codec::{Reader, put_varint};
 
 #[cfg(test)]
@@ -72,6 +72,10 @@ impl<'a> RangeValue<'a> {
             return Err(BlockProblem("a range tombstone has unknown flags"));
         }
         let end = reader.length_prefixed()?;
+        // It may become the start of what lies behind, which is a key.
+        if end.len() > COMPOSITE_KEY_BYTES_MAX {
+            return Err(BlockProblem("a range tombstone's end is longer than keys may be"));
+        }
         let end = match flags & FLAG_NO_END {
             0 => Some(end),
             _ if end.is_empty() => None,

@@ -162,10 +162,7 @@ impl SegmentSource {
         // Where a part was promoted, what lies below may be newer than the fragment.
         let range = match self.segment.promoted.is_empty() {
             true => range,
-            false => {
-                let gaps = self.segment.promoted.gaps_in(&range);
-                gaps.into_iter().find(|gap| gap.contains(tree_key)).unwrap_or(range)
-            }
+            false => self.segment.promoted.gap_around(tree_key, &range).unwrap_or(range),
         };
         Ok(number.map(|number| Cover { range, number }))
     }

@@ -142,30 +142,19 @@ impl TreeCursor {
         self.key.clear();
     }
 
-    /// Opens the child at `index` of the last parent of the path, and below it the edge that
-    /// `last` says; the leaf is open afterwards.
+    /// Opens the child at `index` of the last parent of the path, and below it the one that
+    /// `choose` says of each parent; the leaf is open afterwards. Nodes that reach out of the place
+    /// that those above give them could lead a walk over the same leaves for ever, and a seek to
+    /// what lies on the wrong side of its key.
     fn descend(&mut self, choose: impl Fn(&ParentNode) -> Result<usize>) -> Result<()> {
-        self.descend_with(choose, |_, _| Ok(()))
-    }
-
-    /// The same on the way from one leaf to the next. Parents that reach out of the place that
-    /// those above give them could lead a walk over the same leaves for ever.
-    fn descend_in_place(&mut self, choose: impl Fn(&ParentNode) -> Result<usize>) -> Result<()> {
-        self.descend_with(choose, check_reach)
-    }
-
-    fn descend_with(
-        &mut self,
-        choose: impl Fn(&ParentNode) -> Result<usize>,
-        check: impl Fn(&[(ParentNode, usize)], &ParentNode) -> Result<()>,
-    ) -> Result<()> {
         let (mut reference, mut height) = match self.path.last() {
             None => (self.root.reference, self.root.height),
             Some((parent, index)) => (parent.child_reference(*index)?, parent.height() - 1),
         };
         while height > 0 {
             let parent = read_parent(&self.pages, &reference, self.keyspace, height)?;
-            check(&self.path, &parent)?;
+            let (start, end) = place(&self.path);
+            parent.check_between(start, end)?;
             let index = choose(&parent)?;
             reference = parent.child_reference(index)?;
             self.path.push((parent, index));
@@ -175,7 +164,10 @@ impl TreeCursor {
             Caching::Keep if self.leaves_walked >= LEAVES_OF_A_LONG_WALK => Caching::InPassing,
             caching => caching,
         };
-        self.leaf = Some(read_leaf(&self.pages, &reference, self.keyspace, self.kind, caching)?);
+        let leaf = read_leaf(&self.pages, &reference, self.keyspace, self.kind, caching)?;
+        let (start, end) = place(&self.path);
+        leaf.check_between(start, end)?;
+        self.leaf = Some(leaf);
         Ok(())
     }
 
@@ -210,7 +202,7 @@ impl TreeCursor {
             }
             *index += 1;
             self.leaves_walked = self.leaves_walked.saturating_add(1);
-            self.descend_in_place(|_| Ok(0))?;
+            self.descend(|_| Ok(0))?;
             self.index = 0;
             return Ok(true);
         }
@@ -235,7 +227,7 @@ impl TreeCursor {
                 *index -= 1;
             }
             self.leaves_walked = self.leaves_walked.saturating_add(1);
-            self.descend_in_place(|parent| Ok(parent.view().len().saturating_sub(1)))?;
+            self.descend(|parent| Ok(parent.view().len().saturating_sub(1)))?;
             self.index = self.leaf_len();
             return Ok(true);
         }
@@ -437,16 +429,15 @@ impl TreeCursor {
     }
 }
 
-/// Whether a parent's separators lie where the path to it says.
-fn check_reach(path: &[(ParentNode, usize)], node: &ParentNode) -> Result<()> {
-    let Some((above, index)) = path.last() else { return Ok(()) };
-    let separator_of = |(above, index): (&ParentNode, usize)| -> Result<Vec<u8>> {
-        let mut separator = Vec::new();
-        above.view().separator(index, &mut separator).map_err(|p| above.damage(p))?;
-        Ok(separator)
-    };
-    let start = separator_of((above, *index))?;
-    let next = path.iter().rev().find(|(of, at)| at + 1 < of.view().len());
-    let end = next.map(|(of, at)| separator_of((of, at + 1))).transpose()?;
-    node.check_range(&start, end.as_deref())
+/// A separator in a parent.
+type Border<'a> = Option<(&'a ParentNode, usize)>;
+
+/// The separators between which the path leaves a node its keys. What begins the tree, and what
+/// ends it, has none there.
+fn place(path: &[(ParentNode, usize)]) -> (Border<'_>, Border<'_>) {
+    let is_first = path.iter().all(|(_, index)| *index == 0);
+    let start = path.last().filter(|_| !is_first).map(|(parent, index)| (parent, *index));
+    let mut above = path.iter().rev();
+    let end = above.find(|(parent, index)| index + 1 < parent.view().len());
+    (start, end.map(|(parent, index)| (parent, index + 1)))
 }

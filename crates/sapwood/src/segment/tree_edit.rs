@@ -13,7 +13,7 @@ use super::BlockProblem;
 use super::descriptor::TreeRoot;
 use super::key_range::{compare_ends, is_before_end};
 use super::node::{ParentNode, read_parent};
-use super::parent::{Below, Child, ParentBuilder};
+use super::parent::{Below, Child, ParentBuilder, UPPER_CHILDREN_MAX};
 use super::parent_writer::{Lowest, ParentEntry, even_groups, is_under_third, parent_spec};
 use crate::error::{Result, Structure};
 use crate::page::{Block, NodeRef, PageManager};
@@ -21,9 +21,6 @@ use crate::types::{Epoch, KeyspaceNumber};
 
 #[cfg(test)]
 mod tests;
-
-/// The most children of an upper parent.
-pub const UPPER_CHILDREN_MAX: usize = 160;
 
 /// What an edit did to the upper parents of a tree. Leaves and lowest parents are the caller's.
 #[derive(Debug, Default)]

@@ -259,7 +259,8 @@ impl Reserve {
     /// A state became current.
     pub(crate) fn note_state(&self, state: &State) {
         let levels = state.levels.values().flat_map(|levels| levels.iter());
-        let pages = state.young.iter().chain(levels).map(|segment| segment.pages()).sum();
+        let pages = state.young.iter().chain(levels).map(|segment| segment.pages());
+        let pages = pages.fold(0, u64::saturating_add);
         self.tree_pages.store(pages, Ordering::Relaxed);
         // At most so many: states come often, and shares may be many.
         let shares = state.young.iter().map(|segment| segment.keyspaces.len()).sum::<usize>();

@@ -4,7 +4,7 @@ use super::walk::{Claim, Tree, Walk};
 use crate::error::Structure;
 use crate::page::{Frame, NodeKind, NodeRef};
 use crate::segment::filter::LINE_BYTES;
-use crate::segment::overflow_reference::{OverflowList, OverflowListItem};
+use crate::segment::overflow_reference::{ListedPages, OverflowList, OverflowListItem};
 use crate::segment::parent::{Child, Parent, SidecarReferences};
 use crate::sync::Arc;
 
@@ -39,6 +39,8 @@ impl Sidecar {
             let frame = self.read_node(walk, tree, claim, &piece, NodeKind::FilterPiece);
             self.pieces.push(frame);
         }
+        let said_pages = parent.overflow_pages().unwrap_or(u64::MAX);
+        let mut listed = ListedPages::new(said_pages, walk.pages.file_pages());
         for list in references(&parent.overflow_lists()) {
             let frame = self.read_node(walk, tree, claim, &list, NodeKind::OverflowList);
             let Some(frame) = frame else {
@@ -46,7 +48,7 @@ impl Sidecar {
                 continue;
             };
             for item in OverflowList::new(frame.content()) {
-                match item {
+                match item.and_then(|item| listed.take(&item).map(|()| item)) {
                     Ok(item) if (item.child_index as usize) < parent.len() => self.items.push(item),
                     Ok(item) => {
                         let text =
@@ -56,6 +58,7 @@ impl Sidecar {
                     Err(problem) => {
                         self.complete = false;
                         walk.problem(Structure::Sidecar, list.page, tree.keyspace, problem.0);
+                        break;
                     }
                 }
             }

@@ -45,12 +45,22 @@ struct Model {
     lists: Vec<NodeRef>,
 }
 
+/// So that nothing of a sidecar lies over another.
+fn apart(references: &mut [NodeRef], from: u64) {
+    for (index, reference) in (from..).zip(references) {
+        reference.page = PageNumber(FIRST_PAGE + (index << 17) + reference.page.0 % (1 << 16));
+    }
+}
+
 fn model() -> impl Strategy<Value = Model> {
     (1_u8..4, vec(reference(), 0..4), vec(reference(), 1..3)).prop_flat_map(
-        |(height, pieces, lists)| {
+        |(height, mut pieces, mut lists)| {
+            apart(&mut pieces, 0);
+            apart(&mut lists, 4);
             let lowest = height == 1;
             let key = prop_oneof![vec(0_u8..3, 0..7), vec(any::<u8>(), 0..9)];
-            let children = btree_map(key, child(lowest, pieces.len() as u32), 1..30);
+            let children =
+                btree_map(key, child(lowest, pieces.len() as u32), pieces.len().max(1)..30);
             children.prop_map(move |children| Model {
                 height,
                 children,
@@ -118,6 +128,53 @@ proptest! {
     }
 }
 
+fn plain_child(page: u64) -> Child {
+    Child {
+        reference: NodeRef { page: PageNumber(page), pages: 1, stamp: 0, checksum: 0 },
+        entries: 1,
+        tombstones: 0,
+        birth: None,
+        below: Below::Leaf { overflow_pages: 0 },
+        filter: None,
+        dictionary: None,
+    }
+}
+
+/// A parent of few leaves that named one list 65,000 times had whoever reads them all read on and
+/// on; a prefix that tens of thousands of children share made them gigabytes of separators.
+#[test]
+fn a_parent_names_no_more_than_a_writer_would() {
+    let problem = |height: u8, children: u64, pieces: &[u64], lists: &[u64]| {
+        let mut builder = ParentBuilder::new(height);
+        let node = |page: &u64| NodeRef { pages: 2, ..plain_child(1000 + page).reference };
+        pieces.iter().for_each(|page| _ = builder.push_piece(node(page)));
+        lists.iter().for_each(|page| builder.push_overflow_list(node(page)));
+        for index in 0..children {
+            let below = match height {
+                1 => Below::Leaf { overflow_pages: 0 },
+                _ => Below::Parent { pages: 1, leaves: 1, overflow: false },
+            };
+            builder.push(&index.to_be_bytes(), &Child { below, ..plain_child(index) });
+        }
+        let mut content = Vec::new();
+        let wide = builder.finish(&mut content).unwrap().wide;
+        Parent::parse(&content, height, wide).unwrap().check().err().map(|problem| problem.0)
+    };
+    let lists: Vec<u64> = (0..65).map(|index| index * 2).collect();
+    assert_eq!(problem(1, 2, &[0, 2], &[4, 6, 8]), None);
+    assert_eq!(problem(1, 1, &[], &lists[..64]), None);
+    assert_eq!(problem(2, 160, &[], &[]), None);
+    let over = Some("nodes beside a parent lie one over the other");
+    assert_eq!(problem(1, 2, &[0, 2], &[4, 4]), over);
+    assert_eq!(problem(1, 2, &[0, 4], &[8, 5]), over);
+    let pieces = Some("a parent has more filter pieces than children");
+    assert_eq!(problem(1, 2, &[0, 2, 4], &[]), pieces);
+    let too_many = Some("a parent has too many overflow lists for its children");
+    assert_eq!(problem(1, 1, &[], &lists), too_many);
+    let children = Some("an upper parent has more than 160 children");
+    assert_eq!(problem(2, 161, &[], &[]), children);
+}
+
 fn use_all(content: &[u8], height: u8, wide: bool) -> bool {
     let Ok(parent) = Parent::parse(content, height, wide) else {
         return false;
@@ -139,8 +196,12 @@ fn use_all(content: &[u8], height: u8, wide: bool) -> bool {
 }
 
 fn small_model(height: u8) -> Model {
-    let reference =
-        |n: u64| NodeRef { page: PageNumber(70 + n), pages: 2, stamp: 7, checksum: 0xdead_beef };
+    let reference = |n: u64| NodeRef {
+        page: PageNumber(70 + n * 2),
+        pages: 2,
+        stamp: 7,
+        checksum: 0xdead_beef,
+    };
     let lowest = height == 1;
     let slot = FilterSlot { piece: 0, first_line: 3, lines: 2 };
     let child = |n: u64| Child {

@@ -231,3 +231,15 @@ fn a_leaf_of_wrong_fragments_fails_its_check() {
     assert!(problem(&[ac, fragment(b"b", None)], None).contains("overlap"));
     assert!(problem(&[fragment(b"a", None), fragment(b"b", None)], None).contains("overlap"));
 }
+
+/// A range tombstone's end may become the key with which the next one begins.
+#[test]
+fn an_end_is_no_longer_than_a_key() {
+    let decoded = |length: usize| {
+        let mut value = Vec::new();
+        encode_value(Some(&vec![7; length]), None, &[], &mut value);
+        RangeValue::decode(&value, None).map(|range| range.end.map(<[u8]>::len))
+    };
+    assert_eq!(decoded(COMPOSITE_KEY_BYTES_MAX), Ok(Some(COMPOSITE_KEY_BYTES_MAX)));
+    assert!(decoded(COMPOSITE_KEY_BYTES_MAX + 1).is_err());
+}
