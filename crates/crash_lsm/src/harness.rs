@@ -200,7 +200,7 @@ impl Run {
         let was_killed = left.ending == Some(Ending::Kill);
         // Mostly the power fails only after that commit: it must have taken along what was
         // replayed. Sometimes it fails in the middle of it.
-        crashing.hold_end(was_killed && !self.random.one_in(4));
+        crashing.hold_end(was_killed && !self.random.one_in(8));
         let outcome = driver.open_and_compare(&mut self.model, &left).and_then(|()| {
             if was_killed {
                 driver.commit_one_synced(&mut self.model, &mut self.totals)?;
