@@ -66,6 +66,10 @@ fn values_of_full_leaves_are_named_in_several_lists() {
         let pages = pages(page_bytes, region_bytes);
         let count = LEAVES_PER_LOWEST_PARENT_MAX as u64;
         let leaves: Vec<LeafEntry> = (0..count).map(|number| leaf(number, values)).collect();
+        // What lists name lies in the file.
+        while pages.file_pages() < count * (16 + values) {
+            pages.allocator().allocate(64, 0).unwrap();
+        }
         let mut nodes = NodeWriter::new(pages.clone(), 64);
         let written = write_lowest_parent(&mut nodes, KEYSPACE, &leaves).unwrap();
         nodes.finish().unwrap();

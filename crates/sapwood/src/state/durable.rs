@@ -19,7 +19,7 @@ use crate::log::record::STATE_DURABLE_BYTES;
 use crate::log::ring::RingList;
 use crate::log::stream::{BlockStream, prepare_blocks};
 use crate::log::writer::{AppendError, Positions};
-use crate::page::file_header::{INLINE_STATE_BYTES_MAX, STATE_BLOCKS_MAX, is_alone, write_slot};
+use crate::page::file_header::{INLINE_STATE_BYTES_MAX, STATE_BLOCKS_MAX, write_slot};
 use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, StateLocation};
 use crate::storage::Storage;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -92,6 +92,9 @@ pub(crate) struct OpenedSlot {
     pub epoch: Epoch,
     pub state_is_recorded: bool,
     pub state_named: StateNamed,
+    /// See [`is_alone`](crate::page::file_header::is_alone). Asked at the open, so that a disk that
+    /// cannot be read hinders no write.
+    pub is_alone: bool,
 }
 
 /// The limits of numbers that the file promises not to have reached.
@@ -221,7 +224,7 @@ pub fn claim_file(core: &Core) -> Result<()> {
         core.durable.tail_is_uncertain.store(true, Ordering::Release);
     }
     let storage = core.pages.storage();
-    let slot = slot_to_write(&**storage, opened)?;
+    let slot = slot_to_write(opened);
     let slot_is_safe = slot.as_ref().map_or(Ok(()), |slot| put_slot(core, slot));
     // Before records of a lost time are erased: one may be all that says that a slot is on disk.
     *generation = slot.map_or(*generation, |slot| slot.generation);
@@ -251,15 +254,15 @@ pub fn claim_file(core: &Core) -> Result<()> {
 /// again. Unless the record is sure to be found, that no later open tears the slot, the same state
 /// goes into the other one, too. Any other slot may lie in the system's cache only; writing it
 /// again may tear it, but then the state before it, whose log names no later one, is whole.
-fn slot_to_write(storage: &dyn Storage, opened: &OpenedSlot) -> Result<Option<HeaderSlot>> {
+fn slot_to_write(opened: &OpenedSlot) -> Option<HeaderSlot> {
     let slot = opened.slot.clone();
     let is_on_disk = match opened.state_named {
-        StateNamed::OnDisk => return Ok(None),
+        StateNamed::OnDisk => return None,
         StateNamed::Somewhere => true,
-        StateNamed::Nowhere => is_alone(storage, &slot)?,
+        StateNamed::Nowhere => opened.is_alone,
     };
     let generation = slot.generation + u64::from(is_on_disk);
-    Ok(Some(HeaderSlot { generation, ..slot }))
+    Some(HeaderSlot { generation, ..slot })
 }
 
 /// Whoever made the file may have died before it came to this, and a power cut take the file's

@@ -4,9 +4,9 @@
 //! - E5: a transaction is listed before its number is chosen; a flush record is kept, with the
 //!   blocks that the flush brought into the state, while any listed transaction began before the
 //!   flush's last commit.
-//! - E6: when too much is kept, of pages or of memory to list them, the oldest transactions are *given up*: nothing is kept for them
-//!   from then on, and they cannot be committed any more. One whose commit has begun is not, so
-//!   that its validation finds everything.
+//! - E6: when too much is kept, of pages or of memory to list them, the oldest transactions are
+//!   *given up*: nothing is kept for them from then on, and they cannot be committed any more. One
+//!   whose commit has begun is not, so that its validation finds everything.
 //!
 //! *Threads*: any; one short lock.
 

@@ -25,7 +25,7 @@ use crate::log::stream::BlockStream;
 use crate::log::writer::{LogStart, LogWriter};
 use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
-use crate::page::file_header::{newest_first, read_slots};
+use crate::page::file_header::{is_alone, newest_first, read_slots};
 use crate::page::state_node::read_state;
 use crate::page::{
     Block, HeaderSlot, Layout, MemoryBudget, OpenedState, PageManager, PageOptions, StateLocation,
@@ -227,6 +227,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
     let state = State::new(read.manifest.contents, PromotedLeaves::default(), held.releases());
     let ring = Ring::new(&assembly.list, assembly.stream.usable_bytes())?;
     let (state_is_recorded, state_named) = (end.state_is_recorded, end.state_named);
+    let is_alone = is_alone(&**pages.storage(), &read.slot)?;
     let is_unsynced = end.durable < last.position;
     assembly.log_named.known_durable(end.durable);
     let start = match assembly.options.read_only {
@@ -265,6 +266,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
             slot: read.slot,
             state_is_recorded,
             state_named,
+            is_alone,
         }),
         log_blocks: assembly.list.blocks,
         settled_at: None,

@@ -24,7 +24,11 @@ fn in_blocks() -> StateLocation {
 
 proptest! {
     #[test]
-    fn slots_come_back(generation in 1u64..=COUNT_MAX, length in 0..=INLINE_STATE_BYTES_MAX, seed: u32) {
+    fn slots_come_back(
+        generation in 1u64..=COUNT_MAX,
+        length in 0..=INLINE_STATE_BYTES_MAX,
+        seed: u32,
+    ) {
         for state in [StateLocation::Inline(noise(length, seed)), in_blocks()] {
             let slot = slot(generation, state);
             prop_assert_eq!(HeaderSlot::decode(&slot.encode()), Ok(slot));
