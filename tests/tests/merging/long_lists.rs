@@ -68,7 +68,7 @@ fn values_of_full_leaves_are_named_in_several_lists() {
         let leaves: Vec<LeafEntry> = (0..count).map(|number| leaf(number, values)).collect();
         // What lists name lies in the file.
         while pages.file_pages() < count * (16 + values) {
-            pages.allocator().allocate(64, 0).unwrap();
+            pages.allocator().allocate(16, 0).unwrap();
         }
         let mut nodes = NodeWriter::new(pages.clone(), 64);
         let written = write_lowest_parent(&mut nodes, KEYSPACE, &leaves).unwrap();
