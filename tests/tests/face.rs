@@ -282,6 +282,34 @@ fn an_iterator_that_ends_stays_ended() {
     }
 }
 
+/// Older versions lie below what leaves first: none of them comes up again.
+#[test]
+fn a_snapshot_behind_a_drop_sees_nothing_of_the_keyspace_whatever_has_left() {
+    let db = Database::builder().merge_threads(0).open_in_memory().unwrap();
+    let keyspace = db.keyspace("a").unwrap();
+    for value in ["old", "new"] {
+        for n in 0..2_000_u32 {
+            keyspace.put(n.to_be_bytes(), value).unwrap();
+        }
+        db.flush().unwrap();
+        if value == "old" {
+            db.compact().unwrap();
+        }
+    }
+    db.drop_keyspace("a").unwrap();
+    loop {
+        let snapshot = db.snapshot().unwrap();
+        assert_eq!(snapshot.get(&keyspace, 7_u32.to_be_bytes()).unwrap(), None);
+        let transaction = db.begin(Isolation::Snapshot).unwrap();
+        assert_eq!(transaction.get(&keyspace, 8_u32.to_be_bytes()).unwrap(), None);
+        drop((snapshot, transaction));
+        db.flush().unwrap();
+        if !db.run_step().unwrap() {
+            break;
+        }
+    }
+}
+
 #[test]
 fn handles_of_dropped_and_renamed_keyspaces() {
     let db = open();

@@ -4,10 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crash_lsm::access;
 use sapwood::storage::{CrashPlan, MemoryStorage, SimulatedStorage, Storage};
-use sapwood::sync::{Arc, Random};
+use sapwood::sync::{Arc, Clock, Random};
 use sapwood::{Builder, Database, Durability, Error, Isolation, Keyspace, Result, Transaction};
 
 type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -99,6 +100,31 @@ fn at_the_limit_of_the_file_writes_fail_deletions_free_space_and_writes_go_on() 
         let database = builder().open_on(storage).unwrap();
         check(&database.keyspace("a").unwrap(), &pairs, "after a reopen");
     }
+}
+
+/// Nobody puts anything again, and nobody waits for quiet: what steps find to do is all that is
+/// done.
+#[test]
+fn a_file_that_was_full_shrinks_when_it_was_emptied_and_nobody_writes_again() {
+    let storage = Arc::new(MemoryStorage::new());
+    let (clock, hand) = Clock::fake();
+    let builder = builder().clock(clock).max_file_bytes(8 << 20);
+    let database = builder.open_on(storage.clone()).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut pairs = Pairs::new();
+    let error = fill(&keyspace, &mut pairs, &mut Random::from_seed(20));
+    assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+    let full = storage.length().unwrap();
+    keyspace.delete_range::<&[u8]>(..).unwrap();
+    hand.advance(Duration::from_secs(60));
+    let mut steps = 0;
+    while database.run_step().unwrap() {
+        steps += 1;
+        assert!(steps < 10_000, "it never comes to rest");
+    }
+    let rest = storage.length().unwrap();
+    assert!(rest < full / 2, "{rest} of {full} bytes are left");
+    assert_eq!(access::verify(&database).unwrap(), None);
 }
 
 #[test]

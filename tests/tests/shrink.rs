@@ -7,8 +7,9 @@ use sapwood::sync::Mutex;
 use std::collections::BTreeMap;
 
 use crash_lsm::access;
+use sapwood::state::durable::{Purpose, make_durable};
 use sapwood::storage::{CrashPlan, MemoryStorage, OperationKind, SimulatedStorage, Storage};
-use sapwood::sync::{Arc, Random};
+use sapwood::sync::{Arc, Clock, Random};
 use sapwood::{Builder, Database, Durability, Keyspace};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -110,6 +111,39 @@ fn large_values_in_the_tail_move_too() {
     }
     assert_small(&database, &*storage, "after deleting large values");
     assert_holds(&keyspace, &model);
+}
+
+/// A tree of one leaf has no list of its values, and the leaf itself may lie before them.
+#[test]
+fn large_values_of_a_lone_leaf_in_the_tail_move_too() {
+    let storage = Arc::new(MemoryStorage::new());
+    // It stands still, so that nothing moves before somebody waits for that.
+    let builder = builder(16 << 20).clock(Clock::fake().0);
+    let database = builder.open_on(Arc::clone(&storage) as _).unwrap();
+    let (many, few) = (database.keyspace("many").unwrap(), database.keyspace("few").unwrap());
+    let mut random = Random::from_seed(6);
+    let mut value = vec![0; 1 << 20];
+    for n in 0..20_u32 {
+        random.fill(&mut value);
+        many.put(n.to_be_bytes(), &value).unwrap();
+    }
+    let steps = || {
+        database.flush().unwrap();
+        while database.run_step().unwrap() {}
+        make_durable(&database.core().unwrap(), Purpose::Running).unwrap();
+    };
+    steps();
+    few.put("large", &value).unwrap();
+    steps();
+    drop(many);
+    database.drop_keyspace("many").unwrap();
+    steps();
+    for n in 0..4_u32 {
+        few.put(n.to_be_bytes(), "small").unwrap();
+        steps();
+    }
+    assert_small(&database, &*storage, "one leaf is left, and its value");
+    assert!(few.get("large").unwrap().unwrap() == value.as_slice());
 }
 
 #[test]

@@ -98,13 +98,15 @@ pub fn looked_at<T>(
 ) -> sapwood::Result<(Look<T>, bool)> {
     let mut attempt = 0;
     loop {
-        let before = slots(storage)?;
+        // The log may name what lies in pages by which the file has grown since it was opened.
+        let seen = || Ok::<_, sapwood::Error>((slots(storage)?, storage.length().ok()));
+        let before = seen()?;
         let outcome = look();
         let failed = match &outcome {
             Ok(found) => !is_sound(found),
             Err(error) => error.is::<sapwood::Error>(),
         };
-        if !failed || slots(storage)? == before {
+        if !failed || seen()? == before {
             return Ok((outcome, true));
         }
         attempt += 1;

@@ -250,9 +250,10 @@ impl Builder {
     ///
     /// While a transaction is open, what others commit is kept in the form in which its commit can
     /// look for conflicts, also when it has been overwritten or merged since:
-    /// [`TransactionStats::kept_bytes`](crate::TransactionStats::kept_bytes). Above this limit it
-    /// is let go at once, for the oldest transactions first: those read on, and their commit fails
-    /// with [`Error::Conflict`], unless they have written nothing.
+    /// [`TransactionStats::kept_bytes`](crate::TransactionStats::kept_bytes). Above this limit,
+    /// and when what lists it takes more than a sixteenth of the memory budget, it is let go at
+    /// once, for the oldest transactions first: those read on, and their commit fails with
+    /// [`Error::Conflict`], unless they have written nothing.
     ///
     /// # Examples
     /// ```

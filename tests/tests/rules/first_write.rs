@@ -4,6 +4,7 @@ use std::io::{Error as IoError, ErrorKind};
 
 use crash_lsm::hooked::HookedStorage;
 use sapwood::state::durable::{Purpose, make_durable};
+use sapwood::sync::atomic::AtomicBool;
 
 use super::*;
 
@@ -101,6 +102,29 @@ fn a_directory_that_may_not_be_read_hinders_no_write_and_one_that_fails_does() {
         let put = database.existing_keyspace("a").unwrap().put("1", "v");
         assert_eq!(put.is_ok(), refused.contains(&kind), "{kind}: {put:?}");
     }
+}
+
+/// The process had no descriptor left to open it with: nothing has failed that the next write
+/// cannot do.
+#[test]
+fn a_directory_that_cannot_be_opened_for_a_while_hinders_writes_for_so_long() {
+    let (storage, database, keyspace) = new();
+    let storage = storage.kill();
+    drop((keyspace, database));
+    let is_first = AtomicBool::new(true);
+    let hook = move |asked, _| match asked == OperationKind::SyncDirectory {
+        true if is_first.swap(false, Ordering::Relaxed) => {
+            Err(IoError::from(ErrorKind::ResourceBusy))
+        }
+        _ => Ok(()),
+    };
+    let hooked = HookedStorage::new(Arc::new(storage), hook);
+    let builder = Setup::tiny().builder().region_bytes(1 << 20);
+    let database = builder.open_on(Arc::new(hooked)).unwrap();
+    let keyspace = database.existing_keyspace("a").unwrap();
+    let error = keyspace.put("1", "v").unwrap_err();
+    assert!(error.to_string().contains("syncing the directory"), "{error}");
+    keyspace.put("1", "v").unwrap();
 }
 
 /// At the greatest length that the system allows, the length cannot be written anew.

@@ -39,11 +39,14 @@ impl BlockStream {
         BlockStream { sync_gate: Some(sync_gate.clone()), ..self }
     }
 
-    fn sync(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        match &self.sync_gate {
-            Some(gate) => gate.run(sync),
-            None => sync(),
-        }
+    /// Waits for the syncs of others that have begun by now: what a synced write has said holds
+    /// then.
+    ///
+    /// # Errors
+    /// When one has failed, of these or before.
+    pub fn settle(&self) -> Result<()> {
+        let settled = self.sync_gate.as_ref().map_or(Ok(()), |gate| gate.settle());
+        settled.map_err(|cause| Error::io("syncing the log", self.storage.name(), cause))
     }
 
     /// The file.
@@ -90,17 +93,21 @@ impl BlockStream {
         self.put(block, offset, bytes, "writing", |at, raw| self.storage.write_at(at, raw))
     }
 
-    /// The same, and on disk when it returns.
+    /// The same, and on disk when it returns, if [`BlockStream::settle`] then says so too.
     pub fn write_sync(&self, block: Block, offset: u64, bytes: &[u8]) -> Result<()> {
-        self.put(block, offset, bytes, "writing and syncing", |at, raw| {
-            self.sync(|| self.storage.write_sync_at(at, raw))
+        self.put(block, offset, bytes, "writing and syncing", |at, raw| match &self.sync_gate {
+            Some(gate) => gate.run_unsettled(|| self.storage.write_sync_at(at, raw)),
+            None => self.storage.write_sync_at(at, raw),
         })
     }
 
     /// Puts everything that was written so far on disk.
     pub fn sync_data(&self) -> Result<()> {
-        self.sync(|| self.storage.sync_data())
-            .map_err(|cause| Error::io("syncing the data", self.storage.name(), cause))
+        let synced = match &self.sync_gate {
+            Some(gate) => gate.run(|| self.storage.sync_data()),
+            None => self.storage.sync_data(),
+        };
+        synced.map_err(|cause| Error::io("syncing the data", self.storage.name(), cause))
     }
 
     fn put(

@@ -533,8 +533,7 @@ impl LogWriter {
     }
 
     /// One data-synced write from the durable position on. `writing` and `syncing` are set.
-    fn direct_sync(&self, inner: OrderedGuard<'_, Buffer>) -> Result<()> {
-        let mut inner = inner;
+    fn direct_sync(&self, mut inner: OrderedGuard<'_, Buffer>) -> Result<()> {
         let sealed = inner.sealed();
         let from = inner.durable;
         let chunks = inner.chunks_from(from);
@@ -557,16 +556,21 @@ impl LogWriter {
             }
         };
         drop(chunks);
-        inner = self.inner.lock();
+        let mut inner = self.inner.lock();
         if !is_written {
             inner.writing = false;
         }
-        if outcome.is_ok() {
-            inner.counters.direct_syncs += 1;
-            inner.counters.written_bytes += sealed.end - from;
-            inner.was_written(sealed.end);
+        if outcome.is_err() {
+            return self.end_sync(inner, sealed, outcome);
         }
-        self.end_sync(inner, sealed, outcome)
+        inner.counters.direct_syncs += 1;
+        inner.counters.written_bytes += sealed.end - from;
+        inner.was_written(sealed.end);
+        self.changed.notify_all();
+        drop(inner);
+        // Nor need they wait for other syncs of the file.
+        let settled = self.stream.settle();
+        self.end_sync(self.inner.lock(), sealed, settled)
     }
 
     /// Writes the rest and syncs the file. `writing` and `syncing` are set.

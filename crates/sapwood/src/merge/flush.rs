@@ -314,13 +314,12 @@ impl FlushJob {
         self.gaps = finding.gaps;
         if let Some((place, reservation)) = finding.begins {
             self.end_run()?;
-            if self.runs_of.last() != Some(&keyspace) {
-                self.runs_of.push(keyspace);
-            }
             let until = place.range.end.clone();
             self.run = Run::begin(core, keyspace, place, reservation)?;
             if self.run.is_none() {
                 self.gaps = Gaps::none_before(until);
+            } else if self.runs_of.last() != Some(&keyspace) {
+                self.runs_of.push(keyspace);
             }
         } else if let Some(run) = &mut self.run {
             run.has_at_hand(finding.leaf);

@@ -24,6 +24,7 @@ use super::drop_keyspace::is_leaving;
 use super::install::Destination;
 use super::passed_over::PassedOver;
 use super::promote::{Plan, bare_range};
+use super::ranges::source_fragments;
 use super::stretch::{Stretch, end_after, load_stretch, pages_in};
 use super::touched::Touched;
 
@@ -570,10 +571,29 @@ fn end_by_ranges(
             pages = u64::saturating_add(pages, more);
         }
         if pages <= most || each <= 1 {
-            return Ok(range.end);
+            return end_by_memory(core, sources, keyspace, range);
         }
         each /= 2;
     }
+}
+
+/// The same by what they take in memory: of short keys without numbers a leaf holds very many.
+fn end_by_memory(
+    core: &Core,
+    sources: &[Arc<Segment>],
+    keyspace: KeyspaceNumber,
+    range: KeyRange,
+) -> Result<Option<Vec<u8>>> {
+    let mut left = core.options.memory_budget / RANGES_PART;
+    for fragment in source_fragments(&core.pages, keyspace, sources, &range)? {
+        let fragment = fragment?;
+        match left.checked_sub(fragment.memory_bytes() as u64) {
+            Some(less) => left = less,
+            None if fragment.start > range.start => return Ok(Some(fragment.start)),
+            None => left = 0,
+        }
+    }
+    Ok(range.end)
 }
 
 /// The pages of one tree of a source in a range, about.

@@ -247,6 +247,7 @@ impl<'a> Step<'a> {
     fn run(&mut self) -> Result<Vec<Fragment>> {
         let (plan, pages) = (self.plan, &self.core.pages);
         let fragments = source_fragments(pages, plan.keyspace, &plan.sources, &plan.range)?;
+        let fragments = fragments.collect::<Result<Vec<Fragment>>>()?;
         match &self.plan.stretch {
             None => self.merge_up_to(self.plan.range.end.as_deref(), None)?,
             Some(stretch) => {

@@ -102,16 +102,17 @@ pub fn visit_fragments(
 }
 
 /// The range tombstones of a promotion's sources with bare keys, without numbers, cut to the range
-/// and to what was not promoted before; they are disjoint and ascend.
+/// and to what was not promoted before; they are disjoint and ascend. They are read as they are
+/// asked for, a leaf of each source at a time.
 ///
 /// # Errors
-/// When a node cannot be read or is damaged.
+/// When a node cannot be read or is damaged; so of each.
 pub fn source_fragments(
     pages: &Arc<PageManager>,
     keyspace: KeyspaceNumber,
     sources: &[Arc<Segment>],
     range: &KeyRange,
-) -> Result<Vec<Fragment>> {
+) -> Result<impl Iterator<Item = Result<Fragment>>> {
     let mut streams = Vec::with_capacity(sources.len());
     for segment in sources {
         let Some(root) = &segment.ranges else { continue };
@@ -126,7 +127,7 @@ pub fn source_fragments(
             }
         }));
     }
-    Union::new(streams.into_iter()).collect()
+    Ok(Union::new(streams.into_iter()))
 }
 
 /// Where the first of the [`source_fragments`] begins; no more is read than it takes to find it.

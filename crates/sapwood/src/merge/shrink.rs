@@ -14,8 +14,10 @@ use crate::page::{Block, NodeRef};
 use crate::segment::coverage::child_range;
 use crate::segment::descriptor::{Segment, TreeRoot};
 use crate::segment::key_range::KeyRange;
-use crate::segment::node::{ParentNode, read_parent_at};
+use crate::segment::node::{Caching, ParentNode, TreeKind, read_leaf_at, read_parent_at};
+use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::parent::Child;
+use crate::segment::sorted_block::EntryKind;
 use crate::segment::tree_edit::pages_below;
 use crate::state::background::{LEVELS_ALL, ShrinkStage};
 use crate::state::durable::{Purpose, log_block_pages, log_must_pass, moved_log_block_pages};
@@ -401,14 +403,42 @@ fn find_high(
     from: &[u8],
 ) -> Result<Option<KeyRange>> {
     if root.height == 0 {
-        let high = root.reference.block().end() > ceiling && from.is_empty();
-        return Ok(high.then(KeyRange::all));
+        let is_high = from.is_empty()
+            && (root.reference.block().end() > ceiling
+                || lone_leaf_has_high_values(core, keyspace, root, ceiling)?);
+        return Ok(is_high.then(KeyRange::all));
     }
     let pages_max = core.options.step_bytes / u64::from(core.pages.layout().page_size);
     let (upper, found, pages, done) = (false, None, 0, false);
     let mut search = Search { core, keyspace, ceiling, from, pages_max, upper, found, pages, done };
     search.visit(&root.reference, root.height, root.pages, &KeyRange::all())?;
     Ok(search.found)
+}
+
+/// Of a tree of one leaf no list says where its values lie.
+fn lone_leaf_has_high_values(
+    core: &Core,
+    keyspace: KeyspaceNumber,
+    root: &TreeRoot,
+    ceiling: PageNumber,
+) -> Result<bool> {
+    if root.pages <= u64::from(root.reference.pages) {
+        return Ok(false);
+    }
+    let (kind, how, all) = (TreeKind::Points, Caching::Pass, KeyRange::all());
+    let leaf = read_leaf_at(&core.pages, &root.reference, keyspace, kind, how, &all)?;
+    let block = leaf.view();
+    for index in 0..block.len() {
+        let entry = block.entry(index).map_err(|p| leaf.damage(p))?;
+        if entry.kind != EntryKind::PutOverflow {
+            continue;
+        }
+        let value = OverflowReference::decode(entry.value).map_err(|p| leaf.damage(p))?;
+        if value.blocks.iter().any(|block| block.end() > ceiling) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl Search<'_> {

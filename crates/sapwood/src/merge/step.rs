@@ -11,7 +11,7 @@ use crate::state::background::Job;
 use crate::state::durable::{Purpose, claim_file, make_durable, make_durable_unless};
 use crate::state::manifest::YOUNG_COUNT_MAX;
 use crate::state::panic_guard::PanicGuard;
-use crate::state::reserve::set_short;
+use crate::state::reserve::{Brings, has_room, set_short};
 use crate::state::{Core, Cut};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -28,7 +28,7 @@ use super::plan::next_plan;
 use super::promote::promote;
 use super::shrink;
 use super::tell::tell;
-use super::throttle::MEMTABLES_MAX;
+use super::throttle::{MEMTABLES_MAX, PLENTY_BYTES};
 
 /// A state is made durable when so much was written to segments since the last one.
 const DURABLE_EVERY_BYTES: u64 = 64 << 20;
@@ -293,7 +293,7 @@ fn later_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
         shrink::interrupt(core);
     }
     // Tiny segments would only take more of it.
-    if paused && seal_when_quiet(core) {
+    if paused && core.view().sealed.is_empty() && seal_when_quiet(core) {
         return Ok(true);
     }
     if core.durable.is_untouched() && !has_merge_work(core, pressure) {
@@ -303,12 +303,30 @@ fn later_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
     if merge_step(core, pressure, passed_over)? {
         return Ok(true);
     }
-    let may_move = paused && !(core.reserve.is_short() && is_quiet_alone(core));
-    if may_move && core.background.reservations.is_empty() {
+    if paused && core.reserve.is_short() && is_quiet_alone(core) {
+        return end_of_shortage(core);
+    }
+    if paused && core.background.reservations.is_empty() {
         // What waits and cannot be merged would be in the way of moving the rest.
         return if passed_over.is_empty() { shrink::settle(core) } else { shrink::rest(core) };
     }
     Ok(false)
+}
+
+/// Nobody writes, nothing is left to merge, and space is short: perhaps no longer. While it is,
+/// nothing is moved, but what merges have let go of comes free with a durable state.
+fn end_of_shortage(core: &Core) -> Result<bool> {
+    if has_room(core, Brings::Data, PLENTY_BYTES) {
+        set_short(core, false);
+        return Ok(true);
+    }
+    if core.durable.holds_current(&core.state()) {
+        return Ok(false);
+    }
+    match make_durable_now(core, Purpose::Running) {
+        Err(Error::NoSpace { .. }) => Ok(false),
+        result => result.map(|()| true),
+    }
 }
 
 /// One step of what leaves or goes down.

@@ -56,7 +56,7 @@ const LOG_BUFFER_PART: u64 = 16;
 const RELIEF_BYTES_MIN: usize = 256 << 10;
 
 /// Space is short until there is room for so much.
-const PLENTY_BYTES: usize = 2 << 20;
+pub(super) const PLENTY_BYTES: usize = 2 << 20;
 
 /// So often at most it is looked again when nothing could be done for room and others had come in
 /// between.
@@ -199,7 +199,9 @@ fn make_room_unless_full(core: &Core, brings: Brings, bytes: usize) -> Result<Op
 fn relieve(core: &Arc<Core>) -> Result<bool> {
     core.check_writable()?;
     core.collect_released();
-    if core.memtable_bytes() >= RELIEF_BYTES_MIN && seal_when_quiet(core) {
+    // Not one for each commit of others: each flush writes some pages, however little it has.
+    let may_seal = || core.view().sealed.len() < MEMTABLES_MAX;
+    if core.memtable_bytes() >= RELIEF_BYTES_MIN && may_seal() && seal_when_quiet(core) {
         return Ok(true);
     }
     let mark = core.background.mark();
@@ -219,7 +221,7 @@ fn relieve(core: &Arc<Core>) -> Result<bool> {
     if !is_durable && done_unless_full(make_durable(core, Purpose::Running))? {
         return Ok(true);
     }
-    if seal_when_quiet(core) {
+    if may_seal() && seal_when_quiet(core) {
         return Ok(true);
     }
     // The log has grown with what was written, and goes back to its least length.

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 
 use crate::storage::Mapped;
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicU8, Ordering};
 use crate::sync::{Arc, OnceLock};
 use crate::types::PageNumber;
 
@@ -46,8 +46,8 @@ pub struct Frame {
     /// Holds the content from `content_start` on, `raw_bytes` of it.
     bytes: NodeBytes,
     content_start: usize,
-    /// The floor above has looked through the content and found it sound.
-    checked: AtomicBool,
+    /// As what the floor above has looked through the content and found it sound; 0: it has not.
+    checked: AtomicU8,
     /// Where it counts as held by the application; empty while the cache has it.
     held: OnceLock<Arc<MemoryBudget>>,
     /// It counts elsewhere as long as it lives.
@@ -64,7 +64,7 @@ impl Frame {
     ) -> Frame {
         let bytes = bytes.into();
         assert!(bytes.len() >= content_start + header.raw_bytes as usize);
-        let (checked, held) = (AtomicBool::new(false), OnceLock::new());
+        let (checked, held) = (AtomicU8::new(0), OnceLock::new());
         Frame { reference, header, bytes, content_start, checked, held, counts_elsewhere: false }
     }
 
@@ -103,14 +103,15 @@ impl Frame {
         self.bytes.get(self.content_start..end).unwrap_or_default()
     }
 
-    /// True when [`Frame::set_checked`] was called: the content need not be looked through again.
-    pub fn is_checked(&self) -> bool {
-        self.checked.load(Ordering::Relaxed)
+    /// True when [`Frame::set_checked_as`] was called last with the same: the content need not be
+    /// looked through again.
+    pub fn is_checked_as(&self, what: u8) -> bool {
+        self.checked.load(Ordering::Relaxed) == what
     }
 
-    /// Remembers that the content was looked through and found sound.
-    pub fn set_checked(&self) {
-        self.checked.store(true, Ordering::Relaxed);
+    /// Remembers that the content was looked through, as what, and found sound. Not 0.
+    pub fn set_checked_as(&self, what: u8) {
+        self.checked.store(what, Ordering::Relaxed);
     }
 
     /// True when the content lies in the file itself: then it must not be held longer than the

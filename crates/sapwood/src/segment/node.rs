@@ -43,7 +43,18 @@ impl TreeKind {
             TreeKind::Ranges => KindSet::RANGES,
         }
     }
+
+    /// What a frame of such a leaf was looked through as.
+    fn checked(self) -> u8 {
+        match self {
+            TreeKind::Points => 1,
+            TreeKind::Ranges => 2,
+        }
+    }
 }
+
+/// What a frame was looked through as, when it was a parent.
+const CHECKED_PARENT: u8 = 3;
 
 /// A leaf in memory.
 #[derive(Clone, Debug)]
@@ -113,17 +124,18 @@ pub fn read_leaf(
     let shape =
         BlockShape::parse(frame.content(), bits & FLAG_NUMBERS != 0, bits & FLAG_WIDE_SLOTS != 0)
             .map_err(|problem| damage(&frame, Structure::Leaf, problem))?;
-    if !frame.is_checked() {
-        check_place(&frame, Structure::Leaf, keyspace, 0)?;
-        if bits & FLAG_NUMBERS != 0 && keyspace != KeyspaceNumber::MANY {
-            let problem = BlockProblem("a leaf of a level has numbers");
-            return Err(damage(&frame, Structure::Leaf, problem));
-        }
+    // Who asked before may have named it in another tree.
+    check_place(&frame, Structure::Leaf, keyspace, 0)?;
+    if bits & FLAG_NUMBERS != 0 && keyspace != KeyspaceNumber::MANY {
+        let problem = BlockProblem("a leaf of a level has numbers");
+        return Err(damage(&frame, Structure::Leaf, problem));
+    }
+    if !frame.is_checked_as(kind.checked()) {
         shape
             .view(frame.content())
             .check(kind.kinds(), COMPOSITE_KEY_BYTES_MAX)
             .map_err(|problem| damage(&frame, Structure::Leaf, problem))?;
-        frame.set_checked();
+        frame.set_checked_as(kind.checked());
     }
     Ok(LeafNode { frame, shape })
 }
@@ -160,17 +172,15 @@ pub fn read_parent(
     let frame =
         pages.read_node(reference, NodeKind::Parent).map_err(|error| error.met_in(keyspace))?;
     let wide = frame.header().flags & FLAG_WIDE_SLOTS != 0;
-    if !frame.is_checked() || frame.header().height != height {
-        check_place(&frame, Structure::Parent, keyspace, height)?;
-    }
+    check_place(&frame, Structure::Parent, keyspace, height)?;
     let shape = ParentShape::parse(frame.content(), height, wide)
         .map_err(|problem| damage(&frame, Structure::Parent, problem))?;
-    if !frame.is_checked() {
+    if !frame.is_checked_as(CHECKED_PARENT) {
         shape
             .view(frame.content())
             .check()
             .map_err(|problem| damage(&frame, Structure::Parent, problem))?;
-        frame.set_checked();
+        frame.set_checked_as(CHECKED_PARENT);
     }
     Ok(ParentNode { frame, shape })
 }

@@ -130,6 +130,20 @@ impl Drop for Taken<'_> {
     }
 }
 
+/// What names a block takes half of that at most: two varints.
+const BLOCK_BYTES: usize = 32;
+
+/// The most blocks that a value may lie in: what names them is half of what a node holds.
+pub(super) fn blocks_max(layout: &Layout) -> usize {
+    layout.content_bytes_max().checked_div(BLOCK_BYTES).unwrap_or(0).max(1)
+}
+
+/// What is free lies in more pieces than a value may have.
+pub(super) fn too_many_pieces(pages: &PageManager) -> Error {
+    let operation = "a value in as many pieces as are free".into();
+    Error::NoSpace { operation, file: pages.storage().name() }
+}
+
 /// Takes blocks of `pages_wanted` pages together: one where that can be, else few.
 fn take_blocks(pages: &PageManager, pages_wanted: u32) -> Result<Taken<'_>> {
     let longest = pages.layout().block_pages_max();
@@ -138,6 +152,9 @@ fn take_blocks(pages: &PageManager, pages_wanted: u32) -> Result<Taken<'_>> {
     // Halved when the file cannot grow any more and has short free runs only.
     let mut least = u32::MAX;
     while left > 0 {
+        if taken.blocks.len() >= blocks_max(pages.layout()) {
+            return Err(too_many_pieces(pages));
+        }
         let wanted = left.min(longest);
         let least_now = least.min(wanted.div_ceil(4).max(SHORT_BLOCK_PAGES)).min(wanted);
         match pages.allocator().allocate_block(least_now, wanted) {

@@ -7,7 +7,7 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects))]
 
-use super::overflow::{CHUNK_BYTES, COMPRESSED, chunk_crc};
+use super::overflow::{CHUNK_BYTES, COMPRESSED, blocks_max, chunk_crc, too_many_pieces};
 use super::overflow_reference::OverflowReference;
 use crate::error::{Error, Result};
 use crate::page::compress::compress;
@@ -228,6 +228,9 @@ impl OverflowWriter {
     fn make_room(&mut self, end: u64) -> Result<()> {
         let layout = *self.pages.layout();
         while let Some(missing) = end.checked_sub(self.capacity).filter(|bytes| *bytes > 0) {
+            if self.blocks.len() >= blocks_max(&layout) {
+                return Err(too_many_pieces(&self.pages));
+            }
             let missing = layout.pages_for(usize::try_from(missing).unwrap_or(0));
             let so_far = self.blocks.iter().map(|block| u64::from(block.pages)).sum::<u64>();
             let wanted = so_far.max(self.first_pages).max(u64::from(missing));

@@ -306,8 +306,9 @@ impl Core {
 
     /// Tells the budget what the memtables take.
     pub fn charge_memtables(&self) {
-        let bytes = (self.memtable_bytes() + self.pool.bytes()) as u64;
-        self.memtable_charge.lock().set(bytes);
+        let mut charge = self.memtable_charge.lock();
+        // Under the lock: an older sum would replace a newer one.
+        charge.set((self.memtable_bytes() + self.pool.bytes()) as u64);
     }
 
     /// The numbers of the next commit and of the next keyspace.

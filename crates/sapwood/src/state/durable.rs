@@ -213,7 +213,8 @@ impl Durable {
 /// replayed is still in the log alone: see `merge::step::begin_writing`.
 ///
 /// # Errors
-/// When the file cannot be written: writing has stopped then.
+/// When the file cannot be written: writing has stopped then, unless its directory could not be
+/// opened: nothing was written, and the next call tries again.
 pub fn claim_file(core: &Core) -> Result<()> {
     core.check_writable()?;
     let mut inner = core.durable.inner.lock();
@@ -224,13 +225,13 @@ pub fn claim_file(core: &Core) -> Result<()> {
         core.durable.tail_is_uncertain.store(true, Ordering::Release);
     }
     let storage = core.pages.storage();
+    sync_directory(core)?;
     let slot = slot_to_write(opened);
     let slot_is_safe = slot.as_ref().map_or(Ok(()), |slot| put_slot(core, slot));
     // Before records of a lost time are erased: one may be all that says that a slot is on disk.
     *generation = slot.map_or(*generation, |slot| slot.generation);
     let result = slot_is_safe
         .and_then(|()| core.log.make_tail_durable())
-        .and_then(|()| sync_directory(&**storage))
         .and_then(|()| write_length(&**storage))
         .and_then(|()| sync_file(core))
         .and_then(|()| match opened.state_is_recorded {
@@ -268,12 +269,17 @@ fn slot_to_write(opened: &OpenedSlot) -> Option<HeaderSlot> {
 /// Whoever made the file may have died before it came to this, and a power cut take the file's
 /// name. A directory that may not be read cannot be synced, and files there could be written
 /// before.
-fn sync_directory(storage: &dyn Storage) -> Result<()> {
-    use std::io::ErrorKind::{NotFound, PermissionDenied};
-    match storage.sync_directory() {
-        Err(error) if matches!(error.kind(), PermissionDenied | NotFound) => Ok(()),
-        result => result.map_err(|e| Error::io("syncing the directory", storage.name(), e)),
+fn sync_directory(core: &Core) -> Result<()> {
+    use std::io::ErrorKind::{NotFound, PermissionDenied, ResourceBusy};
+    let storage = core.pages.storage();
+    let Err(cause) = storage.sync_directory() else { return Ok(()) };
+    let kind = cause.kind();
+    if matches!(kind, NotFound | PermissionDenied) {
+        return Ok(());
     }
+    let error = Error::io("syncing the directory", storage.name(), cause);
+    // Nothing was begun: the next write tries it again.
+    Err(if kind == ResourceBusy { error } else { core.stop(&error) })
 }
 
 /// Makes the current state durable.

@@ -215,12 +215,14 @@ impl OpenTransactions {
     }
 
     /// Gives up transactions, the oldest first, until no more than `pages_max` pages are kept, and
-    /// no more than `bytes_max` bytes of memory list them (E6). Returns what
+    /// no more than `bytes_max` bytes of memory list them, or one flush alone (E6). Returns what
     /// [`OpenTransactions::end`] does.
     pub fn limit(&self, pages_max: u64, bytes_max: u64) -> Vec<(Dead, Epoch)> {
         let mut open = self.open.lock();
         let mut released = Vec::new();
-        while open.held_pages > pages_max || open.charge.bytes() > bytes_max {
+        // One record is as long as its flush made it: nobody who begins anew would fare better.
+        let is_too_long = |open: &Open| open.flushes.len() > 1 && open.charge.bytes() > bytes_max;
+        while open.held_pages > pages_max || is_too_long(&open) {
             let pages = open.held_pages;
             let Some(oldest) = open.oldest() else { break };
             oldest.standing = Standing::GivenUp;
@@ -423,6 +425,8 @@ mod tests {
         let oldest = begun(&open, 1);
         for last in 2..100 {
             merged(&open, last, 1);
+            // Of one flush alone whoever begins anew would have as much.
+            assert!(last > 2 || open.limit(u64::MAX, 0).is_empty());
         }
         assert!(counted() > 97 * HELD_BYTES);
         let youngest = begun(&open, 99);

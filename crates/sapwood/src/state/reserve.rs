@@ -322,7 +322,7 @@ fn pages_of(core: &Core, bytes: u64) -> u64 {
 
 /// What memtables will take when they are flushed, in pages: leaves are not filled to the last
 /// byte, values of their own are rounded up, and every flush writes some nodes that are not full.
-fn owed_pages(core: &Core) -> u64 {
+pub(crate) fn owed_pages(core: &Core) -> u64 {
     let held = core.memtable_bytes() as u64;
     // Memory is taken in chunks; the log knows what is in them. An entry takes more in a leaf than
     // in a record, but not three times as much.
@@ -335,14 +335,20 @@ fn owed_pages(core: &Core) -> u64 {
         + beside_pages(core, &core.view())
 }
 
-/// What flushes waste in leaves, and the first pages of keyspaces that have none in any level.
+/// The least that the flush of a memtable writes: a leaf, a filter, and a leaf of range tombstones.
+const FLUSH_PAGES_LEAST: u64 = 3;
+
+/// What flushes waste in leaves, what each writes at least, and the first pages of keyspaces that
+/// have none in any level.
 fn beside_pages(core: &Core, view: &View) -> u64 {
     let (mut wasted, mut keyspaces) = (0, core.reserve.young_alone.load(Ordering::Relaxed));
     for slot in view.memtables() {
         wasted += slot.owes.waste_bytes();
         keyspaces += slot.owes.keyspace_count();
     }
-    pages_of(core, wasted) + keyspaces
+    // What flushes write besides is counted once elsewhere.
+    let written = view.sealed.iter().filter(|slot| slot.by_reference.is_none()).count() as u64;
+    pages_of(core, wasted) + keyspaces + written * FLUSH_PAGES_LEAST
 }
 
 /// Values that records name are owed twice until their flush: so much of them that a flush is
@@ -497,7 +503,8 @@ pub fn grant(core: &Core, read_pages: u64) -> Result<Option<Grant>> {
         let mut grant = new_grant(core, pages);
         grant.is_tight = is_tight;
         drop(order);
-        if is_tight {
+        // Others may have been given the room that the file has grown by; it may grow again.
+        if is_tight && refused.is_some() {
             set_short(core, true);
         }
         return Ok(Some(grant));

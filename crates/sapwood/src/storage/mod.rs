@@ -78,7 +78,9 @@ pub trait Storage: Debug + Send + Sync + 'static {
     fn advise(&self, offset: u64, length: u64, advice: Advice) -> io::Result<()>;
     /// Gives the device's space behind a part of the file back; it then reads as zeros. A hint.
     fn punch(&self, offset: u64, length: u64) -> io::Result<()>;
-    /// Makes the file's own directory entry durable.
+    /// Makes the file's own directory entry durable. After `NotFound`, `PermissionDenied` and
+    /// `ResourceBusy` nothing was begun: the directory could not be opened, which may be otherwise
+    /// another time.
     fn sync_directory(&self) -> io::Result<()>;
     /// Bytes in place, for as long as what is returned is held; `None` when they have to be read.
     /// Whoever asks sees to it that nobody writes there meanwhile. While it is held, `set_length`

@@ -62,7 +62,13 @@ mod unix {
 
     #[allow(clippy::disallowed_methods)] // files are opened here
     pub(in super::super) fn sync_directory(directory: &Path) -> io::Result<()> {
-        match File::open(directory)?.sync_all() {
+        use io::ErrorKind::{NotFound, PermissionDenied, ResourceBusy};
+        let opened = File::open(directory).map_err(|error| match error.kind() {
+            NotFound | PermissionDenied => error,
+            // For want of descriptors, say.
+            _ => io::Error::new(ResourceBusy, error),
+        })?;
+        match opened.sync_all() {
             // Some network file systems refuse to sync a directory: they write entries through.
             Err(error)
                 if matches!(

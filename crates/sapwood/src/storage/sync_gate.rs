@@ -9,7 +9,7 @@
 //!
 //! *Guarantees*: after a failure none is well any more. Each sync counts, one that fails too.
 //! *Assumes*: a sync does not wait for another thread that waits here.
-//! *Threads*: any; each sync takes a lock twice, and looks twice at the clock.
+//! *Threads*: any; each sync takes a lock three times, and looks twice at the clock.
 
 use std::io;
 use std::time::Duration;
@@ -73,12 +73,28 @@ impl SyncGate {
     /// # Errors
     /// When it fails, or another has failed that this one cannot tell of.
     pub fn run(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.run_unsettled(sync)?;
+        self.settle()
+    }
+
+    /// The same without the wait for others: what it says counts once [`SyncGate::settle`] has said
+    /// the same.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn run_unsettled(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut under_way = self.begin();
         let result = sync();
         under_way.is_well = result.is_ok();
-        let thread = under_way.ticket.thread;
-        drop(under_way);
-        result?;
+        result
+    }
+
+    /// Waits for those that have begun by now.
+    ///
+    /// # Errors
+    /// When one has failed, of these or before.
+    pub fn settle(&self) -> io::Result<()> {
+        let thread = current_id();
         let mut inner = self.inner.lock();
         let begun = inner.begun;
         // A thread's own, outside of this one, ends only when this one has.

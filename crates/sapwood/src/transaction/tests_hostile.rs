@@ -19,7 +19,7 @@ use crate::segment::coverage::newly_covered;
 use crate::segment::descriptor::{Segment, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::merge_cursor::MergeCursor;
-use crate::segment::node::{Caching, TreeKind, read_parent};
+use crate::segment::node::{Caching, TreeKind, read_leaf, read_parent};
 use crate::segment::overflow_reference::OverflowListItem;
 use crate::segment::parent::{Below, Child, ParentBuilder};
 use crate::segment::parent_writer::parent_spec;
@@ -35,7 +35,7 @@ use crate::state::state::{Levels, State};
 use crate::state::view::View;
 use crate::state::{ReadPoint, SnapshotHold};
 use crate::sync::Arc;
-use crate::types::{Epoch, PageNumber};
+use crate::types::{Epoch, KeyspaceNumber, PageNumber};
 
 /// A tree of three heights more, in which each upper parent names one child, the one below it, four
 /// times: a walk that follows them meets everything 64 times, and with more heights for ever.
@@ -387,6 +387,22 @@ fn list_of(engine: &Engine, items: &[(u32, Block)]) -> NodeRef {
         codec: Codec::Plain,
     };
     engine.core.pages.put_unwritten(&spec, &content).unwrap()
+}
+
+/// A node in memory was looked through for the tree that named it first.
+#[test]
+fn a_leaf_that_trees_of_two_kinds_name_is_looked_through_for_each() {
+    let mut engine = Engine::new();
+    engine.young([1, 2], b"young");
+    let state = engine.core.state();
+    let root = state.young[0].points.as_ref().unwrap();
+    assert_eq!(root.height, 0);
+    let (pages, many) = (&engine.core.pages, KeyspaceNumber::MANY);
+    let read = |keyspace, kind| read_leaf(pages, &root.reference, keyspace, kind, Caching::Keep);
+    assert!(read(many, TreeKind::Points).is_ok());
+    assert!(is_damage(&read(engine.keyspace, TreeKind::Points)));
+    assert!(is_damage(&read(many, TreeKind::Ranges)));
+    assert!(read(many, TreeKind::Points).is_ok());
 }
 
 #[cfg(feature = "zstd")]

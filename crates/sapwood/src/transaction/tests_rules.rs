@@ -15,6 +15,7 @@ use crate::merge::flush;
 use crate::merge::passed_over::PassedOver;
 use crate::merge::plan::{next_plan, plan_from, take_up_sets};
 use crate::merge::promote::{Plan, promote, promote_miscounted};
+use crate::merge::ranges::source_fragments;
 use crate::merge::step::{self, run_step, wait_until_idle};
 use crate::merge::throttle::is_log_behind;
 use crate::merge::verify::{Activity, verify_with};
@@ -25,6 +26,7 @@ use crate::segment::merge_cursor::MergeCursor;
 use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST};
 use crate::state::catalogue::KeyspaceSettings;
 use crate::state::damaged::Work;
+use crate::state::reserve::owed_pages;
 use crate::state::sources::sources;
 use crate::state::view::Home;
 use crate::state::{Core, SnapshotHold, create, recovery};
@@ -909,3 +911,50 @@ const PIECE_BYTES_MIN: u64 = 16 << 10;
 /// What one large record holds, and about how many bytes that are at least.
 const RECORD_PUTS: u32 = 1_250;
 const RECORD_BYTES_MIN: u64 = RECORD_PUTS as u64 * 4000;
+
+/// Short range tombstones without numbers take more than six times as much in memory as in leaves.
+#[test]
+fn a_step_takes_no_more_range_tombstones_than_its_part_of_the_budget_holds() {
+    let engine = with_a_large_last_level();
+    // All of them lie before the first key.
+    let border = |n: u32| n.to_be_bytes()[1..].to_vec();
+    for part in 0..8 {
+        let mut writes = PendingWrites::new();
+        for n in part * 600..(part + 1) * 600 {
+            let range = KeyRange::new(border(n * 2), Some(border(n * 2 + 1)));
+            writes.delete_range(engine.keyspace, range);
+        }
+        commit(&engine.core, &writes, Durability::Buffered, None).unwrap();
+        engine.flush();
+    }
+    promote_above(&engine, 1);
+    let bytes_max = options().memory_budget as usize / 16 + 10_000;
+    let mut steps = 0;
+    while let Some(plan) = planned(&engine.core, Pressure::Quiet) {
+        let (pages, sources) = (&engine.core.pages, &plan.sources);
+        let fragments = source_fragments(pages, engine.keyspace, sources, &plan.range).unwrap();
+        let bytes = fragments.map(|fragment| fragment.unwrap().memory_bytes()).sum::<usize>();
+        assert!(bytes <= bytes_max, "{bytes} bytes in one step");
+        promote(&engine.core, plan).unwrap();
+        steps += 1;
+    }
+    assert!(steps > 1, "{steps} steps");
+    engine.check();
+}
+
+/// On a full device the flushes of many small memtables took the whole reserve.
+#[test]
+fn each_memtable_that_waits_is_owed_what_its_flush_writes_at_least() {
+    let owed = |seals: bool| {
+        let mut engine = Engine::new();
+        for n in 0..10 {
+            engine.put([n], b"v");
+            if seals {
+                engine.seal();
+            }
+        }
+        owed_pages(&engine.core)
+    };
+    let (together, apart) = (owed(false), owed(true));
+    assert!(apart >= together + 27, "{apart} pages, and {together} for one memtable");
+}

@@ -1,10 +1,12 @@
 //! Many committers at once.
 
 use std::thread;
+use std::time::Duration;
 
 use super::*;
 use crate::error::Error;
-use crate::sync::{Mutex, channel};
+use crate::storage::SyncGate;
+use crate::sync::{Clock, Mutex, channel};
 
 #[test]
 fn committers_that_wait_share_one_sync() {
@@ -80,6 +82,47 @@ fn buffered_commits_go_on_beside_a_data_sync_and_are_not_counted_as_synced() {
         go.send(()).unwrap();
     });
     assert_eq!(sequences(&storage.harshest_power_cut(), &image), [1, 2]);
+}
+
+/// What a synced write has said holds once the other syncs of the file have said so too: who only
+/// hands over does not wait for those.
+#[test]
+fn buffered_commits_go_on_while_a_synced_one_waits_for_a_sync_of_the_file() {
+    let (storage, gate) = (TestStorage::empty(), Arc::new(SyncGate::new(Clock::real())));
+    let stream = stream_over(&storage, PAGE).through(&gate);
+    let image = empty_image(&[block(1, 64)]);
+    prepare_blocks(&stream, &image.list.blocks).unwrap();
+    stream.sync_data().unwrap();
+    let ring = Ring::new(&image.list, u64::from(PAGE)).unwrap();
+    let writer = LogWriter::open(stream, ring, SEED, LogStart::empty(LogPosition(0)));
+    writer.record_state(Epoch(1), 1).unwrap();
+    let (begun, has_begun) = channel::bounded(0);
+    let (go, may_go) = channel::bounded::<()>(0);
+    thread::scope(|scope| {
+        let (gate, writer, go) = (&gate, &writer, go);
+        scope.spawn(move || {
+            let sync = || {
+                begun.send(()).unwrap();
+                may_go.recv().unwrap();
+                Ok(())
+            };
+            gate.run(sync).unwrap();
+        });
+        has_begun.recv().unwrap();
+        let first = commit(writer, 1, 10);
+        let leader = scope.spawn(move || writer.sync_to(first.end).unwrap());
+        let clock = Clock::real();
+        while writer.positions().written < first.end {
+            assert!(clock.now() < Duration::from_secs(10), "it waits for the other sync");
+            thread::yield_now();
+        }
+        let second = commit(writer, 2, 10);
+        writer.write_to(second.end).unwrap();
+        assert!(writer.positions().durable < first.end);
+        go.send(()).unwrap();
+        leader.join().unwrap();
+        assert_eq!(writer.positions().durable, first.end);
+    });
 }
 
 /// A data sync of the file, for another reason, may have brought those bytes to the disk before:

@@ -381,3 +381,27 @@ fn values_go_to_overflow_when_that_wastes_little() {
     assert!(wants_overflow(32_768, 65_536));
     assert!(wants_overflow(usize::MAX, 4096));
 }
+
+/// What names a value lies in one leaf: the flush of a value in very many pieces panicked.
+#[test]
+fn a_value_is_not_cut_into_more_pieces_than_a_leaf_can_name() {
+    let file = file_with(1024, 24, 64, Some(8 << 20));
+    let mut held = Vec::new();
+    while let Ok(block) = file.pages.allocator().allocate_block(1, 1) {
+        held.push(block);
+    }
+    let most = blocks_max(file.pages.layout());
+    assert!(held.len() > 3 * most, "{} pages, and {most}", held.len());
+    // No two free pages lie side by side.
+    for block in held.iter().step_by(2) {
+        file.pages.free(*block);
+    }
+    let given = file.given_pages();
+    assert_eq!(
+        take_blocks(&file.pages, most as u32).map(|taken| taken.blocks.len()).ok(),
+        Some(most)
+    );
+    let refused = take_blocks(&file.pages, most as u32 + 1).map(|_| ());
+    assert!(refused.is_err_and(|error| error.is_no_space()));
+    assert_eq!(file.given_pages(), given);
+}
