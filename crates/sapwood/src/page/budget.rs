@@ -56,8 +56,6 @@ impl MemoryPart {
 /// and writes by turns, beside two merge threads: 21 to 36 MiB with budgets of 16 to 160 MiB, their
 /// compression contexts included, which were not counted then.
 const PROCESS_BYTES: u64 = 40 << 20;
-/// So often the cache is told again, when others change what it may use meanwhile.
-const TELL_AGAIN_MAX: usize = 8;
 /// A smaller total is for many databases in one process, which share that.
 const SHARED_BELOW_BYTES: u64 = 32 << 20;
 
@@ -214,17 +212,8 @@ impl MemoryBudget {
 
     fn tell(&self) {
         self.told.store(self.beside_cache(), Ordering::Relaxed);
-        let Some(listener) = self.listener.get() else { return };
-        let mut capacity = self.cache_capacity();
-        // Of two threads the later one may have told the newer capacity before: then it is told
-        // again. Who changes it once more tells by itself.
-        for _ in 0..TELL_AGAIN_MAX {
-            listener(capacity);
-            let now = self.cache_capacity();
-            if now == capacity {
-                return;
-            }
-            capacity = now;
+        if let Some(listener) = self.listener.get() {
+            listener(self.cache_capacity());
         }
     }
 }
