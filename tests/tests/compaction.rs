@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crash_lsm::access;
+use crash_lsm::hooked::HookedStorage;
 use sapwood::segment::key_range::KeyRange;
-use sapwood::storage::MemoryStorage;
-use sapwood::sync::{Arc, Clock, FakeClock, Random};
+use sapwood::storage::{MemoryStorage, OperationKind};
+use sapwood::sync::atomic::{AtomicBool, Ordering};
+use sapwood::sync::{Arc, Clock, FakeClock, Random, channel};
 use sapwood::{Database, Durability, Error, Keyspace, Snapshot};
 
 type Pairs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -166,6 +169,46 @@ fn a_range_is_compacted_and_the_rest_is_left() {
     let epoch = database.core().unwrap().state().epoch;
     keyspace.compact(key(1000)..key(2000), &mut ()).unwrap();
     assert_eq!(database.core().unwrap().state().epoch, epoch, "nothing was left to do");
+}
+
+/// Without a reserve a step holds no part of it by which others would know of it.
+#[test]
+fn whoever_waits_for_rest_waits_for_the_steps_of_a_compaction() {
+    let is_armed = Arc::new(AtomicBool::new(false));
+    let was_early = Arc::new(AtomicBool::new(false));
+    let (says, is_told) = channel::bounded(1);
+    let (ends, has_ended) = channel::bounded(1);
+    let (armed, early) = (Arc::clone(&is_armed), Arc::clone(&was_early));
+    let storage = HookedStorage::new(Arc::new(MemoryStorage::new()), move |kind, _| {
+        if kind == OperationKind::Write && armed.swap(false, Ordering::AcqRel) {
+            says.send(()).unwrap();
+            // Whoever does not wait has ended long before.
+            let answer = has_ended.recv_timeout(Duration::from_millis(300));
+            early.store(answer.is_ok(), Ordering::Release);
+        }
+        Ok(())
+    });
+    let builder = Database::builder().merge_threads(0).reserve_bytes(0);
+    let builder = builder.durability(Durability::Memory).clock(Clock::fake().0);
+    let database = builder.open_on(Arc::new(storage)).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    for round in 0..3 {
+        for n in 0..200 {
+            keyspace.put(key(n), [round; 60]).unwrap();
+        }
+        database.flush().unwrap();
+    }
+    is_armed.store(true, Ordering::Release);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            is_told.recv().unwrap();
+            database.wait_until_idle().unwrap();
+            ends.send(()).unwrap();
+        });
+        keyspace.compact::<&[u8]>(.., &mut ()).unwrap();
+    });
+    assert!(!was_early.load(Ordering::Acquire), "it has not waited");
+    assert_eq!(above(&database), (0, 0));
 }
 
 #[test]

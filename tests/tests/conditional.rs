@@ -260,6 +260,42 @@ fn an_answer_that_commits_nothing_waits_for_what_it_rests_on() {
     assert_eq!(keyspace.get("k").unwrap(), None);
 }
 
+/// The other commit has its place, and its sync takes longer than all attempts would.
+#[test]
+fn a_transaction_is_not_tried_in_vain_against_a_commit_that_waits_for_the_disk() {
+    let storage = SimulatedStorage::new();
+    let setup = Setup { durability: Durability::Sync, ..Setup::tiny() };
+    let database = setup.open_on(Arc::new(storage.clone())).unwrap();
+    let keyspace = database.keyspace("k").unwrap();
+    keyspace.put("k", 1_u64.to_le_bytes()).unwrap();
+    let (tell, told) = channel::unbounded();
+    let (other, of_database) = (keyspace.clone(), database.clone());
+    let (answers, asking) = (Mutex::new(told.clone()), Arc::new(Mutex::new(None)));
+    let (asked, is_asked) = (Arc::clone(&asking), AtomicBool::new(false));
+    storage.on_operation(Box::new(move |operation| {
+        let is_log = operation.kind == OperationKind::WriteSync && operation.offset >= 8192;
+        if !is_log || is_asked.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (database, other, tell) = (of_database.clone(), other.clone(), tell.clone());
+        let add = move || {
+            let added = database.transact(|transaction| {
+                let count = count_of(transaction.get(&other, "k")?.as_deref()) + 1;
+                transaction.put(&other, "k", count.to_le_bytes())
+            });
+            tell.send(added).unwrap();
+        };
+        *asked.lock() = Some(thread::spawn("adds", add).unwrap());
+        let early = answers.lock().recv_timeout(Duration::from_millis(300));
+        assert!(early.is_err(), "it has not waited: {early:?}");
+    }));
+    keyspace.put("k", 10_u64.to_le_bytes()).unwrap();
+    told.recv().unwrap().unwrap();
+    asking.lock().take().unwrap().join().unwrap();
+    storage.clear_on_operation();
+    assert_eq!(count_of(keyspace.get("k").unwrap().as_deref()), 11);
+}
+
 /// What others were told beside a change of the keyspaces that waits for the disk, and fails.
 #[test]
 fn answers_about_keyspaces_wait_for_the_change_that_they_rest_on() {

@@ -3,14 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use sapwood::sync::Mutex;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crash_lsm::access;
+use crash_lsm::hooked::HookedStorage;
 use sapwood::state::durable::{Purpose, make_durable};
 use sapwood::storage::{CrashPlan, MemoryStorage, OperationKind, SimulatedStorage, Storage};
-use sapwood::sync::{Arc, Clock, Random};
-use sapwood::{Builder, Database, Durability, Keyspace};
+use sapwood::sync::atomic::{AtomicU64, Ordering};
+use sapwood::sync::{Arc, Clock, Mutex, Random};
+use sapwood::{Builder, Compression, Database, Durability, Error, Keyspace, KeyspaceOptions};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -144,6 +146,94 @@ fn large_values_of_a_lone_leaf_in_the_tail_move_too() {
     }
     assert_small(&database, &*storage, "one leaf is left, and its value");
     assert!(few.get("large").unwrap().unwrap() == value.as_slice());
+}
+
+/// What moves is written again: as the keyspace says of values, not of leaves.
+#[test]
+fn values_that_move_stay_compressed_or_plain_as_their_keyspace_says() {
+    let default = KeyspaceOptions::default();
+    let plain = Compression::None;
+    for (options, is_compressed) in
+        [(default.compression(plain), true), (default.value_compression(plain), false)]
+    {
+        let storage = Arc::new(MemoryStorage::new());
+        let database = builder(16 << 20).open_on(Arc::clone(&storage) as _).unwrap();
+        let keyspace = database.keyspace_with("a", options).unwrap();
+        let mut model = Model::new();
+        let mut random = Random::from_seed(8);
+        for n in 0..300_u32 {
+            let mut value = vec![0; 100_000];
+            random.fill(&mut value[..20_000]);
+            keyspace.put(n.to_be_bytes(), &value).unwrap();
+            model.insert(n.to_be_bytes().to_vec(), value);
+        }
+        database.wait_until_idle().unwrap();
+        let each = live_bytes(&database) / 300;
+        for n in 0..270_u32 {
+            keyspace.delete(n.to_be_bytes()).unwrap();
+            model.remove(n.to_be_bytes().as_slice());
+        }
+        let before = storage.length().unwrap();
+        assert_small(&database, &*storage, "after deleting values");
+        assert!(storage.length().unwrap() < before / 2, "nothing has moved");
+        let now = live_bytes(&database) / 30;
+        assert_eq!(each < 50_000, is_compressed, "{each} bytes each");
+        assert!(now < each + each / 4 && each < now + now / 4, "{each} bytes each, {now} now");
+        assert_holds(&keyspace, &model);
+    }
+}
+
+/// A device that refuses to read a place goes on refusing: what lies there stays, and what others
+/// have in the tail moves.
+#[test]
+fn what_the_device_refuses_to_read_keeps_neither_others_nor_rest_away() {
+    let memory = Arc::new(MemoryStorage::new());
+    let open = |storage: Arc<dyn Storage>| {
+        let (clock, hand) = Clock::fake();
+        (builder(16 << 20).clock(clock).open_on(storage).unwrap(), hand)
+    };
+    let (database, _) = open(Arc::clone(&memory) as _);
+    let mut model = Model::new();
+    for (name, count) in [("first", 60_000), ("refused", 20_000), ("moved", 40_000)] {
+        model.clear();
+        load(&database.keyspace(name).unwrap(), &mut model, count, 9);
+        database.wait_until_idle().unwrap();
+    }
+    let state = database.core().unwrap().state();
+    let levels = state.levels.values().nth(1).unwrap();
+    let root = levels.last().unwrap().points.as_ref().unwrap().reference.page.0;
+    drop(state);
+    database.close().unwrap();
+    let before = memory.length().unwrap();
+    let refused = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&refused);
+    let storage = HookedStorage::new(Arc::clone(&memory) as _, move |kind, offset| {
+        if kind == OperationKind::Read && offset == root * 4096 {
+            counted.fetch_add(1, Ordering::Relaxed);
+            return Err(std::io::ErrorKind::Other.into());
+        }
+        Ok(())
+    });
+    let (database, hand) = open(Arc::new(storage));
+    database.existing_keyspace("first").unwrap().delete_range::<&[u8]>(..).unwrap();
+    hand.advance(Duration::from_secs(60));
+    let (mut errors, mut rests, mut steps) = (0, 0, 0);
+    while rests < 20 {
+        match database.run_step() {
+            Ok(true) => steps += 1,
+            Ok(false) => rests += 1,
+            Err(error) => {
+                assert!(matches!(error, Error::Io { .. }), "{error}");
+                errors += 1;
+            }
+        }
+        hand.advance(Duration::from_secs(1));
+        assert!(steps < 10_000 && errors < 10, "{steps} steps, {errors} errors: it never rests");
+    }
+    assert!(errors > 0 && refused.load(Ordering::Relaxed) > 0, "nothing was refused");
+    let rest = memory.length().unwrap();
+    assert!(rest < before * 4 / 5, "{rest} of {before} bytes are left");
+    assert_holds(&database.existing_keyspace("moved").unwrap(), &model);
 }
 
 #[test]

@@ -100,7 +100,8 @@ pub struct ImportArguments {
     /// Where to.
     #[command(flatten)]
     pub to: KeyspaceArguments,
-    /// The folder or file to read; standard input when it is left out or `-`.
+    /// The folder or file to read; standard input when it is left out or `-`. In a folder the
+    /// database itself is left out.
     pub from: Option<PathBuf>,
     /// How the pairs are written; told from the source's name when it is left out.
     #[arg(long, value_enum)]

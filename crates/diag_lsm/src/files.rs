@@ -1,8 +1,9 @@
 //! Files below a folder, and the keys that they have in a database: the path from the folder on,
-//! its parts with slashes between.
+//! its parts with slashes between. And which of them is the database itself.
 //!
 //! *Guarantees*: no two files have one key, no two keys one file, and no key leads out of the
 //! folder: what would is refused. Where names of files are bytes (on Unix) every name is a key.
+//! A file is known under each of its names; elsewhere than on Unix hard links are not seen through.
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -72,6 +73,39 @@ pub fn path_of(key: &[u8]) -> Option<PathBuf> {
     (is_inside && is_its_own && !key.is_empty() && !key.contains(&0)).then_some(path)
 }
 
+/// Whether two paths lead to one file, which need not be there.
+#[cfg(unix)]
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    identity(fs::metadata(one)).is_some_and(|found| Some(found) == identity(fs::metadata(other)))
+}
+
+#[cfg(not(unix))]
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| fs::canonicalize(path).ok();
+    real(one).is_some_and(|found| Some(found) == real(other))
+}
+
+/// Whether standard input or output is this file.
+#[cfg(unix)]
+pub fn is_stream_of(stream: &impl std::os::fd::AsFd, path: &Path) -> bool {
+    let file = stream.as_fd().try_clone_to_owned().map(fs::File::from);
+    let opened = identity(file.and_then(|file| file.metadata()));
+    opened.is_some_and(|found| Some(found) == identity(fs::metadata(path)))
+}
+
+// Where the lock of an open database is not only advice, the system refuses it by itself.
+#[cfg(not(unix))]
+pub fn is_stream_of<T>(_stream: &T, _path: &Path) -> bool {
+    false
+}
+
+/// What no other file has at the same time: its device, and its number there.
+#[cfg(unix)]
+fn identity(found: std::io::Result<fs::Metadata>) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    found.ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}
+
 // Elsewhere not every name is bytes, nor are all bytes names.
 #[cfg(unix)]
 #[allow(clippy::unnecessary_wraps)]
@@ -111,6 +145,28 @@ mod tests {
             assert_eq!(path_of(key.as_bytes()), None, "{key:?}");
         }
         assert_eq!(path_of(b"a/\xff").is_some(), cfg!(unix));
+    }
+
+    #[test]
+    fn a_file_is_the_same_under_each_of_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("file"), "content").unwrap();
+        fs::write(path("other"), "content").unwrap();
+        fs::create_dir(path("folder")).unwrap();
+        assert!(is_same(&path("file"), &path("folder/../file")));
+        assert!(!is_same(&path("file"), &path("other")));
+        assert!(!is_same(&path("absent"), &path("absent")));
+        #[cfg(unix)]
+        {
+            fs::hard_link(path("file"), path("hard")).unwrap();
+            std::os::unix::fs::symlink(path("file"), path("soft")).unwrap();
+            std::os::unix::fs::symlink(path("absent"), path("broken")).unwrap();
+            for (name, is_it) in [("hard", true), ("soft", true), ("broken", false)] {
+                assert_eq!(is_same(&path("file"), &path(name)), is_it, "{name}");
+                assert_eq!(is_same(&path(name), &path("file")), is_it, "{name}");
+            }
+        }
     }
 
     #[test]

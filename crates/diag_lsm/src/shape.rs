@@ -11,6 +11,7 @@ use sapwood::segment::node::read_parent_at;
 use serde::Serialize;
 
 use crate::file::PlacedSegment;
+use crate::units;
 
 /// Of so many leaves the fill is looked at.
 const LEAF_SAMPLE: u64 = 256;
@@ -53,7 +54,8 @@ impl Depth {
         self.children_max = self.children_max.max(children);
         self.nodes += 1;
         self.pages += u64::from(pages);
-        self.children += children;
+        // A parent may say any number of what lies below it.
+        self.children = self.children.saturating_add(children);
     }
 
     fn fail(&mut self, error: &sapwood::Error) {
@@ -75,9 +77,9 @@ struct Search<'a> {
 /// The leaves of all trees of these segments, dead ones too.
 pub fn leaf_count(segments: &[PlacedSegment]) -> u64 {
     let trees = |(_, _, segment): &PlacedSegment| {
-        segment.points.iter().chain(&segment.ranges).map(|tree| tree.leaves).sum::<u64>()
+        units::sum(segment.points.iter().chain(&segment.ranges).map(|tree| tree.leaves))
     };
-    segments.iter().map(trees).sum()
+    units::sum(segments.iter().map(trees))
 }
 
 /// The depths of a tree, from its root; `bar` counts its leaves.
@@ -174,5 +176,21 @@ impl Search<'_> {
             self.visit(&child.reference, height - 1, child.entries, keyspace, &below);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a damaged file says of its nodes' children made the sum overflow.
+    #[test]
+    fn children_are_summed_up_whatever_a_file_says_of_them() {
+        let mut depth = Depth::default();
+        for children in [7, u64::MAX, u64::MAX - 1] {
+            depth.add(1, children);
+        }
+        assert_eq!((depth.nodes, depth.pages, depth.children), (3, 3, u64::MAX));
+        assert_eq!((depth.children_min, depth.children_max), (7, u64::MAX));
     }
 }

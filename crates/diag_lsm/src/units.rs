@@ -34,6 +34,11 @@ pub fn count(number: u64) -> String {
     out
 }
 
+/// A sum of what a file says, which may be anything: it stays at the greatest number.
+pub fn sum(numbers: impl Iterator<Item = u64>) -> u64 {
+    numbers.fold(0, u64::saturating_add)
+}
+
 /// A time, with its unit.
 pub fn time(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
@@ -101,6 +106,13 @@ mod tests {
         assert_eq!(bytes(u64::MAX), "16.0 EiB");
         assert_eq!(time(Duration::from_micros(1500)), "1.50 ms");
         assert_eq!(time(Duration::from_secs(150)), "2 min 30 s");
+    }
+
+    #[test]
+    fn a_sum_does_not_overflow() {
+        assert_eq!(sum([].into_iter()), 0);
+        assert_eq!(sum([1, 2, 4].into_iter()), 7);
+        assert_eq!(sum([1, u64::MAX, 2].into_iter()), u64::MAX);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::{KEYS, PAGE_BYTES, killed, owners, run, text};
@@ -156,7 +157,7 @@ fn every_command_that_opens_the_database_gives_an_answer_or_an_error() {
 
 /// A file with a node of every kind: so many keyspaces that the state does not fit its slot, a
 /// level, a young segment, and values in blocks of their own.
-fn with_every_kind(path: &std::path::Path) {
+fn with_every_kind(path: &Path) {
     let (database, keyspace) = common::used(path);
     for number in 0..150 {
         database.keyspace(&format!("{number} {}", "name ".repeat(10))).unwrap();
@@ -536,6 +537,119 @@ fn a_range_of_a_damaged_file_is_read_as_far_as_it_goes() {
         }
     }
     assert!(found_beside_damage > 1000, "{found_beside_damage} pairs");
+}
+
+/// A database whose young segment has so many pairs behind each of many keys of its level that
+/// several of its leaves begin in one of the level's.
+fn with_young_pairs(folder: &Path) -> PathBuf {
+    let (made, path) = (folder.join("made.db"), folder.join("data.db"));
+    let (database, keyspace) = common::used(&made);
+    let value = |number: u32| format!("young {number:05} ").repeat(9);
+    let mut batch = database.batch();
+    for number in 1450..1550 {
+        for more in ["w", "x", "y", "z"] {
+            batch.put(&keyspace, format!("key {number:05} {more}"), value(number)).unwrap();
+        }
+    }
+    batch.commit().unwrap();
+    database.flush().unwrap();
+    database.sync().unwrap();
+    // A close might merge them.
+    fs::copy(&made, &path).unwrap();
+    drop(keyspace);
+    database.close().unwrap();
+    path
+}
+
+/// The page of the level's leaf that has a key, and the first and the last number of its keys.
+fn leaf_of(whole: &[u8], owners: &[char], number: u32) -> (usize, u32, u32) {
+    let holds = |page: usize, number: u32| {
+        let value = format!("{number:0>100}");
+        let content = &whole[page * PAGE_BYTES..][..PAGE_BYTES];
+        content.windows(value.len()).any(|window| window == value.as_bytes())
+    };
+    let page = (0..owners.len()).find(|page| owners[*page] == 'l' && holds(*page, number));
+    let page = page.unwrap();
+    let numbers: Vec<u32> = (0..KEYS).filter(|number| holds(page, *number)).collect();
+    (page, numbers[0], numbers[numbers.len() - 1])
+}
+
+/// The walk met a damaged leaf again at the beginning of every other leaf that lay in it, and told
+/// and counted it each time; and it went on behind the range's end, and told what is damaged there.
+/// Pairs of other segments between a damaged leaf and the key before it were left out.
+#[test]
+fn each_damage_is_told_once_and_only_where_it_hides_something() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = with_young_pairs(folder.path());
+    let (file, whole) = (path.display().to_string(), fs::read(&path).unwrap());
+    let sound = lines(&run(&["scan", &file, "--keys-only"]));
+    let segments = run(&["segments", &file, "--json"]);
+    let segments: Value = serde_json::from_slice(&segments.stdout).unwrap();
+    let mut segments = segments.as_array().unwrap().iter();
+    assert!(segments.any(|row| row["level"] == "young" && row["leaves"].as_u64() > Some(40)));
+    let owners = owners(&file);
+    let (leaf, first, last) = leaf_of(&whole, &owners, 1500);
+    let (next_leaf, next_first, next_last) = leaf_of(&whole, &owners, last + 1);
+    assert!(first < 1500 && next_first == last + 1 && next_last < 1549, "{first} to {next_last}");
+    let mut bytes = whole.clone();
+    [leaf, next_leaf].iter().for_each(|page| bytes[page * PAGE_BYTES + 60] ^= 0x10);
+    fs::write(&path, bytes).unwrap();
+
+    let is_lost = |line: &str| {
+        let number = line.strip_prefix("key ").and_then(|rest| rest[..5].parse::<u32>().ok());
+        number.is_some_and(|number| (first..=next_last).contains(&number))
+    };
+    let commands: [&[&str]; 3] =
+        [&["scan", "--keys-only"], &["scan", "--keys-only", "--reverse"], &["count"]];
+    let key = |number: u32| format!("key {number:05}");
+    let (none, both) = (String::new(), vec![leaf, next_leaf]);
+    for (start, end, told) in [
+        (none.clone(), none.clone(), both.clone()),
+        (none.clone(), key(first - 1) + "~", Vec::new()),
+        (none.clone(), key(1500), vec![leaf]),
+        (key(1500) + " x", key(1500) + " z", vec![leaf]),
+        (key(last), key(next_first) + "~", both),
+        (key(next_last), none.clone(), vec![next_leaf]),
+        (key(next_last + 1), none.clone(), Vec::new()),
+    ] {
+        let lies_within = |line: &&String| **line >= start && (end.is_empty() || **line < end);
+        let expected: Vec<String> =
+            sound.iter().filter(lies_within).filter(|line| !is_lost(line)).cloned().collect();
+        let mut range = vec!["--start", &start];
+        if !end.is_empty() {
+            range.extend(["--end", &end]);
+        }
+        for command in commands {
+            let output = run(&[command, &[&file], &range].concat());
+            let errors = text(&output.stderr);
+            let what = format!("{command:?} from {start:?} to {end:?}: {errors}");
+            assert_eq!(output.status.code(), Some(i32::from(!told.is_empty())), "{what}");
+            for page in [leaf, next_leaf] {
+                let of_page = format!("damaged leaf at page {page} ");
+                let count = errors.lines().filter(|line| line.contains(&of_page)).count();
+                assert_eq!(count, usize::from(told.contains(&page)), "{what}");
+            }
+            assert_eq!(errors.contains("in one place"), told.len() == 1, "{what}");
+            assert_eq!(errors.contains("in 2 places"), told.len() == 2, "{what}");
+            if command[0] == "count" {
+                let counted = text(&output.stdout).trim().replace(',', "");
+                assert_eq!(counted, expected.len().to_string(), "{what}");
+                continue;
+            }
+            let mut found = lines(&output);
+            if command.contains(&"--reverse") {
+                found.reverse();
+            }
+            let (of_found, of_expected) = (found.iter(), expected.iter());
+            let missing: Vec<_> = of_expected.filter(|line| !found.contains(line)).collect();
+            let further: Vec<_> = of_found.filter(|line| !expected.contains(line)).collect();
+            assert!(found == expected, "{what} without {missing:?}, with {further:?}");
+        }
+    }
+    // An export has no range.
+    let errors = text(&run(&["export", &file]).stderr);
+    assert_eq!(errors.matches("damaged leaf").count(), 2, "{errors}");
+    assert!(errors.contains("in 2 places"), "{errors}");
 }
 
 /// As long as no range of a segment has been promoted, its parents are not needed to say how much

@@ -44,6 +44,16 @@ impl Folder {
     }
 }
 
+/// The same for one that must fail with this status and leave the database as it is: what it says.
+fn refused(arguments: &[&str], status: i32, file: &str) -> String {
+    let before = fs::read(file).unwrap();
+    let output = run(arguments, b"");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {errors}");
+    assert!(fs::read(file).unwrap() == before, "{arguments:?} has changed the database");
+    errors
+}
+
 /// All pairs of a database, as text.
 fn pairs_of(file: &str) -> Vec<(String, String)> {
     let lines = String::from_utf8(good(&["scan", file, "--json"], b"")).unwrap();
@@ -184,5 +194,140 @@ fn a_key_that_is_another_ones_path_or_none_is_not_exported_as_a_file() {
         assert!(errors.contains(&format!("the key {key:?} is no path")), "{errors}");
         assert_eq!(fs::read_dir(folder.path("out")).unwrap().count(), 0, "{key}");
         assert!(!folder.path("a").exists());
+    }
+}
+
+/// A key that was the name of the database's own file was renamed over it.
+#[test]
+fn an_export_into_the_folder_of_the_database_does_not_replace_it() {
+    let names: &[&str] = if cfg!(unix) { &["films", "hard", "soft", "a/soft"] } else { &["films"] };
+    for name in names {
+        let folder = Folder::new();
+        let (file, here) = (folder.name("films"), folder.name("."));
+        good(&["create", &file], b"");
+        good(&["put", &file, name, "value"], b"");
+        fs::create_dir(folder.path("a")).unwrap();
+        #[cfg(unix)]
+        {
+            fs::hard_link(&file, folder.path("hard")).unwrap();
+            std::os::unix::fs::symlink(&file, folder.path("soft")).unwrap();
+            std::os::unix::fs::symlink("../films", folder.path("a/soft")).unwrap();
+        }
+        let before = fs::read(&file).unwrap();
+        let errors = refused(&["export", &file, &here, "--form", "folder"], 1, &file);
+        assert!(errors.contains(&format!("the file of the key {name:?}")), "{name}: {errors}");
+        assert!(errors.contains("the database itself"), "{name}: {errors}");
+        assert!(fs::read(folder.path(name)).unwrap() == before, "{name} is another file now");
+        let left = fs::read_dir(folder.path(".")).unwrap().count();
+        assert_eq!(left, if cfg!(unix) { 4 } else { 2 }, "{name}: a part is left");
+        // Elsewhere it is a file as any other.
+        good(&["export", &file, &folder.name("out"), "--form", "folder"], b"");
+        assert_eq!(fs::read(folder.path("out").join(name)).unwrap(), b"value");
+    }
+}
+
+/// A file is written under a name that no other has.
+#[test]
+fn an_export_beside_a_database_with_the_name_of_a_part_leaves_it_alone() {
+    let folder = Folder::new();
+    let (file, here) = (folder.name(".sapwood-0.part"), folder.name("."));
+    good(&["create", &file], b"");
+    good(&["put", &file, "key", "value"], b"");
+    let before = fs::read(&file).unwrap();
+    good(&["export", &file, &here, "--form", "folder"], b"");
+    assert!(fs::read(&file).unwrap() == before);
+    assert_eq!(fs::read(folder.path("key")).unwrap(), b"value");
+    assert_eq!(fs::read_dir(folder.path(".")).unwrap().count(), 2);
+}
+
+/// A link was not seen to be the database, which was cut to nothing; and what was appended to it
+/// was nothing that it holds.
+#[cfg(unix)]
+#[test]
+fn an_export_onto_the_database_under_another_name_is_refused() {
+    let folder = Folder::new();
+    let file = folder.name("films");
+    good(&["create", &file], b"");
+    good(&["put", &file, "key", "value"], b"");
+    fs::hard_link(&file, folder.path("hard")).unwrap();
+    std::os::unix::fs::symlink(&file, folder.path("soft")).unwrap();
+    for name in ["films", "hard", "soft"] {
+        let errors = refused(&["export", &file, &folder.name(name), "--form", "tsv"], 2, &file);
+        assert!(errors.contains("the database itself"), "{name}: {errors}");
+    }
+    let before = fs::read(&file).unwrap();
+    #[allow(clippy::disallowed_methods)]
+    let onto = fs::OpenOptions::new().append(true).open(&file).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_diag_lsm"));
+    let output = command.args(["export", &file]).stdout(onto).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(fs::read(&file).unwrap() == before, "pairs were appended to the database");
+    assert_eq!(good(&["get", &file, "key"], b""), b"value\n");
+}
+
+/// A folder with the database in it was imported with the database's own file, which grew as it was
+/// read: when it was large, without end.
+#[test]
+fn an_import_of_the_folder_of_the_database_leaves_it_out() {
+    let folder = Folder::new();
+    let (file, here) = (folder.name("data.db"), folder.name("."));
+    good(&["create", &file], b"");
+    fs::create_dir(folder.path("in")).unwrap();
+    fs::write(folder.path("a"), "1").unwrap();
+    fs::write(folder.path("in/b"), "2").unwrap();
+    #[cfg(unix)]
+    fs::hard_link(&file, folder.path("in/link")).unwrap();
+    let names = if cfg!(unix) { 2 } else { 1 };
+    let expected = [("a".to_owned(), "1".to_owned()), ("in/b".to_owned(), "2".to_owned())];
+    for is_new in [false, true] {
+        if is_new {
+            fs::remove_file(&file).unwrap();
+            #[cfg(unix)]
+            fs::remove_file(folder.path("in/link")).unwrap();
+        }
+        let output = run(&["import", &file, &here, "--json"], b"");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{errors}");
+        let imported: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(imported["entries"], 2, "{imported}");
+        let left_out = imported["left_out"].as_array().unwrap();
+        assert_eq!(left_out.len(), if is_new { 1 } else { names }, "{imported}");
+        for name in left_out {
+            let told = format!("{} is the database itself", name.as_str().unwrap());
+            assert!(errors.contains(&told), "{errors}");
+        }
+        assert_eq!(pairs_of(&file), expected);
+    }
+    // Another database's file is a file as any other.
+    let other = folder.name("other.db");
+    let imported = good(&["import", &other, &here, "--json"], b"");
+    let imported: Value = serde_json::from_slice(&imported).unwrap();
+    assert_eq!(imported["entries"], 3, "{imported}");
+    assert_eq!(imported["left_out"].as_array().unwrap().len(), 1, "{imported}");
+}
+
+/// It was read as text while it was written.
+#[cfg(unix)]
+#[test]
+fn an_import_of_the_database_into_itself_is_refused() {
+    let folder = Folder::new();
+    let file = folder.name("data.db");
+    good(&["create", &file], b"");
+    fs::hard_link(&file, folder.path("hard")).unwrap();
+    std::os::unix::fs::symlink(&file, folder.path("soft")).unwrap();
+    for name in ["data.db", "hard", "soft"] {
+        let errors = refused(&["import", &file, &folder.name(name), "--form", "lines"], 2, &file);
+        assert!(errors.contains("the database itself"), "{name}: {errors}");
+    }
+    let before = fs::read(&file).unwrap();
+    for more in [&["--form", "lines"][..], &["-", "--form", "tsv"]] {
+        #[allow(clippy::disallowed_methods)]
+        let from = fs::File::open(&file).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_diag_lsm"));
+        let output = command.args(["import", &file]).args(more).stdin(from).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{errors}");
+        assert!(errors.contains("the database itself"), "{errors}");
+        assert!(fs::read(&file).unwrap() == before);
     }
 }

@@ -22,7 +22,7 @@ use crate::stats::Stats;
 use crate::sync::{Arc, Random, thread};
 use crate::transaction::Transaction;
 use crate::transaction::commit::{create_keyspace, drop_keyspace, rename_keyspace};
-use crate::types::KeyspaceNumber;
+use crate::types::{KeyspaceNumber, SequenceNumber};
 
 /// How often [`Database::transact`] runs its closure at most.
 const TRANSACT_ATTEMPTS: u32 = 16;
@@ -436,10 +436,16 @@ impl Database {
                 Err(Error::Conflict) if attempt < TRANSACT_ATTEMPTS => {}
                 result => return result,
             }
+            // What it conflicts with may have its place and wait for the disk: no attempt sees it
+            // before that, and each would meet it again.
+            let clock = self.shared().read(|core| {
+                let next = core.commit_numbers().0.0;
+                core.publisher.wait_for(SequenceNumber(next.saturating_sub(1)))?;
+                Ok(core.clock.clone())
+            })?;
             let random = random.get_or_insert_with(Random::from_entropy);
             let longest = TRANSACT_PAUSE * (1 << (attempt - 1).min(TRANSACT_DOUBLINGS_MAX));
             let pause = random.below(longest.as_micros() as u64);
-            let clock = self.shared().read(|core| Ok(core.clock.clone()))?;
             clock.sleep(Duration::from_micros(pause));
         }
         Err(Error::Conflict)

@@ -455,7 +455,8 @@ fn level(level: &[Arc<Segment>], page_bytes: u64) -> LevelStats {
     LevelStats {
         segments: level.len() as u64,
         entries: level.iter().map(|segment| segment.entries()).sum(),
-        bytes: level.iter().map(|segment| segment.pages()).sum::<u64>() * page_bytes,
+        // What a state says of pages is no more than numbers hold; of bytes it may be.
+        bytes: level.iter().map(|segment| segment.pages()).sum::<u64>().saturating_mul(page_bytes),
     }
 }
 
@@ -656,5 +657,43 @@ impl fmt::Display for Stats {
             writeln!(f, "writing has stopped after a failure")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::NodeRef;
+    use crate::segment::descriptor::TreeRoot;
+    use crate::segment::segment_filter::SegmentFilter;
+    use crate::types::PageNumber;
+
+    /// A file may say of a segment that it has as many pages as a number holds.
+    #[test]
+    fn bytes_of_segments_are_as_many_as_a_number_holds_at_most() {
+        let root = |pages| TreeRoot {
+            reference: NodeRef { page: PageNumber(9), pages: 1, stamp: 0, checksum: 0 },
+            height: 1,
+            birth: Epoch(1),
+            entries: 5,
+            tombstones: 0,
+            pages,
+            leaves: 1,
+        };
+        let segment = |pages| {
+            Arc::new(Segment {
+                number: 1,
+                points: Some(root(pages)),
+                ranges: None,
+                filter: SegmentFilter::new(1, Vec::new()),
+                bounds: None,
+                sequences: None,
+                promoted: Arc::default(),
+                keyspaces: Arc::default(),
+            })
+        };
+        let of = |pages| level(&[segment(pages), segment(pages)], 4096);
+        assert_eq!((of(3).bytes, of(3).entries), (6 * 4096, 10));
+        assert_eq!(of(1 << 61).bytes, u64::MAX);
     }
 }

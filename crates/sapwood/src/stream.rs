@@ -243,9 +243,15 @@ fn take_in(keyspace: &Keyspace, reader: &mut impl Read) -> Result<Given> {
         return Ok(Given::Short(buffer));
     }
     let mut value = keyspace.change(ValueWriter::begin)?;
+    let mut asked = OVERFLOW_AT_COMMIT_BYTES;
     while !buffer.is_empty() {
         keyspace.change(|_, _| value.push(&buffer))?;
-        fill(reader, &mut buffer, CHUNK_BYTES)?;
+        // A reader that has said that it is at its end may wait for more when it is asked again.
+        if buffer.len() < asked {
+            break;
+        }
+        asked = CHUNK_BYTES;
+        fill(reader, &mut buffer, asked)?;
     }
     Ok(Given::Long(Box::new(value)))
 }
@@ -431,5 +437,46 @@ impl Transaction {
                 ValueStream::of_found(shared, core, number, found, hold)
             },
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Database, Isolation};
+
+    /// So many bytes, and then the end, once: as a terminal, which goes on behind it.
+    struct EndsOnce {
+        left: usize,
+        has_ended: bool,
+    }
+
+    impl Read for EndsOnce {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            assert!(!buffer.is_empty());
+            let count = self.left.min(buffer.len());
+            if count == 0 && std::mem::replace(&mut self.has_ended, true) {
+                return Err(io::Error::other("it was read on behind its end"));
+            }
+            buffer[..count].fill(7);
+            self.left -= count;
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_ended_is_not_asked_again() {
+        let builder = Database::builder().merge_threads(0).memory_budget(4 << 20);
+        let database = builder.open_in_memory().unwrap();
+        let keyspace = database.keyspace("a").unwrap();
+        let mut transaction = database.begin(Isolation::Snapshot).unwrap();
+        let first = OVERFLOW_AT_COMMIT_BYTES;
+        let borders = [0, first, first + CHUNK_BYTES, first + 2 * CHUNK_BYTES];
+        let lengths = borders.iter().flat_map(|border| [*border, border + 1, border + 70_000]);
+        for length in lengths.chain([first - 1, first + CHUNK_BYTES - 1]) {
+            let reader = || EndsOnce { left: length, has_ended: false };
+            assert_eq!(keyspace.put_stream("k", reader()).unwrap(), length as u64);
+            assert_eq!(transaction.put_stream(&keyspace, "t", reader()).unwrap(), length as u64);
+        }
     }
 }

@@ -66,8 +66,8 @@ fn values_of_full_leaves_are_named_in_several_lists() {
         let pages = pages(page_bytes, region_bytes);
         let count = LEAVES_PER_LOWEST_PARENT_MAX as u64;
         let leaves: Vec<LeafEntry> = (0..count).map(|number| leaf(number, values)).collect();
-        // What lists name lies in the file.
-        while pages.file_pages() < count * (16 + values) {
+        // What lists name lies in the file, beside them.
+        while pages.file_pages() < count * (16 + values) * 5 / 4 {
             pages.allocator().allocate(16, 0).unwrap();
         }
         let mut nodes = NodeWriter::new(pages.clone(), 64);

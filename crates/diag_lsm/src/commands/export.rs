@@ -1,6 +1,8 @@
 //! `export`: all pairs of a keyspace that can be read, to a folder, a file or standard output. Exit
 //! status 1 when some could not. Standard output has the pairs alone, so that `import` can read
 //! them from there; how many they were goes to standard error then.
+//!
+//! *Guarantees*: the database's own file is never written, nor replaced under any of its names.
 
 use std::error::Error;
 use std::fs;
@@ -47,7 +49,7 @@ pub fn run(arguments: &ExportArguments, json: bool) -> Outcome {
         + walk.run(&mut |key, value| {
             let Some(mut value) = value else { return Ok(true) };
             match (form, target) {
-                (Form::Folder, Some(folder)) => write_file(folder, key, &mut value)?,
+                (Form::Folder, Some(folder)) => write_file(path, folder, key, &mut value)?,
                 _ => pairs::write(form, &mut out, key, &value.bytes()?)?,
             }
             exported.entries += 1;
@@ -78,14 +80,15 @@ fn form(
 ) -> Result<Form, Box<dyn Error>> {
     let form = arguments.form.or_else(|| target.and_then(super::import::form_of));
     let form = form.unwrap_or(if json && target.is_none() { Form::Jsonl } else { Form::Tsv });
-    let Some(target) = target else {
-        if form == Form::Folder {
-            return Err(usage::wrong("a folder is needed to export files to"));
-        }
-        return Ok(form);
+    if form == Form::Folder && target.is_none() {
+        return Err(usage::wrong("a folder is needed to export files to"));
+    }
+    let database = &arguments.from.file;
+    let is_itself = match target {
+        Some(target) => files::is_same(target, database),
+        None => files::is_stream_of(&io::stdout(), database),
     };
-    let real = |path: &Path| fs::canonicalize(path).ok();
-    if real(target).is_some_and(|found| Some(found) == real(&arguments.from.file)) {
+    if is_itself {
         return Err(usage::wrong("the target is the database itself, which is not replaced"));
     }
     Ok(form)
@@ -96,12 +99,22 @@ fn told(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
 }
 
-/// Writes a file named by a key, which must not lead out of the folder.
-fn write_file(folder: &Path, key: &[u8], value: &mut Found) -> Result<(), Box<dyn Error>> {
+/// Writes a file named by a key, which must not lead out of the folder, nor to the database.
+fn write_file(
+    database: &Path,
+    folder: &Path,
+    key: &[u8],
+    value: &mut Found,
+) -> Result<(), Box<dyn Error>> {
     let Some(name) = files::path_of(key) else {
         return Err(format!("the key {:?} is no path of a file", units::key(key)).into());
     };
     let path = folder.join(name);
+    if files::is_same(&path, database) {
+        let (key, path) = (units::key(key), path.display());
+        let why = "the database itself, which is not replaced: export to another folder";
+        return Err(format!("the file of the key {key:?} would be {path}, {why}").into());
+    }
     let at = |error: io::Error| told(&path, &error);
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(at)?;
@@ -117,7 +130,7 @@ fn write_file(folder: &Path, key: &[u8], value: &mut Found) -> Result<(), Box<dy
     written
 }
 
-/// A new file in the folder of `path`.
+/// A new file in the folder of `path`: what is there already, whatever it is, is not opened.
 fn new_beside(path: &Path) -> io::Result<(PathBuf, fs::File)> {
     let mut number = 0_u32;
     loop {

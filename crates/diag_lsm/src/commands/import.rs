@@ -1,4 +1,7 @@
 //! `import`: pairs from a folder, a file or standard input.
+//!
+//! *Guarantees*: the database does not read itself, which grows by what is read: as a source alone
+//! it is refused, in a folder it is left out, which is told.
 
 use std::error::Error;
 use std::fs;
@@ -27,6 +30,8 @@ struct Imported {
     bytes_in: u64,
     bytes_on_disk: u64,
     seconds: f64,
+    /// Names of the database's own file below the folder.
+    left_out: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     answers: Option<Answers>,
 }
@@ -34,6 +39,8 @@ struct Imported {
 /// Gathers pairs into batches.
 struct Loader<'a> {
     database: &'a Database,
+    /// The database's file.
+    file: &'a Path,
     keyspace: &'a Keyspace,
     batch: Batch,
     /// Counted here: the batch would look at all of them to tell.
@@ -41,6 +48,8 @@ struct Loader<'a> {
     batch_bytes: u64,
     entries: u64,
     bytes: u64,
+    /// Names of the database's own file.
+    left_out: Vec<String>,
     /// Longer values are put as streams.
     whole_bytes_max: u64,
 }
@@ -66,13 +75,22 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Puts a file, whose content is not taken into memory when it is long.
+    /// Puts a file, whose content is not taken into memory when it is long. The database's own is
+    /// left out.
     fn push_file(
         &mut self,
         key: &[u8],
         path: &Path,
         bar: &ProgressBar,
     ) -> Result<(), Box<dyn Error>> {
+        if files::is_same(path, self.file) {
+            let name = path.display().to_string();
+            bar.suspend(|| {
+                eprintln!("diag_lsm: {name} is the database itself, which is left out");
+            });
+            self.left_out.push(name);
+            return Ok(());
+        }
         let told = |error: io::Error| format!("{}: {error}", path.display());
         if fs::metadata(path).map_err(told)?.len() <= self.whole_bytes_max {
             let content = fs::read(path).map_err(told)?;
@@ -108,14 +126,20 @@ enum Source {
 }
 
 impl Source {
-    /// The source of these arguments, when they make sense together.
-    fn open(form: Option<Form>, path: Option<&Path>) -> Result<Source, Box<dyn Error>> {
+    /// The source of these arguments for a database, when they make sense together.
+    fn open(
+        form: Option<Form>,
+        path: Option<&Path>,
+        database: &Path,
+    ) -> Result<Source, Box<dyn Error>> {
         let form = form
             .or_else(|| path.and_then(form_of))
             .ok_or_else(|| usage::wrong("--form is needed: folder, lines, tsv, csv or jsonl"));
+        let itself = || usage::wrong("the source is the database itself, which is no such text");
         let Some(path) = path else {
             return match form? {
                 Form::Folder => Err(usage::wrong("a folder is needed to import files from")),
+                _ if files::is_stream_of(&io::stdin(), database) => Err(itself()),
                 form => Ok(Source::Input(form)),
             };
         };
@@ -128,6 +152,7 @@ impl Source {
                 let path = path.display();
                 Err(usage::wrong(format!("{path} is a folder, which --form folder reads")))
             }
+            _ if files::is_same(path, database) => Err(itself()),
             form => Ok(Source::File(form, fs::File::open(path).map_err(at)?)),
         }
     }
@@ -180,17 +205,19 @@ pub fn run(arguments: &ImportArguments, json: bool) -> Outcome {
     usage::new_name(&to.keyspace).map_err(usage::wrong)?;
     let sources = arguments.cargo_sources.then(cargo_sources::folder).transpose()?;
     let given = arguments.from.as_deref().filter(|path| *path != Path::new("-"));
-    let source = Source::open(arguments.form, sources.as_deref().or(given))?;
+    let source = Source::open(arguments.form, sources.as_deref().or(given), &to.file)?;
     let database = Database::builder().memory_budget(to.budget << 20).open(&to.file)?;
     let keyspace = database.keyspace(&to.keyspace)?;
     let mut loader = Loader {
         database: &database,
+        file: &to.file,
         keyspace: &keyspace,
         batch: database.batch(),
         batch_pairs: 0,
         batch_bytes: 0,
         entries: 0,
         bytes: 0,
+        left_out: Vec::new(),
         // A batch may have a quarter of the budget.
         whole_bytes_max: (to.budget << 20) / 8,
     };
@@ -199,6 +226,7 @@ pub fn run(arguments: &ImportArguments, json: bool) -> Outcome {
     loader.commit()?;
     bar.finish_and_clear();
     let (entries, bytes_in) = (loader.entries, loader.bytes);
+    let left_out = std::mem::take(&mut loader.left_out);
     drop(loader);
     drop(keyspace);
     database.flush()?;
@@ -206,7 +234,7 @@ pub fn run(arguments: &ImportArguments, json: bool) -> Outcome {
     let bytes_on_disk = fs::metadata(&to.file)?.len();
     let seconds = began.elapsed().as_secs_f64();
     let answers = sources.map(|_| cargo_sources::ask(to)).transpose()?;
-    let imported = Imported { entries, bytes_in, bytes_on_disk, seconds, answers };
+    let imported = Imported { entries, bytes_in, bytes_on_disk, seconds, left_out, answers };
     if json {
         output::json(&imported)?;
     } else {

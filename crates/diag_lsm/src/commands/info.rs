@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use sapwood::page::file_header::Slots;
 use sapwood::page::{Codec, StateLocation};
+use sapwood::segment::descriptor::Segment;
 use serde::Serialize;
 
 use crate::Outcome;
@@ -91,6 +92,18 @@ struct Level {
     bytes: u64,
 }
 
+impl Level {
+    fn add(&mut self, segment: &Segment, page_size: u64) {
+        let trees = segment.points.iter().chain(&segment.ranges);
+        let tombstones = units::sum(trees.map(|tree| tree.tombstones));
+        let bytes = segment.pages().saturating_mul(page_size);
+        self.segments += 1;
+        self.entries = self.entries.saturating_add(segment.entries());
+        self.tombstones = self.tombstones.saturating_add(tombstones);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+}
+
 pub fn run(path: &Path, json: bool) -> Outcome {
     let storage = open_storage(path)?;
     let look = || {
@@ -151,18 +164,11 @@ fn codec(codec: Codec) -> String {
 fn state(file: &DurableFile) -> State {
     let slot = &file.read.slot;
     let page_size = u64::from(slot.page_size);
-    let level =
-        |name: &str, segments: &mut dyn Iterator<Item = &sapwood::segment::descriptor::Segment>| {
-            let mut sum = Level { name: name.to_owned(), ..Level::default() };
-            for segment in segments {
-                sum.segments += 1;
-                sum.entries += segment.entries();
-                let trees = segment.points.iter().chain(&segment.ranges);
-                sum.tombstones += trees.map(|tree| tree.tombstones).sum::<u64>();
-                sum.bytes += segment.pages().saturating_mul(page_size);
-            }
-            sum
-        };
+    let level = |name: &str, segments: &mut dyn Iterator<Item = &Segment>| {
+        let mut sum = Level { name: name.to_owned(), ..Level::default() };
+        segments.for_each(|segment| sum.add(segment, page_size));
+        sum
+    };
     let contents = file.contents();
     let keyspaces = contents.catalogue.iter().map(|(number, entry)| {
         let mut of_keyspace = Vec::new();
@@ -228,7 +234,8 @@ fn print(info: &Info) -> std::io::Result<()> {
     line(&mut out, "log", units::bytes(state.log_bytes))?;
     match (state.free_pages, &state.free_map_problem) {
         (Some(free), _) => {
-            line(&mut out, "free", units::bytes(free * u64::from(state.page_size)))?;
+            let bytes = free.saturating_mul(u64::from(state.page_size));
+            line(&mut out, "free", units::bytes(bytes))?;
         }
         (None, problem) => line(&mut out, "free", problem.as_deref().unwrap_or("unknown"))?,
     }
@@ -279,4 +286,48 @@ fn keyspace_table(state: &State) -> Table {
         keyspace.levels.iter().for_each(|level| rows(first(), level));
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use sapwood::page::NodeRef;
+    use sapwood::segment::descriptor::TreeRoot;
+    use sapwood::segment::segment_filter::SegmentFilter;
+    use sapwood::{Epoch, PageNumber};
+
+    use super::*;
+
+    /// The sums of a level overflowed when a damaged file had the numbers for it.
+    #[test]
+    fn a_level_is_summed_up_whatever_a_file_says_of_its_segments() {
+        let reference = NodeRef { page: PageNumber(8), pages: 1, stamp: 1, checksum: 0 };
+        let root = |count: u64| TreeRoot {
+            reference,
+            height: 0,
+            birth: Epoch(1),
+            entries: count,
+            tombstones: count,
+            pages: count,
+            leaves: 1,
+        };
+        let segment = |count: u64| Segment {
+            number: 1,
+            points: Some(root(count)),
+            ranges: Some(root(count)),
+            filter: SegmentFilter::new(0, Vec::new()),
+            bounds: None,
+            sequences: None,
+            promoted: Arc::default(),
+            keyspaces: Arc::default(),
+        };
+        let mut level = Level::default();
+        level.add(&segment(3), 1024);
+        assert_eq!((level.entries, level.tombstones, level.bytes), (6, 6, 6 * 1024));
+        level.add(&segment(u64::MAX), 1024);
+        level.add(&segment(u64::MAX - 1), 1024);
+        assert_eq!((level.segments, level.entries), (3, u64::MAX));
+        assert_eq!((level.tombstones, level.bytes), (u64::MAX, u64::MAX));
+    }
 }

@@ -88,7 +88,8 @@ fn page_of(file: &DurableFile, arguments: &PageArguments) -> Looked {
     number.0 = arguments.page;
     let in_file = file.bytes / u64::from(file.read.layout.page_size);
     if arguments.page >= in_file {
-        return Err(format!("the file has {in_file} pages; the last is {}", in_file - 1).into());
+        let last = in_file.saturating_sub(1);
+        return Err(format!("the file has {in_file} pages; the last is {last}").into());
     }
     let raw = file.pages.read_page_raw(number)?;
     let mut page = Page { page: arguments.page, limit: arguments.limit, ..Page::default() };

@@ -69,11 +69,11 @@ fn rows(file: &DurableFile) -> Vec<Row> {
             keyspace: keyspace.map(|number| file.keyspace_name(number)),
             level: level.clone(),
             entries: segment.entries(),
-            tombstones: trees().map(|tree| tree.tombstones).sum(),
+            tombstones: units::sum(trees().map(|tree| tree.tombstones)),
             pages: segment.pages(),
             bytes: segment.pages().saturating_mul(page_size),
             height: trees().map(|tree| tree.height).max().unwrap_or(0),
-            leaves: trees().map(|tree| tree.leaves).sum(),
+            leaves: units::sum(trees().map(|tree| tree.leaves)),
             leaf_fill_percent: leaves
                 .and_then(|depth| ratio(depth.used_bytes, depth.usable_bytes))
                 .map(|share| (share * 1000.0).round() / 10.0),

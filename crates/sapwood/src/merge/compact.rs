@@ -202,6 +202,8 @@ impl Pass<'_> {
     /// Promotes the start of a range, as much as one step may.
     fn step(&self, keyspace: KeyspaceNumber, range: &KeyRange) -> Result<Tried> {
         let core = self.core;
+        // Whoever waits for merging is not to find nobody at it.
+        let _running = core.background.begin_running();
         let state = core.state();
         if state.is_dropped(keyspace) {
             // It goes as a whole.

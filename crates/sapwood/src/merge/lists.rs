@@ -81,15 +81,19 @@ fn read_piece(pages: &PageManager, node: &NodeRef) -> Result<Vec<Block>> {
     Ok(blocks)
 }
 
-/// Every dead block that is not free yet, with the nodes of lists, as of the moment at which `dead`
-/// was taken.
+/// Hands out every dead block that is not free yet, with the nodes of lists, as of the moment at
+/// which `dead` was taken: first those in memory, then those of one list after the other.
 ///
 /// # Errors
 /// When a list cannot be read.
-pub fn read_dead_blocks(pages: &PageManager, dead: &DeadBlocks) -> Result<Vec<Block>> {
-    let mut blocks = dead.blocks.clone();
+pub fn visit_dead_blocks(
+    pages: &PageManager,
+    dead: &DeadBlocks,
+    mut visit: impl FnMut(Block),
+) -> Result<()> {
+    dead.blocks.iter().for_each(|block| visit(*block));
     for node in &dead.written {
-        blocks.extend(read_piece(pages, node)?);
+        read_piece(pages, node)?.into_iter().for_each(&mut visit);
     }
-    Ok(blocks)
+    Ok(())
 }

@@ -488,16 +488,19 @@ fn try_range_within(
     }
     let mut range = KeyRange::new(wanted.start.clone(), end);
     let root = target.segment.as_ref().and_then(|segment| segment.points.as_ref());
-    let (stretch, reserved) = match root {
+    let (stretch, reserved, levels) = match root {
         Some(root) => {
             let stretch = touched_stretch(core, sources, keyspace, root, &mut range, step_pages)?;
             let reserved = union(&range, &stretch.range);
-            (Some(stretch), reserved)
+            (Some(stretch), reserved, target.levels)
         }
-        None => (None, KeyRange::all()),
+        // What becomes a segment above the last level is nobody's source yet, and has no neighbour:
+        // whoever promotes those that are complete there does not keep it out.
+        None if !target.is_last => (None, KeyRange::all(), LEVEL_YOUNG),
+        None => (None, KeyRange::all(), target.levels),
     };
     let reservations = &core.background.reservations;
-    let reservation = match reservations.reserve(keyspace, target.levels, reserved) {
+    let reservation = match reservations.reserve(keyspace, levels, reserved) {
         Ok(reservation) => reservation,
         Err(in_the_way) => return Ok(Err(in_the_way)),
     };

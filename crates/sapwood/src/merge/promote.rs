@@ -25,7 +25,7 @@ use crate::segment::sorted_source::SortedSource;
 use crate::state::background::{LEVEL_ABOVE, LEVEL_LAST, Reservation};
 use crate::state::damaged::{Task, Work};
 use crate::state::dead_list::Dead;
-use crate::state::reserve::Grant;
+use crate::state::reserve::{Grant, grant_copy, step_pages};
 use crate::state::{Core, State};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -157,6 +157,8 @@ fn is_high(block: Block, ceiling: Option<PageNumber>) -> bool {
 struct Copied {
     pages: Arc<PageManager>,
     blocks: Vec<Block>,
+    /// How many pages these have.
+    page_count: u64,
 }
 
 impl Drop for Copied {
@@ -194,7 +196,7 @@ struct Step<'a> {
     read: Tally,
     dropped: Tally,
     died: Vec<Dead>,
-    codec: Codec,
+    value_codec: Codec,
     copied: Copied,
     /// The separators of the lowest parents that are replaced lie in here.
     replaced: KeyRange,
@@ -236,8 +238,8 @@ impl<'a> Step<'a> {
             read: Tally::default(),
             dropped: Tally::default(),
             died: Vec::new(),
-            codec: settings.codec,
-            copied: Copied { pages: core.pages.clone(), blocks: Vec::new() },
+            value_codec: settings.value_codec,
+            copied: Copied { pages: core.pages.clone(), blocks: Vec::new(), page_count: 0 },
             replaced: stretch.map_or_else(KeyRange::all, |stretch| stretch.range.clone()),
             reserved: None,
         })
@@ -404,8 +406,8 @@ impl<'a> Step<'a> {
                 || values.any(|block| is_high(*block, ceiling)))
     }
 
-    /// A copy of a value that lies where the file is to be cut. That of a value longer than a step
-    /// is given up when somebody writes meanwhile: then the file is to grow, and the step to end.
+    /// A copy of a value that lies where the file is to be cut. Once as much as a step has been
+    /// copied, no more is when somebody writes: then the file is to grow, and the step to end.
     fn copy_value(
         &mut self,
         value: &[u8],
@@ -420,10 +422,15 @@ impl<'a> Step<'a> {
         if !is_in_tail {
             return Ok(None);
         }
-        let is_long = reference.length > self.core.options.step_bytes;
         let (pages, keyspace) = (&self.core.pages, self.plan.keyspace);
+        self.copied.page_count = self.copied.page_count.saturating_add(reference.pages());
+        let is_long = self.copied.page_count > step_pages(self.core);
+        let Some(_room) = grant_copy(self.core, reference.pages())? else {
+            let (operation, file) = ("moving a value towards the front".into(), pages.storage());
+            return Err(Error::NoSpace { operation, file: file.name() });
+        };
         let reader = OverflowReader::open(&**pages, keyspace, &reference)?;
-        let writer = OverflowWriter::new(pages, keyspace, self.codec);
+        let writer = OverflowWriter::new(pages, keyspace, self.value_codec);
         let mut writer = writer.expect_pages(reference.pages());
         for chunk_index in 0..reader.chunk_count() {
             if is_long && !self.core.view().active.is_empty() {

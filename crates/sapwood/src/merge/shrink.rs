@@ -21,7 +21,7 @@ use crate::segment::sorted_block::EntryKind;
 use crate::segment::tree_edit::pages_below;
 use crate::state::background::{LEVELS_ALL, ShrinkStage};
 use crate::state::durable::{Purpose, log_block_pages, log_must_pass, moved_log_block_pages};
-use crate::state::reserve::grant;
+use crate::state::reserve::{grant_to_move, moved_pages_with_room, step_pages};
 use crate::state::{Core, State};
 use crate::sync::Arc;
 use crate::types::{KeyspaceNumber, LogPosition, PageNumber};
@@ -91,10 +91,16 @@ pub fn interrupt(core: &Core) {
 
 fn settle_from(core: &Arc<Core>, stage: ShrinkStage) -> Result<(ShrinkStage, bool)> {
     if let ShrinkStage::Nodes(keyspace, from) = stage {
-        // Without a durable state between the steps: the ceiling leaves room for all.
-        return match move_nodes(core, keyspace, from)? {
+        // Without a durable state between the steps, unless there is little room: the ceiling
+        // leaves room for all.
+        return match move_nodes(core, keyspace, from.clone())? {
             Moved::UpTo(keyspace, from) => Ok((ShrinkStage::Nodes(keyspace, from), true)),
             Moved::All => Ok((ShrinkStage::Log, true)),
+            // What was moved so far leaves holes.
+            Moved::NoRoom if !core.durable.holds_current(&core.state()) => {
+                make_durable_now(core, Purpose::Idle)?;
+                Ok((ShrinkStage::Nodes(keyspace, from), true))
+            }
             Moved::NoRoom => raise_ceiling(core),
         };
     }
@@ -196,8 +202,6 @@ fn log_block_at_the_end(core: &Core) -> Option<Block> {
 
 /// The holes below the ceiling do not take what lies above it: the next try asks for half as much.
 fn raise_ceiling(core: &Core) -> Result<(ShrinkStage, bool)> {
-    // What was moved leaves holes, too.
-    make_durable_now(core, Purpose::Idle)?;
     let (_, used_end, _) = extent(core)?;
     let allocator = core.pages.allocator();
     let before = allocator.ceiling().map_or(used_end, |page| page.0);
@@ -233,7 +237,11 @@ enum Moved {
 fn cut(core: &Core) -> Result<()> {
     let (before, used_end, _) = extent(core)?;
     if is_worthwhile(core, before, used_end) {
-        core.pages.allocator().shrink_to_used();
+        if core.pages.allocator().shrink_to_used().is_none() {
+            // Somebody else was making a state durable, perhaps.
+            make_durable_now(core, Purpose::Idle)?;
+            core.pages.allocator().shrink_to_used();
+        }
         make_durable_now(core, Purpose::Idle)?;
         make_durable_now(core, Purpose::Idle)?;
         core.pages.cut_file().map_err(|error| core.stop(&error))?;
@@ -242,8 +250,13 @@ fn cut(core: &Core) -> Result<()> {
     let epoch = core.state().epoch;
     let mut jobs = core.background.jobs.lock();
     let damage = jobs.shrink.damage.take();
+    // What the system refuses may go the next time; not again and again.
+    let is_refusal = damage.as_ref().is_some_and(|error| !error.is_corruption());
+    let was_refused = std::mem::replace(&mut jobs.shrink.was_refused, is_refusal);
+    let goes_again = is_refusal && !was_refused;
     // The round itself may have made the file longer for a while.
-    if damage.is_some() || !is_worthwhile(core, jobs.shrink.began_pages, after) {
+    let has_helped = damage.is_none() && is_worthwhile(core, jobs.shrink.began_pages, after);
+    if !has_helped && !goes_again {
         jobs.shrink.tried = Some((epoch, after, given));
     }
     damage.map_or(Ok(()), Err)
@@ -299,7 +312,7 @@ fn move_nodes(core: &Arc<Core>, keyspace: KeyspaceNumber, from: Vec<u8>) -> Resu
             Ok(None) => {}
             Ok(Some(moved)) => return Ok(moved),
             // Others need not stay where they are because of this one.
-            Err(error) if error.is_corruption() => {
+            Err(error) if is_of_keyspace(core, &error) => {
                 core.background.jobs.lock().shrink.damage.get_or_insert(error);
             }
             Err(error) => return Err(error),
@@ -308,7 +321,13 @@ fn move_nodes(core: &Arc<Core>, keyspace: KeyspaceNumber, from: Vec<u8>) -> Resu
     Ok(Moved::All)
 }
 
-/// The same in one keyspace, from a key on; `None` when nothing of it lies there.
+/// Something of a keyspace cannot be read. (What cannot be written has stopped all.)
+fn is_of_keyspace(core: &Core, error: &Error) -> bool {
+    error.is_corruption() || matches!(error, Error::Io { .. }) && !core.has_stopped()
+}
+
+/// The same in one keyspace, from a key on; `None` when nothing of it lies there. Where there is
+/// little room, steps are small ones, down to one lowest parent.
 fn move_high(
     core: &Arc<Core>,
     state: &Arc<State>,
@@ -318,11 +337,20 @@ fn move_high(
     from: &[u8],
     ceiling: PageNumber,
 ) -> Result<Option<Moved>> {
-    let Some(range) = find_high(core, keyspace, root, ceiling, from)? else { return Ok(None) };
-    let next = range.end.clone();
-    if !move_range(core, state, keyspace, last, root, &range, ceiling)? {
-        return Ok(Some(Moved::NoRoom));
-    }
+    let mut pages_max = step_pages(core);
+    let next = loop {
+        let found = find_high(core, keyspace, root, ceiling, from, pages_max)?;
+        let Some(range) = found else { return Ok(None) };
+        match move_range(core, state, keyspace, last, root, &range, ceiling) {
+            Ok(true) => break range.end,
+            Ok(false) => return Ok(Some(Moved::NoRoom)),
+            Err(Error::NoSpace { .. }) if pages_max > 1 => {
+                pages_max = (pages_max / 2).min(moved_pages_with_room(core)).max(1);
+            }
+            Err(Error::NoSpace { .. }) => return Ok(Some(Moved::NoRoom)),
+            Err(error) => return Err(error),
+        }
+    };
     Ok(Some(match (next, keyspace.0.checked_add(1)) {
         (Some(end), _) => Moved::UpTo(keyspace, end),
         (None, Some(next)) => Moved::UpTo(KeyspaceNumber(next), Vec::new()),
@@ -330,6 +358,10 @@ fn move_high(
     }))
 }
 
+/// False when there is no room below the ceiling, or others work there.
+///
+/// # Errors
+/// `NoSpace` when there is no room for a step of this size; and what it failed with.
 fn move_range(
     core: &Arc<Core>,
     state: &Arc<State>,
@@ -352,11 +384,7 @@ fn move_range(
     if !same_tree {
         return Ok(false);
     }
-    let grant = match grant(core, stretch.pages()) {
-        Ok(Some(grant)) => grant,
-        Ok(None) | Err(Error::NoSpace { .. }) => return Ok(false),
-        Err(error) => return Err(error),
-    };
+    let Some(grant) = grant_to_move(core, stretch.pages())? else { return Ok(false) };
     let plan = Plan {
         grant,
         keyspace,
@@ -372,10 +400,8 @@ fn move_range(
         reservation,
         state: now,
     };
-    match evacuate(core, plan) {
-        Err(Error::NoSpace { .. }) => Ok(false),
-        result => result,
-    }
+    // Room for values is looked for one by one: a smaller step may have it.
+    evacuate(core, plan)
 }
 
 /// The search for lowest parents with something above the ceiling.
@@ -393,14 +419,15 @@ struct Search<'a> {
     done: bool,
 }
 
-/// The first run of lowest parents from a key on that have something above the ceiling, a step's
-/// worth at most.
+/// The first run of lowest parents from a key on that have something above the ceiling: no more
+/// than one behind so many pages.
 fn find_high(
     core: &Core,
     keyspace: KeyspaceNumber,
     root: &TreeRoot,
     ceiling: PageNumber,
     from: &[u8],
+    pages_max: u64,
 ) -> Result<Option<KeyRange>> {
     if root.height == 0 {
         let is_high = from.is_empty()
@@ -408,7 +435,6 @@ fn find_high(
                 || lone_leaf_has_high_values(core, keyspace, root, ceiling)?);
         return Ok(is_high.then(KeyRange::all));
     }
-    let pages_max = core.options.step_bytes / u64::from(core.pages.layout().page_size);
     let (upper, found, pages, done) = (false, None, 0, false);
     let mut search = Search { core, keyspace, ceiling, from, pages_max, upper, found, pages, done };
     search.visit(&root.reference, root.height, root.pages, &KeyRange::all())?;

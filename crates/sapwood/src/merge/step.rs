@@ -15,11 +15,11 @@ use crate::state::reserve::{Brings, has_room, set_short};
 use crate::state::{Core, Cut};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
-use crate::types::SequenceNumber;
+use crate::types::{KeyspaceNumber, SequenceNumber};
 
 use super::adopt;
 use super::debt::Pressure;
-use super::drop_keyspace::drop_keyspace_step;
+use super::drop_keyspace::{drop_keyspace_step, is_leaving};
 use super::flush;
 use super::install::{Change, install};
 use super::lists::lists_step;
@@ -28,7 +28,7 @@ use super::plan::next_plan;
 use super::promote::promote;
 use super::shrink;
 use super::tell::tell;
-use super::throttle::{MEMTABLES_MAX, PLENTY_BYTES};
+use super::throttle::MEMTABLES_MAX;
 
 /// A state is made durable when so much was written to segments since the last one.
 const DURABLE_EVERY_BYTES: u64 = 64 << 20;
@@ -303,29 +303,20 @@ fn later_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
     if merge_step(core, pressure, passed_over)? {
         return Ok(true);
     }
-    if paused && core.reserve.is_short() && is_quiet_alone(core) {
-        return end_of_shortage(core);
-    }
-    if paused && core.background.reservations.is_empty() {
-        // What waits and cannot be merged would be in the way of moving the rest.
-        return if passed_over.is_empty() { shrink::settle(core) } else { shrink::rest(core) };
-    }
-    Ok(false)
-}
-
-/// Nobody writes, nothing is left to merge, and space is short: perhaps no longer. While it is,
-/// nothing is moved, but what merges have let go of comes free with a durable state.
-fn end_of_shortage(core: &Core) -> Result<bool> {
-    if has_room(core, Brings::Data, PLENTY_BYTES) {
-        set_short(core, false);
-        return Ok(true);
-    }
-    if core.durable.holds_current(&core.state()) {
+    if !paused || !core.background.reservations.is_empty() {
         return Ok(false);
     }
-    match make_durable_now(core, Purpose::Running) {
-        Err(Error::NoSpace { .. }) => Ok(false),
-        result => result.map(|()| true),
+    let is_short = core.reserve.is_short() && is_quiet_alone(core);
+    if is_short && has_room(core, Brings::Data, core.reserve.plenty_bytes()) {
+        // Nobody may come who finds that out by writing.
+        set_short(core, false);
+    }
+    // What waits and cannot be merged would be in the way of moving the rest.
+    let settled = if passed_over.is_empty() { shrink::settle(core) } else { shrink::rest(core) };
+    match settled {
+        // There is nothing else that could make room.
+        Err(Error::NoSpace { .. }) if is_short => Ok(false),
+        settled => settled,
     }
 }
 
@@ -350,12 +341,11 @@ fn merge_step(core: &Arc<Core>, pressure: Pressure, passed_over: &mut PassedOver
 /// Whether merging would have anything to do: an open that nobody writes to stays as it is.
 fn has_merge_work(core: &Core, pressure: Pressure) -> bool {
     let state = core.state();
-    let above = state
-        .levels
-        .values()
-        .any(|levels| levels.levels.iter().filter(|l| !l.is_empty()).count() > 1);
+    let has_above = || state.levels.values().any(|levels| levels.above().next().is_some());
+    let leaves = |keyspace: &KeyspaceNumber| is_leaving(&state, *keyspace);
     super::debt::young_are_due(state.young.len(), pressure)
-        || (pressure == Pressure::Quiet && above)
+        || pressure == Pressure::Quiet && has_above()
+        || state.levels.keys().any(leaves)
 }
 
 /// What is asked of merging now.
@@ -619,9 +609,10 @@ pub(super) fn merging_step_or_wait(core: &Arc<Core>) -> Result<Turn> {
 /// # Errors
 /// As [`step_or_wait`].
 pub(super) fn turn(core: &Arc<Core>, run: impl FnOnce(&Arc<Core>) -> Result<Step>) -> Result<Turn> {
+    core.collect_released();
     let mark = core.background.mark();
     let steps = core.background.steps.load(Ordering::Acquire);
-    let durable = core.durable.mark();
+    let (durable, held) = (core.durable.mark(), core.held.stats());
     let refused = match run(core) {
         Ok(Step::Made) => return Ok(Turn::Made),
         Ok(Step::Nothing) => None,
@@ -638,9 +629,12 @@ pub(super) fn turn(core: &Arc<Core>, run: impl FnOnce(&Arc<Core>) -> Result<Step
         return Ok(Turn::Waited(refused.filter(|error| error.is_no_space() && !has_grants)));
     }
     // A step that another thread has made meanwhile may have left something to do that could not
-    // be done beside it; a durable state may have given space back.
-    let is_as_before =
-        core.background.steps.load(Ordering::Acquire) == steps && core.durable.mark() == durable;
+    // be done beside it; a durable state may have given space back, and so may the end of one that
+    // found nothing to do, but held a state while it looked.
+    core.collect_released();
+    let is_as_before = core.background.steps.load(Ordering::Acquire) == steps
+        && core.durable.mark() == durable
+        && core.held.stats() == held;
     Ok(if is_as_before { Turn::Nothing(refused) } else { Turn::Waited(refused) })
 }
 

@@ -1,10 +1,11 @@
 //! A stretch of a level's tree: whole lowest parents, taken apart into their leaves.
 //!
 //! *Guarantees*: what is taken apart is complete: each leaf brings its filter and its overflow
-//! values, so that it can be referenced again without being read.
+//! values, so that it can be referenced again without being read. What is taken up so is bounded
+//! by the pages that were asked for, whatever the parents above say, and by those of the file.
 
-use crate::error::{Result, Structure};
-use crate::page::{NodeKind, NodeRef, PageManager};
+use crate::error::{Error, Result, Structure};
+use crate::page::{Block, NodeRef, PageManager};
 use crate::segment::BlockProblem;
 use crate::segment::coverage::{child_range, push_sidecar_blocks};
 use crate::segment::descriptor::TreeRoot;
@@ -14,6 +15,7 @@ use crate::segment::leaf_writer::LeafOverflow;
 use crate::segment::node::{ParentNode, read_parent_at};
 use crate::segment::parent::{Below, Child};
 use crate::segment::parent_writer::LeafEntry;
+use crate::segment::segment_filter::{outside_piece, read_piece};
 use crate::segment::tree_edit::pages_below;
 use crate::state::dead_list::Dead;
 use crate::types::{Epoch, KeyspaceNumber};
@@ -39,8 +41,7 @@ impl Stretch {
     /// about as much.
     pub fn pages(&self) -> u64 {
         let leaves = self.leaves.iter().map(|leaf| leaf.child.reference.block());
-        let beside = self.died.iter().map(|dead| dead.block);
-        leaves.chain(beside).map(|block| u64::from(block.pages)).sum()
+        pages_of(leaves.chain(self.died.iter().map(|dead| dead.block)))
     }
 }
 
@@ -151,10 +152,27 @@ pub fn load_stretch(
     if let (Some(first), Some(last)) = (collect.parents.first(), collect.parents.last()) {
         stretch.range = KeyRange { start: first.range.start.clone(), end: last.range.end.clone() };
     }
+    let mut taken: u64 = 0;
     for parent in &collect.parents {
-        take_apart(pages, keyspace, parent, &mut stretch)?;
+        let more = take_apart(pages, keyspace, parent, &mut stretch)?;
+        taken = taken.saturating_add(more.max(u64::from(parent.reference.pages)));
+        if taken > pages.file_pages() {
+            return Err(beyond_file(parent, keyspace));
+        }
+        // The parents above may have said less.
+        if taken >= pages_max {
+            stretch.range.end.clone_from(&parent.range.end);
+            break;
+        }
     }
     Ok(stretch)
+}
+
+/// What several parents name beside them would be taken up for each.
+fn beyond_file(parent: &LowestParent, keyspace: KeyspaceNumber) -> Error {
+    let problem = BlockProblem("parents side by side name more pages than the file has");
+    let damage = problem.corruption(Structure::Parent).at_page(parent.reference.page);
+    damage.in_keyspace(keyspace).into()
 }
 
 fn child_of_root(root: &TreeRoot) -> Child {
@@ -179,29 +197,39 @@ fn child_of_root(root: &TreeRoot) -> Child {
     }
 }
 
+/// Adds a parent's leaves to a stretch; returns the pages below the parent, those beside it
+/// included.
 fn take_apart(
     pages: &PageManager,
     keyspace: KeyspaceNumber,
     parent: &LowestParent,
     stretch: &mut Stretch,
-) -> Result<()> {
+) -> Result<u64> {
     let node = read_parent_at(pages, &parent.reference, keyspace, 1, &parent.range)?;
-    let mut blocks = vec![(parent.reference.block(), parent.birth)];
-    push_sidecar_blocks(&node, parent.birth, &mut blocks)?;
-    stretch.died.extend(blocks.into_iter().map(|(block, birth)| Dead::node(block, birth)));
+    stretch.died.push(Dead::node(parent.reference.block(), parent.birth));
+    let mut beside = Vec::new();
+    push_sidecar_blocks(&node, parent.birth, &mut beside)?;
+    let mut below = pages_of(beside.iter().map(|(block, _)| *block));
+    stretch.died.extend(beside.into_iter().map(|(block, birth)| Dead::node(block, birth)));
     let view = node.view();
     let mut overflow = overflow_of_leaves(pages, &node)?;
     for index in 0..view.len() {
         let mut separator = Vec::new();
         view.separator(index, &mut separator).map_err(|p| node.damage(p))?;
         let child = view.child(index).map_err(|p| node.damage(p))?;
-        let filter = filter_of_leaf(pages, &node, &child)?;
+        let filter = filter_of_leaf(pages, keyspace, &node, &child)?;
         let birth = child.birth.unwrap_or(parent.birth);
         let overflow = overflow.get_mut(index).map(std::mem::take).unwrap_or_default();
+        let values = overflow.iter().flat_map(|value| value.blocks.iter().copied());
+        below = below.saturating_add(pages_of(values.chain([child.reference.block()])));
         let child = Child { birth: Some(birth), filter: None, ..child };
         stretch.leaves.push(LeafEntry { separator, child, filter, overflow });
     }
-    Ok(())
+    Ok(below)
+}
+
+fn pages_of(blocks: impl Iterator<Item = Block>) -> u64 {
+    blocks.map(|block| u64::from(block.pages)).fold(0, u64::saturating_add)
 }
 
 fn overflow_of_leaves(pages: &PageManager, node: &ParentNode) -> Result<Vec<Vec<LeafOverflow>>> {
@@ -216,19 +244,18 @@ fn overflow_of_leaves(pages: &PageManager, node: &ParentNode) -> Result<Vec<Vec<
     Ok(overflow)
 }
 
-fn filter_of_leaf(pages: &PageManager, node: &ParentNode, child: &Child) -> Result<Vec<u8>> {
+fn filter_of_leaf(
+    pages: &PageManager,
+    keyspace: KeyspaceNumber,
+    node: &ParentNode,
+    child: &Child,
+) -> Result<Vec<u8>> {
     let Some(slot) = child.filter else { return Ok(Vec::new()) };
-    let piece = node.view().pieces().get(slot.piece as usize).map_err(|p| node.damage(p))?;
-    let frame = node.read_beside(pages, &piece, NodeKind::FilterPiece)?;
+    let frame = read_piece(pages, node, slot, keyspace)?;
     let start = slot.first_line as usize * LINE_BYTES;
     let end = start + slot.lines as usize * LINE_BYTES;
-    match frame.content().get(start..end) {
-        Some(lines) => Ok(lines.to_vec()),
-        None => {
-            let problem = BlockProblem("a leaf's filter lies outside its piece");
-            Err(problem.corruption(Structure::Sidecar).at_page(piece.page).into())
-        }
-    }
+    let lines = frame.content().get(start..end).map(<[u8]>::to_vec);
+    lines.ok_or_else(|| outside_piece(&frame, keyspace))
 }
 
 /// On which side of a border between two lowest parents.

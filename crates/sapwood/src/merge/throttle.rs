@@ -55,9 +55,6 @@ const LOG_BUFFER_PART: u64 = 16;
 /// So much must wait in memory for a flush to be worth while when space is short.
 const RELIEF_BYTES_MIN: usize = 256 << 10;
 
-/// Space is short until there is room for so much.
-pub(super) const PLENTY_BYTES: usize = 2 << 20;
-
 /// So often at most it is looked again when nothing could be done for room and others had come in
 /// between.
 const LOOKS_MAX: u32 = 16;
@@ -139,7 +136,7 @@ pub fn admit(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<()> {
         }
     } else {
         // Not at the first hole: what is short now would be short again with the next commit.
-        let ahead = bytes.saturating_add(PLENTY_BYTES);
+        let ahead = bytes.saturating_add(core.reserve.plenty_bytes());
         let was_short = brings == Brings::Data && core.reserve.is_short();
         if was_short && make_room_unless_full(core, brings, ahead)?.is_none() {
             set_short(core, false);

@@ -45,7 +45,7 @@ use crate::page::PageManager;
 use crate::state::{Contents, Core};
 
 use problem::Problems;
-use space::{Moment, check_owners, check_referenced};
+use space::{Moment, charge_sets, check_owners, check_referenced};
 use walk::{Walk, WalkCounts, walk_contents};
 
 /// Told how many pages are done and how many there are; false cancels.
@@ -79,9 +79,10 @@ pub fn verify_with(
     activity: Activity,
     progress: &mut Report<'_>,
 ) -> Result<VerifyReport> {
+    let _charge = charge_sets(&core.pages);
     let moment = Moment::take(core);
     let mut problems = Problems::default();
-    let counts = walk(&core.pages, &moment.state, true, &mut problems, progress)?;
+    let mut counts = walk(&core.pages, &moment.state, true, &mut problems, progress)?;
     let mut report = VerifyReport::new(&core.pages, &moment.state, &counts);
     if let Err(problem) = core.pages.allocator().check_maps() {
         problems.push(Problem::from(&problem));
@@ -89,7 +90,8 @@ pub fn verify_with(
         return Ok(report);
     }
     let (referenced, log) = (&moment.referenced, &moment.log);
-    check_referenced(&counts.live, referenced, log, counts.unreadable, &mut problems);
+    let live = std::mem::take(&mut counts.live);
+    check_referenced(live, referenced, log, counts.unreadable, &mut problems);
     report.referenced_pages = referenced.page_count();
     // Held no longer, so that what has died meanwhile is where it belongs.
     drop(moment);
@@ -129,6 +131,7 @@ pub fn verify_written(
     newest: &mut Newest<'_>,
     progress: &mut Report<'_>,
 ) -> Result<(VerifyReport, Meanwhile)> {
+    let _charge = charge_sets(pages);
     let mut problems = Problems::default();
     let mut ignored = |_: &LiveBlock| {};
     let mut walk = Walk::new(pages, contents, true, &mut problems, progress, &mut ignored);
@@ -143,9 +146,10 @@ pub fn verify_written(
     let meanwhile = Meanwhile { moved, replaced, given_up, unjudged };
     let mut report = VerifyReport::new(pages, contents, &counts);
     if let Some(owners) = owners.filter(|_| !moved) {
-        let referenced = pages.allocator().referenced_list();
+        let referenced = pages.allocator().referenced_set();
         let others: Vec<_> = owners.log.iter().chain(&owners.state).copied().collect();
-        check_referenced(&counts.live, &referenced, &others, counts.unreadable, &mut problems);
+        let live = std::mem::take(&mut counts.live);
+        check_referenced(live, &referenced, &others, counts.unreadable, &mut problems);
         report.referenced_pages = referenced.page_count();
         report.space_checked = true;
     }

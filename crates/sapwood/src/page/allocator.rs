@@ -24,6 +24,7 @@ use super::free_map::FreeMap;
 use super::layout::Layout;
 use super::node_header::NodeKind;
 use super::node_image::{ContentLengths, NodeSpec, append_node, verify_node};
+use super::page_set::PageSet;
 use super::region_entry::RegionEntry;
 use super::regions::{Growth, Region, Regions};
 use super::stamps::{StampCounter, StampUse, take_stamp};
@@ -124,6 +125,7 @@ pub struct CapturedMaps {
     free_pages: Vec<u64>,
     changed: Vec<FreeMap>,
     written: OnceLock<Vec<RegionEntry>>,
+    _charge: Charge,
 }
 
 impl CapturedMaps {
@@ -344,9 +346,10 @@ impl Allocator {
         self.room_pages.store(regions.room_pages(), Ordering::Relaxed);
     }
 
-    /// From now on short runs are used up first, or no longer.
-    pub fn set_short(&self, is_short: bool) {
-        self.regions.lock().set_short(is_short);
+    /// From now on short runs are used up first, or no longer, as is said when it is changed.
+    pub fn set_short(&self, is_short: impl FnOnce() -> bool) {
+        let mut regions = self.regions.lock();
+        regions.set_short(is_short());
     }
 
     /// So many free pages stay in the file when it is cut.
@@ -508,6 +511,8 @@ impl Allocator {
             }
         }
         let (entries, free_pages) = regions.entries();
+        let weight_bytes = copies.iter().map(FreeMap::weight_bytes).sum();
+        let charge = self.charge.lock().budget().charge(MemoryPart::FreeMaps, weight_bytes);
         CapturedMaps {
             file_pages: regions.file_pages(),
             entries,
@@ -519,6 +524,7 @@ impl Allocator {
             }),
             changed: copies,
             written: OnceLock::new(),
+            _charge: charge,
         }
     }
 
@@ -664,12 +670,30 @@ impl Allocator {
 
     /// All pages that are given out, header pages and homes left out.
     pub fn given_list(&self) -> BlockList {
-        self.regions.lock().list(|region| &region.given)
+        let mut list = BlockList::new();
+        self.regions.lock().each_used(|region| &region.given, |block| list.insert(block));
+        list
+    }
+
+    /// [`Allocator::given_list`] as bits.
+    pub fn given_set(&self) -> PageSet {
+        let mut set = PageSet::new();
+        self.regions.lock().each_used(|region| &region.given, |block| set.insert_any(block));
+        set
     }
 
     /// All pages that the running durable state references, header pages and homes left out.
     pub fn referenced_list(&self) -> BlockList {
-        self.regions.lock().list(|region| &region.referenced)
+        let mut list = BlockList::new();
+        self.regions.lock().each_used(|region| &region.referenced, |block| list.insert(block));
+        list
+    }
+
+    /// [`Allocator::referenced_list`] as bits.
+    pub fn referenced_set(&self) -> PageSet {
+        let mut set = PageSet::new();
+        self.regions.lock().each_used(|region| &region.referenced, |block| set.insert_any(block));
+        set
     }
 
     /// Changes the limit of the file's length.

@@ -2,7 +2,9 @@
 //!
 //! *Guarantees*: the cache gets what the other parts leave, and a sixteenth of the total at least;
 //! of a total that is not large it also leaves what the process takes beside what is counted.
-//! *Threads*: any; counters are atomics. The listener runs on the thread whose charge set it off.
+//! *Threads*: any; counters are atomics. The listener runs on one thread at a time, whose charge
+//! set it off, and nobody waits for it. What it has heard last is right but for small moves, once
+//! no charge is under way.
 
 use std::fmt;
 
@@ -74,6 +76,8 @@ pub struct MemoryBudget {
     parts: [AtomicU64; MemoryPart::ALL.len()],
     /// What all parts but the cache used when the listener ran last.
     told: AtomicU64,
+    /// How many wanted the listener to run since somebody began to run it; none when nobody does.
+    to_tell: AtomicU64,
     listener: OnceLock<Listener>,
     /// See [`MemoryBudget::held_by_application`].
     held: AtomicU64,
@@ -86,6 +90,7 @@ impl MemoryBudget {
             total: AtomicU64::new(total),
             parts: Default::default(),
             told: AtomicU64::new(0),
+            to_tell: AtomicU64::new(0),
             listener: OnceLock::new(),
             held: AtomicU64::new(0),
         }
@@ -115,10 +120,14 @@ impl MemoryBudget {
     /// What the cache may use: the total less the other parts and what the process needs besides, a
     /// sixteenth of it at least.
     pub fn cache_capacity(&self) -> u64 {
+        self.capacity_beside(self.beside_cache())
+    }
+
+    fn capacity_beside(&self, others: u64) -> u64 {
         let total = self.total();
         // What is left for the process has room for them.
         let contexts = self.part(MemoryPart::Compression);
-        let others = self.beside_cache().saturating_sub(contexts);
+        let others = others.saturating_sub(contexts);
         let left = total.saturating_sub(others + left_for_process(total).max(contexts));
         left.max(total / 16)
     }
@@ -128,7 +137,7 @@ impl MemoryBudget {
         if bytes == 0 {
             return;
         }
-        self.counter(part).fetch_add(bytes, Ordering::Relaxed);
+        self.counter(part).fetch_add(bytes, Ordering::SeqCst);
         if part != MemoryPart::Cache {
             self.tell_if_moved();
         }
@@ -139,7 +148,7 @@ impl MemoryBudget {
         if bytes == 0 {
             return;
         }
-        let before = self.counter(part).fetch_sub(bytes, Ordering::Relaxed);
+        let before = self.counter(part).fetch_sub(bytes, Ordering::SeqCst);
         debug_assert!(before >= bytes, "{part:?} gives back more than it took");
         if part != MemoryPart::Cache {
             self.tell_if_moved();
@@ -166,7 +175,7 @@ impl MemoryBudget {
         }
         let more = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= part_max);
         let counter = self.counter(part);
-        counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        counter.fetch_update(Ordering::SeqCst, Ordering::Relaxed, more).ok()?;
         self.tell_if_moved();
         Some(Charge { budget: Arc::clone(self), part, bytes })
     }
@@ -199,21 +208,45 @@ impl MemoryBudget {
     }
 
     fn beside_cache(&self) -> u64 {
-        self.used().saturating_sub(self.part(MemoryPart::Cache))
+        let parts = MemoryPart::ALL.into_iter().filter(|part| *part != MemoryPart::Cache);
+        parts.map(|part| self.counter(part).load(Ordering::SeqCst)).sum()
     }
 
     /// Small moves are let pass, so that a charge costs little.
+    fn has_moved(&self) -> bool {
+        let moved = self.beside_cache().abs_diff(self.told.load(Ordering::SeqCst));
+        moved > self.total() / 128
+    }
+
     fn tell_if_moved(&self) {
-        let moved = self.beside_cache().abs_diff(self.told.load(Ordering::Relaxed));
-        if moved > self.total() / 128 {
+        if self.has_moved() {
             self.tell();
         }
     }
 
+    /// Runs the listener, or leaves it to the thread that is at it: what is told by two in turn
+    /// might be told in the wrong order, and the older capacity would stay.
+    ///
+    /// Whoever charges changes its part before it looks at `told`; here `told` is set before the
+    /// parts are looked at. In one order of all these, one of both sees what the other has done.
     fn tell(&self) {
-        self.told.store(self.beside_cache(), Ordering::Relaxed);
-        if let Some(listener) = self.listener.get() {
-            listener(self.cache_capacity());
+        let Some(listener) = self.listener.get() else { return };
+        if self.to_tell.fetch_add(1, Ordering::SeqCst) > 0 {
+            return;
+        }
+        loop {
+            let heard = self.to_tell.load(Ordering::SeqCst);
+            let others = self.beside_cache();
+            self.told.store(others, Ordering::SeqCst);
+            listener(self.capacity_beside(others));
+            if self.has_moved() {
+                continue;
+            }
+            let ends =
+                self.to_tell.compare_exchange(heard, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+            if ends {
+                return;
+            }
         }
     }
 }
@@ -343,6 +376,32 @@ mod tests {
         assert_eq!(filters(100).unwrap().bytes(), 100);
         assert_eq!(budget.part(MemoryPart::Filters), 0);
         drop(others);
+    }
+
+    /// As if other threads did so.
+    #[test]
+    fn the_listener_hears_of_what_moves_while_it_runs() {
+        let budget = Arc::new(MemoryBudget::new(1280));
+        let heard = Arc::new(AtomicU64::new(0));
+        let (told, other) = (Arc::clone(&heard), Arc::clone(&budget));
+        budget.set_listener(Box::new(move |capacity| {
+            if told.load(Ordering::Relaxed) == 0 {
+                other.sub(MemoryPart::Other, 95);
+            }
+            told.store(capacity, Ordering::Relaxed);
+        }));
+        budget.add(MemoryPart::Other, 100);
+        assert_eq!(heard.load(Ordering::Relaxed), 1275);
+        let budget = Arc::new(MemoryBudget::new(1280));
+        let (told, other) = (Arc::clone(&heard), Arc::clone(&budget));
+        budget.set_listener(Box::new(move |capacity| {
+            if other.total() == 1280 {
+                other.set_total(640);
+            }
+            told.store(capacity, Ordering::Relaxed);
+        }));
+        budget.add(MemoryPart::Other, 100);
+        assert_eq!(heard.load(Ordering::Relaxed), 540);
     }
 
     #[test]

@@ -8,7 +8,6 @@ use crate::types::PageNumber;
 
 use super::allocator::AllocatorStats;
 use super::block::Block;
-use super::block_list::BlockList;
 use super::free_map::FreeMap;
 use super::layout::Layout;
 use super::region_entry::RegionEntry;
@@ -597,17 +596,21 @@ impl Regions {
         Some(end)
     }
 
-    pub(super) fn list(&self, map: impl Fn(&Region) -> &FreeMap) -> BlockList {
-        let mut list = BlockList::new();
+    /// Hands out what a map has as used in each region, header pages and homes left out.
+    pub(super) fn each_used(
+        &self,
+        map: impl Fn(&Region) -> &FreeMap,
+        mut visit: impl FnMut(Block),
+    ) {
         for (region, region_index) in self.regions.iter().zip(0..) {
             let start = self.layout.region_start(region_index).0;
             let fixed = self.layout.fixed_pages(region_index);
             for (first, pages) in map(region).used_runs() {
-                list.insert(Block::new(PageNumber(start + u64::from(first)), pages));
+                let left_out = fixed.saturating_sub(first).min(pages);
+                let first = PageNumber(start + u64::from(first + left_out));
+                visit(Block::new(first, pages - left_out));
             }
-            list.remove(Block::new(PageNumber(start), fixed));
         }
-        list
     }
 
     pub(super) fn stats(&self) -> AllocatorStats {

@@ -6,6 +6,7 @@
 use super::Merged;
 use crate::bytes::{Key, Value};
 use crate::error::{Error, Result, Structure};
+use crate::page::Frame;
 use crate::segment::leaf_run::LiveEntry;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::sorted_block::EntryKind;
@@ -21,9 +22,15 @@ pub(crate) enum Ahead {
 }
 
 impl Ahead {
-    fn overflow(reference: &[u8]) -> Result<Ahead> {
-        let reference = OverflowReference::decode(reference);
-        let reference = reference.map_err(|p| Error::from(p.corruption(Structure::Overflow)))?;
+    /// The value that a reference names, which lies in a leaf's frame, if it lies in one.
+    fn overflow(reference: &[u8], frame: Option<&Frame>) -> Result<Ahead> {
+        let reference = OverflowReference::decode(reference).map_err(|problem| match frame {
+            Some(frame) => {
+                let damage = problem.corruption(Structure::Leaf).at_page(frame.page());
+                Error::from(damage).met_in(frame.header().keyspace)
+            }
+            None => problem.corruption(Structure::Overflow).into(),
+        })?;
         Ok(Ahead::Overflow(Box::new(reference)))
     }
 
@@ -47,7 +54,10 @@ impl Entry {
     pub(super) fn copy(cursor: &Merged, keys_only: bool) -> Result<Entry> {
         let value = match cursor.kind() {
             _ if keys_only => Ahead::Value(Value::default()),
-            EntryKind::PutOverflow => Ahead::overflow(cursor.value())?,
+            EntryKind::PutOverflow => {
+                let frame = cursor.value_frame().map(|(frame, _)| &**frame);
+                Ahead::overflow(cursor.value(), frame)?
+            }
             _ => match cursor.value_frame() {
                 Some((frame, range)) if range.len() > COPY_BYTES_MAX => {
                     Ahead::Value(Value::from_frame(frame.clone(), range))
@@ -64,7 +74,7 @@ impl Entry {
         let value = if keys_only {
             Ahead::Value(Value::default())
         } else if live.entry.kind == EntryKind::PutOverflow {
-            Ahead::overflow(bytes)?
+            Ahead::overflow(bytes, Some(live.value_frame().0))?
         } else if bytes.len() > COPY_BYTES_MAX {
             let (frame, range) = live.value_frame();
             Ahead::Value(Value::from_frame(frame.clone(), range))
@@ -101,8 +111,38 @@ fn memory_of(reference: &OverflowReference) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::Block;
+    use crate::Database;
+    use crate::page::{Block, Codec, NodeKind, NodeSpec};
+    use crate::segment::leaf_run::LeafRun;
+    use crate::segment::node::{Caching, TreeKind, read_leaf};
+    use crate::segment::sorted_block_builder::SortedBlockBuilder;
     use crate::types::PageNumber;
+
+    /// It named neither a page nor the keyspace.
+    #[test]
+    fn a_reference_that_is_none_is_damage_of_the_leaf_that_has_it() {
+        let database = Database::builder().merge_threads(0).open_in_memory().unwrap();
+        let keyspace = database.keyspace("a").unwrap();
+        let shared = keyspace.shared();
+        let number = keyspace.number_in(shared).unwrap();
+        let pages = shared.read(|core| Ok(core.pages.clone())).unwrap();
+        let mut builder = SortedBlockBuilder::new(false, 0);
+        builder.push(EntryKind::PutOverflow, b"k", 0, &[0xff]);
+        let mut content = Vec::new();
+        builder.finish(&mut content);
+        let (kind, codec) = (NodeKind::Leaf, Codec::Plain);
+        let spec = NodeSpec { kind, height: 0, flags: 0, keyspace: number, codec };
+        let reference = pages.put_unwritten(&spec, &content).unwrap();
+        let leaf = read_leaf(&pages, &reference, number, TreeKind::Points, Caching::Keep).unwrap();
+        let mut run = LeafRun::new(&leaf, 0..1, 0);
+        let live = run.next_live().unwrap().unwrap();
+        match Entry::from_run(&live, false) {
+            Err(Error::Corruption(damage)) => {
+                assert_eq!((damage.page, damage.keyspace), (Some(reference.page), Some(number)));
+            }
+            other => panic!("no damage: {other:?}"),
+        }
+    }
 
     /// They counted for nothing, so that a batch of keys without bytes had no end.
     #[test]

@@ -16,6 +16,8 @@ use crate::page::{FLAG_NUMBERS, FLAG_WIDE_SLOTS, Frame, NodeKind, NodeRef, PageM
 use crate::sync::Arc;
 use crate::types::KeyspaceNumber;
 
+type BlockResult<T> = std::result::Result<T, BlockProblem>;
+
 /// Whether a read leaves its mark in the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caching {
@@ -204,6 +206,45 @@ pub fn read_parent_at(
     Ok(node)
 }
 
+/// Where the place of a node begins or ends.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Border<'a> {
+    /// At a key.
+    Key(&'a [u8]),
+    /// At a separator of a parent above, by its index: nothing is copied.
+    Separator(&'a ParentNode, usize),
+}
+
+impl<'a> Border<'a> {
+    /// Nothing lies before the empty key.
+    fn of_start(start: &'a [u8]) -> Option<Border<'a>> {
+        (!start.is_empty()).then_some(Border::Key(start))
+    }
+
+    /// How the key at `index` of a block stands to it.
+    fn compare(self, block: &SortedBlock<'_>, index: usize) -> BlockResult<Ordering> {
+        match self {
+            Border::Key(key) => block.compare_key(index, key),
+            Border::Separator(parent, above) => {
+                SortedBlock::compare_entries((block, index), (parent.view().block(), above))
+            }
+        }
+    }
+}
+
+/// Whether the keys of a block lie between two borders, where there are such: the first one as
+/// `begins` says, the last one before the end.
+fn lies_between(
+    block: &SortedBlock<'_>,
+    begins: fn(Ordering) -> bool,
+    start: Option<Border<'_>>,
+    end: Option<Border<'_>>,
+) -> BlockResult<bool> {
+    let last = block.len().saturating_sub(1);
+    Ok(start.map_or(Ok(true), |start| start.compare(block, 0).map(begins))?
+        && end.map_or(Ok(true), |end| end.compare(block, last).map(Ordering::is_lt))?)
+}
+
 impl LeafNode {
     /// Its entries.
     pub fn view(&self) -> SortedBlock<'_> {
@@ -226,36 +267,20 @@ impl LeafNode {
     /// # Errors
     /// When they do not.
     pub fn check_range(&self, start: &[u8], end: Option<&[u8]>) -> Result<()> {
-        let view = self.view();
-        let compare = |index, key: &[u8]| view.compare_key(index, key).map_err(|p| self.damage(p));
-        let begins = start.is_empty() || compare(0, start)?.is_ge();
-        let ends = match end {
-            Some(end) => compare(view.len().saturating_sub(1), end)?.is_lt(),
-            None => true,
-        };
-        if begins && ends { Ok(()) } else { Err(self.beside_its_place()) }
+        self.check_between(Border::of_start(start), end.map(Border::Key))
     }
 
-    /// The same between two separators, where there are such, without copying them.
+    /// The same between two borders, where there are such.
     pub(super) fn check_between(
         &self,
-        start: Option<(&ParentNode, usize)>,
-        end: Option<(&ParentNode, usize)>,
+        start: Option<Border<'_>>,
+        end: Option<Border<'_>>,
     ) -> Result<()> {
-        let view = self.view();
-        let compare = |own, (parent, index): (&ParentNode, usize)| {
-            let above = parent.view();
-            SortedBlock::compare_entries((&view, own), (above.block(), index))
-                .map_err(|p| self.damage(p))
-        };
-        let begins = start.map_or(Ok(true), |start| compare(0, start).map(Ordering::is_ge))?;
-        let last = view.len().saturating_sub(1);
-        let ends = end.map_or(Ok(true), |end| compare(last, end).map(Ordering::is_lt))?;
-        if begins && ends { Ok(()) } else { Err(self.beside_its_place()) }
-    }
-
-    fn beside_its_place(&self) -> Error {
-        self.damage(BlockProblem("its keys lie beside its place"))
+        match lies_between(&self.view(), Ordering::is_ge, start, end) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.damage(BlockProblem("its keys lie beside its place"))),
+            Err(problem) => Err(self.damage(problem)),
+        }
     }
 }
 
@@ -276,38 +301,20 @@ impl ParentNode {
     /// # Errors
     /// When they do not.
     pub fn check_range(&self, start: &[u8], end: Option<&[u8]>) -> Result<()> {
-        let view = self.view();
-        let compare = |index, key: &[u8]| {
-            view.compare_separator(index, key).map_err(|problem| self.damage(problem))
-        };
-        let begins = start.is_empty() || compare(0, start)?.is_eq();
-        let ends = match end {
-            Some(end) => compare(view.len().saturating_sub(1), end)?.is_lt(),
-            None => true,
-        };
-        if begins && ends { Ok(()) } else { Err(self.beside_its_place()) }
+        self.check_between(Border::of_start(start), end.map(Border::Key))
     }
 
-    /// The same between two separators, where there are such, without copying them.
+    /// The same between two borders, where there are such.
     pub(super) fn check_between(
         &self,
-        start: Option<(&ParentNode, usize)>,
-        end: Option<(&ParentNode, usize)>,
+        start: Option<Border<'_>>,
+        end: Option<Border<'_>>,
     ) -> Result<()> {
-        let view = self.view();
-        let compare = |own, (parent, index): (&ParentNode, usize)| {
-            let above = parent.view();
-            SortedBlock::compare_entries((view.block(), own), (above.block(), index))
-                .map_err(|p| self.damage(p))
-        };
-        let begins = start.map_or(Ok(true), |start| compare(0, start).map(Ordering::is_eq))?;
-        let last = view.len().saturating_sub(1);
-        let ends = end.map_or(Ok(true), |end| compare(last, end).map(Ordering::is_lt))?;
-        if begins && ends { Ok(()) } else { Err(self.beside_its_place()) }
-    }
-
-    fn beside_its_place(&self) -> Error {
-        self.damage(BlockProblem("its separators lie beside its place"))
+        match lies_between(self.view().block(), Ordering::is_eq, start, end) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(self.damage(BlockProblem("its separators lie beside its place"))),
+            Err(problem) => Err(self.damage(problem)),
+        }
     }
 
     /// What names it.

@@ -332,20 +332,12 @@ impl<'a> Parent<'a> {
             return Err(BlockProblem("an upper parent has more than 160 children"));
         }
         let mut page_least = self.check_sidecar()?;
+        let mut lines_end = (0, 0);
         for index in 0..self.len() {
             let child = self.child(index)?;
             page_least = page_least.min(child.reference.page.0);
-            match child.filter {
-                Some(_) if !self.lowest => {
-                    return Err(BlockProblem("a parent has a filter of its own"));
-                }
-                Some(filter) if filter.piece as usize >= self.pieces.len() => {
-                    return Err(BlockProblem("a leaf names a filter piece that is not there"));
-                }
-                Some(filter) if filter.lines == 0 => {
-                    return Err(BlockProblem("a leaf's filter has no lines"));
-                }
-                _ => {}
+            if let Some(slot) = child.filter {
+                lines_end = self.check_slot(slot, lines_end)?;
             }
             if child.has_overflow() && self.lowest && self.lists.is_empty() {
                 return Err(BlockProblem("a leaf has overflow values, but its parent no list"));
@@ -355,6 +347,25 @@ impl<'a> Parent<'a> {
             return Err(BlockProblem("a parent's base page is not the least that it refers to"));
         }
         Ok(())
+    }
+
+    /// Checks that a leaf's filter lies behind those of the leaves before it, which end in a piece
+    /// before a line: whoever takes all of them takes each line once. Where it ends itself.
+    fn check_slot(&self, slot: FilterSlot, end: (u32, u64)) -> Result<(u32, u64), BlockProblem> {
+        if !self.lowest {
+            return Err(BlockProblem("a parent has a filter of its own"));
+        }
+        if slot.piece as usize >= self.pieces.len() {
+            return Err(BlockProblem("a leaf names a filter piece that is not there"));
+        }
+        if slot.lines == 0 {
+            return Err(BlockProblem("a leaf's filter has no lines"));
+        }
+        let first_line = u64::from(slot.first_line);
+        if (slot.piece, first_line) < end {
+            return Err(BlockProblem("leaves' filters lie one over the other, or out of order"));
+        }
+        Ok((slot.piece, first_line.saturating_add(u64::from(slot.lines))))
     }
 
     /// Checks that what stands beside the parent is not too much for its children, and that

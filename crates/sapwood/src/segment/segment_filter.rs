@@ -1,14 +1,20 @@
-//! The filter over a whole young segment: read at the first need, then kept within the budget.
+//! The filter over a whole young segment: read at the first need, then kept within the budget. And
+//! the pieces in which the filters of a level's leaves lie.
 //!
 //! *Assumes*: nothing of its nodes. *Guarantees*: it never denies a key of its segment. What is
-//! damaged, cannot be read, or has no room in memory denies nothing, and is no error.
+//! damaged, cannot be read, or has no room in memory denies nothing, and is no error; of a piece it
+//! is one. Neither holds more than its pages.
 //! *Format*: docs/format.md, section 4.4. *Threads*: any; nobody waits for a read of another: two
 //! may read at once, and what one of them has read is kept.
 
+use super::BlockProblem;
 use super::filter::{LINE_BYTES, may_contain};
+use super::node::ParentNode;
+use super::parent::FilterSlot;
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::page::{
-    Charge, Codec, MemoryBudget, MemoryPart, NodeKind, NodeRef, NodeSpec, NodeWriter, PageManager,
+    Charge, Codec, Frame, MemoryBudget, MemoryPart, NodeKind, NodeRef, NodeSpec, NodeWriter,
+    PageManager,
 };
 use crate::sync::{Arc, OnceLock};
 use crate::types::KeyspaceNumber;
@@ -160,4 +166,33 @@ impl PartialEq for SegmentFilter {
 /// What a node of a filter holds at most, in bytes: they are stored plain.
 pub fn node_bytes_max(pages: &PageManager, node: &NodeRef) -> u64 {
     u64::from(node.pages) * u64::from(pages.layout().page_size)
+}
+
+/// Reads the piece beside a lowest parent of `keyspace` in which a leaf's filter lies.
+///
+/// # Errors
+/// When it cannot be read, is not there, or holds more than its pages.
+pub fn read_piece(
+    pages: &PageManager,
+    parent: &ParentNode,
+    slot: FilterSlot,
+    keyspace: KeyspaceNumber,
+) -> Result<Arc<Frame>> {
+    let piece = parent.view().pieces().get(slot.piece as usize).map_err(|p| parent.damage(p))?;
+    let frame = parent.read_beside(pages, &piece, NodeKind::FilterPiece)?;
+    if frame.content().len() as u64 > node_bytes_max(pages, &piece) {
+        let problem = BlockProblem("a filter piece holds more than its pages do");
+        return Err(piece_damage(&frame, keyspace, problem));
+    }
+    Ok(frame)
+}
+
+/// That a leaf's filter does not lie where its parent says.
+pub fn outside_piece(piece: &Frame, keyspace: KeyspaceNumber) -> Error {
+    piece_damage(piece, keyspace, BlockProblem("a leaf's filter lies outside its piece"))
+}
+
+fn piece_damage(piece: &Frame, keyspace: KeyspaceNumber, problem: BlockProblem) -> Error {
+    let corruption = problem.corruption(Structure::Sidecar).at_page(piece.page());
+    corruption.in_keyspace(keyspace).into()
 }

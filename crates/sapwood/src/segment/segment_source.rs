@@ -152,8 +152,14 @@ impl SegmentSource {
             return Ok(None);
         }
         let base = ranges.base_number();
-        let value =
-            RangeValue::decode(ranges.value(), base).map_err(|p| p.corruption(Structure::Leaf))?;
+        let value = RangeValue::decode(ranges.value(), base).map_err(|problem| {
+            let damage = match ranges.leaf() {
+                Some((leaf, _)) => leaf.damage(problem),
+                None => problem.corruption(Structure::Leaf).into(),
+            };
+            // A leaf of a young segment does not say whose the entry is.
+            damage.met_in(self.lead.unwrap_or(KeyspaceNumber::MANY))
+        })?;
         if !is_before_end(tree_key, value.end) {
             return Ok(None);
         }

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::descriptor::TreeRoot;
 use super::key_range::KeyRanges;
-use super::node::{Caching, LeafNode, ParentNode, TreeKind, read_leaf, read_parent};
+use super::node::{Border, Caching, LeafNode, ParentNode, TreeKind, read_leaf, read_parent};
 use super::sorted_block::EntryKind;
 use super::sorted_source::range_in;
 use crate::error::Result;
@@ -429,15 +429,15 @@ impl TreeCursor {
     }
 }
 
-/// A separator in a parent.
-type Border<'a> = Option<(&'a ParentNode, usize)>;
-
 /// The separators between which the path leaves a node its keys. What begins the tree, and what
 /// ends it, has none there.
-fn place(path: &[(ParentNode, usize)]) -> (Border<'_>, Border<'_>) {
+fn place(path: &[(ParentNode, usize)]) -> (Option<Border<'_>>, Option<Border<'_>>) {
     let is_first = path.iter().all(|(_, index)| *index == 0);
-    let start = path.last().filter(|_| !is_first).map(|(parent, index)| (parent, *index));
+    let start = path.last().filter(|_| !is_first);
     let mut above = path.iter().rev();
     let end = above.find(|(parent, index)| index + 1 < parent.view().len());
-    (start, end.map(|(parent, index)| (parent, index + 1)))
+    (
+        start.map(|(parent, index)| Border::Separator(parent, *index)),
+        end.map(|(parent, index)| Border::Separator(parent, index + 1)),
+    )
 }

@@ -170,6 +170,8 @@ pub struct Shrink {
     pub began_pages: u64,
     /// What could not be read in the round: the keyspaces that it lies in stay where they are.
     pub damage: Option<Error>,
+    /// In the round before, what the system refused was all that was in the way.
+    pub was_refused: bool,
 }
 
 /// The stages of a round.

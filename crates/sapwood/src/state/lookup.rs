@@ -9,11 +9,13 @@ use super::core::Core;
 use super::snapshot::ReadPoint;
 use crate::error::{Result, Structure};
 use crate::memtable::Operation;
-use crate::page::{Frame, NodeKind, PageManager};
+use crate::page::{Frame, PageManager};
+use crate::segment::BlockProblem;
 use crate::segment::descriptor::{Segment, TreeRoot, composite_key};
 use crate::segment::filter::{LINE_BYTES, Probe, key_hash};
 use crate::segment::node::{Caching, LeafNode, ParentNode, TreeKind, read_leaf, read_parent};
 use crate::segment::overflow_reference::OverflowReference;
+use crate::segment::segment_filter::{outside_piece, read_piece};
 use crate::segment::segment_source::SegmentSource;
 use crate::segment::sorted_block::EntryKind;
 use crate::segment::sorted_source::SortedSource;
@@ -75,7 +77,10 @@ pub fn get(
             }
             return match version.operation {
                 Operation::Put(value) => Ok(Some(Found::Copied(value.to_vec()))),
-                Operation::PutOverflow(reference) => Ok(Some(overflow(reference)?)),
+                Operation::PutOverflow(reference) => {
+                    let found = overflow(reference).map_err(|p| p.corruption(Structure::Overflow));
+                    Ok(Some(found.map_err(|damage| damage.in_keyspace(keyspace))?))
+                }
                 Operation::Delete => Ok(None),
             };
         }
@@ -94,10 +99,8 @@ pub fn get(
     Ok(None)
 }
 
-fn overflow(reference: &[u8]) -> Result<Found> {
-    let reference = OverflowReference::decode(reference)
-        .map_err(|problem| problem.corruption(Structure::Overflow))?;
-    Ok(Found::Overflow(reference))
+fn overflow(reference: &[u8]) -> std::result::Result<Found, BlockProblem> {
+    OverflowReference::decode(reference).map(Found::Overflow)
 }
 
 /// What one segment says of a key whose hash is known.
@@ -156,7 +159,11 @@ pub fn ask_segment(
         }
         return match entry.kind {
             EntryKind::Put => Ok(Answer::Value(value_in(&leaf, entry.value))),
-            EntryKind::PutOverflow => Ok(Answer::Value(overflow(entry.value)?)),
+            EntryKind::PutOverflow => {
+                // A leaf of a young segment does not say whose the entry is.
+                let found = overflow(entry.value);
+                found.map(Answer::Value).map_err(|p| leaf.damage(p).met_in(keyspace))
+            }
             _ => Ok(Answer::Deleted),
         };
     }
@@ -187,7 +194,7 @@ fn find(
         let index = parent.view().child_for(key);
         if height == 1
             && let Some(probe) = probe
-            && !leaf_may_contain(pages, &parent, index, probe)?
+            && !leaf_may_contain(pages, &parent, keyspace, index, probe)?
         {
             return Ok(None);
         }
@@ -203,22 +210,15 @@ fn find(
 fn leaf_may_contain(
     pages: &PageManager,
     parent: &ParentNode,
+    keyspace: KeyspaceNumber,
     index: usize,
     probe: Probe,
 ) -> Result<bool> {
-    let view = parent.view();
-    let child = view.child(index).map_err(|p| parent.damage(p))?;
+    let child = parent.view().child(index).map_err(|p| parent.damage(p))?;
     let Some(slot) = child.filter else { return Ok(true) };
-    let piece = view.pieces().get(slot.piece as usize).map_err(|p| parent.damage(p))?;
-    let frame = pages.read_node(&piece, NodeKind::FilterPiece)?;
+    let frame = read_piece(pages, parent, slot, keyspace)?;
     let line_index = u64::from(slot.first_line) + u64::from(probe.line_index(slot.lines));
     let start = line_index as usize * LINE_BYTES;
     let line = frame.content().get(start..).and_then(|rest| rest.first_chunk::<LINE_BYTES>());
-    match line {
-        Some(line) => Ok(probe.is_in(line)),
-        None => {
-            let problem = crate::segment::BlockProblem("a leaf's filter lies outside its piece");
-            Err(problem.corruption(Structure::Sidecar).at_page(piece.page).into())
-        }
-    }
+    line.map(|line| probe.is_in(line)).ok_or_else(|| outside_piece(&frame, keyspace))
 }

@@ -30,7 +30,7 @@ use crate::error::Result;
 use crate::page::{Block, RegionEntry};
 use crate::segment::descriptor::Segment;
 use crate::sync::Arc;
-use crate::types::{COUNT_MAX, Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
+use crate::types::{Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
 
 /// The most young segments that a state may have.
 pub const YOUNG_COUNT_MAX: usize = 4096;
@@ -99,11 +99,12 @@ pub struct ExactCounters {
 }
 
 impl Manifest {
-    /// Refuses counters that would overflow when the database goes on from them.
+    /// Refuses counters above `most`: with little more they would overflow when the database goes
+    /// on from them.
     ///
     /// # Errors
     /// `Corruption` of the state.
-    pub fn check_counters(&self) -> Result<()> {
+    pub fn check_counters(&self, most: u64) -> Result<()> {
         let counters = [
             ("sequence numbers", self.counters.sequence_limit),
             ("epochs", self.counters.epoch_limit),
@@ -111,7 +112,7 @@ impl Manifest {
             ("segments", self.counters.segment_limit),
             ("the log's positions", self.contents.cut.position.max(self.log.durable).0),
         ];
-        match counters.into_iter().find(|(_, reached)| *reached > COUNT_MAX) {
+        match counters.into_iter().find(|(_, reached)| *reached > most) {
             None => Ok(()),
             Some((name, reached)) => {
                 Err(Problem(format!("{name} have reached {reached}")).into_error())

@@ -33,7 +33,7 @@ use crate::page::{
 use crate::storage::{Storage, SyncGate};
 use crate::sync::atomic::{AtomicU32, AtomicU64};
 use crate::sync::{Arc, Clock};
-use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
+use crate::types::{COUNT_MAX, Epoch, KeyspaceNumber, SequenceNumber};
 
 /// A durable state as it was read.
 #[derive(Debug)]
@@ -76,30 +76,56 @@ fn read_slot_state(storage: &dyn Storage, slot: HeaderSlot, read_only: bool) -> 
     let file_pages = length / u64::from(layout.page_size);
     let encoded = read_state(&layout, storage, &slot)?;
     let manifest = manifest::decode(&encoded, file_pages)?;
-    manifest.check_counters()?;
+    manifest.check_counters(COUNT_MAX)?;
     Ok(ReadState { slot, layout, manifest })
+}
+
+/// What may have been counted when a file is opened for writing. What is written then counts on
+/// from there, and whoever only reads it must accept it, however long that goes on.
+const COUNTED_MAX: u64 = COUNT_MAX / 2;
+
+/// Refuses a state, for writing, that leaves too little to count on. The one before does not take
+/// its place: this one can be read.
+fn check_headroom(read: &ReadState, options: &Options) -> Result<()> {
+    if options.read_only {
+        return Ok(());
+    }
+    read.manifest.check_counters(COUNTED_MAX)?;
+    check_counted(Structure::FileHeader, "generations", read.slot.generation)
+}
+
+/// The same of what the log adds to the state.
+fn check_headroom_behind(last: &Cut, options: &Options) -> Result<()> {
+    match options.read_only {
+        true => Ok(()),
+        false => check_counted(Structure::Log, "sequence numbers", last.sequence.0),
+    }
+}
+
+fn check_counted(structure: Structure, name: &str, reached: u64) -> Result<()> {
+    match reached > COUNTED_MAX {
+        true => Err(Corruption::new(structure, format!("{name} have reached {reached}")).into()),
+        false => Ok(()),
+    }
 }
 
 /// Opens the database in `storage`.
 ///
 /// # Errors
-/// As [`read_newest_state`]; and damage of the log, or, unless it is opened to read, of a free map.
+/// As [`read_newest_state`]; and damage of the log, or, unless it is opened to read, of a free map,
+/// or counters that are so high that they must be damaged.
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) -> Result<Arc<Core>> {
     let read = read_newest_state(&*storage, options.read_only)?;
+    check_headroom(&read, &options)?;
     let budget = Arc::new(MemoryBudget::new(options.memory_budget));
     let pages = open_pages(&storage, &read, &budget, &options)?;
     let own_blocks = own_blocks(&read.slot);
     for block in &own_blocks {
+        check_known(&pages, *block, "its free map does not know the state's own blocks")?;
         // They are this state's own and no part of what the next one references.
-        pages.check_block(*block).map_err(|detail| Corruption::new(Structure::State, detail))?;
-        if pages.allocator().check_maps().is_err() {
-            continue;
+        if pages.allocator().check_maps().is_ok() {
+            pages.allocator().dereference(*block);
         }
-        if !pages.allocator().is_referenced(*block) {
-            let detail = "its free map does not know the state's own blocks";
-            return Err(Corruption::new(Structure::FreeMap, detail).at_page(block.first).into());
-        }
-        pages.allocator().dereference(*block);
     }
     let stream =
         BlockStream::new(storage.clone(), read.layout.page_size, read.layout.usable_bytes() as u32);
@@ -121,9 +147,14 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
         true => ReplayEnd::without_log(&start),
         false => replay(&stream, &start, &mut visit)?,
     };
+    // Where the log lies is written over, whatever is there.
+    for block in list.blocks.iter().filter(|_| !options.without_log) {
+        check_known(&pages, *block, "its free map does not know the log's blocks")?;
+    }
     replayed.insert_buffered();
     replayed.check_memory(&*storage)?;
     let Replayed { catalogue, slots, log_named, pending, last, keyspace_most, .. } = replayed;
+    check_headroom_behind(&last, &options)?;
     tracing::info!(
         target: "sapwood::open",
         file = %storage.name(),
@@ -184,6 +215,17 @@ fn open_pages(
         pages.read_in_place();
     }
     Ok(pages)
+}
+
+/// Checks a block that a state names beside its segments: its free maps, unless they cannot be
+/// read, say that it is in use.
+fn check_known(pages: &PageManager, block: Block, if_not: &str) -> Result<()> {
+    pages.check_block(block).map_err(|detail| Corruption::new(Structure::State, detail))?;
+    let allocator = pages.allocator();
+    if allocator.check_maps().is_ok() && !allocator.is_referenced(block) {
+        return Err(Corruption::new(Structure::FreeMap, if_not).at_page(block.first).into());
+    }
+    Ok(())
 }
 
 fn own_blocks(slot: &HeaderSlot) -> Vec<Block> {

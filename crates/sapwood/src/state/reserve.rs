@@ -48,6 +48,10 @@ const AT_REST_SHARE: u64 = 8;
 /// See [`names_much`].
 const NAMED_BYTES: u64 = 4 << 20;
 
+/// See [`Reserve::plenty_bytes`].
+const PLENTY_BYTES: usize = 2 << 20;
+const PLENTY_PART: u64 = 16;
+
 /// What a commit brings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Brings {
@@ -238,6 +242,12 @@ impl Reserve {
         self.granted.load(Ordering::Acquire) > 0
     }
 
+    /// Space is short until there is room for so many bytes: of a short file a part.
+    pub fn plenty_bytes(&self) -> usize {
+        let part = self.sizes.max_file_bytes / PLENTY_PART;
+        PLENTY_BYTES.min(usize::try_from(part).unwrap_or(usize::MAX))
+    }
+
     fn parts(&self, more_pages: u64) -> Parts {
         if !self.is_kept() {
             return Parts::default();
@@ -281,6 +291,8 @@ pub struct Grant {
     all: u64,
     left: AtomicU64,
     is_tight: bool,
+    /// The file could not grow so far that nothing of the reserve would have been taken.
+    file_is_full: bool,
 }
 
 impl Grant {
@@ -311,8 +323,10 @@ impl Drop for Grant {
 
 /// From now on space is short, or no longer: see [`Reserve::is_short`].
 pub fn set_short(core: &Core, is_short: bool) {
-    if core.reserve.is_short.swap(is_short, Ordering::AcqRel) != is_short {
-        core.pages.allocator().set_short(is_short);
+    let now = &core.reserve.is_short;
+    if now.swap(is_short, Ordering::AcqRel) != is_short {
+        // Of two who change it the later one may be told first: what is told is what holds then.
+        core.pages.allocator().set_short(|| now.load(Ordering::Acquire));
     }
 }
 
@@ -391,7 +405,6 @@ pub fn has_room(core: &Core, brings: Brings, bytes: usize) -> bool {
     if brings == Brings::Data && is_state_long(core) {
         return false;
     }
-    let free = core.pages.allocator().room_pages();
     // The most that can be owed is known without the log's lock.
     let (held, beside) = {
         // Not held for longer: what its state alone needs may be all that can come free.
@@ -402,7 +415,9 @@ pub fn has_room(core: &Core, brings: Brings, bytes: usize) -> bool {
     let most = pages_of(core, held + held / 4 + core.reserve.sizes.flush_rest_bytes())
         + core.log_named.pages()
         + beside;
-    free >= wanted_beside(core, most, brings, bytes) || free >= wanted_pages(core, brings, bytes)
+    let is_free = |wanted| core.pages.allocator().room_pages() >= wanted;
+    // Room is looked at last: what a flush or a step has taken is owed, or granted, until it ends.
+    is_free(wanted_beside(core, most, brings, bytes)) || is_free(wanted_pages(core, brings, bytes))
 }
 
 /// The same; the file grows where it must.
@@ -446,7 +461,13 @@ fn data_pages(core: &Core, bytes: usize) -> u64 {
 fn new_grant(core: &Core, pages: u64) -> Grant {
     let granted = &core.reserve.granted;
     granted.fetch_add(pages, Ordering::AcqRel);
-    Grant { granted: granted.clone(), all: pages, left: AtomicU64::new(pages), is_tight: false }
+    Grant {
+        granted: granted.clone(),
+        all: pages,
+        left: AtomicU64::new(pages),
+        is_tight: false,
+        file_is_full: false,
+    }
 }
 
 /// The free pages that are left when what is owed, granted to steps and kept for durable states is
@@ -471,11 +492,50 @@ pub fn step_pages_with_room(core: &Core) -> u64 {
     (read_bytes / page_bytes / 3).clamp(1, step_pages(core))
 }
 
+/// The most pages that a step may read which moves nodes only, as there is room for it.
+pub fn moved_pages_with_room(core: &Core) -> u64 {
+    let page_bytes = u64::from(core.pages.layout().page_size);
+    let read_bytes = Sizes::read_bytes_within(room_for_steps(core).saturating_mul(page_bytes));
+    (read_bytes / page_bytes).clamp(1, step_pages(core))
+}
+
 /// Pages for a step that reads at most so many (F4); `None` when others hold what it would need.
 ///
 /// # Errors
 /// `NoSpace` when nobody does, and there is not so much room.
 pub fn grant(core: &Core, read_pages: u64) -> Result<Option<Grant>> {
+    let granted = grant_to_move(core, read_pages)?;
+    // Others may have been given the room that the file has grown by; it may grow again.
+    if granted.as_ref().is_some_and(|grant| grant.is_tight && grant.file_is_full) {
+        set_short(core, true);
+    }
+    Ok(granted)
+}
+
+/// Pages for a value that is copied beside what was granted; `None` when there is not so much room.
+///
+/// # Errors
+/// When the file cannot grow for another reason.
+pub fn grant_copy(core: &Core, pages: u64) -> Result<Option<Grant>> {
+    if !core.reserve.is_kept() {
+        return Ok(Some(new_grant(core, 0)));
+    }
+    let allocator = core.pages.allocator();
+    let lacking = pages.saturating_sub(room_for_steps(core));
+    match allocator.ensure_free(allocator.room_pages() + lacking) {
+        Ok(()) | Err(Error::NoSpace { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let _order = core.commit_order.lock();
+    Ok((room_for_steps(core) >= pages).then(|| new_grant(core, pages)))
+}
+
+/// [`grant`] for a step that makes the file shorter: that it takes of the reserve says nothing of
+/// what others will find.
+///
+/// # Errors
+/// As [`grant`].
+pub fn grant_to_move(core: &Core, read_pages: u64) -> Result<Option<Grant>> {
     let page_bytes = u64::from(core.pages.layout().page_size);
     let pages = match core.reserve.is_kept() {
         true => pages_of(core, Sizes::step_bytes(read_pages.saturating_mul(page_bytes))),
@@ -502,11 +562,7 @@ pub fn grant(core: &Core, read_pages: u64) -> Result<Option<Grant>> {
         let is_tight = room_for_steps(core) < with_reserve;
         let mut grant = new_grant(core, pages);
         grant.is_tight = is_tight;
-        drop(order);
-        // Others may have been given the room that the file has grown by; it may grow again.
-        if is_tight && refused.is_some() {
-            set_short(core, true);
-        }
+        grant.file_is_full = refused.is_some();
         return Ok(Some(grant));
     }
     drop(order);

@@ -1,27 +1,29 @@
-//! Nodes with right checksums that say what no writer writes: whoever reads them comes to an end,
-//! and takes no more memory than their pages.
+//! Nodes and states with right checksums that say what no writer writes: whoever reads them comes
+//! to an end, takes no more memory than their pages, and writes over nothing that is in use.
 
 use super::PendingWrites;
 use super::commit::commit;
-use super::tests_rules::{Engine, key, with_many_parents};
-use crate::error::Result;
+use super::tests_rules::{Engine, key, open, options, with_many_parents};
+use crate::error::{Error, Result};
 use crate::estimate::estimate;
 use crate::merge::compact::compact;
 use crate::merge::overflow_walk::overflow_blocks;
 use crate::merge::ranges::Fragments;
-use crate::merge::step::wait_until_idle;
+use crate::merge::step::{sync, wait_until_idle};
 use crate::merge::stretch::{end_after, load_stretch};
 use crate::merge::verify::{Activity, verify_with};
-use crate::options::Durability;
-use crate::page::{Block, Codec, FLAG_NUMBERS, NodeKind, NodeRef, NodeSpec};
+use crate::options::{Durability, Options};
+use crate::page::file_header::SLOT_BYTES;
+use crate::page::{Block, Codec, FLAG_NUMBERS, NodeKind, NodeRef, NodeSpec, StateLocation};
 use crate::segment::bounded_ranges::BoundedRanges;
 use crate::segment::coverage::newly_covered;
-use crate::segment::descriptor::{Segment, TreeRoot};
+use crate::segment::descriptor::{KeyspaceShare, Segment, TreeRoot, composite_key};
+use crate::segment::filter::LINE_BYTES;
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::merge_cursor::MergeCursor;
 use crate::segment::node::{Caching, TreeKind, read_leaf, read_parent};
 use crate::segment::overflow_reference::OverflowListItem;
-use crate::segment::parent::{Below, Child, ParentBuilder};
+use crate::segment::parent::{Below, Child, FilterSlot, ParentBuilder};
 use crate::segment::parent_writer::parent_spec;
 use crate::segment::range_tombstone::encode_value;
 use crate::segment::sorted_block::EntryKind;
@@ -30,12 +32,18 @@ use crate::segment::tree_cursor::TreeCursor;
 use crate::segment::tree_diff::add_differing;
 use crate::state::backlog::PromotedLeaves;
 use crate::state::damaged::Work;
+use crate::state::durable::{Purpose, make_durable};
+use crate::state::lookup::{Answer, ask_segment};
+use crate::state::manifest::encode;
+use crate::state::recovery::{self, ReadState, read_newest_state};
 use crate::state::sources::sources;
 use crate::state::state::{Levels, State};
 use crate::state::view::View;
-use crate::state::{ReadPoint, SnapshotHold};
-use crate::sync::Arc;
-use crate::types::{Epoch, KeyspaceNumber, PageNumber};
+use crate::state::{Core, ReadPoint, SnapshotHold};
+use crate::storage::{SimulatedStorage, Storage};
+use crate::sync::atomic::Ordering;
+use crate::sync::{Arc, Clock};
+use crate::types::{COUNT_MAX, Epoch, KeyspaceNumber, PageNumber, SequenceNumber};
 
 /// A tree of three heights more, in which each upper parent names one child, the one below it, four
 /// times: a walk that follows them meets everything 64 times, and with more heights for ever.
@@ -139,7 +147,20 @@ fn leaf_of(engine: &Engine, kind: EntryKind, entries: &[Entry]) -> Child {
 
 /// A lowest parent as a tree.
 fn tree_of(engine: &Engine, children: &[(Vec<u8>, Child)], lists: &[NodeRef]) -> TreeRoot {
+    tree_beside(engine, children, &[], lists)
+}
+
+/// The same with pieces of filters beside it.
+fn tree_beside(
+    engine: &Engine,
+    children: &[(Vec<u8>, Child)],
+    pieces: &[NodeRef],
+    lists: &[NodeRef],
+) -> TreeRoot {
     let mut builder = ParentBuilder::new(1);
+    for piece in pieces {
+        builder.push_piece(*piece);
+    }
     lists.iter().for_each(|list| builder.push_overflow_list(*list));
     for (separator, child) in children {
         builder.push(separator, child);
@@ -389,6 +410,218 @@ fn list_of(engine: &Engine, items: &[(u32, Block)]) -> NodeRef {
     engine.core.pages.put_unwritten(&spec, &content).unwrap()
 }
 
+/// A piece of filters.
+fn piece_of(engine: &Engine, codec: Codec, content: &[u8]) -> NodeRef {
+    let kind = NodeKind::FilterPiece;
+    let spec = NodeSpec { kind, height: 0, flags: 0, keyspace: engine.keyspace, codec };
+    engine.core.pages.put_unwritten(&spec, content).unwrap()
+}
+
+/// A leaf with one key, and its filter in a piece.
+fn tree_with_filter(engine: &Engine, first: u32, piece: NodeRef, slot: FilterSlot) -> TreeRoot {
+    let leaf = leaf_of(engine, EntryKind::Put, &[(first + 1, None)]);
+    let child = Child { filter: Some(slot), ..leaf };
+    tree_beside(engine, &[(key(first), child)], &[piece], &[])
+}
+
+/// A piece that each of many small parents named as its own was taken up for each.
+#[test]
+fn a_stretch_takes_up_no_more_filters_than_its_pages_hold() {
+    let engine = with_last_level();
+    let (pages, keyspace, all) = (&engine.core.pages, engine.keyspace, KeyRange::all());
+    let piece = piece_of(&engine, Codec::Plain, &[0; 64 << 10]);
+    let slot = FilterSlot { piece: 0, first_line: 0, lines: (64 << 10) / LINE_BYTES as u32 };
+    let mut builder = ParentBuilder::new(2);
+    let roots = (0..100).map(|index| tree_with_filter(&engine, index * 10, piece, slot));
+    let roots: Vec<TreeRoot> = roots.collect();
+    for (index, root) in (0..).zip(&roots) {
+        let below = Below::Parent { pages: 1, leaves: 1, overflow: false };
+        let leaf = leaf_of(&engine, EntryKind::Put, &[(1, None)]);
+        builder.push(&key(index * 10), &Child { reference: root.reference, below, ..leaf });
+    }
+    let mut content = Vec::new();
+    let info = builder.finish(&mut content).unwrap();
+    let reference = pages.put_unwritten(&parent_spec(2, keyspace, info.wide), &content).unwrap();
+    let root = TreeRoot { reference, height: 2, ..roots[0].clone() };
+    let load = |pages_max| {
+        load_stretch(pages, keyspace, &root, &all, pages_max, &mut |_: &KeyRange| Ok(true))
+    };
+    // Each is a leaf and 65 pages of its piece.
+    for (pages_max, parents) in [(1, 1), (66, 1), (67, 2), (200, 4)] {
+        let stretch = load(pages_max).unwrap();
+        assert_eq!(stretch.leaves.len(), parents as usize, "of {pages_max} pages");
+        assert_eq!(stretch.range.end, Some(key(parents * 10)));
+        assert!(stretch.leaves.iter().all(|leaf| leaf.filter.len() == 64 << 10));
+    }
+    // All of them would be more than the file.
+    assert!(pages.file_pages() < 100 * 66);
+    assert!(is_damage(&load(u64::MAX)));
+}
+
+/// A leaf whose one entry has a value that is none.
+fn leaf_with_bad_value(engine: &Engine, keyspace: KeyspaceNumber, kind: EntryKind) -> TreeRoot {
+    let mut tree_key = key(1);
+    if keyspace == KeyspaceNumber::MANY {
+        composite_key(engine.keyspace, &key(1), &mut tree_key);
+    }
+    let mut builder = SortedBlockBuilder::new(false, 0);
+    builder.push(kind, &tree_key, 0, &[0xff]);
+    let mut content = Vec::new();
+    builder.finish(&mut content);
+    let (node, codec) = (NodeKind::Leaf, Codec::Plain);
+    let spec = NodeSpec { kind: node, height: 0, flags: 0, keyspace, codec };
+    let reference = engine.core.pages.put_unwritten(&spec, &content).unwrap();
+    let birth = engine.core.state().epoch;
+    TreeRoot { reference, height: 0, birth, entries: 1, tombstones: 0, pages: 1, leaves: 1 }
+}
+
+fn place_of<T: std::fmt::Debug>(result: Result<T>) -> (Option<PageNumber>, Option<KeyspaceNumber>) {
+    match result {
+        Err(Error::Corruption(damage)) => (damage.page, damage.keyspace),
+        other => panic!("no damage: {other:?}"),
+    }
+}
+
+/// It named no keyspace, or not even a page.
+#[test]
+fn damage_that_a_lookup_meets_names_its_place() {
+    let engine = with_last_level();
+    let (pages, keyspace, many) = (&engine.core.pages, engine.keyspace, KeyspaceNumber::MANY);
+    let state = engine.core.state();
+    let last = state.levels_of(keyspace).unwrap().last().unwrap().clone();
+    let of_trees = |points, ranges| Segment { points, ranges, ..(*last).clone() };
+    let ask = |segment: Segment| -> Result<Answer> {
+        ask_segment(pages, &Arc::new(segment), keyspace, &key(1), 0, SequenceNumber::MAX)
+    };
+    for (kind, named) in [EntryKind::PutOverflow, EntryKind::RangeDelete]
+        .into_iter()
+        .flat_map(|kind| [(kind, keyspace), (kind, many)])
+    {
+        let root = leaf_with_bad_value(&engine, named, kind);
+        let place = (Some(root.reference.page), Some(keyspace));
+        let mut segment = match kind {
+            EntryKind::PutOverflow => of_trees(Some(root), None),
+            _ => of_trees(None, Some(root)),
+        };
+        if named == many {
+            segment.sequences = Some((SequenceNumber(1), SequenceNumber(1)));
+            segment.keyspaces = Arc::new(vec![KeyspaceShare { keyspace, entries: 1, bytes: 1 }]);
+        }
+        assert_eq!(place_of(ask(segment)), place, "{kind:?} in a tree of keyspace {named}");
+    }
+    // A piece that is another node, and one that is too short.
+    let leaf = leaf_of(&engine, EntryKind::Put, &[(1, None)]).reference;
+    let short = piece_of(&engine, Codec::Plain, &[0; 2 * LINE_BYTES]);
+    let slot = FilterSlot { piece: 0, first_line: 2, lines: 1 };
+    for piece in [leaf, short] {
+        let root = tree_with_filter(&engine, 0, piece, slot);
+        let place = (Some(piece.page), Some(keyspace));
+        assert_eq!(place_of(ask(of_trees(Some(root.clone()), None))), place);
+        let all = KeyRange::all();
+        let stretch = load_stretch(pages, keyspace, &root, &all, u64::MAX, &mut |_| Ok(true));
+        assert_eq!(place_of(stretch), place);
+    }
+}
+
+/// A file whose newest state is what `change` makes of one that the engine wrote.
+fn with_changed_state(change: &dyn Fn(&mut ReadState)) -> SimulatedStorage {
+    let mut engine = Engine::new();
+    engine.young(0..10, b"value");
+    make_durable(&engine.core, Purpose::Running).unwrap();
+    let storage = engine.storage.clone();
+    drop(engine);
+    let mut read = read_newest_state(&storage, true).unwrap();
+    read.slot.generation += 1;
+    change(&mut read);
+    read.slot.state = StateLocation::Inline(encode(&read.manifest));
+    let offset = u64::from(read.slot.slot_number()) * SLOT_BYTES as u64;
+    storage.write_sync_at(offset, &read.slot.encode()).unwrap();
+    storage
+}
+
+fn open_with(storage: &SimulatedStorage, options: Options) -> Result<Arc<Core>> {
+    recovery::open(Arc::new(storage.clone()), options, Clock::fake().0)
+}
+
+fn to_read() -> Options {
+    Options { read_only: true, ..options() }
+}
+
+/// Where a state says how far something has been counted.
+type Counter = fn(&mut ReadState) -> &mut u64;
+
+/// What such a file's first writer wrote was refused by every open after it.
+#[test]
+fn a_file_that_has_counted_far_is_read_and_not_written() {
+    let most = COUNT_MAX / 2;
+    let counters: [(&str, Counter); 5] = [
+        ("sequence numbers", |read| &mut read.manifest.counters.sequence_limit),
+        ("epochs", |read| &mut read.manifest.counters.epoch_limit),
+        ("stamps", |read| &mut read.manifest.counters.stamp_limit),
+        ("segments", |read| &mut read.manifest.counters.segment_limit),
+        ("generations", |read| &mut read.slot.generation),
+    ];
+    for (name, counter) in counters {
+        let with = |reached| with_changed_state(&|read| *counter(read) = reached);
+        let storage = with(most);
+        let core = open(&storage);
+        let (keyspace, model) = (KeyspaceNumber(1), Default::default());
+        let mut engine = Engine { storage: storage.clone(), core, keyspace, model };
+        engine.young([1], b"more");
+        make_durable(&engine.core, Purpose::Running).unwrap();
+        drop(engine);
+        assert!(open_with(&storage, to_read()).is_ok(), "{name}");
+        for reached in [most + 1, COUNT_MAX] {
+            let storage = with(reached);
+            let error = open_with(&storage, options()).unwrap_err();
+            assert!(error.is_corruption() && error.to_string().contains(name), "{name}: {error}");
+            assert!(open_with(&storage, to_read()).is_ok(), "{name}");
+        }
+    }
+}
+
+/// The same of a commit that only the log has.
+#[test]
+fn a_log_that_has_counted_far_is_read_and_not_written() {
+    let with = |number| {
+        let mut engine = Engine::new();
+        engine.core.numbers.next_sequence.store(number, Ordering::Release);
+        engine.put([1], b"value");
+        sync(&engine.core).unwrap();
+        engine.storage.clone()
+    };
+    let most = COUNT_MAX / 2;
+    assert!(open_with(&with(most), options()).is_ok());
+    let storage = with(most + 1);
+    let error = open_with(&storage, options()).unwrap_err();
+    assert!(error.is_corruption() && error.to_string().contains("sequence numbers"), "{error}");
+    assert!(open_with(&storage, to_read()).is_ok());
+}
+
+/// The first write went over the header, or over what came to lie there later.
+#[test]
+fn a_log_that_lies_where_none_can_lie_is_damage() {
+    let core = open(&with_changed_state(&|_| ()));
+    let is_free = |block: &Block| {
+        core.pages.check_block(*block).is_ok() && !core.pages.allocator().is_given(*block)
+    };
+    let mut blocks = (0..core.pages.file_pages()).map(|page| Block::new(PageNumber(page), 1));
+    let free = blocks.find(is_free).unwrap();
+    for (block, found) in [
+        (Block::new(PageNumber(0), 2), "belongs to the header"),
+        (free, "does not know the log's blocks"),
+    ] {
+        let storage =
+            with_changed_state(&|read| *read.manifest.log.blocks.last_mut().unwrap() = block);
+        for options in [options(), to_read()] {
+            let error = open_with(&storage, options).unwrap_err();
+            assert!(error.is_corruption() && error.to_string().contains(found), "{error}");
+        }
+        // Without the log nothing of it matters.
+        assert!(open_with(&storage, Options { without_log: true, ..to_read() }).is_ok());
+    }
+}
+
 /// A node in memory was looked through for the tree that named it first.
 #[test]
 fn a_leaf_that_trees_of_two_kinds_name_is_looked_through_for_each() {
@@ -407,10 +640,9 @@ fn a_leaf_that_trees_of_two_kinds_name_is_looked_through_for_each() {
 
 #[cfg(feature = "zstd")]
 mod compressed {
-    use super::super::tests_rules::Engine;
-    use crate::page::{Codec, MemoryPart, NodeKind, NodeSpec, NodeWriter};
+    use super::*;
+    use crate::page::{MemoryPart, NodeWriter};
     use crate::segment::segment_filter::SegmentFilter;
-    use crate::types::KeyspaceNumber;
 
     /// A few bytes on disk that say that they are a MiB, named by a filter many times.
     #[test]
@@ -431,5 +663,26 @@ mod compressed {
         let filter = SegmentFilter::new(1, vec![node; 4]);
         assert!(!filter.denies(pages, 7) && !filter.is_at_hand());
         assert!(pages.budget().part(MemoryPart::Filters) == 0);
+    }
+
+    /// The same of a piece, of which each leaf that it is for takes its part along.
+    #[test]
+    fn a_filter_piece_that_holds_more_than_its_pages_is_damage() {
+        let engine = with_last_level();
+        let (pages, keyspace, all) = (&engine.core.pages, engine.keyspace, KeyRange::all());
+        let state = engine.core.state();
+        let last = state.levels_of(keyspace).unwrap().last().unwrap().clone();
+        let slot = FilterSlot { piece: 0, first_line: 0, lines: 4096 };
+        let read = |codec| {
+            let piece = piece_of(&engine, codec, &[0; 256 << 10]);
+            let root = tree_with_filter(&engine, 0, piece, slot);
+            let stretch = load_stretch(pages, keyspace, &root, &all, u64::MAX, &mut |_| Ok(true));
+            let segment = Arc::new(Segment { points: Some(root), ranges: None, ..(*last).clone() });
+            let number = SequenceNumber::MAX;
+            let answer = ask_segment(pages, &segment, keyspace, &key(1), 0, number);
+            [stretch.map(|_| ()), answer.map(|_| ())]
+        };
+        assert!(read(Codec::Plain).iter().all(Result::is_ok));
+        assert!(read(Codec::Zstd { level: 1 }).iter().all(is_damage));
     }
 }

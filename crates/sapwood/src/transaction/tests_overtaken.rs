@@ -6,7 +6,7 @@ use super::tests_rules::{Engine, above_count, key, open, planned, read, with_a_l
 use crate::merge::debt::Pressure;
 use crate::merge::passed_over::PassedOver;
 use crate::merge::plan::plan_from;
-use crate::merge::promote::promote;
+use crate::merge::promote::{Plan, promote};
 use crate::merge::step::{begin_writing, flush_sealed, wait_until_idle};
 use crate::merge::verify::{Activity, verify_with};
 use crate::options::Durability;
@@ -15,6 +15,7 @@ use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::node::read_parent;
 use crate::segment::tree_diff::add_differing;
 use crate::state::catalogue::KeyspaceSettings;
+use crate::state::damaged::Work;
 use crate::state::join::join_tombstones;
 use crate::state::{ReadPoint, State};
 use crate::storage::{CrashPlan, OperationKind};
@@ -75,6 +76,34 @@ fn what_is_newer_than_a_segment_above_does_not_go_below_it() {
     }
     engine.check();
     drop(before);
+    wait_until_idle(&core).unwrap();
+    engine.check();
+}
+
+/// Of many threads one or another has always a step of the level above under way.
+#[test]
+fn a_set_begins_its_segment_beside_a_step_of_the_level_above() {
+    let mut engine = with_a_large_last_level();
+    let core = engine.core.clone();
+    for round in 0..5 {
+        for _ in 0..8 {
+            engine.young((1_000..1_040).chain(9_000..9_020), &[round + 2; 200]);
+        }
+        while round < 4 && !core.state().young.is_empty() {
+            promote(&core, planned(&core, Pressure::Writing).unwrap()).unwrap();
+        }
+    }
+    assert_eq!(above_count(&engine), 4);
+    let mut plans = Vec::new();
+    while let Some(plan) = planned(&core, Pressure::Writing) {
+        plans.push(plan);
+    }
+    let has = |work| plans.iter().any(|plan: &Plan| plan.task().1 == work);
+    assert!(has(Work::Above) && has(Work::Young), "{} plans", plans.len());
+    for plan in plans.into_iter().rev() {
+        promote(&core, plan).unwrap();
+        engine.check();
+    }
     wait_until_idle(&core).unwrap();
     engine.check();
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::blocks::live_blocks;
 use crate::error::Result;
-use crate::merge::lists::read_dead_blocks;
+use crate::merge::lists::visit_dead_blocks;
 use crate::page::BlockList;
 use crate::state::{Core, State};
 use crate::sync::Arc;
@@ -109,8 +109,9 @@ impl HeldCheck {
         let dead = core.held.blocks();
         let mut lists = BlockList::new();
         dead.written.iter().for_each(|node| lists.insert(node.block()));
-        let blocks = read_dead_blocks(&core.pages, &dead)?.into_iter();
-        let named = blocks.filter(|block| !lists.contains(*block));
+        let mut blocks = Vec::new();
+        visit_dead_blocks(&core.pages, &dead, |block| blocks.push(block))?;
+        let named = blocks.into_iter().filter(|block| !lists.contains(*block));
         let mut listed: Vec<u64> = named.flat_map(|block| block.first.0..block.end().0).collect();
         let mut held: Vec<u64> = self.uses.keys().copied().collect();
         held.retain(|page| !live.contains_page(crate::types::PageNumber(*page)));

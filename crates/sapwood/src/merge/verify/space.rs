@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::Activity;
 use super::problem::{Problem, Problems};
 use crate::error::{Error, Structure};
-use crate::merge::lists::read_dead_blocks;
-use crate::page::{Block, BlockList};
+use crate::merge::lists::visit_dead_blocks;
+use crate::page::{Block, BlockList, Charge, MemoryPart, PageManager, PageSet};
 use crate::state::{Core, State};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
@@ -31,7 +31,7 @@ pub struct StateOwners {
 #[derive(Debug)]
 pub struct Moment {
     pub state: Arc<State>,
-    pub referenced: BlockList,
+    pub referenced: PageSet,
     pub log: Vec<Block>,
 }
 
@@ -41,7 +41,7 @@ impl Moment {
     pub fn take(core: &Core) -> Moment {
         let own = core.durable.hold_own_blocks();
         let _install = core.install_order.lock();
-        let referenced = core.pages.allocator().referenced_list();
+        let referenced = core.pages.allocator().referenced_set();
         Moment { state: core.state(), referenced, log: own.log() }
     }
 }
@@ -57,21 +57,27 @@ fn report(problems: &mut Problems, pages: &BlockList, text: &str) {
     }
 }
 
+/// So many sets of pages are held at a time.
+const SETS: u64 = 3;
+
+/// The memory that checking a file takes: a bit for each page in each set.
+pub fn charge_sets(pages: &PageManager) -> Charge {
+    pages.budget().charge(MemoryPart::Other, SETS * pages.file_pages() / 8)
+}
+
 /// Compares what the walk found, and `others`, with the map. With unreadable nodes the walk is not
 /// complete, so pages that it did not meet are no problem.
 pub fn check_referenced(
-    live: &BlockList,
-    referenced: &BlockList,
+    live: PageSet,
+    referenced: &PageSet,
     others: &[Block],
     unreadable: u64,
     problems: &mut Problems,
 ) {
-    let mut used = live.clone();
+    let mut used = live;
     for block in others {
-        if used.intersects(*block) {
-            let both: BlockList = one(*block).difference(&one(*block).difference(&used));
-            report(problems, &both, "used by a segment and by the log or the state");
-        }
+        let both = used.within(*block);
+        report(problems, &both, "used by a segment and by the log or the state");
         used.insert_any(*block);
     }
     report(problems, &used.difference(referenced), "in use, but free in the map");
@@ -79,12 +85,6 @@ pub fn check_referenced(
         let leaked = referenced.difference(&used);
         report(problems, &leaked, "leaked: used in the map, but by nothing");
     }
-}
-
-fn one(block: Block) -> BlockList {
-    let mut list = BlockList::new();
-    list.insert_any(block);
-    list
 }
 
 fn intersection(a: &BlockList, b: &BlockList) -> BlockList {
@@ -116,25 +116,25 @@ impl Look {
         let pending = core.pending.blocks();
         let named = core.log_named.blocks();
         let named_dead = core.log_named.dead_blocks();
-        let referenced = allocator.referenced_list();
-        let given = allocator.given_list();
+        let mut owned = allocator.referenced_set();
+        let given = allocator.given_set();
         drop((install, at_rest));
         let mut look = Look::default();
-        let mut owned = referenced.clone();
-        // What is written of them is read outside the lock, and stays there until it is.
-        let held = read_dead_blocks(&core.pages, &held).unwrap_or_else(|error| {
-            look.unreadable = Some(error);
-            held.blocks.clone()
-        });
-        let own = own.iter().filter(|block| !referenced.contains(**block));
-        let dead = of_transactions.iter().map(|dead| &dead.block);
-        for block in held.iter().chain(dead).chain(&named_dead).chain(&pending).chain(own) {
+        let is_referenced =
+            |block: &&Block| owned.within(**block).page_count() == u64::from(block.pages);
+        let own: Vec<Block> = own.iter().filter(|block| !is_referenced(block)).copied().collect();
+        let mut own_once = |block: Block| {
             look.held_pages += u64::from(block.pages);
-            if owned.intersects(*block) {
-                look.double = look.double.union(&intersection(&owned, &one(*block)));
+            if owned.intersects(block) {
+                look.double = look.double.union(&owned.within(block));
             }
-            owned.insert_any(*block);
-        }
+            owned.insert_any(block);
+        };
+        // What is written of them is read outside the lock, and stays there until it is.
+        let unreadable = visit_dead_blocks(&core.pages, &held, &mut own_once).err();
+        let dead = of_transactions.iter().map(|dead| &dead.block);
+        dead.chain(&named_dead).chain(&pending).chain(&own).for_each(|block| own_once(*block));
+        look.unreadable = unreadable;
         // What the log names is besides in a memtable, in the state, or dead already.
         named.iter().for_each(|block| owned.insert_any(*block));
         look.missing = owned.difference(&given);

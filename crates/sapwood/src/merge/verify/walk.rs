@@ -11,7 +11,7 @@ use super::problem::{Problem, Problems};
 use super::read::Unread;
 use super::sidecar::Sidecar;
 use crate::error::Structure;
-use crate::page::{Block, BlockList, FLAG_WIDE_SLOTS, NodeKind, NodeRef, PageManager};
+use crate::page::{Block, BlockList, FLAG_WIDE_SLOTS, NodeKind, NodeRef, PageManager, PageSet};
 use crate::segment::descriptor::{Segment, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::node::TreeKind;
@@ -43,7 +43,7 @@ pub struct WalkCounts {
     pub given_up: u64,
     /// What they are if a state references them still; not more than are listed of problems.
     pub unjudged: Vec<Problem>,
-    pub live: BlockList,
+    pub live: PageSet,
 }
 
 /// See the module.

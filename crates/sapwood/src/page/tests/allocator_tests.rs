@@ -420,6 +420,12 @@ fn the_maps_count_in_the_budget() {
     allocator.allocate(60, 60).unwrap();
     allocator.allocate(60, 60).unwrap();
     assert_eq!(budget.part(MemoryPart::FreeMaps), 3 * before);
+    // Copies for a state in the making count besides.
+    let captured = allocator.capture(&[]);
+    assert_eq!(captured.changed_count(), 3);
+    assert_eq!(2 * budget.part(MemoryPart::FreeMaps), 9 * before);
+    allocator.captured_failed(captured);
+    assert_eq!(budget.part(MemoryPart::FreeMaps), 3 * before);
     drop(allocator);
     assert_eq!(budget.used(), 0);
 }

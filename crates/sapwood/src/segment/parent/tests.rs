@@ -45,6 +45,25 @@ struct Model {
     lists: Vec<NodeRef>,
 }
 
+/// So that each leaf's filter lies behind that of the leaf before it.
+fn in_order(children: &mut Children) {
+    let slots = || children.values().filter_map(|child| child.filter);
+    let mut pieces: Vec<u32> = slots().map(|slot| slot.piece).collect();
+    pieces.sort_unstable();
+    let mut end = (0, 0);
+    let slots = children.values_mut().filter_map(|child| child.filter.as_mut());
+    for (slot, piece) in slots.zip(pieces) {
+        if piece != end.0 {
+            end = (piece, 0);
+        }
+        // Of thirty the last one still ends below 2^32.
+        slot.piece = piece;
+        slot.first_line = end.1 + slot.first_line % (1 << 26);
+        slot.lines = slot.lines % (1 << 26) + 1;
+        end.1 = slot.first_line + slot.lines;
+    }
+}
+
 /// So that nothing of a sidecar lies over another.
 fn apart(references: &mut [NodeRef], from: u64) {
     for (index, reference) in (from..).zip(references) {
@@ -61,11 +80,14 @@ fn model() -> impl Strategy<Value = Model> {
             let key = prop_oneof![vec(0_u8..3, 0..7), vec(any::<u8>(), 0..9)];
             let children =
                 btree_map(key, child(lowest, pieces.len() as u32), pieces.len().max(1)..30);
-            children.prop_map(move |children| Model {
-                height,
-                children,
-                pieces: if lowest { pieces.clone() } else { Vec::new() },
-                lists: if lowest { lists.clone() } else { Vec::new() },
+            children.prop_map(move |mut children| {
+                in_order(&mut children);
+                Model {
+                    height,
+                    children,
+                    pieces: if lowest { pieces.clone() } else { Vec::new() },
+                    lists: if lowest { lists.clone() } else { Vec::new() },
+                }
             })
         },
     )
@@ -203,7 +225,7 @@ fn small_model(height: u8) -> Model {
         checksum: 0xdead_beef,
     };
     let lowest = height == 1;
-    let slot = FilterSlot { piece: 0, first_line: 3, lines: 2 };
+    let slot = |n: u64| FilterSlot { piece: 0, first_line: 3 + n as u32 * 2, lines: 2 };
     let child = |n: u64| Child {
         reference: reference(n),
         entries: 130,
@@ -214,7 +236,7 @@ fn small_model(height: u8) -> Model {
         } else {
             Below::Parent { pages: 400, leaves: 64, overflow: n == 2 }
         },
-        filter: (lowest && n < 2).then_some(slot),
+        filter: (lowest && n < 2).then_some(slot(n)),
         dictionary: (n == 2).then_some(5),
     };
     let keys = [&b""[..], b"sepaaa", b"sepbbbbb"];
@@ -294,4 +316,32 @@ fn check_refuses_what_a_parent_may_not_say() {
     assert!(problem(&|m| first(m, slot(1, 1))).unwrap_err().contains("not there"));
     assert!(problem(&|m| first(m, slot(0, 0))).unwrap_err().contains("no lines"));
     assert!(problem(&|m| m.lists.clear()).unwrap_err().contains("no list"));
+}
+
+/// Leaves that all named one piece as their own had a step take it up once for each.
+#[test]
+fn filters_of_leaves_follow_one_another_in_their_pieces() {
+    let problem = |slots: &[Option<(u32, u32, u32)>]| {
+        let mut builder = ParentBuilder::new(1);
+        for page in [1000, 1002] {
+            builder.push_piece(plain_child(page).reference);
+        }
+        for (index, slot) in (0..).zip(slots) {
+            let named = |(piece, first_line, lines)| FilterSlot { piece, first_line, lines };
+            let child = Child { filter: slot.map(named), ..plain_child(u64::from(index)) };
+            builder.push(&[index], &child);
+        }
+        let mut content = Vec::new();
+        let wide = builder.finish(&mut content).unwrap().wide;
+        Parent::parse(&content, 1, wide).unwrap().check().err().map(|problem| problem.0)
+    };
+    assert_eq!(problem(&[Some((0, 0, 4)), None, Some((0, 4, 3)), Some((1, 0, 1))]), None);
+    assert_eq!(problem(&[Some((0, 7, 4)), Some((0, 20, 3)), None, Some((1, 2, 1))]), None);
+    assert_eq!(problem(&[None, Some((1, 0, u32::MAX)), Some((1, u32::MAX, u32::MAX))]), None);
+    let over = Some("leaves' filters lie one over the other, or out of order");
+    assert_eq!(problem(&[Some((0, 0, 4)), Some((0, 0, 4))]), over);
+    assert_eq!(problem(&[Some((0, 0, 4)), None, Some((0, 3, 1))]), over);
+    assert_eq!(problem(&[Some((0, 4, 1)), Some((0, 0, 4))]), over);
+    assert_eq!(problem(&[Some((1, 0, 1)), Some((0, 0, 1))]), over);
+    assert_eq!(problem(&[Some((0, 1, u32::MAX)), Some((0, u32::MAX, 1))]), over);
 }
