@@ -353,6 +353,51 @@ fn a_durable_state_that_others_make_beside_a_failed_step_is_looked_at() {
     full.check();
 }
 
+/// The same when another thread has held a state while it looked for something to do, and has let
+/// go of it: what that alone needed is free, and no durable state had to be made for it.
+#[test]
+fn what_comes_free_beside_a_failed_step_is_looked_at() {
+    let mut full = Full::new(31);
+    full.storage.set_capacity(16 << 20);
+    let flush_three = |full: &mut Full| {
+        for _ in 0..900 {
+            let (key, value) = (full.random.next_u64().to_be_bytes(), full.value(500));
+            full.keyspace.put(key, value).unwrap();
+            full.keys.push(key.to_vec());
+            if full.keys.len() % 300 == 0 {
+                full.database.flush().unwrap();
+            }
+        }
+    };
+    (0..3).for_each(|_| flush_three(&mut full));
+    let held = Cell::new(Some(full.core.state()));
+    full.database.wait_until_idle().unwrap();
+    flush_three(&mut full);
+    assert!(full.core.state().young.len() > 1 && full.core.held.stats().pages > 0);
+    let taken = take_all(&full);
+    let (core, failures) = (full.core.clone(), full.core.background.failure_count());
+    let (is_inside, has_come) = (Cell::new(false), Rc::new(Cell::new(false)));
+    let comes = has_come.clone();
+    let before = set_hook(Some(Rc::new(move || {
+        if comes.get() || is_inside.replace(true) {
+            return;
+        }
+        let is_over = core.background.running.load(Ordering::Acquire) == 0;
+        if is_over && core.background.failure_count() > failures {
+            comes.set(true);
+            drop(held.take());
+        }
+        is_inside.set(false);
+    })));
+    let waited = full.database.wait_until_idle();
+    set_hook(before);
+    assert!(has_come.get(), "no step has failed");
+    waited.unwrap();
+    assert!(full.core.state().young.is_empty());
+    taken.into_iter().for_each(|block| full.core.pages.free(block));
+    full.check();
+}
+
 /// What a flush has no place for is not waited for: merges go on, and may make one.
 #[test]
 fn a_step_is_made_behind_a_flush_that_has_no_place() {

@@ -631,10 +631,10 @@ pub(super) fn turn(core: &Arc<Core>, run: impl FnOnce(&Arc<Core>) -> Result<Step
     // A step that another thread has made meanwhile may have left something to do that could not
     // be done beside it; a durable state may have given space back, and so may the end of one that
     // found nothing to do, but held a state while it looked.
+    let nothing_made =
+        core.background.steps.load(Ordering::Acquire) == steps && core.durable.mark() == durable;
     core.collect_released();
-    let is_as_before = core.background.steps.load(Ordering::Acquire) == steps
-        && core.durable.mark() == durable
-        && core.held.stats() == held;
+    let is_as_before = nothing_made && core.held.stats() == held;
     Ok(if is_as_before { Turn::Nothing(refused) } else { Turn::Waited(refused) })
 }
 
