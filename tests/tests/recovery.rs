@@ -123,6 +123,40 @@ fn a_making_that_is_cut_short_twice_is_begun_again() {
     }
 }
 
+/// A kill leaves what it had begun in the system's cache, and the power fails in the next making:
+/// then the lengths of both were on their way to the disk, and any of them came last.
+#[test]
+fn a_making_behind_one_that_was_killed_is_begun_again() {
+    let mut kills = 0;
+    loop {
+        let storage = SimulatedStorage::new();
+        let killed = Arc::new(Mutex::new(None));
+        let (of, kept, at) = (storage.clone(), Arc::clone(&killed), kills);
+        storage.on_operation(Box::new(move |operation| {
+            if operation.index == at {
+                *kept.lock() = Some(of.kill());
+            }
+        }));
+        let opened = Setup::tiny().open_on(Arc::new(storage.clone()));
+        storage.clear_on_operation();
+        let Some(storage) = killed.lock().take() else { break };
+        drop(opened);
+        kills += 1;
+        let copies = Arc::new(Mutex::new(Vec::new()));
+        let (before, of) = (Arc::clone(&copies), storage.clone());
+        storage.on_operation(Box::new(move |operation| {
+            let seeds = (0..4).map(|seed| 100 * operation.index + seed);
+            before.lock().extend(seeds.map(|seed| of.crash_copy(CrashPlan::Random(seed))));
+        }));
+        drop(open(&storage));
+        storage.clear_on_operation();
+        for copy in std::mem::take(&mut *copies.lock()) {
+            open(&copy).keyspace("a").unwrap().put("key", "value").unwrap();
+        }
+    }
+    assert!(kills > 10, "{kills} kills");
+}
+
 /// What power cuts leave while the file is opened: between two syncs all or nothing of the writes;
 /// in the middle of each synced write also its first bytes, and zeros or garbage behind them.
 fn makings(storage: &SimulatedStorage) -> Vec<SimulatedStorage> {

@@ -362,9 +362,12 @@ fn read_unit(storage: &dyn Storage, slot_number: u16) -> Result<(Unit, SlotRead)
 /// the mark: of a mark whose write was cut short anything may be left. And before that, nothing:
 /// what an earlier making has left where slot 1 goes would not be zeros beside a torn mark. Of the
 /// two lengths any may be on disk after a crash: the earlier mark is whole then, or all are zeros.
+/// So that there are but two, what an earlier making has left on its way to the disk goes first:
+/// one of its lengths, come last, would leave zeros that are no mark's.
 pub fn write_making_mark(storage: &dyn Storage) -> Result<()> {
     storage
-        .set_length(0)
+        .sync_data()
+        .and_then(|()| storage.set_length(0))
         .and_then(|()| storage.set_length(MAKING_BYTES))
         .and_then(|()| storage.sync_data())
         .and_then(|()| storage.write_sync_at(0, &MAKING_MARK))
