@@ -12,7 +12,9 @@ use sapwood::state::durable::{Purpose, make_durable};
 use sapwood::storage::{CrashPlan, MemoryStorage, OperationKind, SimulatedStorage, Storage};
 use sapwood::sync::atomic::{AtomicU64, Ordering};
 use sapwood::sync::{Arc, Clock, Mutex, Random};
-use sapwood::{Builder, Compression, Database, Durability, Error, Keyspace, KeyspaceOptions};
+use sapwood::{
+    Builder, Compression, Database, Durability, Error, Keyspace, KeyspaceOptions, PageNumber,
+};
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -140,10 +142,17 @@ fn large_values_of_a_lone_leaf_in_the_tail_move_too() {
     drop(many);
     database.drop_keyspace("many").unwrap();
     steps();
+    let core = database.core().unwrap();
+    core.pages.allocator().set_ceiling(Some(PageNumber(2000)));
     for n in 0..4_u32 {
         few.put(n.to_be_bytes(), "small").unwrap();
         steps();
     }
+    core.pages.allocator().set_ceiling(None);
+    let state = core.state();
+    let leaf = state.levels.values().last().unwrap().last().unwrap().points.clone().unwrap();
+    assert!(leaf.height == 0 && leaf.reference.page.0 < 2000, "{leaf:?}");
+    drop(state);
     assert_small(&database, &*storage, "one leaf is left, and its value");
     assert!(few.get("large").unwrap().unwrap() == value.as_slice());
 }

@@ -375,7 +375,8 @@ impl Model {
         state
     }
 
-    /// The longest allowed prefix whose content is `found`.
+    /// The longest allowed prefix whose content is `found`. What was begun and is forgotten is in
+    /// none, also where a life had ended before it was known not to have happened.
     ///
     /// # Errors
     /// What differs from the longest one, when `found` is no allowed prefix.
@@ -384,6 +385,8 @@ impl Model {
         found: &State,
         allowed: std::ops::RangeInclusive<usize>,
     ) -> Result<usize, String> {
+        let last = self.knowledge.begun.min(*allowed.end());
+        let allowed = *allowed.start()..=last.max(*allowed.start());
         let mut state = self.state_at(*allowed.start());
         let mut best = None;
         for prefix in allowed.clone() {
@@ -451,6 +454,18 @@ mod tests {
             model.acknowledge(durability, Duration::from_millis(100));
         }
         model
+    }
+
+    /// A commit that was refused after the end of the life that had heard of it: counted as one
+    /// that was found, it would have been another one's number.
+    #[test]
+    fn what_was_forgotten_is_in_no_prefix() {
+        let mut model = model();
+        model.begin(put("4", "v"));
+        let allowed = model.knowledge().allowed(Ending::Kill);
+        model.forget();
+        let found = model.state_at(4);
+        assert_eq!(model.find_prefix(&found, allowed), Ok(4));
     }
 
     #[test]

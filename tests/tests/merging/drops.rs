@@ -158,26 +158,6 @@ fn a_crash_between_two_steps_of_a_drop_goes_on_where_it_was() {
     assert!(most - least <= most / 4, "{ends:?} pages are left");
 }
 
-/// Nobody writes after the open.
-#[test]
-fn whoever_waits_for_rest_after_an_open_waits_for_the_rest_of_a_drop() {
-    let storage = SimulatedStorage::new();
-    let mut lab = Lab::open_on(Arc::new(storage.clone()));
-    fill(&mut lab, 12_000);
-    drop_first(&mut lab);
-    let mut opens = 0;
-    while is_leaving(&lab) {
-        lab.database.flush().unwrap();
-        let opened = Lab::open_on(Arc::new(storage.crash_copy(CrashPlan::KeepAll)));
-        assert!(is_leaving(&opened));
-        opened.database.wait_until_idle().unwrap();
-        assert!(!is_leaving(&opened), "after {opens} steps");
-        opens += 1;
-        assert!(lab.database.run_step().unwrap());
-    }
-    assert!(opens > 2, "{opens} opens");
-}
-
 #[test]
 fn every_read_of_a_drop_may_fail_and_the_step_is_made_again() {
     let storage = SimulatedStorage::new();

@@ -15,11 +15,11 @@ use crate::state::reserve::{Brings, has_room, set_short};
 use crate::state::{Core, Cut};
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
-use crate::types::{KeyspaceNumber, SequenceNumber};
+use crate::types::SequenceNumber;
 
 use super::adopt;
 use super::debt::Pressure;
-use super::drop_keyspace::{drop_keyspace_step, is_leaving};
+use super::drop_keyspace::drop_keyspace_step;
 use super::flush;
 use super::install::{Change, install};
 use super::lists::lists_step;
@@ -342,10 +342,8 @@ fn merge_step(core: &Arc<Core>, pressure: Pressure, passed_over: &mut PassedOver
 fn has_merge_work(core: &Core, pressure: Pressure) -> bool {
     let state = core.state();
     let has_above = || state.levels.values().any(|levels| levels.above().next().is_some());
-    let leaves = |keyspace: &KeyspaceNumber| is_leaving(&state, *keyspace);
     super::debt::young_are_due(state.young.len(), pressure)
         || pressure == Pressure::Quiet && has_above()
-        || state.levels.keys().any(leaves)
 }
 
 /// What is asked of merging now.
