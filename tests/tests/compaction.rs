@@ -277,7 +277,7 @@ fn ranges_may_be_compacted_between_the_steps_of_merges() {
                     );
                 }
                 _ if random.one_in(3) => {
-                    hand.advance(std::time::Duration::from_secs(1));
+                    hand.advance(Duration::from_secs(1));
                     database.wait_until_idle().unwrap();
                 }
                 _ if kept.len() < 3 => kept.push((database.snapshot().unwrap(), models.clone())),

@@ -364,7 +364,7 @@ fn what_comes_free_beside_a_failed_step_is_looked_at() {
             let (key, value) = (full.random.next_u64().to_be_bytes(), full.value(500));
             full.keyspace.put(key, value).unwrap();
             full.keys.push(key.to_vec());
-            if full.keys.len() % 300 == 0 {
+            if full.keys.len().is_multiple_of(300) {
                 full.database.flush().unwrap();
             }
         }
