@@ -314,6 +314,30 @@ fn take_all(full: &Full) -> Vec<Block> {
     std::iter::from_fn(|| allocator.allocate(1, 0).ok()).collect()
 }
 
+/// Waits for rest, for which a step is to fail at first: `act` comes between its end and the look
+/// around of who made it, as another thread might.
+fn wait_beside(full: &Full, act: impl Fn() + 'static) {
+    let (core, failures) = (full.core.clone(), full.core.background.failure_count());
+    let (is_inside, has_come) = (Cell::new(false), Rc::new(Cell::new(false)));
+    let comes = has_come.clone();
+    let before = set_hook(Some(Rc::new(move || {
+        if comes.get() || is_inside.replace(true) {
+            return;
+        }
+        let is_over = core.background.running.load(Ordering::Acquire) == 0;
+        if is_over && core.background.failure_count() > failures {
+            comes.set(true);
+            act();
+        }
+        is_inside.set(false);
+    })));
+    let waited = full.database.wait_until_idle();
+    set_hook(before);
+    assert!(has_come.get(), "no step has failed");
+    waited.unwrap();
+    assert!(full.core.state().young.is_empty());
+}
+
 /// A step finds no space; before who made it looks around, another thread has had space come back,
 /// and a state is durable. That was no step, and nobody is at work any more: whoever waited for
 /// merging was told that there is no space, when there was.
@@ -330,26 +354,11 @@ fn a_durable_state_that_others_make_beside_a_failed_step_is_looked_at() {
     }
     assert!(full.core.state().young.len() > 1, "nothing is to be merged");
     let taken = Cell::new(take_all(&full));
-    let (core, failures) = (full.core.clone(), full.core.background.failure_count());
-    let (is_inside, has_come) = (Cell::new(false), Rc::new(Cell::new(false)));
-    let comes = has_come.clone();
-    let before = set_hook(Some(Rc::new(move || {
-        if comes.get() || is_inside.replace(true) {
-            return;
-        }
-        let is_over = core.background.running.load(Ordering::Acquire) == 0;
-        if is_over && core.background.failure_count() > failures {
-            comes.set(true);
-            taken.take().into_iter().for_each(|block| core.pages.free(block));
-            make_durable(&core, Purpose::Running).unwrap();
-        }
-        is_inside.set(false);
-    })));
-    let waited = full.database.wait_until_idle();
-    set_hook(before);
-    assert!(has_come.get(), "no step has failed");
-    waited.unwrap();
-    assert!(full.core.state().young.is_empty());
+    let core = full.core.clone();
+    wait_beside(&full, move || {
+        taken.take().into_iter().for_each(|block| core.pages.free(block));
+        make_durable(&core, Purpose::Running).unwrap();
+    });
     full.check();
 }
 
@@ -375,25 +384,7 @@ fn what_comes_free_beside_a_failed_step_is_looked_at() {
     flush_three(&mut full);
     assert!(full.core.state().young.len() > 1 && full.core.held.stats().pages > 0);
     let taken = take_all(&full);
-    let (core, failures) = (full.core.clone(), full.core.background.failure_count());
-    let (is_inside, has_come) = (Cell::new(false), Rc::new(Cell::new(false)));
-    let comes = has_come.clone();
-    let before = set_hook(Some(Rc::new(move || {
-        if comes.get() || is_inside.replace(true) {
-            return;
-        }
-        let is_over = core.background.running.load(Ordering::Acquire) == 0;
-        if is_over && core.background.failure_count() > failures {
-            comes.set(true);
-            drop(held.take());
-        }
-        is_inside.set(false);
-    })));
-    let waited = full.database.wait_until_idle();
-    set_hook(before);
-    assert!(has_come.get(), "no step has failed");
-    waited.unwrap();
-    assert!(full.core.state().young.is_empty());
+    wait_beside(&full, move || drop(held.take()));
     taken.into_iter().for_each(|block| full.core.pages.free(block));
     full.check();
 }
