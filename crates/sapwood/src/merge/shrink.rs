@@ -321,7 +321,7 @@ fn move_nodes(core: &Arc<Core>, keyspace: KeyspaceNumber, from: Vec<u8>) -> Resu
     Ok(Moved::All)
 }
 
-/// Something of a keyspace cannot be read. (What cannot be written has stopped all.)
+/// Something of a keyspace cannot be read, or its copy not be written, and writing goes on.
 fn is_of_keyspace(core: &Core, error: &Error) -> bool {
     error.is_corruption() || matches!(error, Error::Io { .. }) && !core.has_stopped()
 }
