@@ -32,7 +32,8 @@ struct Inner {
     under_way: Vec<Ticket>,
     /// How many have begun.
     begun: u64,
-    has_failed: bool,
+    /// How the first that was not well ended.
+    failure: Option<Failure>,
     counts: SyncCounts,
 }
 
@@ -54,12 +55,29 @@ pub struct SyncCounts {
     pub longest: Duration,
 }
 
-/// A sync under way; one that panics has failed.
+/// How a sync ended that was not well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    Failed,
+    Panicked,
+}
+
+impl Failure {
+    fn error(self) -> io::Error {
+        io::Error::other(match self {
+            Failure::Failed => "another sync of the file has failed",
+            Failure::Panicked => "another sync of the file has panicked",
+        })
+    }
+}
+
+/// A sync under way.
 struct UnderWay<'a> {
     gate: &'a SyncGate,
     ticket: Ticket,
     begun: Duration,
-    is_well: bool,
+    /// What it is until it comes back: it panics.
+    failure: Option<Failure>,
 }
 
 impl SyncGate {
@@ -85,7 +103,7 @@ impl SyncGate {
     pub fn run_unsettled(&self, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut under_way = self.begin();
         let result = sync();
-        under_way.is_well = result.is_ok();
+        under_way.failure = result.as_ref().err().map(|_| Failure::Failed);
         result
     }
 
@@ -99,13 +117,10 @@ impl SyncGate {
         let begun = inner.begun;
         // A thread's own, outside of this one, ends only when this one has.
         let is_awaited = |other: &Ticket| other.number < begun && other.thread != thread;
-        while !inner.has_failed && inner.under_way.iter().any(is_awaited) {
+        while inner.failure.is_none() && inner.under_way.iter().any(is_awaited) {
             self.ended.wait(&mut inner);
         }
-        match inner.has_failed {
-            true => Err(io::Error::other("another sync of the file has failed")),
-            false => Ok(()),
-        }
+        inner.failure.map_or(Ok(()), |failure| Err(failure.error()))
     }
 
     fn begin(&self) -> UnderWay<'_> {
@@ -114,7 +129,7 @@ impl SyncGate {
         let ticket = Ticket { number: inner.begun, thread: current_id() };
         inner.begun += 1;
         inner.under_way.push(ticket);
-        UnderWay { gate: self, ticket, begun, is_well: false }
+        UnderWay { gate: self, ticket, begun, failure: Some(Failure::Panicked) }
     }
 
     /// What was counted so far.
@@ -128,7 +143,7 @@ impl Drop for UnderWay<'_> {
         let took = self.gate.clock.now().saturating_sub(self.begun);
         let mut inner = self.gate.inner.lock();
         inner.under_way.retain(|other| *other != self.ticket);
-        inner.has_failed |= !self.is_well;
+        inner.failure = inner.failure.or(self.failure);
         inner.counts.count += 1;
         inner.counts.total += took;
         inner.counts.longest = inner.counts.longest.max(took);
@@ -177,7 +192,8 @@ mod tests {
         let gate = SyncGate::new(Clock::real());
         let panics = || gate.run(|| panic!("in the storage"));
         assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
-        assert!(gate.run(|| Ok(())).is_err());
+        let error = gate.run(|| Ok(())).unwrap_err().to_string();
+        assert!(error.contains("another sync of the file has panicked"), "{error}");
     }
 
     #[test]
