@@ -2,7 +2,8 @@
 //!
 //! *Guarantees*: what is taken apart is complete: each leaf brings its filter and its overflow
 //! values, so that it can be referenced again without being read. What is taken up so is bounded
-//! by the pages that were asked for, whatever the parents above say, and by those of the file.
+//! by the pages that were asked for: a parent with more below it than is said of it above is damage;
+//! and by those of the file.
 
 use crate::error::{Error, Result, Structure};
 use crate::page::{Block, NodeRef, PageManager};
@@ -83,7 +84,7 @@ impl Collect<'_> {
                 self.has_ended = true;
                 return Ok(());
             }
-            // Whatever it says of what lies below: each is read whole.
+            // Each is read whole, also one of which is said that nothing lies below.
             let pages = pages_below(child).max(u64::from(reference.pages));
             self.collected = self.collected.saturating_add(pages);
             self.parents.push(LowestParent { reference, birth, range, pages });
@@ -157,21 +158,14 @@ pub fn load_stretch(
         let more = take_apart(pages, keyspace, parent, &mut stretch)?;
         taken = taken.saturating_add(more.max(u64::from(parent.reference.pages)));
         if taken > pages.file_pages() {
-            return Err(beyond_file(parent, keyspace));
-        }
-        // The parents above may have said less.
-        if taken >= pages_max {
-            stretch.range.end.clone_from(&parent.range.end);
-            break;
+            return Err(damaged(parent, keyspace, "parents side by side name more than the file"));
         }
     }
     Ok(stretch)
 }
 
-/// What several parents name beside them would be taken up for each.
-fn beyond_file(parent: &LowestParent, keyspace: KeyspaceNumber) -> Error {
-    let problem = BlockProblem("parents side by side name more pages than the file has");
-    let damage = problem.corruption(Structure::Parent).at_page(parent.reference.page);
+fn damaged(parent: &LowestParent, keyspace: KeyspaceNumber, says: &'static str) -> Error {
+    let damage = BlockProblem(says).corruption(Structure::Parent).at_page(parent.reference.page);
     damage.in_keyspace(keyspace).into()
 }
 
@@ -222,6 +216,10 @@ fn take_apart(
         let overflow = overflow.get_mut(index).map(std::mem::take).unwrap_or_default();
         let values = overflow.iter().flat_map(|value| value.blocks.iter().copied());
         below = below.saturating_add(pages_of(values.chain([child.reference.block()])));
+        // Whoever asked for this parent has counted what is said of it above.
+        if below > parent.pages {
+            return Err(damaged(parent, keyspace, "it names more pages than is said of it"));
+        }
         let child = Child { birth: Some(birth), filter: None, ..child };
         stretch.leaves.push(LeafEntry { separator, child, filter, overflow });
     }

@@ -10,7 +10,7 @@ use crate::merge::compact::compact;
 use crate::merge::overflow_walk::overflow_blocks;
 use crate::merge::ranges::Fragments;
 use crate::merge::step::{sync, wait_until_idle};
-use crate::merge::stretch::{end_after, load_stretch};
+use crate::merge::stretch::{Side, end_after, load_stretch, lowest_beside};
 use crate::merge::verify::{Activity, verify_with};
 use crate::options::{Durability, Options};
 use crate::page::file_header::SLOT_BYTES;
@@ -169,14 +169,21 @@ fn tree_beside(
     let info = builder.finish(&mut content).unwrap();
     let spec = parent_spec(1, engine.keyspace, info.wide);
     let reference = engine.core.pages.put_unwritten(&spec, &content).unwrap();
-    let below = children.iter().map(|(_, child)| u64::from(child.reference.pages)).sum::<u64>();
+    let beside = pieces.iter().chain(lists).map(|node| u64::from(node.pages));
+    let leaves = children.iter().map(|(_, child)| match child.below {
+        Below::Leaf { overflow_pages } => {
+            overflow_pages.saturating_add(u64::from(child.reference.pages))
+        }
+        Below::Parent { .. } => 0,
+    });
+    let below = beside.chain(leaves).fold(0, u64::saturating_add);
     TreeRoot {
         reference,
         height: 1,
         birth: engine.core.state().epoch,
         entries: children.iter().map(|(_, child)| child.entries).sum(),
         tombstones: 0,
-        pages: u64::from(reference.pages) + below,
+        pages: below.saturating_add(u64::from(reference.pages)),
         leaves: children.len() as u64,
     }
 }
@@ -431,22 +438,37 @@ fn a_stretch_takes_up_no_more_filters_than_its_pages_hold() {
     let (pages, keyspace, all) = (&engine.core.pages, engine.keyspace, KeyRange::all());
     let piece = piece_of(&engine, Codec::Plain, &[0; 64 << 10]);
     let slot = FilterSlot { piece: 0, first_line: 0, lines: (64 << 10) / LINE_BYTES as u32 };
-    let mut builder = ParentBuilder::new(2);
     let roots = (0..100).map(|index| tree_with_filter(&engine, index * 10, piece, slot));
     let roots: Vec<TreeRoot> = roots.collect();
-    for (index, root) in (0..).zip(&roots) {
-        let below = Below::Parent { pages: 1, leaves: 1, overflow: false };
-        let leaf = leaf_of(&engine, EntryKind::Put, &[(1, None)]);
-        builder.push(&key(index * 10), &Child { reference: root.reference, below, ..leaf });
+    let above = |pages_said: u64| {
+        let mut builder = ParentBuilder::new(2);
+        for (index, root) in (0..).zip(&roots) {
+            let below = Below::Parent { pages: pages_said, leaves: 1, overflow: false };
+            let leaf = leaf_of(&engine, EntryKind::Put, &[(1, None)]);
+            builder.push(&key(index * 10), &Child { reference: root.reference, below, ..leaf });
+        }
+        let mut content = Vec::new();
+        let info = builder.finish(&mut content).unwrap();
+        let spec = parent_spec(2, keyspace, info.wide);
+        let reference = pages.put_unwritten(&spec, &content).unwrap();
+        TreeRoot { reference, height: 2, ..roots[0].clone() }
+    };
+    // Each is a leaf and 65 pages of its piece. What is said to be less is counted as less.
+    for pages_said in [0, 1, 65] {
+        let root = above(pages_said);
+        for goes_on in [false, true] {
+            let mut goes_on = |_: &KeyRange| Ok(goes_on);
+            let error = load_stretch(pages, keyspace, &root, &all, 1, &mut goes_on).unwrap_err();
+            let Error::Corruption(damage) = error else { panic!("{error}") };
+            assert_eq!(damage.page, Some(roots[0].reference.page));
+        }
+        let border = lowest_beside(pages, keyspace, &root, &key(10), Side::Behind);
+        assert!(is_damage(&border.unwrap().unwrap().into_stretch(pages, keyspace)));
     }
-    let mut content = Vec::new();
-    let info = builder.finish(&mut content).unwrap();
-    let reference = pages.put_unwritten(&parent_spec(2, keyspace, info.wide), &content).unwrap();
-    let root = TreeRoot { reference, height: 2, ..roots[0].clone() };
+    let root = above(66);
     let load = |pages_max| {
         load_stretch(pages, keyspace, &root, &all, pages_max, &mut |_: &KeyRange| Ok(true))
     };
-    // Each is a leaf and 65 pages of its piece.
     for (pages_max, parents) in [(1, 1), (66, 1), (67, 2), (200, 4)] {
         let stretch = load(pages_max).unwrap();
         assert_eq!(stretch.leaves.len(), parents as usize, "of {pages_max} pages");
