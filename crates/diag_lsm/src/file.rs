@@ -18,7 +18,7 @@ use sapwood::merge::verify::{LiveBlocks, Newer, NewerState, StateOwners, walk_bl
 use sapwood::page::file_header::{Slots, read_slots};
 use sapwood::page::{
     Block, MemoryBudget, OpenedState, PageManager, PageOptions, RegionEntry, SlotProblem,
-    StateLocation,
+    StateLocation, budget_for_maps,
 };
 use sapwood::segment::descriptor::Segment;
 use sapwood::state::Contents;
@@ -132,16 +132,19 @@ fn open_pages(
     read: &ReadState,
     regions: Vec<RegionEntry>,
 ) -> sapwood::Result<Arc<PageManager>> {
+    let in_file = storage.length().unwrap_or(0) / u64::from(read.layout.page_size);
+    let file_pages = read.manifest.file_pages.max(in_file);
+    // Whoever looks into a file wants to see it, however long it is.
+    let budget_bytes = BUDGET_BYTES.max(budget_for_maps(&read.layout, file_pages));
     let options = PageOptions {
         storage: storage.clone(),
         layout: read.layout,
-        budget: Arc::new(MemoryBudget::new(BUDGET_BYTES)),
+        budget: Arc::new(MemoryBudget::new(budget_bytes)),
         max_file_bytes: None,
     };
-    let in_file = storage.length().unwrap_or(0) / u64::from(read.layout.page_size);
     let counters = &read.manifest.counters;
     let state = OpenedState {
-        file_pages: read.manifest.file_pages.max(in_file),
+        file_pages,
         regions,
         next_stamp: counters.stamp_limit,
         stamp_limit: counters.stamp_limit,

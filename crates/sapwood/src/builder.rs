@@ -76,6 +76,12 @@ impl Builder {
     /// All memory that the database takes, in bytes: memtables, caches, filters, merge buffers and
     /// the rest. 256 MiB unless set; 4 MiB at least.
     ///
+    /// The maps of free pages take an eighth of it at most, so that a file has up to 2,000 times as
+    /// much, with pages of 4 KiB: a write that would need a longer one gives [`Error::NoSpace`].
+    ///
+    /// # Errors
+    /// `open` of a longer file gives [`Error::InvalidOption`], which says how much is enough.
+    ///
     /// # Examples
     /// ```
     /// # fn main() -> sapwood::Result<()> {

@@ -26,7 +26,7 @@ use super::node_header::NodeKind;
 use super::node_image::{ContentLengths, NodeSpec, append_node, verify_node};
 use super::page_set::PageSet;
 use super::region_entry::RegionEntry;
-use super::regions::{Growth, Region, Regions};
+use super::regions::{Growth, Region, Regions, budget_for_maps};
 use super::stamps::{StampCounter, StampUse, take_stamp};
 
 /// Taken under the allocator's own lock; what it counts may shrink the cache.
@@ -60,6 +60,8 @@ pub struct Allocator {
     /// The same of the free pages inside the file that count as room.
     room_pages: AtomicU64,
     max_file_bytes: AtomicU64,
+    /// The pages of a file for whose maps the memory budget is enough.
+    budget_pages: u64,
     blocks_asked: AtomicU64,
     blocks_returned: AtomicU64,
     pages_asked: AtomicU64,
@@ -140,6 +142,18 @@ impl CapturedMaps {
     }
 }
 
+/// The file's maps take more than their part of the memory budget.
+fn beyond_budget(layout: &Layout, storage: &dyn Storage, file_pages: u64) -> Error {
+    let bytes = file_pages.saturating_mul(u64::from(layout.page_size));
+    let detail = format!(
+        "the free maps of {}, which has {bytes} bytes, take more than an eighth of it; \
+         set it to {} at least",
+        storage.name(),
+        budget_for_maps(layout, file_pages)
+    );
+    Error::InvalidOption { option: "memory_budget", detail }
+}
+
 impl Allocator {
     /// Without maps, for whoever only reads: nothing is ever given out, and what is in use is not
     /// known. `problem` is why the maps cannot be read.
@@ -154,6 +168,10 @@ impl Allocator {
 
     /// Reads the maps that a state names; what it references is given out already. `file_pages` may
     /// be more than the state says, when the file has grown since.
+    ///
+    /// # Errors
+    /// `InvalidOption` that names the memory budget which is enough, when the maps of so long a file
+    /// take more than their part of this one; when a map is damaged or cannot be read.
     pub fn open(
         parts: AllocatorParts,
         file_pages: u64,
@@ -165,7 +183,10 @@ impl Allocator {
             return Err(Corruption::new(Structure::FileHeader, detail).into());
         }
         let max_pages = max_file_bytes.map(|bytes| bytes / u64::from(layout.page_size));
-        let mut regions = Regions::new(layout, max_pages);
+        let mut regions = Regions::new(layout, max_pages, budget.total());
+        if file_pages > regions.budget_pages() {
+            return Err(beyond_budget(&layout, &*storage, file_pages));
+        }
         for (entry, region_index) in entries.iter().zip(0..) {
             let place = (region_index, file_pages);
             let (referenced, end) = read_map(&layout, &*storage, place, entry)?;
@@ -183,6 +204,7 @@ impl Allocator {
         let charge = budget.charge(MemoryPart::FreeMaps, regions.weight_bytes());
         let file_pages = AtomicU64::new(regions.file_pages());
         let room_pages = AtomicU64::new(regions.room_pages());
+        let budget_pages = regions.budget_pages();
         Ok(Allocator {
             layout,
             storage,
@@ -192,6 +214,7 @@ impl Allocator {
             file_pages,
             room_pages,
             max_file_bytes: AtomicU64::new(max_file_bytes.unwrap_or(u64::MAX)),
+            budget_pages,
             blocks_asked: AtomicU64::new(0),
             blocks_returned: AtomicU64::new(0),
             pages_asked: AtomicU64::new(0),
@@ -364,11 +387,23 @@ impl Allocator {
 
     fn no_space(&self, pages: u64) -> Error {
         Error::NoSpace {
-            operation: match self.max_file_bytes.load(Ordering::Relaxed) {
-                u64::MAX => format!("allotting {pages} pages; no file can be longer"),
-                limit => format!("allotting {pages} pages; max_file_bytes is {limit}"),
-            },
+            operation: format!("allotting {pages} pages; {}", self.why_no_longer()),
             file: self.storage.name(),
+        }
+    }
+
+    /// What keeps the file from growing.
+    fn why_no_longer(&self) -> String {
+        let max_file_bytes = self.max_file_bytes.load(Ordering::Relaxed);
+        let with_budget = self.budget_pages.saturating_mul(u64::from(self.layout.page_size));
+        if max_file_bytes <= with_budget {
+            return format!("max_file_bytes is {max_file_bytes}");
+        }
+        match self.budget_pages < self.layout.max_pages() {
+            true => {
+                format!("for a file of more than {with_budget} bytes set a larger memory_budget")
+            }
+            false => "no file can be longer".to_owned(),
         }
     }
 

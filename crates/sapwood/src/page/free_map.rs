@@ -54,7 +54,12 @@ impl FreeMap {
 
     /// What the map takes in memory, in bytes.
     pub fn weight_bytes(&self) -> u64 {
-        self.words.len() as u64 * 8 + size_of::<FreeMap>() as u64
+        size_of::<FreeMap>() as u64 + FreeMap::words_bytes(self.page_count)
+    }
+
+    /// What the bits of so many pages take of that.
+    pub fn words_bytes(page_count: u32) -> u64 {
+        u64::from(page_count).div_ceil(64) * 8
     }
 
     /// Marks pages as used that were free.

@@ -107,9 +107,12 @@ impl PageManager {
     pub fn open_to_read(options: PageOptions, state: &OpenedState) -> Result<Arc<PageManager>> {
         PageManager::over(options, state, |parts| {
             let opened = Allocator::open(parts.clone(), state.file_pages, &state.regions);
-            opened.or_else(|error| {
-                tracing::warn!(target: "sapwood::open", %error, "a free map cannot be read");
-                Allocator::without_maps(parts, state.file_pages, error)
+            opened.or_else(|error| match error {
+                Error::InvalidOption { .. } => Err(error),
+                error => {
+                    tracing::warn!(target: "sapwood::open", %error, "a free map cannot be read");
+                    Allocator::without_maps(parts, state.file_pages, error)
+                }
             })
         })
     }

@@ -60,4 +60,5 @@ pub use node_ref::NodeRef;
 pub use node_writer::{NodeWriter, Written};
 pub use page_set::PageSet;
 pub use region_entry::RegionEntry;
+pub use regions::budget_for_maps;
 pub use share::Share;

@@ -16,6 +16,9 @@ use super::region_entry::RegionEntry;
 const GROWTH_BYTES_MIN: u64 = 256 << 10;
 /// The largest step.
 const GROWTH_BYTES_MAX: u64 = 32 << 20;
+/// The part of the memory budget that maps may take: beside them a state in the making takes half as
+/// much, and a check one and a half times.
+const MAPS_PART: u64 = 8;
 /// For free pages the file grows by one of so many of its pages at most, or by what is missing.
 const LONGER_SHARE: u64 = 8;
 
@@ -125,12 +128,33 @@ pub(super) struct Growth {
     pub(super) least_end: u64,
 }
 
+/// What a region takes in memory, in bytes.
+fn region_weight(layout: &Layout) -> u64 {
+    size_of::<Region>() as u64 + 2 * FreeMap::words_bytes(layout.region_pages())
+}
+
+/// The pages of a file whose maps take the part of a memory budget that they may: one region is
+/// within any.
+fn pages_within(layout: &Layout, budget_bytes: u64) -> u64 {
+    let regions = (budget_bytes / MAPS_PART / region_weight(layout)).max(1);
+    regions.saturating_mul(u64::from(layout.region_pages()))
+}
+
+/// The memory budget, in whole MiB, that is enough for the maps of a file of so many pages.
+pub fn budget_for_maps(layout: &Layout, file_pages: u64) -> u64 {
+    let regions = file_pages.div_ceil(u64::from(layout.region_pages()));
+    let bytes = regions.saturating_mul(region_weight(layout)).saturating_mul(MAPS_PART);
+    bytes.checked_next_multiple_of(1 << 20).unwrap_or(u64::MAX)
+}
+
 #[derive(Debug)]
 pub(super) struct Regions {
     layout: Layout,
     regions: Vec<Region>,
     file_pages: u64,
+    /// The file grows no further: what the options say, and what the memory budget has maps for.
     max_pages: u64,
+    budget_pages: u64,
     growth_bytes: u64,
     capturing: bool,
     /// Runs below it are taken first; `None`: any run will do.
@@ -148,12 +172,14 @@ pub(super) struct Regions {
 }
 
 impl Regions {
-    pub(super) fn new(layout: Layout, max_pages: Option<u64>) -> Regions {
+    /// For a file of at most `max_pages`, with a memory budget of so many bytes.
+    pub(super) fn new(layout: Layout, max_pages: Option<u64>, budget_bytes: u64) -> Regions {
         let mut regions = Regions {
             layout,
             regions: Vec::new(),
             file_pages: 0,
             max_pages: 0,
+            budget_pages: pages_within(&layout, budget_bytes),
             growth_bytes: GROWTH_BYTES_MIN,
             capturing: false,
             ceiling: None,
@@ -190,7 +216,13 @@ impl Regions {
     }
 
     pub(super) fn set_max_pages(&mut self, max_pages: Option<u64>) {
-        self.max_pages = max_pages.unwrap_or(u64::MAX).min(self.layout.max_pages());
+        let most = self.layout.max_pages().min(self.budget_pages);
+        self.max_pages = max_pages.unwrap_or(u64::MAX).min(most);
+    }
+
+    /// The pages of a file for whose maps the memory budget is enough.
+    pub(super) fn budget_pages(&self) -> u64 {
+        self.budget_pages
     }
 
     /// Adds a region as the state that was opened has it.
@@ -213,10 +245,7 @@ impl Regions {
     }
 
     pub(super) fn weight_bytes(&self) -> u64 {
-        self.regions
-            .iter()
-            .map(|region| region.given.weight_bytes() + region.referenced.weight_bytes())
-            .sum()
+        self.regions.len() as u64 * region_weight(&self.layout)
     }
 
     /// Sets the file's length, and adds the regions that it now has.

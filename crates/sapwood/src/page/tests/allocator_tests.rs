@@ -5,11 +5,13 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use crate::codec::Reader;
+use crate::error::Error;
 use crate::storage::Storage;
 use crate::sync::atomic::Ordering;
 use crate::types::PageNumber;
 
 use super::super::allocator::AllocatorParts;
+use super::super::free_map::FreeMap;
 use super::super::stamps::StampCounter;
 use super::*;
 
@@ -423,11 +425,68 @@ fn the_maps_count_in_the_budget() {
     // Copies for a state in the making count besides.
     let captured = allocator.capture(&[]);
     assert_eq!(captured.changed_count(), 3);
-    assert_eq!(2 * budget.part(MemoryPart::FreeMaps), 9 * before);
+    let copy = FreeMap::new(0, layout.region_pages(), 0).weight_bytes();
+    assert_eq!(budget.part(MemoryPart::FreeMaps), 3 * before + 3 * copy);
     allocator.captured_failed(captured);
     assert_eq!(budget.part(MemoryPart::FreeMaps), 3 * before);
     drop(allocator);
     assert_eq!(budget.used(), 0);
+}
+
+/// An eighth of a mebibyte takes the maps of some hundred of the smallest regions.
+#[test]
+fn a_file_is_as_long_as_the_budget_has_room_for_its_maps() {
+    let layout = tiny_layout(0);
+    let storage = Arc::new(TestStorage::default());
+    let parts = |budget: &Arc<MemoryBudget>, max_pages| {
+        let parts = parts(&storage, layout, max_pages);
+        AllocatorParts { budget: Arc::clone(budget), ..parts }
+    };
+    let budget = Arc::new(MemoryBudget::new(1 << 20));
+    let allocator = Allocator::open(parts(&budget, None), 10, &[]).unwrap();
+    let first = allocator.allocate(60, 60).unwrap();
+    let error = loop {
+        if let Err(error) = allocator.allocate(60, 60) {
+            break error;
+        }
+    };
+    let says = error.to_string();
+    assert!(error.is_no_space() && says.contains("set a larger memory_budget"), "{says}");
+    let maps = budget.part(MemoryPart::FreeMaps);
+    let file_pages = allocator.file_pages();
+    let region = maps / file_pages.div_ceil(u64::from(layout.region_pages()));
+    assert!(maps <= 1 << 17 && maps + region > 1 << 17, "{maps}");
+    assert!(says.contains(&(file_pages.next_multiple_of(64) * 1024).to_string()), "{says}");
+    // What is freed is given out as ever, and no option lets the file be longer.
+    allocator.free(first);
+    assert!(allocator.allocate(60, 60).is_ok());
+    allocator.set_max_file_bytes(Some(1 << 40));
+    let says = allocator.allocate(60, 60).unwrap_err().to_string();
+    assert!(says.contains("set a larger memory_budget"), "{says}");
+    drop(allocator);
+
+    // With less it does not open, and the error names what is enough, to read it too.
+    let little = Arc::new(MemoryBudget::new(1 << 19));
+    let error = Allocator::open(parts(&little, None), file_pages, &[]).unwrap_err();
+    let enough = budget_for_maps(&layout, file_pages);
+    assert_eq!(enough, 1 << 20);
+    let says = error.to_string();
+    assert!(says.starts_with("option memory_budget: "), "{says}");
+    assert!(says.ends_with(&format!("set it to {enough} at least")), "{says}");
+    let without = Allocator::without_maps(parts(&little, None), file_pages, error);
+    assert!(matches!(without, Err(Error::InvalidOption { option: "memory_budget", .. })));
+    assert_eq!(little.used(), 0);
+    assert!(Allocator::open(parts(&budget, None), file_pages, &[]).is_ok());
+    // The option that is nearer is named.
+    let max_pages = Some(file_pages - 1);
+    let allocator = Allocator::open(parts(&budget, max_pages), file_pages - 1, &[]).unwrap();
+    let error = loop {
+        if let Err(error) = allocator.allocate(60, 60) {
+            break error;
+        }
+    };
+    let max_file_bytes = format!("max_file_bytes is {}", (file_pages - 1) * 1024);
+    assert!(error.to_string().contains(&max_file_bytes), "{error}");
 }
 
 #[test]
@@ -473,7 +532,7 @@ fn a_map_beyond_the_files_end_is_damage() {
     entries.push(entries[0]);
     let opened = Allocator::open(parts(&storage, layout, None), file_pages, &entries);
     match opened.map(drop) {
-        Err(crate::error::Error::Corruption(damage)) => {
+        Err(Error::Corruption(damage)) => {
             assert_eq!(damage.structure, crate::error::Structure::FreeMap);
         }
         other => panic!("expected damage, found {other:?}"),
