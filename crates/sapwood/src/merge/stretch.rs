@@ -2,8 +2,8 @@
 //!
 //! *Guarantees*: what is taken apart is complete: each leaf brings its filter and its overflow
 //! values, so that it can be referenced again without being read. What is taken up so is bounded
-//! by the pages that were asked for: a parent with more below it than is said of it above is damage;
-//! and by those of the file.
+//! by the pages that were asked for, since a parent with more below it than is said of it above is
+//! damage, and by those of the file.
 
 use crate::error::{Error, Result, Structure};
 use crate::page::{Block, NodeRef, PageManager};

@@ -170,8 +170,8 @@ impl Allocator {
     /// be more than the state says, when the file has grown since.
     ///
     /// # Errors
-    /// `InvalidOption` that names the memory budget which is enough, when the maps of so long a file
-    /// take more than their part of this one; when a map is damaged or cannot be read.
+    /// `InvalidOption` that names the memory budget which is enough, when the maps of so long a
+    /// file take more than their part of this one; when a map is damaged or cannot be read.
     pub fn open(
         parts: AllocatorParts,
         file_pages: u64,

@@ -16,8 +16,8 @@ use super::region_entry::RegionEntry;
 const GROWTH_BYTES_MIN: u64 = 256 << 10;
 /// The largest step.
 const GROWTH_BYTES_MAX: u64 = 32 << 20;
-/// The part of the memory budget that maps may take: beside them a state in the making takes half as
-/// much, and a check one and a half times.
+/// The part of the memory budget that maps may take: beside them a state in the making takes half
+/// as much, and a check one and a half times.
 const MAPS_PART: u64 = 8;
 /// For free pages the file grows by one of so many of its pages at most, or by what is missing.
 const LONGER_SHARE: u64 = 8;
