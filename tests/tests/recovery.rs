@@ -10,6 +10,9 @@ use sapwood::storage::{CrashPlan, OperationKind, SimulatedStorage};
 use sapwood::sync::{Arc, Mutex, Random};
 use sapwood::{Database, Durability, Isolation};
 
+#[path = "recovery/crafted.rs"]
+mod crafted;
+
 fn open(storage: &SimulatedStorage) -> Database {
     Setup::tiny().open_on(Arc::new(storage.clone())).unwrap()
 }

@@ -16,6 +16,7 @@
 
 pub mod buffer;
 pub mod operation;
+mod prefix_sums;
 pub mod reader;
 pub mod record;
 pub mod ring;

@@ -14,6 +14,8 @@ pub const HEADER_BYTES: usize = 40;
 pub const ALIGNMENT: usize = 8;
 /// The size of a record that names a durable state.
 pub const STATE_DURABLE_BYTES: u64 = HEADER_BYTES as u64 + 16;
+/// What the checksum covers: the record from here on.
+pub const CHECKED_FROM_BYTES: usize = 4;
 
 const BLOCKS_ON_DISK: u8 = 1;
 
@@ -108,7 +110,7 @@ pub fn encode_record(
     let flags = if head.blocks == NamedBlocks::OnDisk { BLOCKS_ON_DISK } else { 0 };
     out.reserve(length as usize);
     let start = out.len();
-    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&[0; CHECKED_FROM_BYTES]);
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(&head.position.0.to_le_bytes());
     out.extend_from_slice(&head.chain.to_le_bytes());
@@ -119,8 +121,8 @@ pub fn encode_record(
         out.extend_from_slice(part);
     }
     out.resize(start + length as usize, 0);
-    let crc = checksum(seed, out.get(start + 4..)?);
-    out.get_mut(start..start + 4)?.copy_from_slice(&crc.to_le_bytes());
+    let crc = checksum(seed, out.get(start + CHECKED_FROM_BYTES..)?);
+    out.get_mut(start..start + CHECKED_FROM_BYTES)?.copy_from_slice(&crc.to_le_bytes());
     Some(crc)
 }
 
@@ -177,7 +179,14 @@ impl RawHeader {
     /// True when the checksum is right for the whole record, header included.
     pub fn is_right_for(&self, seed: u32, record: &[u8]) -> bool {
         record.len() == self.length as usize
-            && record.get(4..).is_some_and(|rest| checksum(seed, rest) == self.crc)
+            && record
+                .get(CHECKED_FROM_BYTES..)
+                .is_some_and(|checked| self.has_checksum(checksum(seed, checked)))
+    }
+
+    /// True when `checksum` is that of the record from [`CHECKED_FROM_BYTES`] on.
+    pub fn has_checksum(&self, checksum: u32) -> bool {
+        self.crc == checksum
     }
 
     /// True when it may follow a commit numbered `last`.

@@ -264,20 +264,6 @@ fn lists_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn bytes_that_claim_to_be_records_everywhere_do_not_hold_replay_up() {
-    let pages = 64u32;
-    let left = u64::from(pages * PAGE);
-    let mut bytes = vec![0; (PAGE * (pages + 1)) as usize];
-    for position in (0..left).step_by(16) {
-        let at = (u64::from(PAGE) + position) as usize;
-        bytes[at + 4..at + 8].copy_from_slice(&((left - position) as u32).to_le_bytes());
-        bytes[at + 8..at + 16].copy_from_slice(&position.to_le_bytes());
-    }
-    let outcome = replayed(&TestStorage::holding(bytes), &empty_image(&[block(1, pages)]), PAGE);
-    assert!(outcome.unwrap_err().is_corruption());
-}
-
-#[test]
 fn a_record_that_does_not_follow_the_one_before_it_is_a_break() {
     for chain_is_right in [true, false] {
         let mut bytes = vec![0; PAGE as usize];

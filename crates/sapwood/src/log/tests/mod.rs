@@ -1,10 +1,11 @@
 //! Tests of the whole log, over a storage that knows what a power cut can take away.
 
+mod claims;
 mod damage;
 mod durability;
 mod group;
 mod model;
-mod storage;
+pub(super) mod storage;
 
 use crate::error::Result;
 use crate::page::Block;

@@ -19,6 +19,7 @@ struct Contents {
     syncs_until_failure: Option<u64>,
     synced_writes: u64,
     data_syncs: u64,
+    read_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -104,6 +105,11 @@ impl TestStorage {
         (contents.synced_writes, contents.data_syncs)
     }
 
+    /// How much was read so far.
+    pub fn read_bytes(&self) -> u64 {
+        self.contents.lock().read_bytes
+    }
+
     pub fn set_gate(&self, begun: channel::Sender<()>, go_on: channel::Receiver<()>) {
         *self.gate.lock() = Some((begun, go_on));
     }
@@ -119,7 +125,8 @@ impl TestStorage {
 
 impl Storage for TestStorage {
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        let contents = self.contents.lock();
+        let mut contents = self.contents.lock();
+        contents.read_bytes += buffer.len() as u64;
         let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         let source = contents.cached.get(offset..).and_then(|rest| rest.get(..buffer.len()));
         buffer.copy_from_slice(source.ok_or(io::ErrorKind::UnexpectedEof)?);
