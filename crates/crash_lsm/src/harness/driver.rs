@@ -135,8 +135,8 @@ impl<'a> Driver<'a> {
         let database = self.check("open", opened)?;
         if let Some(bytes_max) = self.setup.dead_list_bytes {
             let core = database.core();
-            // Little is dead in a run, so that pieces are short.
-            let limits = ListLimits { bytes_max, piece_blocks: 1..=8 };
+            // Little is dead in a run, so that pieces are short, and mixed ones of a few blocks.
+            let limits = ListLimits { bytes_max, piece_blocks: 1..=32 };
             self.check("open", core)?.held.set_limits(limits);
         }
         self.database = Some(database);

@@ -1,4 +1,5 @@
-//! Long dead lists go to the file, and come back when their holds have ended: one piece a step.
+//! Dead lists go to the file when they take much memory, and come back when holds have ended: one
+//! piece a step.
 //!
 //! *Guarantees*: E7, E8 of docs/architecture.md. After an error the lists are as before, and the
 //! step can be made again. *Threads*: any number beside one another.
@@ -6,7 +7,8 @@
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::page::{Block, Codec, NodeKind, NodeRef, NodeSpec, NodeWriter, PageManager};
 use crate::state::Core;
-use crate::state::dead_list::{DeadBlocks, PieceContent, decode_piece, encode_piece};
+use crate::state::dead_list::{DeadBlocks, Group, PieceContent, decode_piece, encode_piece};
+use crate::sync::Arc;
 use crate::types::KeyspaceNumber;
 
 const SPEC: NodeSpec = NodeSpec {
@@ -33,8 +35,8 @@ pub fn lists_step(core: &Core) -> Result<bool> {
 
 fn write_out(core: &Core) -> Result<bool> {
     let Some(piece) = core.held.begin_writing() else { return Ok(false) };
-    let PieceContent::Memory(blocks) = &piece.content else { return Ok(false) };
-    let written = write_piece(core, blocks);
+    let PieceContent::Memory(groups) = &piece.content else { return Ok(false) };
+    let written = write_piece(core, groups);
     match written {
         Ok(node) => core.held.written(piece.name, node),
         Err(_) => core.held.not_done(piece.name),
@@ -44,24 +46,24 @@ fn write_out(core: &Core) -> Result<bool> {
 
 fn read_back(core: &Core) -> Result<bool> {
     let Some(piece) = core.held.begin_reading() else { return Ok(false) };
-    let (blocks, node) = match &piece.content {
-        PieceContent::Memory(blocks) => (Ok(blocks.to_vec()), None),
-        PieceContent::Written(node) => (read_piece(&core.pages, node), Some(node.block())),
+    let (groups, node) = match &piece.content {
+        PieceContent::Memory(groups) => (Ok(Arc::clone(groups)), None),
+        PieceContent::Written(node) => {
+            (read_piece(&core.pages, node).map(Arc::new), Some(node.block()))
+        }
     };
-    let blocks = blocks.inspect_err(|error| match error {
+    let groups = groups.inspect_err(|error| match error {
         // Its pages are lost to this process: the piece stays, so that a check names it.
         Error::Corruption(_) => core.held.set_aside(piece.name, error),
         _ => core.held.not_done(piece.name),
     })?;
-    if !core.held.given_back(piece.name) {
-        return Ok(false);
-    }
-    blocks.into_iter().chain(node).for_each(|block| core.free(block));
+    let Some(free) = core.held.given_back(piece.name, &groups) else { return Ok(false) };
+    free.into_iter().chain(node).for_each(|block| core.free(block));
     Ok(true)
 }
 
-fn write_piece(core: &Core, blocks: &[Block]) -> Result<NodeRef> {
-    let content = encode_piece(blocks);
+fn write_piece(core: &Core, groups: &[Group]) -> Result<NodeRef> {
+    let content = encode_piece(groups);
     let pages = core.pages.layout().node_pages(content.len());
     let mut writer = NodeWriter::new(core.pages.clone(), u64::from(pages));
     let node = writer.append(&SPEC, &content, false)?;
@@ -70,15 +72,15 @@ fn write_piece(core: &Core, blocks: &[Block]) -> Result<NodeRef> {
     Ok(node)
 }
 
-fn read_piece(pages: &PageManager, node: &NodeRef) -> Result<Vec<Block>> {
+fn read_piece(pages: &PageManager, node: &NodeRef) -> Result<Vec<Group>> {
     let frame = pages.read_node_uncached(node, NodeKind::SpilledList)?;
     let damaged =
         |detail: String| Error::from(Corruption::new(Structure::State, detail).at_page(node.page));
-    let blocks = decode_piece(frame.content()).map_err(|p| damaged(p.text().to_owned()))?;
-    for block in &blocks {
+    let groups = decode_piece(frame.content()).map_err(|p| damaged(p.text().to_owned()))?;
+    for block in groups.iter().flat_map(|group| &group.blocks) {
         pages.check_block(*block).map_err(damaged)?;
     }
-    Ok(blocks)
+    Ok(groups)
 }
 
 /// Hands out every dead block that is not free yet, with the nodes of lists, as of the moment at
@@ -93,7 +95,8 @@ pub fn visit_dead_blocks(
 ) -> Result<()> {
     dead.blocks.iter().for_each(|block| visit(*block));
     for node in &dead.written {
-        read_piece(pages, node)?.into_iter().for_each(&mut visit);
+        let groups = read_piece(pages, node)?;
+        groups.into_iter().flat_map(|group| group.blocks).for_each(&mut visit);
     }
     Ok(())
 }

@@ -7,21 +7,29 @@
 //! older hold after which something in it was born, so that whole parts pass on, and births need
 //! not be kept.
 //!
-//! When the lists take more memory than they may, *pieces* of the longest parts go to the file
-//! (`merge/lists` does it). A piece passes on unread; when its hold has ended it waits until a step
-//! reads it back.
+//! When the lists take more memory than they may, *pieces* of them go to the file (`merge/lists`
+//! does it). A piece of one long part belongs to the part: it passes on unread, and when its hold
+//! has ended it waits until a step reads it back. Of the short parts of a list most go into one
+//! *mixed* piece, which keeps in memory neither the parts nor their number. It belongs to the list
+//! and passes on with it. It is *due* when some of it is free or would be counted as what the hold
+//! alone keeps; then it waits too, and what of it is not free comes back into parts.
+//!
+//! A piece says of its blocks after which hold they were born, as it was when the piece was cut.
+//! That is enough: holds only go, and new ones are newer than all. So the holds that are left, up
+//! to that of the list, are all those that a block can still have.
 //!
 //! *Guarantees*: E1: a block with birth `b` and death `d` that is not free is in the list of the
-//! newest held state `h` with `b <= h < d`, or in a piece whose hold has ended and that waits to be
-//! read (E8). *Threads*: ends of holds arrive over a channel, so that dropping a state takes no
-//! lock.
+//! newest held state `h` with `b <= h < d`, or in a piece that is due and waits to be read (E8).
+//! *Threads*: ends of holds arrive over a channel, so that dropping a state takes no lock.
 
+mod parts;
 mod piece;
 #[cfg(test)]
 mod tests;
 
+use parts::{DeadList, Mix, Part};
 use piece::Piece;
-pub use piece::{PieceContent, PieceName, decode_piece, encode_piece};
+pub use piece::{Group, PieceContent, PieceName, decode_piece, encode_piece};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
@@ -73,9 +81,9 @@ pub struct HeldStats {
 /// When lists go to the file, and in what pieces.
 #[derive(Clone, Debug)]
 pub struct ListLimits {
-    /// Bytes that blocks of the lists may take in memory.
+    /// Bytes that the lists may take in memory.
     pub bytes_max: u64,
-    /// Blocks of a piece. A part with fewer stays in memory.
+    /// Blocks of a piece. A part with fewer gets none of its own.
     pub piece_blocks: RangeInclusive<usize>,
 }
 
@@ -83,12 +91,19 @@ pub struct ListLimits {
 const PIECE_BLOCKS_MAX: usize = 4096;
 /// At the least: so few take no less memory as a piece.
 const PIECE_BLOCKS_MIN: usize = 32;
+/// Longer parts than so many in a piece have pieces of their own, which are read once.
+const LONG_PARTS_MAX: usize = 8;
 
 impl ListLimits {
     /// A sixteenth of the budget, unless so many bytes are said.
     pub fn new(budget: &MemoryBudget, bytes_max: Option<u64>) -> ListLimits {
         let bytes_max = bytes_max.unwrap_or(budget.total() / 16);
         ListLimits { bytes_max, piece_blocks: PIECE_BLOCKS_MIN..=PIECE_BLOCKS_MAX }
+    }
+
+    /// Blocks of a part that is never mixed with others.
+    fn long(&self) -> usize {
+        (self.piece_blocks.end() / LONG_PARTS_MAX).max(*self.piece_blocks.start())
     }
 }
 
@@ -119,69 +134,13 @@ pub struct HeldStates {
     releases: channel::Sender<Epoch>,
 }
 
-/// Blocks of one list that were born after the same held state and not after the next one.
-#[derive(Debug, Default)]
-struct Part {
-    /// Those that are in no piece.
-    blocks: Vec<Block>,
-    pieces: Vec<PieceName>,
-    /// Of the pieces too.
-    block_count: u64,
-    pages: u64,
-}
-
-impl Part {
-    fn push(&mut self, block: Block) {
-        self.blocks.push(block);
-        self.block_count += 1;
-        self.pages += u64::from(block.pages);
-    }
-
-    fn append(&mut self, mut other: Part) {
-        if self.blocks.len() < other.blocks.len() {
-            std::mem::swap(&mut self.blocks, &mut other.blocks);
-        }
-        self.blocks.append(&mut other.blocks);
-        self.pieces.append(&mut other.pieces);
-        self.block_count += other.block_count;
-        self.pages += other.pages;
-    }
-
-    fn block_bytes(&self) -> usize {
-        self.blocks.capacity() * size_of::<Block>()
-    }
-
-    /// Takes some blocks out for a piece, in the order of the file.
-    fn cut(&mut self, blocks_max: usize) -> Vec<Block> {
-        let rest = self.blocks.len().saturating_sub(blocks_max);
-        let mut blocks = match rest {
-            0 => std::mem::take(&mut self.blocks),
-            _ => self.blocks.split_off(rest),
-        };
-        self.blocks.shrink_to(2 * rest);
-        blocks.shrink_to_fit();
-        blocks.sort_unstable();
-        blocks
-    }
-
-    fn memory_bytes(&self) -> usize {
-        PART_BYTES + self.block_bytes() + self.pieces.capacity() * size_of::<PieceName>()
-    }
-}
-
-/// About what a part takes beside its blocks, in bytes.
-const PART_BYTES: usize = 3 * size_of::<(Option<Epoch>, Part)>() / 2;
-
-/// Parts by the newest hold that is older than their births; `None`: there is none.
-type DeadList = BTreeMap<Option<Epoch>, Part>;
-
 #[derive(Debug)]
 struct Held {
     lists: BTreeMap<Epoch, DeadList>,
     pieces: BTreeMap<PieceName, Piece>,
     next_piece: u64,
-    /// Pieces whose holds have ended, to be read back.
-    ended: VecDeque<PieceName>,
+    /// Pieces to be read back. They belong to no list any more.
+    due: VecDeque<PieceName>,
     /// What the pieces take in memory.
     piece_bytes: usize,
     /// Pages of the nodes of written pieces.
@@ -203,7 +162,7 @@ impl Held {
         let born_after = self.before(dead.birth);
         match self.lists.range_mut(..death).next_back() {
             Some((epoch, list)) if *epoch >= dead.birth => {
-                list.entry(born_after).or_default().push(dead.block);
+                list.part(born_after).push(dead.block);
                 None
             }
             _ => Some(dead.block),
@@ -215,56 +174,107 @@ impl Held {
         // A state that was never replaced is the current one of a database that closes.
         let Some(list) = self.lists.remove(&epoch) else { return };
         let older = self.before(epoch);
-        for (born_after, part) in list {
+        for (born_after, part) in list.parts {
             match older.and_then(|older| self.lists.get_mut(&older)) {
                 // It lived when the older one was current.
                 Some(list) if born_after != older => {
-                    list.entry(born_after).or_default().append(part);
+                    list.part(born_after).append(part);
                 }
                 _ => {
                     free.extend(part.blocks);
-                    self.ended.extend(part.pieces);
+                    self.due.extend(part.pieces);
                 }
             }
         }
+        match older.and_then(|older| self.lists.get_mut(&older)) {
+            Some(older) => older.mixed.extend(list.mixed),
+            None => self.due.extend(list.mixed),
+        }
         // What was born after the hold that has ended was born after the one before it.
         for list in self.lists.range_mut(epoch..).map(|(_, list)| list) {
-            if let Some(part) = list.remove(&Some(epoch)) {
-                list.entry(older).or_default().append(part);
+            if let Some(part) = list.parts.remove(&Some(epoch)) {
+                list.part(older).append(part);
             }
         }
+        // The one has got pieces, the other has another hold before it.
+        let newer = self.lists.range(epoch..).next().map(|(epoch, _)| *epoch);
+        older.into_iter().chain(newer).for_each(|list| self.find_due(list));
+    }
+
+    /// Mixed pieces wait to be read when some of their blocks were born after the hold before their
+    /// list's: those are what the hold alone keeps, or free.
+    fn find_due(&mut self, list: Epoch) {
+        let before = self.before(list);
+        let Some(list) = self.lists.get_mut(&list) else { return };
+        let is_due = |piece: &Piece| before <= piece.newest;
+        let due = list.mixed.extract_if(.., |name| self.pieces.get(name).is_none_or(is_due));
+        self.due.extend(due);
+    }
+
+    /// Puts blocks of a piece that was cut from `list` where they belong now; returns those that
+    /// are free.
+    fn put_back(&mut self, list: Epoch, groups: &[Group]) -> Vec<Block> {
+        let mut free = Vec::new();
+        for group in groups {
+            let newest = |epoch| self.lists.range(..=epoch).next_back().map(|(epoch, _)| *epoch);
+            let born_after = group.born_after.and_then(newest);
+            match self.lists.range_mut(..=list).next_back() {
+                Some((hold, list)) if Some(*hold) > group.born_after => {
+                    list.part(born_after).extend(&group.blocks);
+                }
+                _ => free.extend_from_slice(&group.blocks),
+            }
+        }
+        free
+    }
+
+    fn memory_bytes(&self) -> usize {
+        self.lists.values().map(DeadList::memory_bytes).sum::<usize>() + self.piece_bytes
     }
 
     fn recharge(&mut self) {
-        let parts = self.lists.values().flat_map(BTreeMap::values);
-        let bytes = parts.map(Part::memory_bytes).sum::<usize>() + self.piece_bytes;
-        self.charge.set(bytes as u64);
+        self.charge.set(self.memory_bytes() as u64);
     }
 
-    /// What pieces could make less: the parts themselves stay in memory.
-    fn block_bytes(&self) -> usize {
-        let parts = self.lists.values().flat_map(BTreeMap::values);
-        let pieces = self.piece_bytes - self.pieces.len() * Piece::OWN_BYTES;
-        parts.map(Part::block_bytes).sum::<usize>() + pieces
+    /// The short parts of one list that together take the most memory.
+    fn best_mix(&self) -> Option<Mix> {
+        let mut before = None;
+        let mixes = self.lists.iter().filter_map(|(epoch, list)| {
+            let older = before.replace(*epoch);
+            list.mix(*epoch, older, &self.limits)
+        });
+        mixes.max_by_key(|mix| mix.bytes)
     }
 
-    /// Makes a piece of the longest part, if that is long enough.
-    fn cut_longest(&mut self) -> Option<PieceName> {
-        let parts = self.lists.values_mut().flat_map(BTreeMap::values_mut);
-        let longest = parts.max_by_key(|part| part.blocks.len())?;
-        if longest.blocks.len() < *self.limits.piece_blocks.start() {
-            return None;
-        }
-        let blocks = longest.cut(*self.limits.piece_blocks.end());
-        let name = PieceName(self.next_piece);
-        self.next_piece += 1;
-        longest.pieces.push(name);
-        let piece = Piece {
-            blocks: blocks.len() as u64,
-            pages: blocks.iter().map(|block| u64::from(block.pages)).sum(),
-            content: PieceContent::Memory(Arc::new(blocks)),
-            is_out: false,
+    /// Makes a piece of the longest part or of short ones, if there is anything to make one of.
+    fn cut(&mut self) -> Option<PieceName> {
+        let mix = self.best_mix();
+        let limits = &self.limits;
+        let goes_alone = |part: &Part| {
+            let mixed_bytes = mix.map_or(0, |mix| mix.bytes);
+            let is_long = part.blocks.len() >= limits.long();
+            part.blocks.len() >= *limits.piece_blocks.start()
+                && (is_long || part.block_bytes() >= mixed_bytes)
         };
+        let parts = self.lists.iter_mut().flat_map(|(list, DeadList { parts, .. })| {
+            parts.iter_mut().map(|(born_after, part)| (*list, *born_after, part))
+        });
+        let longest = parts.max_by_key(|(_, _, part)| part.blocks.len());
+        let name = PieceName(self.next_piece);
+        let piece = match longest.filter(|(_, _, part)| goes_alone(part)) {
+            Some((list, born_after, part)) => {
+                part.pieces.push(name);
+                let blocks = part.cut(*limits.piece_blocks.end());
+                Piece::new(list, vec![Group { born_after, blocks }])
+            }
+            None => {
+                let mix = mix?;
+                let list = self.lists.get_mut(&mix.list)?;
+                list.mixed.push(name);
+                Piece::new(mix.list, list.cut(mix, limits))
+            }
+        };
+        self.next_piece += 1;
         self.piece_bytes += piece.memory_bytes();
         self.pieces.insert(name, piece);
         Some(name)
@@ -285,7 +295,7 @@ impl HeldStates {
             lists: BTreeMap::new(),
             pieces: BTreeMap::new(),
             next_piece: 0,
-            ended: VecDeque::new(),
+            due: VecDeque::new(),
             piece_bytes: 0,
             list_pages: 0,
             limits,
@@ -315,9 +325,9 @@ impl HeldStates {
         assert!(newest.is_none_or(|epoch| epoch < replaced), "states are replaced in their order");
         let died = died();
         debug_assert!(died.iter().all(|dead| dead.birth <= replaced), "what dies was there");
-        let mut list = DeadList::new();
+        let mut list = DeadList::default();
         for dead in died {
-            list.entry(held.before(dead.birth)).or_default().push(dead.block);
+            list.part(held.before(dead.birth)).push(dead.block);
         }
         held.lists.insert(replaced, list);
         held.recharge();
@@ -351,12 +361,14 @@ impl HeldStates {
     /// Every dead block that is not free yet, and the nodes that hold lists.
     pub fn blocks(&self) -> DeadBlocks {
         let held = self.held.lock();
-        let parts = held.lists.values().flat_map(BTreeMap::values);
+        let parts = held.lists.values().flat_map(|list| list.parts.values());
         let mut blocks: Vec<Block> = parts.flat_map(|part| part.blocks.iter().copied()).collect();
         let mut written = Vec::new();
         for piece in held.pieces.values() {
             match &piece.content {
-                PieceContent::Memory(own) => blocks.extend_from_slice(own),
+                PieceContent::Memory(own) => {
+                    own.iter().for_each(|group| blocks.extend_from_slice(&group.blocks));
+                }
                 PieceContent::Written(node) => {
                     blocks.push(node.block());
                     written.push(*node);
@@ -369,10 +381,12 @@ impl HeldStates {
     /// How much is held. What waits to be read back counts too.
     pub fn stats(&self) -> HeldStats {
         let held = self.held.lock();
-        let parts = || held.lists.values().flat_map(BTreeMap::values);
-        let ended = || held.ended.iter().filter_map(|name| held.pieces.get(name));
-        let blocks = |sum: u64| sum + ended().map(|piece| piece.blocks).sum::<u64>();
-        let pages = |sum: u64| sum + ended().map(|piece| piece.pages).sum::<u64>();
+        let parts = || held.lists.values().flat_map(|list| list.parts.values());
+        // Other pieces count in their parts.
+        let mixed = || held.lists.values().flat_map(|list| &list.mixed);
+        let apart = || held.due.iter().chain(mixed()).filter_map(|name| held.pieces.get(name));
+        let blocks = |sum: u64| sum + apart().map(|piece| piece.blocks).sum::<u64>();
+        let pages = |sum: u64| sum + apart().map(|piece| piece.pages).sum::<u64>();
         HeldStats {
             states: held.lists.len() as u64,
             blocks: blocks(parts().map(|part| part.block_count).sum()),
@@ -385,14 +399,14 @@ impl HeldStates {
     /// [`HeldStates::not_done`] comes after.
     pub fn begin_writing(&self) -> Option<PieceOut> {
         let mut held = self.held.lock();
-        if held.block_bytes() as u64 <= held.limits.bytes_max {
+        if held.memory_bytes() as u64 <= held.limits.bytes_max {
             return None;
         }
         // One whose write has failed comes first.
         let in_memory = |piece: &&Piece| matches!(piece.content, PieceContent::Memory(_));
         let mut pieces = held.pieces.iter();
         let failed = pieces.find(|(_, piece)| in_memory(piece) && !piece.is_out);
-        let name = failed.map(|(name, _)| *name).or_else(|| held.cut_longest())?;
+        let name = failed.map(|(name, _)| *name).or_else(|| held.cut())?;
         held.recharge();
         held.take_out(name)
     }
@@ -420,7 +434,7 @@ impl HeldStates {
     /// A piece is damaged: what it names stays given out until the next open.
     pub fn set_aside(&self, name: PieceName, error: &Error) {
         let mut held = self.held.lock();
-        held.ended.retain(|other| *other != name);
+        held.due.retain(|other| *other != name);
         drop(held);
         tracing::error!(
             target: "sapwood::storage",
@@ -429,7 +443,7 @@ impl HeldStates {
         );
     }
 
-    /// A piece whose hold has ended, to be read back; none while somebody looks at the pieces.
+    /// A piece that is due, to be read back; none while somebody looks at the pieces.
     /// [`HeldStates::given_back`] or [`HeldStates::not_done`] comes after.
     pub fn begin_reading(&self) -> Option<PieceOut> {
         let mut held = self.held.lock();
@@ -437,9 +451,9 @@ impl HeldStates {
             return None;
         }
         // The next one is another, should this one fail.
-        for _ in 0..held.ended.len() {
-            let name = held.ended.pop_front()?;
-            held.ended.push_back(name);
+        for _ in 0..held.due.len() {
+            let name = held.due.pop_front()?;
+            held.due.push_back(name);
             if let Some(out) = held.take_out(name) {
                 return Some(out);
             }
@@ -447,32 +461,34 @@ impl HeldStates {
         None
     }
 
-    /// The piece was read: the caller frees what it names, and its node, unless the answer is false
-    /// because somebody has begun to look at it.
-    pub fn given_back(&self, name: PieceName) -> bool {
+    /// The piece was read. The caller frees what is returned, and the piece's node, unless the
+    /// answer is `None` because somebody has begun to look at it.
+    pub fn given_back(&self, name: PieceName, groups: &[Group]) -> Option<Vec<Block>> {
         let mut guard = self.held.lock();
         let held = &mut *guard;
         if Arc::strong_count(&held.looking) > 1 {
             if let Some(piece) = held.pieces.get_mut(&name) {
                 piece.is_out = false;
             }
-            return false;
+            return None;
         }
+        let mut free = Vec::new();
         if let Some(piece) = held.pieces.remove(&name) {
             held.piece_bytes -= piece.memory_bytes();
             if let PieceContent::Written(node) = piece.content {
                 held.list_pages -= u64::from(node.pages);
             }
+            free = held.put_back(piece.list, groups);
         }
-        held.ended.retain(|other| *other != name);
+        held.due.retain(|other| *other != name);
         held.recharge();
-        true
+        Some(free)
     }
 
     /// The pages that would be free if the hold on one state, and no other, ended.
     pub fn pages_alone(&self, epoch: Epoch) -> u64 {
         let held = self.held.lock();
-        let part = held.lists.get(&epoch).and_then(|list| list.get(&held.before(epoch)));
+        let part = held.lists.get(&epoch).and_then(|list| list.parts.get(&held.before(epoch)));
         part.map_or(0, |part| part.pages)
     }
 }
