@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::merge::build::LevelBuilder;
 use crate::merge::step;
 use crate::options::{Durability, Options};
+use crate::page::MemoryBudget;
 use crate::progress::Progress;
 use crate::scan::{Ahead, Entry, From, Limits, Scan, Walker};
 use crate::segment::overflow::OverflowReader;
@@ -69,6 +70,8 @@ fn target_options(source: &Options) -> Options {
         step_bytes: source.step_bytes.min(BUDGET_BYTES_MIN),
         durability: Durability::Memory,
         merge_threads: 0,
+        // It may become as long as its source.
+        maps_bytes: Some(MemoryBudget::of(source).maps_bytes_max()),
         max_file_bytes: None,
         read_only: false,
         memory_map: false,
@@ -206,5 +209,22 @@ impl Copy<'_> {
             }
         }
         builder.push_reference(key, writer.finish()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A sixteenth of the budget would be enough for maps of a sixteenth of the file.
+    #[test]
+    fn a_copy_may_be_as_long_as_its_source() {
+        for memory_budget in [4 << 20, 64 << 20, 1 << 30] {
+            let source = Options { memory_budget, ..Options::default() };
+            let target = target_options(&source);
+            assert!(target.memory_budget <= source.memory_budget);
+            let maps_bytes = |options: &Options| MemoryBudget::of(options).maps_bytes_max();
+            assert_eq!(maps_bytes(&target), maps_bytes(&source));
+        }
     }
 }

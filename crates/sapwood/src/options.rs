@@ -285,6 +285,8 @@ pub(crate) struct Options {
     pub transaction_bytes: Option<u64>,
     /// How much memory the lists of dead blocks may take; `None`: a sixteenth of the budget.
     pub dead_list_bytes: Option<u64>,
+    /// How much memory free maps may take, which bounds the file; `None`: an eighth of the budget.
+    pub maps_bytes: Option<u64>,
     /// So many dead keys that a scan walks over in a row are joined.
     pub join_keys_min: u64,
     /// So many write stamps may be given out before the next durable state.
@@ -318,6 +320,7 @@ impl Default for Options {
             step_bytes: 4 * MIB,
             transaction_bytes: None,
             dead_list_bytes: None,
+            maps_bytes: None,
             join_keys_min: 64,
             stamps_ahead: STAMPS_AHEAD,
             max_transaction_history_bytes: None,

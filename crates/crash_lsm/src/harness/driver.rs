@@ -136,7 +136,7 @@ impl<'a> Driver<'a> {
         if let Some(bytes_max) = self.setup.dead_list_bytes {
             let core = database.core();
             // Little is dead in a run, so that pieces are short, and mixed ones of a few blocks.
-            let limits = ListLimits { bytes_max, piece_blocks: 1..=32 };
+            let limits = ListLimits { bytes_max, list_bytes: 0, piece_blocks: 1..=32 };
             self.check("open", core)?.held.set_limits(limits);
         }
         self.database = Some(database);

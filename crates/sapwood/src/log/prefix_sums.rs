@@ -23,7 +23,7 @@ use super::stream::BlockStream;
 
 /// The distance from one sum that is kept to the next, unless there were too many: in bytes.
 pub const SPACING_BYTES_MIN: u64 = 1024;
-/// How many sums are kept at most: 4 MiB.
+/// How many sums are kept at most: 4 MiB, and as much again while there may be more to come.
 pub const SUMS_COUNT_MAX: u64 = 1 << 20;
 /// How much the pass reads in one call, in bytes.
 const PIECE_BYTES: u64 = 64 * 1024;

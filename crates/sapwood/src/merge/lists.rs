@@ -1,5 +1,5 @@
 //! Dead lists go to the file when they take much memory, and come back when holds have ended: one
-//! piece a step.
+//! piece each way in a step.
 //!
 //! *Guarantees*: E7, E8 of docs/architecture.md. After an error the lists are as before, and the
 //! step can be made again. *Threads*: any number beside one another.
@@ -25,11 +25,13 @@ const SPEC: NodeSpec = NodeSpec {
 /// When it cannot be written or read. It is tried again at another step, unless it is damaged: then
 /// what it names is free again at the next open.
 pub fn lists_step(core: &Core) -> Result<bool> {
-    // What comes back makes room, perhaps for what is to be written. Neither hinders the other.
+    // What comes back makes room, perhaps for what is to be written, and may itself be too much to
+    // stay. Neither hinders the other.
     let read = read_back(core);
+    let written = write_out(core);
     match read {
         Ok(true) => Ok(true),
-        _ => Ok(write_out(core)? || read?),
+        _ => Ok(written? || read?),
     }
 }
 

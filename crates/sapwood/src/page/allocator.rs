@@ -183,7 +183,7 @@ impl Allocator {
             return Err(Corruption::new(Structure::FileHeader, detail).into());
         }
         let max_pages = max_file_bytes.map(|bytes| bytes / u64::from(layout.page_size));
-        let mut regions = Regions::new(layout, max_pages, budget.total());
+        let mut regions = Regions::new(layout, max_pages, budget.maps_bytes_max());
         if file_pages > regions.budget_pages() {
             return Err(beyond_budget(&layout, &*storage, file_pages));
         }
@@ -392,10 +392,19 @@ impl Allocator {
         }
     }
 
+    /// How long the file may be, in bytes, where the device has room.
+    pub fn file_bytes_max(&self) -> u64 {
+        self.max_file_bytes.load(Ordering::Relaxed).min(self.budget_bytes())
+    }
+
+    fn budget_bytes(&self) -> u64 {
+        self.budget_pages.saturating_mul(u64::from(self.layout.page_size))
+    }
+
     /// What keeps the file from growing.
     fn why_no_longer(&self) -> String {
         let max_file_bytes = self.max_file_bytes.load(Ordering::Relaxed);
-        let with_budget = self.budget_pages.saturating_mul(u64::from(self.layout.page_size));
+        let with_budget = self.budget_bytes();
         if max_file_bytes <= with_budget {
             return format!("max_file_bytes is {max_file_bytes}");
         }

@@ -8,6 +8,7 @@
 
 use std::fmt;
 
+use crate::options::Options;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, OnceLock};
 
@@ -81,7 +82,12 @@ pub struct MemoryBudget {
     listener: OnceLock<Listener>,
     /// See [`MemoryBudget::held_by_application`].
     held: AtomicU64,
+    maps_bytes_max: u64,
 }
+
+/// The part of a budget that free maps may take: beside them a state in the making takes half as
+/// much, and a check one and a half times.
+pub const MAPS_PART: u64 = 8;
 
 impl MemoryBudget {
     /// A budget of `total` bytes of which nothing is used.
@@ -93,7 +99,20 @@ impl MemoryBudget {
             to_tell: AtomicU64::new(0),
             listener: OnceLock::new(),
             held: AtomicU64::new(0),
+            maps_bytes_max: total / MAPS_PART,
         }
+    }
+
+    /// What the options ask for, of which nothing is used.
+    pub(crate) fn of(options: &Options) -> MemoryBudget {
+        let budget = MemoryBudget::new(options.memory_budget);
+        let maps_bytes_max = options.maps_bytes.unwrap_or(budget.maps_bytes_max);
+        MemoryBudget { maps_bytes_max, ..budget }
+    }
+
+    /// What free maps may take, in bytes: it bounds how long the file may be.
+    pub fn maps_bytes_max(&self) -> u64 {
+        self.maps_bytes_max
     }
 
     /// The total, in bytes.

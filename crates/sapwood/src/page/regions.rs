@@ -8,6 +8,7 @@ use crate::types::PageNumber;
 
 use super::allocator::AllocatorStats;
 use super::block::Block;
+use super::budget::MAPS_PART;
 use super::free_map::FreeMap;
 use super::layout::Layout;
 use super::region_entry::RegionEntry;
@@ -16,9 +17,10 @@ use super::region_entry::RegionEntry;
 const GROWTH_BYTES_MIN: u64 = 256 << 10;
 /// The largest step.
 const GROWTH_BYTES_MAX: u64 = 32 << 20;
-/// The part of the memory budget that maps may take: beside them a state in the making takes half
-/// as much, and a check one and a half times.
-const MAPS_PART: u64 = 8;
+/// What a region takes in memory beside the bits of its maps, in bytes: the same in each version,
+/// as it decides how long a file may be.
+const REGION_BYTES: u64 = 256;
+const _: () = assert!(size_of::<Region>() as u64 <= REGION_BYTES);
 /// For free pages the file grows by one of so many of its pages at most, or by what is missing.
 const LONGER_SHARE: u64 = 8;
 
@@ -130,13 +132,12 @@ pub(super) struct Growth {
 
 /// What a region takes in memory, in bytes.
 fn region_weight(layout: &Layout) -> u64 {
-    size_of::<Region>() as u64 + 2 * FreeMap::words_bytes(layout.region_pages())
+    REGION_BYTES + 2 * FreeMap::words_bytes(layout.region_pages())
 }
 
-/// The pages of a file whose maps take the part of a memory budget that they may: one region is
-/// within any.
-fn pages_within(layout: &Layout, budget_bytes: u64) -> u64 {
-    let regions = (budget_bytes / MAPS_PART / region_weight(layout)).max(1);
+/// The pages of a file whose maps take so many bytes at most: one region is within any.
+fn pages_within(layout: &Layout, maps_bytes_max: u64) -> u64 {
+    let regions = (maps_bytes_max / region_weight(layout)).max(1);
     regions.saturating_mul(u64::from(layout.region_pages()))
 }
 
@@ -172,14 +173,14 @@ pub(super) struct Regions {
 }
 
 impl Regions {
-    /// For a file of at most `max_pages`, with a memory budget of so many bytes.
-    pub(super) fn new(layout: Layout, max_pages: Option<u64>, budget_bytes: u64) -> Regions {
+    /// For a file of at most `max_pages`, with maps of at most so many bytes.
+    pub(super) fn new(layout: Layout, max_pages: Option<u64>, maps_bytes_max: u64) -> Regions {
         let mut regions = Regions {
             layout,
             regions: Vec::new(),
             file_pages: 0,
             max_pages: 0,
-            budget_pages: pages_within(&layout, budget_bytes),
+            budget_pages: pages_within(&layout, maps_bytes_max),
             growth_bytes: GROWTH_BYTES_MIN,
             capturing: false,
             ceiling: None,

@@ -179,7 +179,10 @@ impl Core {
         let layout = parts.pages.layout();
         let leaf_pages = parts.options.leaf_pages_bytes() / layout.page_size.max(1);
         parts.pages.allocator().set_leaf_pages(leaf_pages);
-        let reserve = Reserve::new(&parts.options, layout.page_size, log_block_pages(layout));
+        let file_bytes_max = parts.pages.allocator().file_bytes_max();
+        let log_block_pages = log_block_pages(layout);
+        let reserve =
+            Reserve::new(&parts.options, layout.page_size, log_block_pages, file_bytes_max);
         reserve.note_state(&parts.view.state);
         reserve.note_durable(parts.durable.state_pages());
         parts.pages.allocator().set_kept_free(reserve.at_rest());

@@ -43,7 +43,7 @@ pub(crate) fn create(
     Random::from_entropy().fill(&mut identity);
     let layout =
         Layout::new(options.page_size, options.reserved_bytes, options.region_bytes, identity)?;
-    let budget = Arc::new(MemoryBudget::new(options.memory_budget));
+    let budget = Arc::new(MemoryBudget::of(&options));
     let page_options = PageOptions {
         storage: storage.clone(),
         layout,

@@ -81,8 +81,10 @@ pub struct HeldStats {
 /// When lists go to the file, and in what pieces.
 #[derive(Clone, Debug)]
 pub struct ListLimits {
-    /// Bytes that the lists may take in memory.
+    /// Bytes that the lists may take in memory, beside what stays there in any case.
     pub bytes_max: u64,
+    /// Bytes of each list that stay in any case: no piece is made for so little.
+    pub list_bytes: u64,
     /// Blocks of a piece. A part with fewer gets none of its own.
     pub piece_blocks: RangeInclusive<usize>,
 }
@@ -91,14 +93,19 @@ pub struct ListLimits {
 const PIECE_BLOCKS_MAX: usize = 4096;
 /// At the least: so few take no less memory as a piece.
 const PIECE_BLOCKS_MIN: usize = 32;
+/// About what the newest parts of a list take, which no piece takes up.
+const LIST_BYTES: u64 = 1024;
 /// Longer parts than so many in a piece have pieces of their own, which are read once.
 const LONG_PARTS_MAX: usize = 8;
 
 impl ListLimits {
-    /// A sixteenth of the budget, unless so many bytes are said.
+    /// A sixteenth of the budget, and what stays; unless so many bytes are said.
     pub fn new(budget: &MemoryBudget, bytes_max: Option<u64>) -> ListLimits {
-        let bytes_max = bytes_max.unwrap_or(budget.total() / 16);
-        ListLimits { bytes_max, piece_blocks: PIECE_BLOCKS_MIN..=PIECE_BLOCKS_MAX }
+        let (bytes_max, list_bytes) = match bytes_max {
+            Some(bytes_max) => (bytes_max, 0),
+            None => (budget.total() / 16, LIST_BYTES),
+        };
+        ListLimits { bytes_max, list_bytes, piece_blocks: PIECE_BLOCKS_MIN..=PIECE_BLOCKS_MAX }
     }
 
     /// Blocks of a part that is never mixed with others.
@@ -186,29 +193,36 @@ impl Held {
                 }
             }
         }
-        match older.and_then(|older| self.lists.get_mut(&older)) {
-            Some(older) => older.mixed.extend(list.mixed),
-            None => self.due.extend(list.mixed),
-        }
+        self.pass_on(list.mixed, older);
         // What was born after the hold that has ended was born after the one before it.
         for list in self.lists.range_mut(epoch..).map(|(_, list)| list) {
             if let Some(part) = list.parts.remove(&Some(epoch)) {
                 list.part(older).append(part);
             }
         }
-        // The one has got pieces, the other has another hold before it.
-        let newer = self.lists.range(epoch..).next().map(|(epoch, _)| *epoch);
-        older.into_iter().chain(newer).for_each(|list| self.find_due(list));
+        // The next newer one has another hold before it.
+        let newer = self.lists.range_mut(epoch..).next();
+        let of_newer = newer.map(|(epoch, list)| (*epoch, std::mem::take(&mut list.mixed)));
+        if let Some((newer, mixed)) = of_newer {
+            self.pass_on(mixed, Some(newer));
+        }
     }
 
-    /// Mixed pieces wait to be read when some of their blocks were born after the hold before their
-    /// list's: those are what the hold alone keeps, or free.
-    fn find_due(&mut self, list: Epoch) {
-        let before = self.before(list);
-        let Some(list) = self.lists.get_mut(&list) else { return };
-        let is_due = |piece: &Piece| before <= piece.newest;
-        let due = list.mixed.extract_if(.., |name| self.pieces.get(name).is_none_or(is_due));
-        self.due.extend(due);
+    /// Gives mixed pieces to a list. They wait to be read instead when some of their blocks were
+    /// born after the hold before the list's: those are what the hold alone keeps, or free.
+    fn pass_on(&mut self, mixed: Vec<PieceName>, to: Option<Epoch>) {
+        let before = to.and_then(|list| self.before(list));
+        let is_due =
+            |name: &PieceName| self.pieces.get(name).is_none_or(|piece| before <= piece.newest);
+        match to.and_then(|list| self.lists.get_mut(&list)) {
+            None => self.due.extend(mixed),
+            Some(list) => {
+                let (due, stays): (Vec<PieceName>, Vec<PieceName>) =
+                    mixed.into_iter().partition(is_due);
+                self.due.extend(due);
+                if list.mixed.is_empty() { list.mixed = stays } else { list.mixed.extend(stays) }
+            }
+        }
     }
 
     /// Puts blocks of a piece that was cut from `list` where they belong now; returns those that
@@ -230,6 +244,13 @@ impl Held {
 
     fn memory_bytes(&self) -> usize {
         self.lists.values().map(DeadList::memory_bytes).sum::<usize>() + self.piece_bytes
+    }
+
+    /// What no cut makes less. Were it to count, small pieces would be made for ever, each of
+    /// which adds to it.
+    fn fixed_bytes(&self) -> u64 {
+        let pieces = self.pieces.len() as u64 * Piece::OWN_BYTES as u64;
+        pieces + self.lists.len() as u64 * self.limits.list_bytes
     }
 
     fn recharge(&mut self) {
@@ -399,7 +420,7 @@ impl HeldStates {
     /// [`HeldStates::not_done`] comes after.
     pub fn begin_writing(&self) -> Option<PieceOut> {
         let mut held = self.held.lock();
-        if held.memory_bytes() as u64 <= held.limits.bytes_max {
+        if held.memory_bytes() as u64 <= held.limits.bytes_max + held.fixed_bytes() {
             return None;
         }
         // One whose write has failed comes first.
@@ -480,7 +501,10 @@ impl HeldStates {
             }
             free = held.put_back(piece.list, groups);
         }
-        held.due.retain(|other| *other != name);
+        // It was put behind all others when it was begun with.
+        if let Some(index) = held.due.iter().rposition(|other| *other == name) {
+            held.due.remove(index);
+        }
         held.recharge();
         Some(free)
     }

@@ -117,7 +117,7 @@ fn check_counted(structure: Structure, name: &str, reached: u64) -> Result<()> {
 pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) -> Result<Arc<Core>> {
     let read = read_newest_state(&*storage, options.read_only)?;
     check_headroom(&read, &options)?;
-    let budget = Arc::new(MemoryBudget::new(options.memory_budget));
+    let budget = Arc::new(MemoryBudget::of(&options));
     let pages = open_pages(&storage, &read, &budget, &options)?;
     let own_blocks = own_blocks(&read.slot);
     for block in &own_blocks {

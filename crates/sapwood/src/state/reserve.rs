@@ -87,14 +87,14 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn new(options: &Options, page_size: u32, log_block_pages: u32) -> Sizes {
+    fn new(options: &Options, page_size: u32, log_block_pages: u32, max_file_bytes: u64) -> Sizes {
         let page_bytes = u64::from(page_size.max(1));
         Sizes {
             page_bytes,
             leaf_bytes: u64::from(options.leaf_pages_bytes()),
             log_block_bytes: u64::from(log_block_pages) * page_bytes,
             asked_bytes: options.reserve_bytes,
-            max_file_bytes: options.max_file_bytes.unwrap_or(u64::MAX),
+            max_file_bytes,
         }
     }
 
@@ -214,9 +214,15 @@ pub fn note_hopeless(core: &Core) {
 }
 
 impl Reserve {
-    pub(crate) fn new(options: &Options, page_size: u32, log_block_pages: u32) -> Reserve {
+    /// For a file of at most `max_file_bytes`.
+    pub(crate) fn new(
+        options: &Options,
+        page_size: u32,
+        log_block_pages: u32,
+        max_file_bytes: u64,
+    ) -> Reserve {
         Reserve {
-            sizes: Sizes::new(options, page_size, log_block_pages),
+            sizes: Sizes::new(options, page_size, log_block_pages, max_file_bytes),
             tree_pages: AtomicU64::new(0),
             state_pages: AtomicU64::new(0),
             young_alone: AtomicU64::new(0),
@@ -578,7 +584,8 @@ mod tests {
     use crate::state::durable::LOG_BLOCK_BYTES;
 
     fn sizes(options: &Options, page_size: u32) -> Sizes {
-        Sizes::new(options, page_size, 256 * 1024 / page_size)
+        let max_file_bytes = options.max_file_bytes.unwrap_or(u64::MAX);
+        Sizes::new(options, page_size, 256 * 1024 / page_size, max_file_bytes)
     }
 
     #[test]

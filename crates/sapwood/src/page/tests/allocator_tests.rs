@@ -457,6 +457,7 @@ fn a_file_is_as_long_as_the_budget_has_room_for_its_maps() {
     let region = maps / file_pages.div_ceil(u64::from(layout.region_pages()));
     assert!(maps <= 1 << 17 && maps + region > 1 << 17, "{maps}");
     assert!(says.contains(&(file_pages.next_multiple_of(64) * 1024).to_string()), "{says}");
+    assert_eq!(allocator.file_bytes_max(), file_pages.next_multiple_of(64) * 1024);
     // What is freed is given out as ever, and no option lets the file be longer.
     allocator.free(first);
     assert!(allocator.allocate(60, 60).is_ok());
@@ -485,6 +486,7 @@ fn a_file_is_as_long_as_the_budget_has_room_for_its_maps() {
             break error;
         }
     };
+    assert_eq!(allocator.file_bytes_max(), (file_pages - 1) * 1024);
     let max_file_bytes = format!("max_file_bytes is {}", (file_pages - 1) * 1024);
     assert!(error.to_string().contains(&max_file_bytes), "{error}");
 }

@@ -121,9 +121,12 @@ impl DeadList {
     /// read.
     pub fn mix(&self, list: Epoch, before: Option<Epoch>, limits: &ListLimits) -> Option<Mix> {
         let count = self.short(before, limits).count();
+        if count == 0 {
+            return None;
+        }
         let mut mix = Mix { list, newest: None, bytes: 0 };
         let (mut parts, mut blocks) = (0, 0);
-        for (born_after, part) in self.short(before, limits).take(count - count / 8) {
+        for (born_after, part) in self.short(before, limits).take(count - (count / 8).max(1)) {
             blocks += part.blocks.len();
             if blocks > *limits.piece_blocks.end() {
                 break;

@@ -355,7 +355,8 @@ proptest! {
         least in 1usize..4,
         more in 0usize..4,
     ) {
-        check_history(acts, &ListLimits { bytes_max, piece_blocks: least..=least + more })?;
+        let piece_blocks = least..=least + more;
+        check_history(acts, &ListLimits { bytes_max, list_bytes: 0, piece_blocks })?;
     }
 
     /// The same when parts are short and many of them share a piece.
@@ -366,7 +367,8 @@ proptest! {
         least in 2usize..40,
         more in 0usize..100,
     ) {
-        check_history(acts, &ListLimits { bytes_max, piece_blocks: least..=least + more })?;
+        let piece_blocks = least..=least + more;
+        check_history(acts, &ListLimits { bytes_max, list_bytes: 0, piece_blocks })?;
     }
 
     #[test]
@@ -428,7 +430,8 @@ fn groups_of_one_age_without_blocks_or_of_the_same_pages_are_refused() {
 #[test]
 fn a_piece_stays_while_somebody_looks_at_it() {
     let budget = Arc::new(MemoryBudget::new(1 << 20));
-    let held = HeldStates::new(&budget, ListLimits { bytes_max: 0, piece_blocks: 1..=8 });
+    let held =
+        HeldStates::new(&budget, ListLimits { bytes_max: 0, list_bytes: 0, piece_blocks: 1..=8 });
     held.replaced(Epoch(5), || vec![Dead::node(block(1), Epoch(3))]);
     let mut nodes = Nodes::default();
     nodes.step(&held, Way::Write, false);
@@ -509,10 +512,10 @@ fn check_alone(held: &HeldStates, holds: &BTreeSet<u64>, count: u64) {
 
 /// A thousand holds, each of which keeps a block of each age, end in random order. Returns what
 /// the lists took of memory at the most, and how many pieces were read back for each end.
-fn end_a_thousand_holds(bytes_max: u64) -> (u64, f64) {
+fn end_a_thousand_holds(budget_bytes: u64, bytes_max: Option<u64>) -> (u64, f64) {
     const HOLDS: u64 = 1000;
-    let budget = Arc::new(MemoryBudget::new(1 << 30));
-    let held = HeldStates::new(&budget, ListLimits::new(&budget, Some(bytes_max)));
+    let budget = Arc::new(MemoryBudget::new(budget_bytes));
+    let held = HeldStates::new(&budget, ListLimits::new(&budget, bytes_max));
     let (mut nodes, mut random) = (Nodes::default(), Random::from_seed(1));
     let memory = || budget.part(MemoryPart::DeadLists);
     let mut most = 0;
@@ -521,7 +524,7 @@ fn end_a_thousand_holds(bytes_max: u64) -> (u64, f64) {
         assert_eq!(nodes.all_steps(&held), []);
         most = most.max(memory());
     }
-    assert!(most < 5 << 20, "{most} bytes");
+    assert!(most < 6 << 20, "{most} bytes");
     let mut order: Vec<u64> = (1..=HOLDS).collect();
     random.shuffle(&mut order);
     let mut holds: BTreeSet<u64> = order.iter().copied().collect();
@@ -545,13 +548,37 @@ fn end_a_thousand_holds(bytes_max: u64) -> (u64, f64) {
 /// Half a million parts of one block would take 90 MB.
 #[test]
 fn the_lists_of_a_thousand_holds_are_small_and_come_back_in_few_pieces() {
-    let (most, read) = end_a_thousand_holds(0);
+    let (most, read) = end_a_thousand_holds(1 << 30, Some(0));
     assert!(most < 1 << 20, "{most} bytes");
     assert!(read < 6.0, "{read} pieces are read back for each hold that ends");
-    // A sixteenth of the default budget.
-    let (most, read) = end_a_thousand_holds(4 << 20);
-    assert!(most <= 4 << 20, "{most} bytes");
+    // A sixteenth of the budget, a KiB for each, and little for each piece.
+    let (most, read) = end_a_thousand_holds(64 << 20, None);
+    assert!(most <= (4 << 20) + (1 << 20) + (1 << 19), "{most} bytes");
     assert!(read < 2.5, "{read} pieces are read back for each hold that ends");
+}
+
+/// After each install the newest of eight holds has a block more of each age.
+#[test]
+fn what_no_piece_can_make_less_makes_none() {
+    let budget = Arc::new(MemoryBudget::new(1 << 30));
+    let limits = ListLimits { list_bytes: 1024, ..ListLimits::new(&budget, Some(32 << 10)) };
+    let held = HeldStates::new(&budget, limits);
+    let mut nodes = Nodes::default();
+    for hold in 1..=8 {
+        replace(&held, hold);
+    }
+    nodes.all_steps(&held);
+    for install in 9..=30_008 {
+        let died = |birth| Dead::node(block(birth << 20 | install), Epoch(birth));
+        held.replaced(Epoch(install), || (1..=8).map(died).collect());
+        held.releases().send(Epoch(install)).unwrap();
+        held.collect();
+        assert_eq!(nodes.all_steps(&held), []);
+    }
+    // Of 240,000 blocks. They take more than the share by then.
+    let pieces = held.held.lock().pieces.len();
+    assert!(pieces * Piece::OWN_BYTES > 32 << 10);
+    assert!((1..2000).contains(&pieces), "{pieces} pieces");
 }
 
 /// What died with the install that replaces the state comes back while that is being noted.
