@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::merge::build::LevelBuilder;
 use crate::merge::step;
 use crate::options::{Durability, Options};
-use crate::page::MemoryBudget;
+use crate::page::budget::MAPS_PART;
+use crate::page::{Charge, MemoryBudget, MemoryPart, budget_for_maps};
 use crate::progress::Progress;
 use crate::scan::{Ahead, Entry, From, Limits, Scan, Walker};
 use crate::segment::overflow::OverflowReader;
@@ -47,6 +48,7 @@ pub(crate) fn copy_to(
     let target = shared.read(|core| {
         create::create(Arc::new(storage), target_options(&core.options), core.clock.clone())
     })?;
+    let _maps = shared.read(|core| Ok(charge_maps(core)))?;
     let total = shared.read(|core| Ok(bytes_of(core, &hold)))?;
     let mut copy =
         Copy { shared, hold: Arc::new(hold), target, progress, total, reported: 0, values: 0 };
@@ -61,6 +63,13 @@ pub(crate) fn copy_to(
         return Err(Error::Cancelled);
     }
     file.finish()
+}
+
+/// The source's cache gives way to the maps of the copy and of its states.
+fn charge_maps(core: &Core) -> Charge {
+    let file_pages = core.pages.allocator().file_pages();
+    let maps_bytes = budget_for_maps(core.pages.layout(), file_pages) / MAPS_PART;
+    core.pages.budget().charge(MemoryPart::FreeMaps, maps_bytes / 2 * 3)
 }
 
 fn target_options(source: &Options) -> Options {

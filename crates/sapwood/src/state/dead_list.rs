@@ -94,7 +94,7 @@ const PIECE_BLOCKS_MAX: usize = 4096;
 /// At the least: so few take no less memory as a piece.
 const PIECE_BLOCKS_MIN: usize = 32;
 /// About what the newest parts of a list take, which no piece takes up.
-const LIST_BYTES: u64 = 1024;
+const LIST_BYTES: u64 = 2048;
 /// Longer parts than so many in a piece have pieces of their own, which are read once.
 const LONG_PARTS_MAX: usize = 8;
 
@@ -246,11 +246,12 @@ impl Held {
         self.lists.values().map(DeadList::memory_bytes).sum::<usize>() + self.piece_bytes
     }
 
-    /// What no cut makes less. Were it to count, small pieces would be made for ever, each of
-    /// which adds to it.
-    fn fixed_bytes(&self) -> u64 {
-        let pieces = self.pieces.len() as u64 * Piece::OWN_BYTES as u64;
-        pieces + self.lists.len() as u64 * self.limits.list_bytes
+    /// What cuts make less: not what pieces take themselves, nor the little of each list. Were that
+    /// to count, small pieces would be made for ever, each of which adds to it.
+    fn bytes_to_cut(&self) -> u64 {
+        let lists = self.lists.values().map(|list| list.memory_bytes() as u64);
+        let long: u64 = lists.map(|bytes| bytes.saturating_sub(self.limits.list_bytes)).sum();
+        long + (self.piece_bytes - self.pieces.len() * Piece::OWN_BYTES) as u64
     }
 
     fn recharge(&mut self) {
@@ -420,7 +421,7 @@ impl HeldStates {
     /// [`HeldStates::not_done`] comes after.
     pub fn begin_writing(&self) -> Option<PieceOut> {
         let mut held = self.held.lock();
-        if held.memory_bytes() as u64 <= held.limits.bytes_max + held.fixed_bytes() {
+        if held.bytes_to_cut() <= held.limits.bytes_max {
             return None;
         }
         // One whose write has failed comes first.
