@@ -102,6 +102,75 @@ fn after_many_small_loads_with_pauses() {
     });
 }
 
+/// Loads pairs in the order of their keys, and then deletes some in rounds, with a pause after each.
+fn delete_in_rounds(what: &str, rounds: u64, goes: impl Fn(u64, u64) -> bool) {
+    compare(what, |database, keyspace, random| {
+        let key = |number: u64| number.to_be_bytes();
+        for number in 0..PAIRS {
+            keyspace.put(key(number), value(random)).unwrap();
+        }
+        for round in 0..rounds {
+            database.wait_until_idle().unwrap();
+            for number in (0..PAIRS).filter(|number| goes(round, *number)) {
+                keyspace.delete(key(number)).unwrap();
+            }
+        }
+    });
+}
+
+/// Each round takes two fifths of every eighth leaf or so, and leaves its neighbours as they are.
+#[test]
+fn after_parts_of_a_leaf_here_and_there_were_deleted_with_pauses() {
+    delete_in_rounds("parts of leaves deleted", 8, |round, number| {
+        number / 70 % 8 == round && number % 70 < 28
+    });
+}
+
+/// Nearly all of every second leaf, and then nearly all of the others.
+#[test]
+fn after_nearly_all_of_each_leaf_was_deleted_with_pauses() {
+    delete_in_rounds("leaves nearly emptied", 4, |round, number| {
+        number / 70 % 4 == round && number % 70 != 7
+    });
+}
+
+/// Keys go at random, a few of each leaf at a time.
+#[test]
+fn after_random_keys_were_deleted_with_pauses() {
+    delete_in_rounds("random keys deleted", 20, |round, number| {
+        number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 & 63 == round
+    });
+}
+
+/// Of values of 2,600 bytes three fit into a leaf, which is nearly full, and of 2,200 bytes, too,
+/// which is not: neither is written anew because a few others are.
+#[test]
+fn leaves_that_cannot_be_fuller_are_left_as_they_are() {
+    for bytes in [2_200, 2_600] {
+        let builder = Database::builder().memory_budget(8 << 20).merge_threads(0);
+        let database = builder.durability(Durability::Memory).open_in_memory().unwrap();
+        let keyspace = database.keyspace("a").unwrap();
+        let mut random = Random::from_seed(3);
+        let mut put = |number: u64| {
+            let mut value = vec![0; bytes];
+            random.fill(&mut value);
+            keyspace.put(key(number), value).unwrap();
+        };
+        (0..10_000).for_each(&mut put);
+        database.wait_until_idle().unwrap();
+        let written = || database.stats().unwrap().written.total();
+        let file = database.stats().unwrap().file_bytes;
+        let before = written();
+        database.wait_until_idle().unwrap();
+        assert_eq!(written(), before, "at rest nothing is written");
+        (0..10_000).step_by(500).for_each(&mut put);
+        database.wait_until_idle().unwrap();
+        let more = written() - before;
+        println!("{bytes}: {more} bytes of {file}");
+        assert!(more < file / 8, "{more} bytes were written for 20 pairs, of {file}");
+    }
+}
+
 #[test]
 fn after_values_of_every_size_were_written_over() {
     compare("values of every size", |_, keyspace, random| {

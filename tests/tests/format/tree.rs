@@ -326,7 +326,9 @@ fn read_child(file: &mut File<'_>, base: u64, value: &[u8], height: u8) -> Child
     let leaves = if height > 1 { value.varint() } else { 1 };
     let filter = (flags & 2 != 0)
         .then(|| (value.varint() as usize, value.varint() as usize, value.varint() as usize));
-    assert!(flags & !0b1011 == 0 && value.0.is_empty());
+    // How much of its pages a leaf leaves unused is said of leaves alone.
+    let known = if height > 1 { 0b1011 } else { 0b1111_1011 };
+    assert!(flags & !known == 0 && value.0.is_empty());
     Child {
         reference: NodeReference { page, pages, stamp, checksum },
         sums: Sums { entries, tombstones, pages: below, leaves },

@@ -47,6 +47,7 @@ fn leaf(number: u64, values: u64) -> LeafEntry {
             below,
             filter: None,
             dictionary: None,
+            unused: 0,
         },
         filter: Vec::new(),
         overflow: (0..values).map(value).collect(),

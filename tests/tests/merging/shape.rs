@@ -145,6 +145,7 @@ impl Tree {
             below: Below::Leaf { overflow_pages: 0 },
             filter: None,
             dictionary: None,
+            unused: 0,
         };
         LeafEntry { separator, child, filter: Vec::new(), overflow: Vec::new() }
     }

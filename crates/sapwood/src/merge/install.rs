@@ -187,11 +187,14 @@ impl Making<'_> {
             self.contents.young.splice(0..0, adopted);
         }
         if let Some((slot, cut)) = &change.flushed {
-            let mut catalogue: Catalogue = (*self.contents.catalogue).clone();
-            for catalogue_change in slot.catalogue_changes.lock().iter() {
-                catalogue.apply(catalogue_change);
+            let changes = slot.catalogue_changes.lock();
+            // Whoever holds states shares it, as long as no keyspace comes or goes.
+            if !changes.is_empty() {
+                let mut catalogue: Catalogue = (*self.contents.catalogue).clone();
+                changes.iter().for_each(|change| catalogue.apply(change));
+                self.contents.catalogue = Arc::new(catalogue);
             }
-            self.contents.catalogue = Arc::new(catalogue);
+            drop(changes);
             self.contents.cut = *cut;
         }
         if let Some(cut) = change.cut {

@@ -14,6 +14,7 @@ pub mod gaps;
 pub mod install;
 pub mod lists;
 pub mod overflow_walk;
+pub mod pack;
 pub mod passed_over;
 pub mod plan;
 pub mod promote;

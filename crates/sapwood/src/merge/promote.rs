@@ -69,6 +69,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// All leaves of the stretch are written anew: for that alone, or since there is little room.
+    fn packs(&self) -> bool {
+        let is_asked = self.sources.is_empty() || self.grant.is_tight();
+        is_asked && self.evacuate_from.is_none()
+    }
+
     /// What it is, unless it is a part of a compaction.
     pub fn task(&self) -> Task {
         let from_young = self.sources.iter().any(|source| source.is_young());
@@ -126,12 +132,12 @@ pub(crate) fn promote_miscounted(core: &Arc<Core>, plan: Plan) -> Result<()> {
     install(core, step.into_change(fragments)?).map(|_| ())
 }
 
-/// Makes a step that moves nodes below the plan's page; false, and nothing has changed, when there
-/// is no room for them.
+/// Makes a step that moves nodes below the plan's page; returns the state that it has installed, or
+/// `None`, and nothing has changed, when there is no room for them.
 ///
 /// # Errors
 /// As [`promote`].
-pub fn evacuate(core: &Arc<Core>, plan: Plan) -> Result<bool> {
+pub fn evacuate(core: &Arc<Core>, plan: Plan) -> Result<Option<Epoch>> {
     let mut step = Step::new(core, &plan)?;
     let fragments = step.run()?;
     let change = step.into_change(fragments)?;
@@ -142,11 +148,10 @@ pub fn evacuate(core: &Arc<Core>, plan: Plan) -> Result<bool> {
         for block in change.written {
             core.pages.free(block);
         }
-        return Ok(false);
+        return Ok(None);
     }
     drop(plan.state);
-    install(core, change)?;
-    Ok(true)
+    Ok(Some(install(core, change)?.epoch))
 }
 
 fn is_high(block: Block, ceiling: Option<PageNumber>) -> bool {
@@ -338,7 +343,7 @@ impl<'a> Step<'a> {
             let start = if index == 0 { stretch.range.start.as_slice() } else { &leaf.separator };
             let overlapped = stretch.lone_leaf
                 || self.plan.dropped
-                || self.plan.grant.is_tight() && self.plan.evacuate_from.is_none()
+                || self.plan.packs()
                 || self.leaves_tail(leaf)
                 || self.next_key_before(end)
                 || reach_into(fragments, start, end);

@@ -322,7 +322,7 @@ fn move_nodes(core: &Arc<Core>, keyspace: KeyspaceNumber, from: Vec<u8>) -> Resu
 }
 
 /// Something of a keyspace cannot be read, or its copy not be written, and writing goes on.
-fn is_of_keyspace(core: &Core, error: &Error) -> bool {
+pub(super) fn is_of_keyspace(core: &Core, error: &Error) -> bool {
     error.is_corruption() || matches!(error, Error::Io { .. }) && !core.has_stopped()
 }
 
@@ -341,7 +341,7 @@ fn move_high(
     let next = loop {
         let found = find_high(core, keyspace, root, ceiling, from, pages_max)?;
         let Some(range) = found else { return Ok(None) };
-        match move_range(core, state, keyspace, last, root, &range, ceiling) {
+        match move_range(core, state, keyspace, last, root, &range, Some(ceiling)) {
             Ok(true) => break range.end,
             Ok(false) => return Ok(Some(Moved::NoRoom)),
             Err(Error::NoSpace { .. }) if pages_max > 1 => {
@@ -358,18 +358,19 @@ fn move_high(
     }))
 }
 
-/// False when there is no room below the ceiling, or others work there.
+/// Writes the leaves of a range anew: those that lie above the ceiling, or all of them when there is
+/// none. False when there is no room below it, or others work there.
 ///
 /// # Errors
 /// `NoSpace` when there is no room for a step of this size; and what it failed with.
-fn move_range(
+pub(super) fn move_range(
     core: &Arc<Core>,
     state: &Arc<State>,
     keyspace: KeyspaceNumber,
     last: &Arc<Segment>,
     root: &TreeRoot,
     range: &KeyRange,
-    ceiling: PageNumber,
+    ceiling: Option<PageNumber>,
 ) -> Result<bool> {
     let stretch = load_stretch(&core.pages, keyspace, root, range, u64::MAX, &mut |_| Ok(true))?;
     let reserved = stretch.range.clone();
@@ -396,12 +397,14 @@ fn move_range(
         is_last: true,
         dropped: false,
         taken_pages_max: 0,
-        evacuate_from: Some(ceiling),
+        evacuate_from: ceiling,
         reservation,
         state: now,
     };
     // Room for values is looked for one by one: a smaller step may have it.
-    evacuate(core, plan)
+    let installed = evacuate(core, plan)?;
+    core.background.jobs.lock().pack.own.extend(installed);
+    Ok(installed.is_some())
 }
 
 /// The search for lowest parents with something above the ceiling.

@@ -23,6 +23,7 @@ use super::drop_keyspace::drop_keyspace_step;
 use super::flush;
 use super::install::{Change, install};
 use super::lists::lists_step;
+use super::pack::pack;
 use super::passed_over::PassedOver;
 use super::plan::next_plan;
 use super::promote::promote;
@@ -312,7 +313,11 @@ fn later_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
         set_short(core, false);
     }
     // What waits and cannot be merged would be in the way of moving the rest.
-    let settled = if passed_over.is_empty() { shrink::settle(core) } else { shrink::rest(core) };
+    let settled = match passed_over.is_empty() {
+        true if !is_short && pack(core)? => Ok(true),
+        true => shrink::settle(core),
+        false => shrink::rest(core),
+    };
     match settled {
         // There is nothing else that could make room.
         Err(Error::NoSpace { .. }) if is_short => Ok(false),

@@ -188,6 +188,7 @@ fn child_of_root(root: &TreeRoot) -> Child {
         below,
         filter: None,
         dictionary: None,
+        unused: 0,
     }
 }
 

@@ -9,7 +9,7 @@
 //! *Format*: docs/format.md, sections 3 and 4.1. *Threads*: one owner.
 
 use super::filter;
-use super::parent::{Below, Child};
+use super::parent::{Below, Child, UNUSED_PARTS};
 use super::sorted_block::EntryKind;
 use super::sorted_block_builder::SortedBlockBuilder;
 use crate::error::Result;
@@ -258,7 +258,7 @@ impl LeafWriter {
         let stored_max = self.stored_bytes_max(nodes);
         let mut count = count;
         let mut attempts = 0;
-        let info = loop {
+        let (info, stored) = loop {
             self.content.clear();
             let info = self.builder.write_first(count, &mut self.content);
             let spec = self.spec(info.wide);
@@ -273,18 +273,19 @@ impl LeafWriter {
             }
             attempts += 1;
             if stored <= stored_max || count <= 1 || attempts > 4 {
-                break info;
+                break (info, stored);
             }
             self.ratio = Some(self.ratio.unwrap_or(0).max(seen));
             let fitting = count * stored_max / stored * AIM_THOUSANDTHS / 1000;
             let fewer = self.at_key_boundary(fitting.clamp(1, count - 1));
             if fewer >= count {
-                break info;
+                break (info, stored);
             }
             count = fewer;
         };
         let spec = self.spec(info.wide);
         let reference = nodes.append(&spec, &self.content, false)?;
+        let unused = unused_parts(reference.pages as usize * nodes.layout().usable_bytes(), stored);
         let first_key = self.builder.key(0).to_vec();
         let last_key = self.builder.key(count - 1).to_vec();
         self.builder.discard_first(count);
@@ -299,6 +300,7 @@ impl LeafWriter {
             below: Below::Leaf { overflow_pages: pages },
             filter: None,
             dictionary: None,
+            unused,
         };
         let hashes = self.hashes.drain(..count).collect();
         out.push(WrittenLeaf { first_key, last_key, child, overflow, hashes });
@@ -341,4 +343,10 @@ pub fn leaf_filter(hashes: &[u64], seed: u64, bits_per_key: u8, out: &mut Vec<u8
     filter::build(hashes, seed, lines, out)
         .map_err(|problem| problem.corruption(crate::error::Structure::Filter))?;
     Ok(lines)
+}
+
+/// See [`Child::unused`]: of a leaf that stores so many bytes in pages of so many.
+fn unused_parts(pages_bytes: usize, stored: usize) -> u8 {
+    let unused = pages_bytes.saturating_sub(NODE_HEADER_BYTES + stored);
+    (unused * UNUSED_PARTS as usize / pages_bytes.max(1)).min(15) as u8
 }

@@ -39,7 +39,13 @@ const FLAG_BIRTH: u16 = 1;
 const FLAG_FILTER: u16 = 2;
 const FLAG_DICTIONARY: u16 = 4;
 const FLAG_OVERFLOW: u16 = 8;
-const FLAGS_KNOWN: u16 = FLAG_BIRTH | FLAG_FILTER | FLAG_DICTIONARY | FLAG_OVERFLOW;
+/// Four bits from here on: see [`Child::unused`].
+const UNUSED_SHIFT: u32 = 4;
+const UNUSED_MASK: u16 = 15 << UNUSED_SHIFT;
+const FLAGS_KNOWN: u16 = FLAG_BIRTH | FLAG_FILTER | FLAG_DICTIONARY | FLAG_OVERFLOW | UNUSED_MASK;
+
+/// What [`Child::unused`] counts in.
+pub const UNUSED_PARTS: u64 = 16;
 
 const TOO_FAR_APART: BlockProblem =
     BlockProblem("a parent's nodes lie more than 2^32 pages apart, or are too long");
@@ -91,6 +97,8 @@ pub struct Child {
     pub filter: Option<FilterSlot>,
     /// The dictionary that it was compressed with.
     pub dictionary: Option<u64>,
+    /// How many sixteenths of its pages a leaf does not use, rounded down: 15 at most.
+    pub unused: u8,
 }
 
 impl Child {
@@ -108,6 +116,7 @@ impl Child {
             | flag(self.filter.is_some(), FLAG_FILTER)
             | flag(self.dictionary.is_some(), FLAG_DICTIONARY)
             | flag(self.has_overflow(), FLAG_OVERFLOW)
+            | (u16::from(self.unused) << UNUSED_SHIFT & UNUSED_MASK)
     }
 
     /// Appends the child's value, with zero in place of its page.
@@ -150,7 +159,8 @@ impl Child {
             stamp: reader.u32()?,
             checksum: reader.u32()?,
         };
-        if flags & !FLAGS_KNOWN != 0 {
+        let unused = ((flags & UNUSED_MASK) >> UNUSED_SHIFT) as u8;
+        if flags & !FLAGS_KNOWN != 0 || unused != 0 && !lowest {
             return Err(BlockProblem("a child has unknown flags"));
         }
         let entries = reader.varint()?;
@@ -172,7 +182,8 @@ impl Child {
         };
         let dictionary = if flags & FLAG_DICTIONARY != 0 { Some(reader.varint()?) } else { None };
         reader.finish()?;
-        let child = Child { reference, entries, tombstones, birth, below, filter, dictionary };
+        let child =
+            Child { reference, entries, tombstones, birth, below, filter, dictionary, unused };
         if child.has_overflow() != overflow {
             return Err(BlockProblem("a leaf's overflow flag and its overflow pages differ"));
         }

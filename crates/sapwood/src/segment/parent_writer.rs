@@ -243,6 +243,7 @@ pub fn write_lowest_parent(
             },
             filter: None,
             dictionary: None,
+            unused: 0,
         },
     })
 }

@@ -343,6 +343,7 @@ impl<'a> TreeEdit<'a> {
                 },
                 filter: None,
                 dictionary: None,
+                unused: 0,
             },
         })
     }

@@ -4,6 +4,7 @@
 //! *Guarantees*: I3: two reservations that share a level and a keyspace never overlap.
 //! *Threads*: any; short locks.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -189,6 +190,50 @@ pub enum ShrinkStage {
     Cut,
 }
 
+/// How far leaves are packed.
+#[derive(Debug, Default)]
+pub struct Pack {
+    /// Lowest parents that were born by then were looked at; `None`: no pass has begun.
+    pub looked: Option<Epoch>,
+    /// The states behind that one which packing or moving leaves has installed: what was born with
+    /// them need not be looked at.
+    pub own: BTreeSet<Epoch>,
+    /// The pass that has begun, between its steps.
+    pub pass: Option<PackPass>,
+    /// A thread is at it.
+    pub is_out: bool,
+}
+
+/// A pass over all trees.
+#[derive(Clone, Debug)]
+pub struct PackPass {
+    /// The state at its beginning.
+    pub began: Epoch,
+    /// It goes on with this keyspace, from this key on.
+    pub keyspace: KeyspaceNumber,
+    /// See `keyspace`.
+    pub from: Vec<u8>,
+}
+
+impl PackPass {
+    /// One that begins now.
+    pub fn from(epoch: Epoch) -> PackPass {
+        PackPass { began: epoch, keyspace: KeyspaceNumber(0), from: Vec::new() }
+    }
+
+    /// Goes on behind what ends here; false when that is the end of all.
+    pub fn goes_on(&mut self, end: Option<Vec<u8>>) -> bool {
+        match (end, self.keyspace.0.checked_add(1)) {
+            (Some(end), _) => self.from = end,
+            (None, Some(next)) => {
+                (self.keyspace, self.from) = (KeyspaceNumber(next), Vec::new());
+            }
+            (None, None) => return false,
+        }
+        true
+    }
+}
+
 /// Jobs and sets that outlive a step.
 #[derive(Debug, Default)]
 pub struct Jobs {
@@ -200,6 +245,8 @@ pub struct Jobs {
     pub young_sets: Vec<YoungSet>,
     /// How far the file has been made smaller.
     pub shrink: Shrink,
+    /// How far leaves are packed.
+    pub pack: Pack,
 }
 
 /// The rank of the lock over the cause.

@@ -116,6 +116,8 @@ pub struct Core {
     pub pool: Arc<ChunkPool>,
     /// Background work.
     pub background: Background,
+    /// The state that was opened.
+    pub opened_epoch: Epoch,
     /// Counts.
     pub counters: CoreCounters,
     /// What looks at every install, when a test wants that.
@@ -184,6 +186,7 @@ impl Core {
         let reserve =
             Reserve::new(&parts.options, layout.page_size, log_block_pages, file_bytes_max);
         reserve.note_state(&parts.view.state);
+        let opened_epoch = parts.view.state.epoch;
         reserve.note_durable(parts.durable.state_pages());
         parts.pages.allocator().set_kept_free(reserve.at_rest());
         let transactions = OpenTransactions::new(parts.pages.budget());
@@ -221,6 +224,7 @@ impl Core {
             durable: parts.durable,
             pool: parts.pool,
             background: Background::default(),
+            opened_epoch,
             counters: CoreCounters::default(),
             #[cfg(feature = "internals")]
             install_check: Mutex::new(None),

@@ -65,6 +65,7 @@ fn with_shared_children(engine: &Engine, root: &TreeRoot) -> TreeRoot {
             below,
             filter: None,
             dictionary: None,
+            unused: 0,
         };
         let mut builder = ParentBuilder::new(height);
         builder.push(&separator, &child);
@@ -142,6 +143,7 @@ fn leaf_of(engine: &Engine, kind: EntryKind, entries: &[Entry]) -> Child {
         below: Below::Leaf { overflow_pages: 0 },
         filter: None,
         dictionary: None,
+        unused: 0,
     }
 }
 

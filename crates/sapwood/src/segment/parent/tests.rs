@@ -33,6 +33,7 @@ fn child(lowest: bool, pieces: u32) -> impl Strategy<Value = Child> {
             },
             filter: (lowest && pieces > 0 && filter.0).then_some(slot),
             dictionary,
+            unused: if lowest { (entries % 16) as u8 } else { 0 },
         }
     })
 }
@@ -159,6 +160,7 @@ fn plain_child(page: u64) -> Child {
         below: Below::Leaf { overflow_pages: 0 },
         filter: None,
         dictionary: None,
+        unused: 0,
     }
 }
 
@@ -238,6 +240,7 @@ fn small_model(height: u8) -> Model {
         },
         filter: (lowest && n < 2).then_some(slot(n)),
         dictionary: (n == 2).then_some(5),
+        unused: 0,
     };
     let keys = [&b""[..], b"sepaaa", b"sepbbbbb"];
     Model {

@@ -36,6 +36,7 @@ fn lowest(number: u64, name: u32) -> ParentEntry {
         below: Below::Parent { pages: 3, leaves: 2, overflow: false },
         filter: None,
         dictionary: None,
+        unused: 0,
     };
     ParentEntry { separator: separator(number), child }
 }
