@@ -1,14 +1,18 @@
-//! Transactions of many range deletes, up to their merge: what a step holds of range tombstones is
-//! bounded.
+//! Many range deletes, in transactions and in memtables, up to their merge: what they take is
+//! counted, and what a step holds of them is bounded.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;
 use crash_lsm::setup::BUDGET_BYTES_MIN;
-use sapwood::sync::Clock;
-use sapwood::{Compression, Database, Durability, Isolation, Keyspace, KeyspaceOptions};
+use sapwood::memtable::{ChunkPool, Memtable};
+use sapwood::sync::{Arc, Clock};
+use sapwood::{
+    Compression, Database, Durability, Isolation, Keyspace, KeyspaceNumber, KeyspaceOptions,
+    SequenceNumber,
+};
 
 /// The folder of the database, in the process whose memory is looked at.
 const FOLDER: &str = "SAPWOOD_TEST_RANGES_IN";
@@ -17,28 +21,97 @@ const COUNT: u32 = 400_000;
 /// Every so many ranges there is a key of the last level.
 const STRIDE: u32 = 8;
 
-/// In a process of its own, whose peak is that of this alone.
-#[test]
+/// Runs a test of this module in a process of its own, whose memory is that of this alone; true in
+/// that process.
 #[cfg(target_os = "linux")]
-fn a_transaction_of_many_range_deletes_stays_within_the_budget_until_all_is_merged() {
-    let test = "range_tombstones::\
-                a_transaction_of_many_range_deletes_stays_within_the_budget_until_all_is_merged";
-    if let Some(folder) = std::env::var_os(FOLDER) {
-        return delete_many_ranges(Path::new(&folder));
+fn is_alone(test: &str) -> bool {
+    if std::env::var_os(FOLDER).is_some() {
+        return true;
     }
     let folder = tempfile::tempdir().unwrap();
+    let test = format!("range_tombstones::{test}");
     let mut other = std::process::Command::new(std::env::current_exe().unwrap());
-    other.args(["--exact", test, "--test-threads", "1", "--nocapture"]);
+    other.args(["--exact", &test, "--test-threads", "1", "--nocapture"]);
     let output = other.env(FOLDER, folder.path()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("1 passed"), "{said}");
+    false
+}
+
+#[cfg(target_os = "linux")]
+fn folder() -> PathBuf {
+    std::env::var_os(FOLDER).unwrap().into()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_transaction_of_many_range_deletes_stays_within_the_budget_until_all_is_merged() {
+    let test = "a_transaction_of_many_range_deletes_stays_within_the_budget_until_all_is_merged";
+    if is_alone(test) {
+        delete_many_ranges(&folder());
+    }
+}
+
+/// Of each range tombstone only the start was counted, and about half of its allocations: a
+/// memtable of long ones took twice its share before it was sealed.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_memtable_counts_what_its_range_tombstones_take() {
+    if !is_alone("a_memtable_counts_what_its_range_tombstones_take") {
+        return;
+    }
+    for (count, length) in [(60_000, 0), (15_000, 1000)] {
+        let table = Memtable::new(Arc::new(ChunkPool::new(1 << 20)));
+        let (counted_before, taken_before) = (table.bytes() as u64, memory("VmRSS:"));
+        for number in 0..count {
+            let (start, end) = (long_key(number, 3, length), long_key(number, 6, length));
+            let sequence = SequenceNumber(u64::from(number) + 1);
+            table.insert_range_delete(KeyspaceNumber(1), &start, Some(&end), sequence);
+        }
+        let counted = table.bytes() as u64 - counted_before;
+        let taken = memory("VmRSS:") - taken_before;
+        let said = format!("{counted} counted, {taken} taken, keys of {} bytes", 9 + length);
+        println!("{said}");
+        assert!((taken * 4 / 5..=taken * 5 / 4).contains(&counted), "{said}");
+        // The next one is to take memory of its own.
+        std::mem::forget(table);
+    }
+}
+
+/// A flush made a copy of all range tombstones of the memtable, which nothing counted.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_flush_holds_no_second_copy_of_the_range_tombstones() {
+    if !is_alone("a_flush_holds_no_second_copy_of_the_range_tombstones") {
+        return;
+    }
+    let builder = Database::builder().memory_budget(256 << 20).merge_threads(0);
+    let database = builder.durability(Durability::Memory).open(folder().join("database")).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    for number in 0..15_000 {
+        keyspace.delete_range(long_key(number, 3, 1000)..long_key(number, 6, 1000)).unwrap();
+    }
+    assert_eq!(database.stats().unwrap().flushes, 0);
+    let memtables = database.stats().unwrap().memory.memtables;
+    let before = peak_bytes();
+    database.flush().unwrap();
+    let flushed = peak_bytes() - before;
+    assert_eq!(database.stats().unwrap().flushes, 1);
+    let said = format!("{memtables} in memtables, {flushed} more for the flush");
+    println!("{said}");
+    assert!(flushed < memtables / 4, "{said}");
+    assert_eq!(access::verify(&database).unwrap(), None);
 }
 
 fn key(number: u32, side: u8) -> [u8; 9] {
     let mut key = [side; 9];
     key[..8].copy_from_slice(&u64::from(number).to_be_bytes());
     key
+}
+
+fn long_key(number: u32, side: u8, length: usize) -> Vec<u8> {
+    [&key(number, side)[..], &vec![7; length]].concat()
 }
 
 fn put(database: &Database, keyspace: &Keyspace) {
@@ -88,7 +161,12 @@ fn delete_many_ranges(folder: &Path) {
 
 /// The most memory that this process has had resident.
 fn peak_bytes() -> u64 {
+    memory("VmHWM:")
+}
+
+/// What the system says of this process's memory, in bytes.
+fn memory(of: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    peak.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
+    let said = status.lines().find_map(|line| line.strip_prefix(of)).unwrap();
+    said.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
 }

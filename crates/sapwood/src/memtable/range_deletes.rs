@@ -12,8 +12,9 @@ use crate::sync::Arc;
 
 /// Fragments that are copied together when one of them changes.
 const BLOCK_FRAGMENTS: usize = 64;
-/// What a fragment costs beside its bounds and numbers, about.
-const FRAGMENT_BYTES: usize = size_of::<Fragment>() + 48;
+/// What an allocation costs beside its content, about: two counts, and what the allocator adds and
+/// rounds up.
+const ALLOCATION_BYTES: usize = 32;
 
 /// A stretch of keys that the same range tombstones cover.
 #[derive(Clone, Debug)]
@@ -95,12 +96,21 @@ impl Fragment {
         self.keyspace < keyspace || self.keyspace == keyspace && begins()
     }
 
-    /// About the memory that it takes, behind another: numbers that they share count once.
+    /// About the memory that it takes, behind another: bounds and numbers that they share count
+    /// once.
     fn bytes_behind(&self, before: Option<&Fragment>) -> usize {
+        let bound = |key: &Arc<[u8]>| ALLOCATION_BYTES + key.len();
+        let end_before = before.and_then(|before| before.end.as_ref());
+        let is_shared = end_before.is_some_and(|end| Arc::ptr_eq(end, &self.start));
+        let start_bytes = if is_shared { 0 } else { bound(&self.start) };
+        let end_bytes = self.end.as_ref().map_or(0, bound);
         let numbers = |of: &Fragment| of.count().max(of.numbers.tail_len());
         let shared = before.filter(|before| before.numbers.is_same(&self.numbers));
         let own = numbers(self).saturating_sub(shared.map_or(0, numbers));
-        FRAGMENT_BYTES + self.start.len() + own * size_of::<SequenceNumber>()
+        // A list has two allocations, one for its full chunks.
+        let list_bytes = if shared.is_some() { 0 } else { 2 * ALLOCATION_BYTES };
+        let numbers_bytes = list_bytes + own * size_of::<SequenceNumber>();
+        size_of::<Fragment>() + start_bytes + end_bytes + numbers_bytes
     }
 
     fn between(&self, start: &Arc<[u8]>, end: Option<&Arc<[u8]>>) -> Fragment {

@@ -19,6 +19,7 @@ use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
 use crate::segment::overflow::{OverflowReader, blocks_of, wants_overflow, write_value};
 use crate::segment::overflow_reference::OverflowReference;
 use crate::segment::overflow_writer::OverflowWriter;
+use crate::segment::parent_writer::Lowest;
 use crate::segment::range_tombstone::Fragment;
 use crate::segment::segment_filter::SegmentFilter;
 use crate::segment::segment_writer::{FilterOptions, SegmentWriter};
@@ -36,7 +37,7 @@ use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 use super::gaps::{Eligible, Finder, Gaps};
 use super::install::{Change, install};
 use super::passed_over::tell_passed_over;
-use super::ranges::write_ranges_tree;
+use super::ranges::{push_fragments, ranges_writer};
 use super::run::Run;
 use super::versions::{RoomInLeaf, numbers_seen};
 
@@ -465,9 +466,8 @@ impl FlushJob {
         nodes: &mut NodeWriter,
         writer: SegmentWriter,
     ) -> Result<Option<Segment>> {
-        let (fragments, bounds) = self.fragments();
-        let entries = writer.written().entries;
-        if entries == 0 && fragments.is_empty() {
+        let has_ranges = self.slot.table.has_range_deletes();
+        if writer.written().entries == 0 && !has_ranges {
             return Ok(None);
         }
         let Some(cut) = self.slot.cut.get().copied() else { return Ok(None) };
@@ -477,14 +477,14 @@ impl FlushJob {
         let epoch = Epoch(0);
         let lowest = writer.finish(nodes, true)?;
         let points = self.built(TreeEdit::new(&core.pages, many, epoch).build(lowest)?);
-        let leaf_bytes = core.options.leaf_pages_bytes() as usize;
-        let ranges = match fragments.is_empty() {
-            true => None,
-            false => {
-                let base = Some(first.0);
-                let lowest = write_ranges_tree(nodes, many, base, leaf_bytes, &fragments)?;
-                self.built(TreeEdit::new(&core.pages, many, epoch).build(lowest)?)
-            }
+        let greatest = std::mem::take(&mut self.composite);
+        let mut bounds = self.least.take().map(|least| Bounds { least, greatest, open_end: false });
+        let ranges = if has_ranges {
+            let leaf_bytes = core.options.leaf_pages_bytes() as usize;
+            let lowest = self.write_ranges(nodes, first, leaf_bytes, &mut bounds)?;
+            self.built(TreeEdit::new(&core.pages, many, epoch).build(lowest)?)
+        } else {
+            None
         };
         let filter = self.write_filter(nodes)?;
         Ok(Some(Segment {
@@ -507,36 +507,45 @@ impl FlushJob {
         change.root
     }
 
-    /// The memtable's range tombstones with composite keys, which count for their keyspaces'
-    /// shares; and the bounds of all that the young segment holds.
-    fn fragments(&mut self) -> (Vec<Fragment>, Option<Bounds>) {
-        let greatest = self.composite.clone();
-        let mut bounds = self.least.take().map(|least| Bounds { least, greatest, open_end: false });
-        let slot = self.slot.clone();
-        let mut fragments: Vec<Fragment> = Vec::new();
-        let mut last_of = None;
-        for fragment in slot.table.range_deletes().iter() {
+    /// Writes the memtable's range tombstones with composite keys, which count for their keyspaces'
+    /// shares and for the bounds of the young segment. One is held at a time: all of them may take
+    /// as much as the memtable does.
+    fn write_ranges(
+        &mut self,
+        nodes: &mut NodeWriter,
+        first: SequenceNumber,
+        leaf_bytes: usize,
+        bounds: &mut Option<Bounds>,
+    ) -> Result<Lowest> {
+        let base = Some(first.0);
+        let mut writer = ranges_writer(KeyspaceNumber::MANY, base, leaf_bytes, Vec::new());
+        // The last one, until what comes next does not go on with it.
+        let mut open: Option<(KeyspaceNumber, Fragment)> = None;
+        for fragment in self.slot.table.range_deletes().iter() {
             let keyspace = fragment.keyspace();
             let range = KeyRange::new(fragment.start(), fragment.end().map(<[u8]>::to_vec));
-            let composite = composite_range(keyspace, &range);
-            let end = composite.end.clone().unwrap_or_default();
-            let own = Bounds { least: composite.start.clone(), greatest: end, open_end: false };
-            bounds = Some(bounds.map_or_else(|| own.clone(), |bounds| bounds.union(&own)));
+            let KeyRange { start, end } = composite_range(keyspace, &range);
+            let greatest = end.clone().unwrap_or_default();
+            let own = Bounds { least: start.clone(), greatest, open_end: false };
+            *bounds = Some(bounds.take().map_or_else(|| own.clone(), |all| all.union(&own)));
             let numbers = numbers_seen(fragment, &self.registered);
-            let before = fragments.last_mut().filter(|_| last_of == Some(keyspace));
-            match before {
-                Some(before) if before.goes_on_in(&composite.start, &numbers) => {
-                    before.end = composite.end;
+            match &mut open {
+                Some((of, before)) if *of == keyspace && before.goes_on_in(&start, &numbers) => {
+                    before.end = end;
                 }
                 _ => {
                     self.share(keyspace, (range.start.len() + 16) as u64);
-                    let (start, end) = (composite.start, composite.end);
-                    fragments.push(Fragment { start, end, numbers });
+                    let next = (keyspace, Fragment { start, end, numbers });
+                    if let Some((_, done)) = open.replace(next) {
+                        push_fragments(&mut writer, nodes, base, &[done])?;
+                    }
                 }
             }
-            last_of = Some(keyspace);
         }
-        (fragments, bounds)
+        if let Some((_, last)) = open {
+            push_fragments(&mut writer, nodes, base, &[last])?;
+        }
+        writer.finish(nodes, true)
     }
 
     fn write_filter(&mut self, nodes: &mut NodeWriter) -> Result<SegmentFilter> {
