@@ -4,6 +4,8 @@
 
 #[path = "memory/held_by_application.rs"]
 mod held_by_application;
+#[path = "memory/many_keys.rs"]
+mod many_keys;
 #[path = "memory/open_transactions.rs"]
 mod open_transactions;
 #[path = "memory/range_tombstones.rs"]

@@ -117,6 +117,39 @@ pub(crate) fn in_key_order<K: AsRef<[u8]>>(
     Ok(values)
 }
 
+/// So many keys are looked up at one read point.
+const POINT_KEYS: usize = 256;
+
+/// The newest commit, for as many keys as a call asks for. A read point holds memtables, and those
+/// that are flushed meanwhile count for no part of the budget: few keys are done with before that
+/// matters; for more a snapshot is registered, and the point taken anew from time to time.
+struct Moment {
+    hold: Option<SnapshotHold>,
+    point: ReadPoint,
+    /// How many keys it serves yet, if there is a hold.
+    left: usize,
+}
+
+impl Moment {
+    fn latest(core: &Core, key_count: usize) -> Moment {
+        let hold = (key_count > POINT_KEYS).then(|| SnapshotHold::take(core));
+        let latest = || ReadPoint::latest(core);
+        let point = hold.as_ref().map_or_else(latest, |hold| hold.read_point(core));
+        Moment { hold, point, left: POINT_KEYS }
+    }
+
+    /// Where to look up one key more.
+    fn for_next(&mut self, core: &Core) -> &ReadPoint {
+        if let Some(hold) = &self.hold {
+            if self.left == 0 {
+                (self.point, self.left) = (hold.read_point(core), POINT_KEYS);
+            }
+            self.left -= 1;
+        }
+        &self.point
+    }
+}
+
 impl Keyspace {
     pub(crate) fn new(shared: &Arc<Shared>, number: KeyspaceNumber, name: &str) -> Keyspace {
         let handle = Handle { shared: shared.clone(), number, name: name.to_owned() };
@@ -351,9 +384,9 @@ impl Keyspace {
         // The application's own code: it may close the database, or use it.
         let keys: Vec<K> = keys.into_iter().collect();
         self.read(|core, number| {
-            let point = ReadPoint::latest(core);
+            let mut moment = Moment::latest(core, keys.len());
             in_key_order(keys, |key| {
-                let found = lookup::get(core, &point, number, key)?;
+                let found = lookup::get(core, moment.for_next(core), number, key)?;
                 found.map(|found| value_of(self.shared(), core, number, found)).transpose()
             })
         })
