@@ -102,7 +102,8 @@ fn after_many_small_loads_with_pauses() {
     });
 }
 
-/// Loads pairs in the order of their keys, and then deletes some in rounds, with a pause after each.
+/// Loads pairs in the order of their keys, and then deletes some in rounds, with a pause after
+/// each.
 fn delete_in_rounds(what: &str, rounds: u64, goes: impl Fn(u64, u64) -> bool) {
     compare(what, |database, keyspace, random| {
         let key = |number: u64| number.to_be_bytes();

@@ -358,8 +358,8 @@ fn move_high(
     }))
 }
 
-/// Writes the leaves of a range anew: those that lie above the ceiling, or all of them when there is
-/// none. False when there is no room below it, or others work there.
+/// Writes the leaves of a range anew: those that lie above the ceiling, or all of them when there
+/// is none. False when there is no room below it, or others work there.
 ///
 /// # Errors
 /// `NoSpace` when there is no room for a step of this size; and what it failed with.
