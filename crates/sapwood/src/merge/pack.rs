@@ -5,7 +5,8 @@
 //! anew where that takes clearly fewer pages.
 //!
 //! *Assumes*: nothing is left to merge: each keyspace is one segment. *Guarantees*: it ends: a pass
-//! looks at each parent once, and what packing and moving wrote themselves is not looked at. What
+//! looks at each parent once, and what packing and moving wrote themselves is not looked at, unless
+//! something else that nobody has looked at was moved along. What
 //! lay in the file at its open is not looked at until a merge changes its parent. *Threads*: any;
 //! one at a time does something.
 
@@ -18,11 +19,13 @@ use crate::segment::node::{ParentNode, read_parent_at};
 use crate::segment::parent::UNUSED_PARTS;
 use crate::state::Core;
 use crate::state::background::{PackPass, ShrinkStage};
+use crate::state::durable::Purpose;
 use crate::state::reserve::step_pages;
 use crate::sync::Arc;
 use crate::types::{Epoch, KeyspaceNumber};
 
 use super::shrink::{is_of_keyspace, move_range};
+use super::step::make_durable_now;
 
 /// Leaves are packed where that saves one of so many of their pages.
 const SAVED_PART: u128 = 12;
@@ -55,10 +58,19 @@ pub fn pack(core: &Arc<Core>) -> Result<bool> {
     let mut pass = jobs.pack.pass.take().unwrap_or_else(|| PackPass::from(epoch));
     drop(jobs);
     let result = step(core, looked, &mut pass);
+    let is_durable = core.durable.holds_current(&core.state());
     let mut jobs = core.background.jobs.lock();
     jobs.pack.is_out = false;
     match result {
         Ok(true) => jobs.pack.pass = Some(pass),
+        // What was packed so far leaves room with the next durable state.
+        Err(Error::NoSpace { .. }) if !is_durable => {
+            jobs.pack.pass = Some(pass);
+            drop(jobs);
+            make_durable_now(core, Purpose::Idle)?;
+            return Ok(true);
+        }
+        Ok(false) if pass.missed => {}
         // Where there is no room nothing is gained by trying again.
         Ok(false) | Err(Error::NoSpace { .. }) => {
             jobs.pack.looked = Some(pass.began);
@@ -88,8 +100,8 @@ fn step(core: &Arc<Core>, looked: Epoch, pass: &mut PackPass) -> Result<bool> {
         let end = match found {
             Found::Loose(range) => {
                 match move_range(core, &state, *number, last, root, &range, None) {
-                    // Others at work there have it looked at again.
-                    Ok(_) => {}
+                    Ok(true) => {}
+                    Ok(false) => pass.missed = true,
                     Err(error) if is_of_keyspace(core, &error) => {}
                     Err(error) => return Err(error),
                 }
@@ -222,7 +234,10 @@ fn loose_pages(core: &Core, node: &ParentNode) -> Result<Option<u64>> {
     let full = leaf_pages * u128::from(parts) * FULL_THOUSANDTHS / 1000;
     // Leaves end between entries: of long ones few fit.
     let per_leaf = entries * full / used.max(1);
-    let Some(leaves) = entries.checked_div(per_leaf) else { return Ok(None) };
-    let is_loose = (leaves + 1) * leaf_pages * SAVED_PART <= all * (SAVED_PART - 1);
+    if per_leaf == 0 {
+        return Ok(None);
+    }
+    let leaves = entries.div_ceil(per_leaf);
+    let is_loose = leaves * leaf_pages * SAVED_PART <= all * (SAVED_PART - 1);
     Ok(is_loose.then_some(pages))
 }

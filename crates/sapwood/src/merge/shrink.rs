@@ -47,7 +47,7 @@ const SAVING_BYTES: u64 = 1 << 20;
 /// What a step failed with.
 pub fn settle(core: &Arc<Core>) -> Result<bool> {
     let mut jobs = core.background.jobs.lock();
-    if jobs.shrink.is_out {
+    if jobs.shrink.is_out || jobs.pack.is_out {
         return Ok(false);
     }
     jobs.shrink.is_out = true;
@@ -402,8 +402,13 @@ pub(super) fn move_range(
         state: now,
     };
     // Room for values is looked for one by one: a smaller step may have it.
+    let before = plan.state.epoch;
     let installed = evacuate(core, plan)?;
-    core.background.jobs.lock().pack.own.extend(installed);
+    let pack = &mut core.background.jobs.lock().pack;
+    // What was moved beside leaves that nobody has looked at is looked at with them.
+    if ceiling.is_none() || pack.has_looked(before) {
+        pack.own.extend(installed);
+    }
     Ok(installed.is_some())
 }
 

@@ -181,7 +181,7 @@ impl LeafWriter {
             let count = self.count_for(aim);
             // All that is pending may be versions of one key: then more must come first.
             if count < self.builder.len() {
-                self.write_first(nodes, count, aim, out)?;
+                self.write_first(nodes, count, aim, true, out)?;
             }
         }
         Ok(())
@@ -200,14 +200,14 @@ impl LeafWriter {
             let aim = self.content_bytes_aim(nodes);
             let pending = self.builder.estimated_bytes();
             let leaves = pending.div_ceil(aim).max(1);
-            let count = match leaves {
-                1 => self.builder.len(),
+            let (count, is_full) = match leaves {
+                1 => (self.builder.len(), false),
                 _ if self.fills_up || self.rest_fills_a_page(nodes, pending, aim) => {
-                    self.count_for(aim)
+                    (self.count_for(aim), true)
                 }
-                _ => self.count_for(pending.div_ceil(leaves)),
+                _ => (self.count_for(pending.div_ceil(leaves)), false),
             };
-            self.write_first(nodes, count, aim, out)?;
+            self.write_first(nodes, count, aim, is_full, out)?;
         }
         Ok(())
     }
@@ -247,12 +247,14 @@ impl LeafWriter {
         below.or_else(|| (count..=self.builder.len()).find(|at| begins(*at))).unwrap_or(count)
     }
 
-    /// Writes a leaf of the first entries: of `count` of them, or fewer where these do not fit.
+    /// Writes a leaf of the first entries: of `count` of them, or fewer where these do not fit. It
+    /// `is_full` when the next one was not to fit.
     fn write_first(
         &mut self,
         nodes: &mut NodeWriter,
         count: usize,
         aim: usize,
+        is_full: bool,
         out: &mut Vec<WrittenLeaf>,
     ) -> Result<()> {
         let stored_max = self.stored_bytes_max(nodes);
@@ -285,7 +287,10 @@ impl LeafWriter {
         };
         let spec = self.spec(info.wide);
         let reference = nodes.append(&spec, &self.content, false)?;
-        let unused = unused_parts(reference.pages as usize * nodes.layout().usable_bytes(), stored);
+        // What is stored plain, since that takes no more pages, would be compressed beside more.
+        let taken = nodes.candidate_compressed_bytes().unwrap_or(stored).min(stored);
+        let pages_bytes = reference.pages as usize * nodes.layout().usable_bytes();
+        let unused = if is_full { 0 } else { unused_parts(pages_bytes, taken) };
         let first_key = self.builder.key(0).to_vec();
         let last_key = self.builder.key(count - 1).to_vec();
         self.builder.discard_first(count);
@@ -345,8 +350,8 @@ pub fn leaf_filter(hashes: &[u64], seed: u64, bits_per_key: u8, out: &mut Vec<u8
     Ok(lines)
 }
 
-/// See [`Child::unused`]: of a leaf that stores so many bytes in pages of so many.
-fn unused_parts(pages_bytes: usize, stored: usize) -> u8 {
-    let unused = pages_bytes.saturating_sub(NODE_HEADER_BYTES + stored);
+/// See [`Child::unused`]: of a leaf that takes so many bytes of its pages.
+fn unused_parts(pages_bytes: usize, taken: usize) -> u8 {
+    let unused = pages_bytes.saturating_sub(NODE_HEADER_BYTES + taken);
     (unused * UNUSED_PARTS as usize / pages_bytes.max(1)).min(15) as u8
 }

@@ -97,7 +97,8 @@ pub struct Child {
     pub filter: Option<FilterSlot>,
     /// The dictionary that it was compressed with.
     pub dictionary: Option<u64>,
-    /// How many sixteenths of its pages a leaf does not use, rounded down: 15 at most.
+    /// How many sixteenths of its pages a leaf does not use, rounded down: 15 at most. None of one
+    /// into which the next entry did not fit.
     pub unused: u8,
 }
 

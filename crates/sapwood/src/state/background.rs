@@ -204,11 +204,21 @@ pub struct Pack {
     pub is_out: bool,
 }
 
+impl Pack {
+    /// True when everything that was born by this state was looked at, or need not be.
+    pub fn has_looked(&self, epoch: Epoch) -> bool {
+        let looked = self.looked.unwrap_or(Epoch(0));
+        epoch.0.saturating_sub(looked.0) == self.own.len() as u64
+    }
+}
+
 /// A pass over all trees.
 #[derive(Clone, Debug)]
 pub struct PackPass {
     /// The state at its beginning.
     pub began: Epoch,
+    /// Others were at work where something could be packed.
+    pub missed: bool,
     /// It goes on with this keyspace, from this key on.
     pub keyspace: KeyspaceNumber,
     /// See `keyspace`.
@@ -218,7 +228,8 @@ pub struct PackPass {
 impl PackPass {
     /// One that begins now.
     pub fn from(epoch: Epoch) -> PackPass {
-        PackPass { began: epoch, keyspace: KeyspaceNumber(0), from: Vec::new() }
+        let (keyspace, from) = (KeyspaceNumber(0), Vec::new());
+        PackPass { began: epoch, missed: false, keyspace, from }
     }
 
     /// Goes on behind what ends here; false when that is the end of all.
