@@ -19,7 +19,7 @@ const SPEC: NodeSpec = NodeSpec {
     codec: Codec::Plain,
 };
 
-/// Writes or reads back one piece of a list, if one is due.
+/// Reads one piece of a list back, and writes one, where they are due.
 ///
 /// # Errors
 /// When it cannot be written or read. It is tried again at another step, unless it is damaged: then

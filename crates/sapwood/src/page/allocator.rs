@@ -8,7 +8,7 @@
 //! referenced, as those of a damaged file may, are not changed by it; the first such block is kept
 //! as damage, and nothing is given out any more.
 //! *Format*: `docs/format.md` sections 2.2 and 6.6.
-//! *Threads*: any; one lock, held while the file grows, and for no other I/O.
+//! *Threads*: any; one lock, held while the file grows or is cut, and for no other I/O.
 
 use crate::error::{Corruption, Error, Result, Structure};
 use crate::storage::Storage;

@@ -1,7 +1,7 @@
 //! The reserve: pages of the file that are kept free, so that a full device or file can be emptied.
 //!
 //! *Assumes*: pages inside the file are the device's promise (docs/durability.md says where they
-//! are not). *Guarantees*: docs/architecture.md, section 6, rules F1 to F8. *Threads*: any; where
+//! are not). *Guarantees*: docs/architecture.md, section 6, rules F1 to F9. *Threads*: any; where
 //! there is room, commits take no lock for it.
 
 use std::time::Duration;
