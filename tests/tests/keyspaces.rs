@@ -96,7 +96,7 @@ fn assert_within_budget(database: &Database) {
     let sum = memory.memtables + memory.cache + memory.filters + memory.merge_buffers;
     let sum = sum + memory.free_maps + memory.read_sets + memory.pending_writes;
     let sum = sum + memory.compression;
-    let sum = sum + memory.dead_lists + memory.other;
+    let sum = sum + memory.dead_lists + memory.states + memory.other;
     assert!(sum <= stats.memory_budget_bytes, "{sum} bytes: {stats}");
 }
 

@@ -8,8 +8,13 @@ mod held_by_application;
 mod many_keys;
 #[path = "memory/open_transactions.rs"]
 mod open_transactions;
+#[path = "memory/process.rs"]
+#[cfg(target_os = "linux")]
+mod process;
 #[path = "memory/range_tombstones.rs"]
 mod range_tombstones;
+#[path = "memory/states.rs"]
+mod states;
 #[path = "memory/young_filters.rs"]
 mod young_filters;
 
@@ -36,6 +41,7 @@ fn counted_bytes(database: &Database) -> u64 {
         + memory.read_sets
         + memory.pending_writes
         + memory.dead_lists
+        + memory.states
         + memory.other
 }
 

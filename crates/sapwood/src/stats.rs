@@ -341,13 +341,16 @@ pub struct MemoryStats {
     pub pending_writes: u64,
     /// Lists of dead blocks.
     pub dead_lists: u64,
+    /// States: what they know of keyspaces and segments. What snapshots, cursors and transactions
+    /// keep of older ones counts for the application.
+    pub states: u64,
     /// Everything else.
     pub other: u64,
     /// No part of the budget: what handles of the application keep in memory. Nodes that the cache
     /// has let go, or never had, and values, iterators or cursors still hold; entries that
     /// iterators and cursors have read ahead, and writes that those of a transaction see and the
-    /// transaction itself has let go; pieces of values that are read as streams; and the writes of
-    /// batches. Copies that were handed out are the application's alone, and are not known here:
+    /// transaction itself has let go; pieces of values that are read as streams; the writes of
+    /// batches; and what states that the database no longer needs know of keyspaces and segments. Copies that were handed out are the application's alone, and are not known here:
     /// keys, and values that are short or lie in blocks of their own.
     pub held_by_application: u64,
 }
@@ -566,12 +569,13 @@ impl Stats {
             read_sets: part(MemoryPart::ReadSets),
             pending_writes: part(MemoryPart::PendingWrites),
             dead_lists: part(MemoryPart::DeadLists),
+            states: part(MemoryPart::States),
             other: part(MemoryPart::Other),
             held_by_application: core.pages.budget().held_by_application(),
         };
     }
 
-    fn rows(&self) -> [(&'static str, u64); 50] {
+    fn rows(&self) -> [(&'static str, u64); 51] {
         let memory = &self.memory;
         // What the oldest one needs is all that is kept.
         let kept_bytes = self.transactions.iter().map(|transaction| transaction.kept_bytes);
@@ -604,6 +608,7 @@ impl Stats {
             ("  read sets", memory.read_sets),
             ("  pending writes", memory.pending_writes),
             ("  dead lists", memory.dead_lists),
+            ("  states", memory.states),
             ("  other", memory.other),
             ("held by application", memory.held_by_application),
             ("commits", self.commits),
@@ -663,7 +668,7 @@ impl fmt::Display for Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::NodeRef;
+    use crate::page::{Counted, NodeRef};
     use crate::segment::descriptor::TreeRoot;
     use crate::segment::segment_filter::SegmentFilter;
     use crate::types::PageNumber;
@@ -690,6 +695,7 @@ mod tests {
                 sequences: None,
                 promoted: Arc::default(),
                 keyspaces: Arc::default(),
+                counted: Counted::default(),
             })
         };
         let of = |pages| level(&[segment(pages), segment(pages)], 4096);

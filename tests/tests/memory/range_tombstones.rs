@@ -1,8 +1,7 @@
 //! Many range deletes, in transactions and in memtables, up to their merge: what they take is
 //! counted, and what a step holds of them is bounded.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crash_lsm::access;
 use crash_lsm::fixtures::run_all_steps;
@@ -14,40 +13,18 @@ use sapwood::{
     SequenceNumber,
 };
 
-/// The folder of the database, in the process whose memory is looked at.
-const FOLDER: &str = "SAPWOOD_TEST_RANGES_IN";
+#[cfg(target_os = "linux")]
+use crate::process::{folder, is_alone, memory, peak_bytes};
+
 /// Each takes about 150 bytes of memory: fifteen times the budget in all.
 const COUNT: u32 = 400_000;
 /// Every so many ranges there is a key of the last level.
 const STRIDE: u32 = 8;
 
-/// Runs a test of this module in a process of its own, whose memory is that of this alone; true in
-/// that process.
-#[cfg(target_os = "linux")]
-fn is_alone(test: &str) -> bool {
-    if std::env::var_os(FOLDER).is_some() {
-        return true;
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let test = format!("range_tombstones::{test}");
-    let mut other = std::process::Command::new(std::env::current_exe().unwrap());
-    other.args(["--exact", &test, "--test-threads", "1", "--nocapture"]);
-    let output = other.env(FOLDER, folder.path()).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(said.contains("1 passed"), "{said}");
-    false
-}
-
-#[cfg(target_os = "linux")]
-fn folder() -> PathBuf {
-    std::env::var_os(FOLDER).unwrap().into()
-}
-
 #[test]
 #[cfg(target_os = "linux")]
 fn a_transaction_of_many_range_deletes_stays_within_the_budget_until_all_is_merged() {
-    let test = "a_transaction_of_many_range_deletes_stays_within_the_budget_until_all_is_merged";
+    let test = "range_tombstones::a_transaction_of_many_range_deletes_stays_within_the_budget_until_all_is_merged";
     if is_alone(test) {
         delete_many_ranges(&folder());
     }
@@ -58,7 +35,7 @@ fn a_transaction_of_many_range_deletes_stays_within_the_budget_until_all_is_merg
 #[test]
 #[cfg(target_os = "linux")]
 fn a_memtable_counts_what_its_range_tombstones_take() {
-    if !is_alone("a_memtable_counts_what_its_range_tombstones_take") {
+    if !is_alone("range_tombstones::a_memtable_counts_what_its_range_tombstones_take") {
         return;
     }
     for (count, length) in [(60_000, 0), (15_000, 1000)] {
@@ -83,7 +60,7 @@ fn a_memtable_counts_what_its_range_tombstones_take() {
 #[test]
 #[cfg(target_os = "linux")]
 fn a_flush_holds_no_second_copy_of_the_range_tombstones() {
-    if !is_alone("a_flush_holds_no_second_copy_of_the_range_tombstones") {
+    if !is_alone("range_tombstones::a_flush_holds_no_second_copy_of_the_range_tombstones") {
         return;
     }
     let builder = Database::builder().memory_budget(256 << 20).merge_threads(0);
@@ -157,16 +134,4 @@ fn delete_many_ranges(folder: &Path) {
     assert_eq!(access::verify(&database).unwrap(), None);
     // The load took what the budget has.
     assert!(merged - loaded < BUDGET_BYTES_MIN / 5, "{said}");
-}
-
-/// The most memory that this process has had resident.
-fn peak_bytes() -> u64 {
-    memory("VmHWM:")
-}
-
-/// What the system says of this process's memory, in bytes.
-fn memory(of: &str) -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let said = status.lines().find_map(|line| line.strip_prefix(of)).unwrap();
-    said.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
 }

@@ -292,7 +292,7 @@ fn keyspace_table(state: &State) -> Table {
 mod tests {
     use std::sync::Arc;
 
-    use sapwood::page::NodeRef;
+    use sapwood::page::{Counted, NodeRef};
     use sapwood::segment::descriptor::TreeRoot;
     use sapwood::segment::segment_filter::SegmentFilter;
     use sapwood::{Epoch, PageNumber};
@@ -321,6 +321,7 @@ mod tests {
             sequences: None,
             promoted: Arc::default(),
             keyspaces: Arc::default(),
+            counted: Counted::default(),
         };
         let mut level = Level::default();
         level.add(&segment(3), 1024);

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use crate::error::{Error, Result, Structure};
 use crate::memtable::{MemtableCursor, Operation};
-use crate::page::{Block, Charge, Codec, MemoryPart, NodeWriter};
+use crate::page::{Block, Charge, Codec, Counted, MemoryPart, NodeWriter};
 use crate::segment::descriptor::{Bounds, KeyspaceShare, Segment, composite_key, composite_range};
 use crate::segment::filter::{self, key_hash, lines_for};
 use crate::segment::key_range::KeyRange;
@@ -495,7 +495,8 @@ impl FlushJob {
             bounds,
             sequences: Some((first, cut.sequence)),
             promoted: Arc::default(),
-            keyspaces: Arc::new(std::mem::take(&mut self.shares)),
+            keyspaces: Arc::new(Counted::new(std::mem::take(&mut self.shares))),
+            counted: Counted::default(),
         }))
     }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::page::Block;
+use crate::page::{Block, Counted};
 use crate::segment::coverage::newly_covered;
 use crate::segment::descriptor::{Bounds, Segment, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
@@ -149,6 +149,7 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
     making.check_before(&base, &change);
     let state = making.swap_in(&base, &change, epoch);
     core.reserve.note_state(&state);
+    core.states_needed.note_current(&state, core.pages.budget());
     core.pages.allocator().set_kept_free(core.reserve.at_rest());
     #[cfg(feature = "internals")]
     if let Some(check) = &mut *core.install_check.lock() {
@@ -424,7 +425,8 @@ impl Making<'_> {
                 _ => allocator.dereference(dead.block),
             }
         }
-        let state = State::new(contents, promoted_leaves, core.held.releases());
+        let state =
+            State::new(contents, promoted_leaves, core.pages.budget(), core.held.releases());
         // A transaction that ends meanwhile gives back what is taken here (E1).
         core.held.replaced(base.epoch, || {
             core.transactions.hold(&mut died, epoch);
@@ -520,7 +522,8 @@ fn place_destination(levels: &mut Levels, edit: &LevelEdit) -> u64 {
             bounds: None,
             sequences: None,
             promoted: Arc::new(KeyRanges::new()),
-            keyspaces: Arc::new(Vec::new()),
+            keyspaces: Arc::default(),
+            counted: Counted::default(),
         })
     };
     let present = |levels: &Levels, number| levels.iter().any(|segment| segment.number == number);

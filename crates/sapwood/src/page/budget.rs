@@ -34,13 +34,16 @@ pub enum MemoryPart {
     PendingWrites,
     /// Dead lists.
     DeadLists,
+    /// States: what they know of keyspaces and segments. Of those that the database itself needs;
+    /// what older ones keep besides is held by the application.
+    States,
     /// Nodes that were not written yet, and whatever else there is.
     Other,
 }
 
 impl MemoryPart {
     /// Every part.
-    pub const ALL: [MemoryPart; 10] = [
+    pub const ALL: [MemoryPart; 11] = [
         MemoryPart::Memtables,
         MemoryPart::Cache,
         MemoryPart::Filters,
@@ -50,6 +53,7 @@ impl MemoryPart {
         MemoryPart::ReadSets,
         MemoryPart::PendingWrites,
         MemoryPart::DeadLists,
+        MemoryPart::States,
         MemoryPart::Other,
     ];
 }
@@ -82,6 +86,8 @@ pub struct MemoryBudget {
     listener: OnceLock<Listener>,
     /// See [`MemoryBudget::held_by_application`].
     held: AtomicU64,
+    /// See [`MemoryBudget::set_states_needed`].
+    states_needed: AtomicU64,
     maps_bytes_max: u64,
 }
 
@@ -99,6 +105,7 @@ impl MemoryBudget {
             to_tell: AtomicU64::new(0),
             listener: OnceLock::new(),
             held: AtomicU64::new(0),
+            states_needed: AtomicU64::new(0),
             maps_bytes_max: total / MAPS_PART,
         }
     }
@@ -128,12 +135,23 @@ impl MemoryBudget {
 
     /// What all parts use, in bytes.
     pub fn used(&self) -> u64 {
-        self.parts.iter().map(|part| part.load(Ordering::Relaxed)).sum()
+        MemoryPart::ALL.into_iter().map(|part| self.part(part)).sum()
     }
 
     /// What one part uses, in bytes.
     pub fn part(&self, part: MemoryPart) -> u64 {
-        self.counter(part).load(Ordering::Relaxed)
+        let counted = self.counter(part).load(Ordering::SeqCst);
+        match part {
+            MemoryPart::States => counted.min(self.states_needed.load(Ordering::SeqCst)),
+            _ => counted,
+        }
+    }
+
+    /// The states that the database itself needs take so many bytes: what others keep beyond that
+    /// is held by the application, whose snapshots, cursors and transactions have them.
+    pub fn set_states_needed(&self, bytes: u64) {
+        self.states_needed.store(bytes, Ordering::SeqCst);
+        self.tell_if_moved();
     }
 
     /// What the cache may use: the total less the other parts and what the process needs besides, a
@@ -199,10 +217,12 @@ impl MemoryBudget {
         Some(Charge { budget: Arc::clone(self), part, bytes })
     }
 
-    /// What the application holds beside the budget, in bytes: [`super::held`], and frames that
-    /// the cache does not have.
+    /// What the application holds beside the budget, in bytes: [`super::held`], frames that the
+    /// cache does not have, and what only states know that the database no longer needs.
     pub fn held_by_application(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
+        let states = self.counter(MemoryPart::States).load(Ordering::SeqCst);
+        let older = states.saturating_sub(self.states_needed.load(Ordering::SeqCst));
+        self.held.load(Ordering::Relaxed) + older
     }
 
     pub(super) fn hold(&self, bytes: u64) {
@@ -228,7 +248,7 @@ impl MemoryBudget {
 
     fn beside_cache(&self) -> u64 {
         let parts = MemoryPart::ALL.into_iter().filter(|part| *part != MemoryPart::Cache);
-        parts.map(|part| self.counter(part).load(Ordering::SeqCst)).sum()
+        parts.map(|part| self.part(part)).sum()
     }
 
     /// Small moves are let pass, so that a charge costs little.
@@ -355,6 +375,7 @@ mod tests {
     #[test]
     fn every_part_has_a_counter_of_its_own() {
         let budget = Arc::new(MemoryBudget::new(1000));
+        budget.set_states_needed(u64::MAX);
         let charges: Vec<_> = MemoryPart::ALL
             .into_iter()
             .enumerate()
@@ -378,6 +399,19 @@ mod tests {
         assert_eq!(budget.cache_capacity(), 100);
         charge.sub(4900);
         assert_eq!(budget.cache_capacity(), 1500);
+    }
+
+    #[test]
+    fn what_states_take_that_are_not_needed_is_held_by_the_application() {
+        let budget = Arc::new(MemoryBudget::new(1600));
+        let mut states = budget.charge(MemoryPart::States, 300);
+        budget.set_states_needed(500);
+        let taken = || (budget.part(MemoryPart::States), budget.held_by_application());
+        assert_eq!((taken(), budget.cache_capacity()), ((300, 0), 1300));
+        states.set(900);
+        assert_eq!((taken(), budget.cache_capacity()), ((500, 400), 1100));
+        budget.set_states_needed(100);
+        assert_eq!((taken(), budget.used(), budget.cache_capacity()), ((100, 800), 100, 1500));
     }
 
     #[test]

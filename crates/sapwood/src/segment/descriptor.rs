@@ -3,7 +3,7 @@
 //!
 //! *Guarantees*: a [`Segment`] never changes; a state that differs in one has a new one.
 
-use crate::page::NodeRef;
+use crate::page::{ALLOCATION_BYTES, Counted, MemoryBudget, MemoryPart, NodeRef};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::segment_filter::SegmentFilter;
 use crate::sync::Arc;
@@ -90,10 +90,34 @@ pub struct Segment {
     /// What has moved to deeper levels: readers skip it here.
     pub promoted: Arc<KeyRanges>,
     /// Young segments only, by keyspace number.
-    pub keyspaces: Arc<Vec<KeyspaceShare>>,
+    pub keyspaces: Arc<Counted<Vec<KeyspaceShare>>>,
+    /// What it takes in memory, from when a state has it.
+    pub counted: Counted,
 }
 
 impl Segment {
+    /// Counts what it takes in memory, unless it is counted; returns it, with what it shares.
+    pub fn count(&self, budget: &Arc<MemoryBudget>) -> u64 {
+        let states = MemoryPart::States;
+        let shares = |shares: &Vec<KeyspaceShare>| {
+            shares.capacity() * size_of::<KeyspaceShare>() + 2 * ALLOCATION_BYTES
+        };
+        self.keyspaces.count(budget, states, shares)
+            + self.counted.count(budget, states, |()| self.own_bytes())
+    }
+
+    /// What it takes in memory, but for its shares, and for the little that all values of one
+    /// segment have in common while nothing has been promoted.
+    fn own_bytes(&self) -> usize {
+        let key = |key: &[u8]| key.len() + ALLOCATION_BYTES;
+        let bounds = self.bounds.as_ref().map_or(0, |b| key(&b.least) + key(&b.greatest));
+        let promoted = self.promoted.iter().map(|range| {
+            size_of::<KeyRange>() + key(&range.start) + range.end.as_deref().map_or(0, key)
+        });
+        let promoted = promoted.sum::<usize>();
+        size_of::<Segment>() + 2 * ALLOCATION_BYTES + bounds + promoted + self.filter.own_bytes()
+    }
+
     /// True for a segment that was flushed and not merged yet.
     pub fn is_young(&self) -> bool {
         self.sequences.is_some()

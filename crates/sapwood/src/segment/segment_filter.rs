@@ -48,6 +48,11 @@ impl SegmentFilter {
         SegmentFilter { seed, nodes, known: Arc::default() }
     }
 
+    /// What it takes in memory beside itself and its lines, in bytes.
+    pub(super) fn own_bytes(&self) -> usize {
+        self.nodes.capacity() * size_of::<NodeRef>()
+    }
+
     /// Writes a filter; its lines stay in memory when there is room.
     ///
     /// # Errors

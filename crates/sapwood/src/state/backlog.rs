@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::state::Contents;
+use crate::page::counted::in_map;
 use crate::segment::descriptor::Segment;
 use crate::sync::Arc;
 use crate::types::KeyspaceNumber;
@@ -16,6 +17,11 @@ use crate::types::KeyspaceNumber;
 pub struct PromotedLeaves(BTreeMap<u64, u64>);
 
 impl PromotedLeaves {
+    /// What they take in memory, in bytes.
+    pub fn bytes(&self) -> usize {
+        in_map(self.0.len(), size_of::<(u64, u64)>())
+    }
+
     /// More of a segment was promoted.
     pub fn add(&mut self, segment: u64, leaf_count: u64) {
         *self.0.entry(segment).or_default() += leaf_count;

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::page::Codec;
+use crate::page::counted::in_map;
+use crate::page::{ALLOCATION_BYTES, Codec, Counted, MemoryBudget, MemoryPart};
+use crate::sync::Arc;
 use crate::types::KeyspaceNumber;
 
 /// The options of one keyspace that the file keeps.
@@ -43,6 +45,8 @@ pub struct KeyspaceEntry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalogue {
     entries: BTreeMap<KeyspaceNumber, KeyspaceEntry>,
+    /// What it takes in memory, from when somebody keeps it.
+    counted: Counted,
 }
 
 /// A change of the catalogue, as a commit makes it.
@@ -60,6 +64,15 @@ impl Catalogue {
     /// All keyspaces by number, dropped ones included.
     pub fn iter(&self) -> impl Iterator<Item = (KeyspaceNumber, &KeyspaceEntry)> {
         self.entries.iter().map(|(number, entry)| (*number, entry))
+    }
+
+    /// Counts what it takes in memory for a part of the budget, unless it is counted; returns it.
+    pub fn count_for(&self, budget: &Arc<MemoryBudget>, part: MemoryPart) -> u64 {
+        self.counted.count(budget, part, |()| {
+            let names = self.entries.values().map(|entry| entry.name.len() + ALLOCATION_BYTES);
+            let entry = size_of::<(KeyspaceNumber, KeyspaceEntry)>();
+            size_of::<Catalogue>() + names.sum::<usize>() + in_map(self.entries.len(), entry)
+        })
     }
 
     /// How many there are, dropped ones included.
@@ -90,7 +103,8 @@ impl Catalogue {
     /// The living ones.
     pub fn live(&self) -> Catalogue {
         let live = self.iter().filter(|(_, entry)| !entry.dropped);
-        Catalogue { entries: live.map(|(number, entry)| (number, entry.clone())).collect() }
+        let entries = live.map(|(number, entry)| (number, entry.clone())).collect();
+        Catalogue { entries, counted: Counted::default() }
     }
 
     /// Forgets a dropped keyspace of which nothing is left.

@@ -19,6 +19,7 @@ use super::pending_blocks::PendingBlocks;
 use super::publish::Publisher;
 use super::reserve::Reserve;
 use super::state::State;
+use super::states_needed::StatesNeeded;
 use super::view::{ByReference, Home, MemtableSlot, View};
 use crate::error::{Error, Result};
 use crate::log::writer::LogWriter;
@@ -100,6 +101,8 @@ pub struct Core {
     pub next_segment: AtomicU64,
     /// Visibility.
     pub publisher: Publisher,
+    /// What the states take that the database itself needs.
+    pub states_needed: StatesNeeded,
     /// Dead blocks.
     pub held: HeldStates,
     /// Snapshots.
@@ -188,6 +191,12 @@ impl Core {
         reserve.note_state(&parts.view.state);
         let opened_epoch = parts.view.state.epoch;
         reserve.note_durable(parts.durable.state_pages());
+        let states_needed = StatesNeeded::default();
+        states_needed.note_current(&parts.view.state, parts.pages.budget());
+        // The one that was opened is the durable one, too.
+        states_needed.note_durable(&parts.view.state, parts.pages.budget());
+        let catalogue = Arc::new(parts.catalogue);
+        catalogue.count_for(parts.pages.budget(), MemoryPart::Other);
         parts.pages.allocator().set_kept_free(reserve.at_rest());
         let transactions = OpenTransactions::new(parts.pages.budget());
         let leaf_waste = LeafWaste::new(layout, parts.options.leaf_pages_bytes() as usize);
@@ -203,19 +212,17 @@ impl Core {
             view_swap: OrderedMutex::new(LockRank::VIEW_SWAP, ()),
             visible_catalogue: OrderedMutex::new(
                 VISIBLE_CATALOGUE,
-                VisibleCatalogue {
-                    visible: Arc::new(parts.catalogue.clone()),
-                    later: VecDeque::new(),
-                },
+                VisibleCatalogue { visible: catalogue.clone(), later: VecDeque::new() },
             ),
             catalogue_number: AtomicU64::new(0),
-            catalogue: ArcSwap::from_pointee(parts.catalogue),
+            catalogue: ArcSwap::new(catalogue),
             commit_order: OrderedMutex::new(LockRank::COMMIT_ORDER, ()),
             numbers: parts.numbers,
             install_order: OrderedMutex::new(LockRank::INSTALL, ()),
             next_epoch: AtomicU64::new(parts.next_epoch.0),
             next_segment: AtomicU64::new(parts.next_segment),
             publisher: Publisher::new(parts.visible),
+            states_needed,
             held: parts.held,
             snapshots: Arc::default(),
             log_named: parts.log_named,
@@ -260,6 +267,7 @@ impl Core {
     /// A commit changes the catalogue. The commit order's lock is held.
     pub fn set_catalogue(&self, number: SequenceNumber, catalogue: Catalogue) {
         let catalogue = Arc::new(catalogue);
+        catalogue.count_for(self.pages.budget(), MemoryPart::Other);
         let mut visible = self.visible_catalogue.lock();
         visible.advance(self.visible());
         visible.later.push_back((number, catalogue.clone()));

@@ -67,7 +67,7 @@ pub(crate) fn create(
     let contents = Contents { epoch: Epoch(1), ..Contents::default() };
     let limits = ListLimits::new(&budget, options.dead_list_bytes);
     let held = HeldStates::new(&budget, limits);
-    let state = State::new(contents.clone(), PromotedLeaves::default(), held.releases());
+    let state = State::new(contents.clone(), PromotedLeaves::default(), &budget, held.releases());
     let limits = Limits {
         sequence: LIMIT_AHEAD,
         epoch: LIMIT_AHEAD,

@@ -821,6 +821,7 @@ fn finish(
     core.reserve.note_durable(pages_of(&making.own_blocks));
     core.pages.allocator().set_kept_free(core.reserve.at_rest());
     let former_blocks = std::mem::replace(&mut inner.own_blocks, making.own_blocks);
+    core.states_needed.note_durable(&making.state, core.pages.budget());
     inner.state = Some(making.state);
     for block in former_blocks {
         core.pages.free(block);

@@ -448,7 +448,7 @@ fn read_levels_of(input: &mut Input<'_>) -> Parsed<Levels> {
     for _ in 0..count {
         levels.push(read_segments(input)?);
     }
-    let levels = Levels { levels };
+    let levels = Levels::new(levels);
     let segment_count = levels.iter().count();
     if segment_count > LEVELS_SEGMENT_COUNT_MAX {
         return Err(Problem(format!("{segment_count} segments are too many")));

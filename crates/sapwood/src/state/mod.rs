@@ -31,6 +31,7 @@ pub mod reserve;
 pub mod snapshot;
 pub mod sources;
 pub mod state;
+mod states_needed;
 pub mod toll;
 pub mod view;
 

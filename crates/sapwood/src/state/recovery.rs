@@ -266,7 +266,8 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
     let limits = ListLimits::new(&assembly.budget, assembly.options.dead_list_bytes);
     let held = HeldStates::new(&assembly.budget, limits);
     let epoch = read.manifest.contents.epoch;
-    let state = State::new(read.manifest.contents, PromotedLeaves::default(), held.releases());
+    let (contents, budget) = (read.manifest.contents, &assembly.budget);
+    let state = State::new(contents, PromotedLeaves::default(), budget, held.releases());
     let ring = Ring::new(&assembly.list, assembly.stream.usable_bytes())?;
     let (state_is_recorded, state_named) = (end.state_is_recorded, end.state_named);
     let is_alone = is_alone(&**pages.storage(), &read.slot)?;

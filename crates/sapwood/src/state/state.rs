@@ -8,9 +8,15 @@ use std::collections::BTreeMap;
 
 use super::backlog::{Backlog, PromotedLeaves};
 use super::catalogue::Catalogue;
+use crate::page::counted::in_map;
+use crate::page::{ALLOCATION_BYTES, Charge, Counted, MemoryBudget, MemoryPart};
 use crate::segment::descriptor::Segment;
 use crate::sync::{Arc, channel};
 use crate::types::{Epoch, KeyspaceNumber, LogPosition, SequenceNumber};
+
+fn vec_bytes<T>(elements: &Vec<T>) -> usize {
+    elements.capacity() * size_of::<T>()
+}
 
 /// A strict cut through the order of commits: a state holds all up to it and none after.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -29,9 +35,27 @@ pub struct Cut {
 pub struct Levels {
     /// The last element is the deepest level.
     pub levels: Vec<Vec<Arc<Segment>>>,
+    /// What they take in memory, from when a state has them.
+    pub counted: Counted,
 }
 
 impl Levels {
+    /// Levels of these segments.
+    pub fn new(levels: Vec<Vec<Arc<Segment>>>) -> Levels {
+        Levels { levels, counted: Counted::default() }
+    }
+
+    /// Counts what they and their segments take in memory, unless it is counted; returns it.
+    fn count(&self, budget: &Arc<MemoryBudget>) -> u64 {
+        let own = self.counted.count(budget, MemoryPart::States, |()| {
+            let of = |level: &Vec<Arc<Segment>>| {
+                size_of::<Vec<Arc<Segment>>>() + vec_bytes(level) + ALLOCATION_BYTES
+            };
+            size_of::<Levels>() + 2 * ALLOCATION_BYTES + self.levels.iter().map(of).sum::<usize>()
+        });
+        own + self.iter().map(|segment| segment.count(budget)).sum::<u64>()
+    }
+
     /// All segments in order of precedence.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Segment>> {
         self.levels.iter().flatten()
@@ -70,6 +94,22 @@ pub struct Contents {
 }
 
 impl Contents {
+    /// Counts what they share with other states, where it is not counted; returns what all of it
+    /// takes in memory, in bytes.
+    fn count_shared(&self, budget: &Arc<MemoryBudget>) -> u64 {
+        let young = self.young.iter().map(|segment| segment.count(budget));
+        let levels = self.levels.values().map(|levels| levels.count(budget));
+        self.catalogue.count_for(budget, MemoryPart::States)
+            + young.sum::<u64>()
+            + levels.sum::<u64>()
+    }
+
+    /// What is theirs alone, in bytes.
+    fn own_bytes(&self) -> usize {
+        let element = size_of::<(KeyspaceNumber, Arc<Levels>)>();
+        vec_bytes(&self.young) + in_map(self.levels.len(), element)
+    }
+
     /// The levels of a keyspace, if it has any.
     pub fn levels_of(&self, keyspace: KeyspaceNumber) -> Option<&Arc<Levels>> {
         self.levels.get(&keyspace)
@@ -99,19 +139,33 @@ pub struct State {
     contents: Contents,
     promoted_leaves: PromotedLeaves,
     backlog: Backlog,
+    /// What is its own, in memory.
+    own: Charge,
+    /// What it shares with others takes in memory, in bytes.
+    shared_bytes: u64,
     /// Where the epoch goes when the last reference is dropped.
     released: channel::Sender<Epoch>,
 }
 
 impl State {
-    /// A state whose end is told to `released`; with what of its segments was promoted so far.
+    /// A state that counts in `budget` and whose end is told to `released`; with what of its
+    /// segments was promoted so far.
     pub fn new(
         contents: Contents,
         promoted_leaves: PromotedLeaves,
+        budget: &Arc<MemoryBudget>,
         released: channel::Sender<Epoch>,
     ) -> Arc<State> {
         let backlog = Backlog::of(&contents, &promoted_leaves);
-        Arc::new(State { contents, promoted_leaves, backlog, released })
+        let own = size_of::<State>() + contents.own_bytes() + promoted_leaves.bytes();
+        let own = budget.charge(MemoryPart::States, own as u64);
+        let shared_bytes = contents.count_shared(budget);
+        Arc::new(State { contents, promoted_leaves, backlog, own, shared_bytes, released })
+    }
+
+    /// What it takes in memory, in bytes, with what it shares with others.
+    pub fn bytes(&self) -> u64 {
+        self.own.bytes() + self.shared_bytes
     }
 
     /// What of its segments was promoted since the open.

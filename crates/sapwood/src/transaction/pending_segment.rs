@@ -11,7 +11,7 @@ use super::value_writer::ValueWriter;
 use crate::error::Result;
 use crate::merge::step::make_durable_when_due_and_room;
 use crate::merge::throttle::admit_ahead;
-use crate::page::{Block, Charge, Codec, NodeWriter};
+use crate::page::{Block, Charge, Codec, Counted, NodeWriter};
 use crate::segment::descriptor::{
     Bounds, KeyspaceShare, Segment, TreeRoot, composite_key, composite_range,
 };
@@ -311,7 +311,8 @@ impl<'a> PendingWriter<'a> {
             bounds: self.bounds.take(),
             sequences: Some((SequenceNumber(0), SequenceNumber(0))),
             promoted: Arc::default(),
-            keyspaces: Arc::new(std::mem::take(&mut self.shares)),
+            keyspaces: Arc::new(Counted::new(std::mem::take(&mut self.shares))),
+            counted: Counted::default(),
         };
         let mut written = nodes.finish()?.blocks;
         written.append(&mut self.made);

@@ -14,7 +14,9 @@ use crate::merge::stretch::{Side, end_after, load_stretch, lowest_beside};
 use crate::merge::verify::{Activity, verify_with};
 use crate::options::{Durability, Options};
 use crate::page::file_header::SLOT_BYTES;
-use crate::page::{Block, Codec, FLAG_NUMBERS, NodeKind, NodeRef, NodeSpec, StateLocation};
+use crate::page::{
+    Block, Codec, Counted, FLAG_NUMBERS, NodeKind, NodeRef, NodeSpec, StateLocation,
+};
 use crate::segment::bounded_ranges::BoundedRanges;
 use crate::segment::coverage::newly_covered;
 use crate::segment::descriptor::{KeyspaceShare, Segment, TreeRoot, composite_key};
@@ -92,9 +94,13 @@ fn change_last_level(engine: &Engine, points: TreeRoot) {
     let segment = Segment { points: Some(points), bounds: None, ..(*last).clone() };
     let mut contents = (**state).clone();
     let levels = vec![vec![Arc::new(segment)]];
-    contents.levels.insert(engine.keyspace, Arc::new(Levels { levels }));
-    let hostile_state =
-        State::new(contents, PromotedLeaves::default(), engine.core.held.releases());
+    contents.levels.insert(engine.keyspace, Arc::new(Levels::new(levels)));
+    let hostile_state = State::new(
+        contents,
+        PromotedLeaves::default(),
+        engine.core.pages.budget(),
+        engine.core.held.releases(),
+    );
     engine.core.change_view(|view| View {
         active: view.active.clone(),
         sealed: view.sealed.clone(),
@@ -529,7 +535,8 @@ fn damage_that_a_lookup_meets_names_its_place() {
         };
         if named == many {
             segment.sequences = Some((SequenceNumber(1), SequenceNumber(1)));
-            segment.keyspaces = Arc::new(vec![KeyspaceShare { keyspace, entries: 1, bytes: 1 }]);
+            let share = KeyspaceShare { keyspace, entries: 1, bytes: 1 };
+            segment.keyspaces = Arc::new(Counted::new(vec![share]));
         }
         assert_eq!(place_of(ask(segment)), place, "{kind:?} in a tree of keyspace {named}");
     }

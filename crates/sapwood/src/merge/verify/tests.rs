@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::options::Options;
 use crate::page::{
-    Block, Codec, Layout, MemoryBudget, NodeKind, NodeSpec, NodeWriter, PageOptions,
+    Block, Codec, Counted, Layout, MemoryBudget, NodeKind, NodeSpec, NodeWriter, PageOptions,
 };
 use crate::segment::coverage::newly_covered;
 use crate::segment::descriptor::{Bounds, KeyspaceShare, Segment, TreeRoot, composite_key};
@@ -125,7 +125,8 @@ impl File {
             bounds: Some(Bounds { least: key(0), greatest: key(count - 1), open_end: false }),
             sequences: None,
             promoted: Arc::new(KeyRanges::new()),
-            keyspaces: Arc::new(Vec::new()),
+            keyspaces: Arc::default(),
+            counted: Counted::default(),
         }
     }
 
@@ -171,7 +172,8 @@ impl File {
             }),
             sequences: Some((SequenceNumber(100), SequenceNumber(149))),
             promoted: Arc::new(KeyRanges::new()),
-            keyspaces: Arc::new(vec![share]),
+            keyspaces: Arc::new(Counted::new(vec![share])),
+            counted: Counted::default(),
         }
     }
 
@@ -196,7 +198,7 @@ fn contents(young: Option<Segment>, level: Option<Segment>) -> Contents {
     let settings = Default::default();
     catalogue.apply(&CatalogueChange::Create(KEYSPACE, "default".into(), settings));
     let levels =
-        level.map(|segment| (KEYSPACE, Arc::new(Levels { levels: vec![vec![Arc::new(segment)]] })));
+        level.map(|segment| (KEYSPACE, Arc::new(Levels::new(vec![vec![Arc::new(segment)]]))));
     Contents {
         epoch: Epoch(6),
         catalogue: Arc::new(catalogue),
@@ -490,7 +492,7 @@ fn a_leaf_that_many_parents_name_is_read_twice_at_most() {
     let once = file.verify(&contents(None, Some(segment.clone())));
     let mut state = contents(None, None);
     let same = (0..20).map(|number| Arc::new(Segment { number, ..segment.clone() })).collect();
-    state.levels.insert(KEYSPACE, Arc::new(Levels { levels: vec![same] }));
+    state.levels.insert(KEYSPACE, Arc::new(Levels::new(vec![same])));
     let report = file.verify(&state);
     assert_eq!(report.leaves, 2 * once.leaves, "{report}");
 }

@@ -5,7 +5,7 @@
 use super::input::{Input, Parsed, Problem};
 use crate::codec::{Reader, put_length_prefixed, put_varint};
 use crate::error::Result;
-use crate::page::NodeRef;
+use crate::page::{Counted, NodeRef};
 use crate::segment::descriptor::{Bounds, KeyspaceShare, Segment, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::segment_filter::SegmentFilter;
@@ -127,8 +127,9 @@ fn read_body(number: u64, input: &mut Input<'_>) -> Parsed<Segment> {
     if promoted.covers(&KeyRange::all()) {
         return Err(Problem("nothing is left of it".into()));
     }
-    let keyspaces = Arc::new(read_shares(input)?);
-    Ok(Segment { number, points, ranges, filter, bounds, sequences, promoted, keyspaces })
+    let keyspaces = Arc::new(Counted::new(read_shares(input)?));
+    let counted = Counted::default();
+    Ok(Segment { number, points, ranges, filter, bounds, sequences, promoted, keyspaces, counted })
 }
 
 fn read_tree(input: &mut Input<'_>) -> Parsed<TreeRoot> {

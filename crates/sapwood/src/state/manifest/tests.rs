@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::codec::Reader;
 use crate::error::Error;
-use crate::page::{Codec, NodeRef};
+use crate::page::{Codec, Counted, NodeRef};
 use crate::segment::descriptor::{Bounds, KeyspaceShare, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
 use crate::segment::segment_filter::SegmentFilter;
@@ -93,7 +93,8 @@ fn segment(young: bool) -> impl Strategy<Value = Arc<Segment>> {
                 bounds,
                 sequences: young.then_some(sequences),
                 promoted,
-                keyspaces: Arc::new(if young { shares } else { Vec::new() }),
+                keyspaces: Arc::new(Counted::new(if young { shares } else { Vec::new() })),
+                counted: Counted::default(),
             })
         },
     )
@@ -127,7 +128,7 @@ fn levels() -> impl Strategy<Value = Arc<Levels>> {
     let upper = vec(vec(segment(false), 0..3), 0..3);
     (upper, vec(segment(false), 0..2)).prop_map(|(mut levels, last)| {
         levels.push(last);
-        Arc::new(Levels { levels })
+        Arc::new(Levels::new(levels))
     })
 }
 
@@ -212,7 +213,8 @@ fn young_sample() -> Segment {
             KeyRange::new(*b"d", Some(b"e".to_vec())),
             KeyRange::new(*b"x", None),
         ])),
-        keyspaces: Arc::new(vec![share(1), share(2)]),
+        keyspaces: Arc::new(Counted::new(vec![share(1), share(2)])),
+        counted: Counted::default(),
     }
 }
 
@@ -226,6 +228,7 @@ fn level_sample(number: u64) -> Segment {
         sequences: None,
         promoted: Arc::default(),
         keyspaces: Arc::default(),
+        counted: Counted::default(),
     }
 }
 
@@ -241,12 +244,10 @@ fn sample() -> Manifest {
         let entry = KeyspaceEntry { name: name.into(), settings, dropped: name.is_empty() };
         catalogue.insert(KeyspaceNumber(number), entry);
     }
-    let levels = Levels {
-        levels: vec![
-            vec![Arc::new(level_sample(5)), Arc::new(level_sample(4))],
-            vec![Arc::new(level_sample(2))],
-        ],
-    };
+    let levels = Levels::new(vec![
+        vec![Arc::new(level_sample(5)), Arc::new(level_sample(4))],
+        vec![Arc::new(level_sample(2))],
+    ]);
     let cut = Cut { sequence: SequenceNumber(9), position: LogPosition(800), chain: 0xfeed };
     let region = RegionEntry { home: 1, stamp: 3, checksum: 9, free_pages: 100 };
     Manifest {

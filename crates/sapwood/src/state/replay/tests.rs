@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::log::operation::CommitEncoder;
-use crate::page::{Codec, Layout, MemoryBudget, NodeRef, PageOptions};
+use crate::page::{Codec, Counted, Layout, MemoryBudget, NodeRef, PageOptions};
 use crate::segment::descriptor::{KeyspaceShare, Segment, TreeRoot};
 use crate::segment::overflow::write_value;
 use crate::segment::segment_filter::SegmentFilter;
@@ -164,7 +164,8 @@ fn by_reference(numbers: impl Iterator<Item = u64>) -> (RecordKind, Vec<u8>) {
             bounds: None,
             sequences: None,
             promoted: Arc::default(),
-            keyspaces: Arc::new(vec![share]),
+            keyspaces: Arc::new(Counted::new(vec![share])),
+            counted: Counted::default(),
         })
     };
     let segments: Vec<_> = numbers.map(named).collect();

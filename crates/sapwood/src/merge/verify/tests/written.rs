@@ -108,7 +108,7 @@ fn a_damaged_value_is_found_in_the_level_that_it_has_moved_to() {
     assert!(report.is_clean() && meanwhile.replaced == 1, "{report}");
     let deeper = Segment { number: 10, ..segment };
     let levels = vec![vec![Arc::new(source)], vec![Arc::new(deeper)]];
-    after.levels = [(KEYSPACE, Arc::new(Levels { levels }))].into();
+    after.levels = [(KEYSPACE, Arc::new(Levels::new(levels)))].into();
     let (report, _) = file.verify_beside(&before, &after);
     // Both segments have the parent here, which in a database they have not.
     let of_values = |problem: &&Problem| problem.structure == Some(Structure::Overflow);
