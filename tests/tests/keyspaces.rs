@@ -416,3 +416,57 @@ fn options_are_read_back_after_a_rename_an_open_and_a_copy() {
         check(&open(path).unwrap());
     }
 }
+
+/// What is known of keyspaces is in memory, so the budget bounds how many there are: the same for
+/// whoever makes one and for whoever opens a file that has them.
+#[test]
+fn there_are_no_more_keyspaces_than_the_budget_has_room_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("database");
+    let open = |budget_mib: u64| {
+        let builder = Database::builder().memory_budget(budget_mib << 20).merge_threads(0);
+        builder.durability(Durability::Memory).open(&path)
+    };
+    let refused = |error: Error| match error {
+        Error::InvalidOption { option: "memory_budget", detail } => detail,
+        error => panic!("{error}"),
+    };
+    let long = |number: usize| format!("{number:01024}");
+    let database = open(4).unwrap();
+    let mut count = 0;
+    let error = loop {
+        match database.keyspace(&long(count)) {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+    };
+    // 3 KiB each of 4 MiB.
+    assert!((1300..1400).contains(&count), "{count}");
+    assert!(refused(error).contains("drop some, or open with"), "{count}");
+    for number in 0..2 {
+        database.drop_keyspace(&long(number)).unwrap();
+    }
+    database.wait_until_idle().unwrap();
+    let short = database.keyspace("short").unwrap();
+    short.put("key", "value").unwrap();
+    database.keyspace(&long(0)).unwrap();
+    database.rename_keyspace("short", "still short").unwrap();
+    database.keyspace(&long(1)).unwrap_err();
+    database.close().unwrap();
+
+    // What was taken is taken again; what is more than that takes a larger budget to open.
+    open(4).unwrap().close().unwrap();
+    let database = open(48).unwrap();
+    for number in count..count + 200 {
+        database.keyspace(&long(number)).unwrap();
+    }
+    let copy = folder.path().join("copy");
+    database.compact_to(&copy, &mut ()).unwrap();
+    database.close().unwrap();
+    let detail = refused(open(4).unwrap_err());
+    let enough = detail.split_whitespace().rev().find_map(|word| word.parse::<u64>().ok()).unwrap();
+    let builder = Database::builder().memory_budget(enough).merge_threads(0);
+    assert_eq!(builder.open(&path).unwrap().keyspaces().unwrap().len(), count + 200);
+    let builder = Database::builder().memory_budget(enough - (1 << 20)).merge_threads(0);
+    refused(builder.open(&copy).unwrap_err());
+}

@@ -19,6 +19,7 @@ use crate::segment::overflow::OverflowReader;
 use crate::segment::overflow_reference::OverflowReference;
 use crate::shared::Shared;
 use crate::state::catalogue::{Catalogue, KeyspaceEntry};
+use crate::state::keyspaces_fit::{memory_bytes, memory_bytes_max};
 use crate::state::{Core, SnapshotHold, create};
 use crate::storage::NewFile;
 use crate::sync::Arc;
@@ -48,7 +49,7 @@ pub(crate) fn copy_to(
     let target = shared.read(|core| {
         create::create(Arc::new(storage), target_options(&core.options), core.clock.clone())
     })?;
-    let _maps = shared.read(|core| Ok(charge_maps(core)))?;
+    let _taken = shared.read(|core| Ok(charge_target(core, &catalogue)))?;
     let total = shared.read(|core| Ok(bytes_of(core, &hold)))?;
     let mut copy =
         Copy { shared, hold: Arc::new(hold), target, progress, total, reported: 0, values: 0 };
@@ -65,11 +66,17 @@ pub(crate) fn copy_to(
     file.finish()
 }
 
-/// The source's cache gives way to the maps of the copy and of its states.
-fn charge_maps(core: &Core) -> Charge {
+/// The source's cache gives way to what the copy takes: its budget, and beside that its maps, those
+/// of its states, and what is known of keyspaces.
+fn charge_target(core: &Core, catalogue: &Catalogue) -> [Charge; 3] {
     let file_pages = core.pages.allocator().file_pages();
     let maps_bytes = budget_for_maps(core.pages.layout(), file_pages) / MAPS_PART;
-    core.pages.budget().charge(MemoryPart::FreeMaps, maps_bytes / 2 * 3)
+    let charge = |part, bytes| core.pages.budget().charge(part, bytes);
+    [
+        charge(MemoryPart::MergeBuffers, target_options(&core.options).memory_budget),
+        charge(MemoryPart::FreeMaps, maps_bytes / 2 * 3),
+        charge(MemoryPart::Other, memory_bytes(catalogue)),
+    ]
 }
 
 fn target_options(source: &Options) -> Options {
@@ -81,6 +88,7 @@ fn target_options(source: &Options) -> Options {
         merge_threads: 0,
         // It may become as long as its source.
         maps_bytes: Some(MemoryBudget::of(source).maps_bytes_max()),
+        keyspaces_bytes: Some(memory_bytes_max(source)),
         max_file_bytes: None,
         read_only: false,
         memory_map: false,
@@ -234,6 +242,7 @@ mod tests {
             assert!(target.memory_budget <= source.memory_budget);
             let maps_bytes = |options: &Options| MemoryBudget::of(options).maps_bytes_max();
             assert_eq!(maps_bytes(&target), maps_bytes(&source));
+            assert_eq!(memory_bytes_max(&target), memory_bytes_max(&source));
         }
     }
 }

@@ -287,6 +287,9 @@ pub(crate) struct Options {
     pub dead_list_bytes: Option<u64>,
     /// How much memory free maps may take, which bounds the file; `None`: an eighth of the budget.
     pub maps_bytes: Option<u64>,
+    /// How much memory what is known of keyspaces may be expected to take; `None`: an eighth of the
+    /// budget, and 4 MiB at least.
+    pub keyspaces_bytes: Option<u64>,
     /// So many dead keys that a scan walks over in a row are joined.
     pub join_keys_min: u64,
     /// So many write stamps may be given out before the next durable state.
@@ -321,6 +324,7 @@ impl Default for Options {
             transaction_bytes: None,
             dead_list_bytes: None,
             maps_bytes: None,
+            keyspaces_bytes: None,
             join_keys_min: 64,
             stamps_ahead: STAMPS_AHEAD,
             max_transaction_history_bytes: None,

@@ -36,6 +36,11 @@ fn held(database: &Database) -> u64 {
     database.stats().unwrap().memory.held_by_application
 }
 
+/// What so many snapshots, cursors or transactions take before they have read anything, at most.
+fn listed(count: usize) -> usize {
+    count * 300 + (4 << 10)
+}
+
 /// What is held, at least the first and at most the second.
 #[track_caller]
 fn assert_held(database: &Database, least: usize, most: usize) {
@@ -122,7 +127,7 @@ fn what_cursors_and_iterators_have_read_ahead_is_held() {
     // All of it lies in the memtable, of which entries are copied.
     assert_eq!(database.stats().unwrap().flushes, 0);
     let mut cursors: Vec<_> = (0..50).map(|_| keyspace.cursor().unwrap()).collect();
-    assert_eq!(held(&database), 0, "none has read anything");
+    assert_held(&database, 1, listed(50));
     for cursor in &mut cursors {
         assert!(cursor.first().unwrap());
     }
@@ -143,7 +148,7 @@ fn what_cursors_and_iterators_have_read_ahead_is_held() {
     assert_held(&database, 50 * 32 * 300, 50 * 80 * 500);
     // One that has ended holds nothing.
     ranges.iter_mut().for_each(|range| assert_eq!(range.count(), 449));
-    assert_eq!(held(&database), 0);
+    assert!(held(&database) <= listed(50) as u64);
 }
 
 /// The transaction goes on with a copy, spills, or ends: what iterators see stays.
@@ -158,7 +163,8 @@ fn writes_that_a_transaction_has_let_go_are_held_by_its_iterators() {
         transaction.put(&keyspace, number.to_be_bytes(), [7; 400]).unwrap();
     }
     let mut ranges: Vec<_> = (0..10).map(|_| transaction.iter(&keyspace).unwrap()).collect();
-    assert_eq!(held(&database), 0, "they are the transaction's");
+    // The writes are the transaction's.
+    assert_held(&database, 1, listed(11));
     transaction.put(&keyspace, "more", "v").unwrap();
     assert_held(&database, 40_000, 60_000);
     // A second put copies nothing.
@@ -173,13 +179,13 @@ fn writes_that_a_transaction_has_let_go_are_held_by_its_iterators() {
     drop(ranges);
     assert_held(&database, 40_000, 60_000);
     assert_eq!(count(later), 101);
-    assert_eq!(held(&database), 0);
+    assert!(held(&database) <= listed(1) as u64);
     let last = transaction.iter(&keyspace).unwrap();
-    assert_eq!(held(&database), 0);
+    assert!(held(&database) <= listed(2) as u64);
     transaction.rollback();
     let spilled = database.stats().unwrap().memory.pending_writes;
     assert_eq!(spilled, 0);
-    assert!(held(&database) > 400, "what was not spilled");
+    assert!(held(&database) > 2 << 10, "what was not spilled");
     assert_eq!(count(last), 501);
     assert_eq!(held(&database), 0);
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result, Structure};
 use crate::memtable::{MemtableCursor, Operation};
 use crate::page::{Block, Charge, Codec, Counted, MemoryPart, NodeWriter};
 use crate::segment::descriptor::{Bounds, KeyspaceShare, Segment, composite_key, composite_range};
-use crate::segment::filter::{self, key_hash, lines_for};
+use crate::segment::filter::{self, LINE_BYTES, key_hash, lines_for};
 use crate::segment::key_range::KeyRange;
 use crate::segment::leaf_writer::{LeafOptions, LeafOverflow, NewEntry};
 use crate::segment::overflow::{OverflowReader, blocks_of, wants_overflow, write_value};
@@ -75,7 +75,7 @@ pub struct FlushJob {
     /// The last key of the young segment so far, composite.
     composite: Vec<u8>,
     current: Current,
-    /// Of the values of the current key.
+    /// Of the values of the current key, and of the hashes for the filter.
     charge: Charge,
 }
 
@@ -265,7 +265,7 @@ impl FlushJob {
     fn flush_key(&mut self, core: &Arc<Core>) -> Result<()> {
         let mut current = std::mem::take(&mut self.current);
         let result = self.take_versions(&mut current);
-        self.charge.set(current.values.capacity() as u64);
+        self.charge.set(current.values.capacity() as u64 + self.hash_bytes());
         let result = result.and_then(|()| self.place_key(core, &current));
         self.current = current;
         result
@@ -549,11 +549,16 @@ impl FlushJob {
         writer.finish(nodes, true)
     }
 
+    fn hash_bytes(&self) -> u64 {
+        (self.hashes.capacity() * size_of::<u64>()) as u64
+    }
+
     fn write_filter(&mut self, nodes: &mut NodeWriter) -> Result<SegmentFilter> {
         if self.hashes.is_empty() {
             return Ok(SegmentFilter::new(self.filter_seed, Vec::new()));
         }
         let line_count = lines_for(self.hashes.len() as u64, YOUNG_FILTER_BITS);
+        self.charge.set(self.hash_bytes() + u64::from(line_count) * LINE_BYTES as u64);
         let mut lines = Vec::new();
         filter::build(&self.hashes, self.filter_seed, line_count, &mut lines)
             .map_err(|problem| problem.corruption(Structure::Filter))?;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::page::{Block, Counted};
+use crate::page::{Block, Charge, Counted};
 use crate::segment::coverage::newly_covered;
 use crate::segment::descriptor::{Bounds, Segment, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
@@ -99,6 +99,8 @@ pub struct Change {
     pub dropped: Option<Leaving>,
     /// What the step reserved beside its plan; held until the install is done.
     pub reserved: Option<Reservation>,
+    /// What the step holds in memory until then.
+    pub held: Option<Charge>,
 }
 
 /// The next state in the making.

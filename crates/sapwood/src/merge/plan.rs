@@ -587,7 +587,7 @@ fn end_by_memory(
     keyspace: KeyspaceNumber,
     range: KeyRange,
 ) -> Result<Option<Vec<u8>>> {
-    let mut left = core.options.memory_budget / RANGES_PART;
+    let mut left = ranges_bytes(core);
     for fragment in source_fragments(&core.pages, keyspace, sources, &range)? {
         let fragment = fragment?;
         match left.checked_sub(fragment.memory_bytes() as u64) {
@@ -638,7 +638,14 @@ fn pages_of_sources(
 /// How many pages of range tombstones a step may take.
 fn ranges_pages(core: &Core) -> u64 {
     let page_bytes = u64::from(core.pages.layout().page_size);
-    (core.options.memory_budget / RANGES_PART / RANGES_GROWTH / page_bytes).max(1)
+    (ranges_bytes(core) / RANGES_GROWTH / page_bytes).max(1)
+}
+
+/// How many bytes of memory the range tombstones of a step may take: with many threads less, so
+/// that all of them together take an eighth of the budget.
+fn ranges_bytes(core: &Core) -> u64 {
+    let pairs = core.options.merge_threads.div_ceil(2).max(1) as u64;
+    core.options.memory_budget / RANGES_PART / pairs
 }
 
 /// The lowest parents of the destination, side by side, that the sources touch first in a range;

@@ -6,7 +6,7 @@
 //! A step that fails gives everything back. *Threads*: any number of steps beside one another.
 
 use crate::error::{Error, Result, Structure};
-use crate::page::{Block, Codec, MemoryPart, NodeWriter, PageManager};
+use crate::page::{Block, Charge, Codec, MemoryPart, NodeWriter, PageManager};
 use crate::segment::descriptor::{Bounds, Segment};
 use crate::segment::filter::key_hash;
 use crate::segment::key_range::{KeyRange, is_before_end};
@@ -91,9 +91,6 @@ pub fn promote(core: &Arc<Core>, plan: Plan) -> Result<()> {
     let keyspace = plan.keyspace;
     let mut step = Step::new(core, &plan)?;
     let fragments = step.run()?;
-    // Bounded by the plan, and held until the install.
-    let bytes = fragments.iter().map(Fragment::memory_bytes).sum::<usize>();
-    let _charge = core.pages.budget().charge(MemoryPart::MergeBuffers, bytes as u64);
     let (entries, dropped) = (step.read.entries, step.dropped.entries);
     let change = step.into_change(fragments)?;
     let pages: u64 = change.written.iter().map(|block| u64::from(block.pages)).sum();
@@ -207,6 +204,9 @@ struct Step<'a> {
     replaced: KeyRange,
     /// A neighbour of the stretch that comes in.
     reserved: Option<Reservation>,
+    /// What is held of the sources' range tombstones and of the destination's leaves, which the
+    /// plan bounds.
+    held: Charge,
 }
 
 impl<'a> Step<'a> {
@@ -247,6 +247,10 @@ impl<'a> Step<'a> {
             copied: Copied { pages: core.pages.clone(), blocks: Vec::new(), page_count: 0 },
             replaced: stretch.map_or_else(KeyRange::all, |stretch| stretch.range.clone()),
             reserved: None,
+            held: core
+                .pages
+                .budget()
+                .charge(MemoryPart::MergeBuffers, stretch.map_or(0, Stretch::memory_bytes)),
         })
     }
 
@@ -255,6 +259,7 @@ impl<'a> Step<'a> {
         let (plan, pages) = (self.plan, &self.core.pages);
         let fragments = source_fragments(pages, plan.keyspace, &plan.sources, &plan.range)?;
         let fragments = fragments.collect::<Result<Vec<Fragment>>>()?;
+        self.held.add(fragments.iter().map(|f| f.memory_bytes() as u64).sum());
         match &self.plan.stretch {
             None => self.merge_up_to(self.plan.range.end.as_deref(), None)?,
             Some(stretch) => {
@@ -637,7 +642,7 @@ impl<'a> Step<'a> {
 
     fn into_change(self, fragments: Vec<Fragment>) -> Result<Change> {
         let Step { core, plan, mut nodes, writer, read, dropped, mut died, mut copied, .. } = self;
-        let (replaced, reserved) = (self.replaced, self.reserved);
+        let (replaced, reserved, held) = (self.replaced, self.reserved, Some(self.held));
         let written = writer.written();
         let out = Tally { entries: written.entries, hash_sum: written.hash_sum };
         let sum = Tally {
@@ -698,6 +703,7 @@ impl<'a> Step<'a> {
                 bounds,
             }],
             reserved,
+            held,
             ..Change::default()
         })
     }

@@ -6,7 +6,7 @@
 //! damage, and by those of the file.
 
 use crate::error::{Error, Result, Structure};
-use crate::page::{Block, NodeRef, PageManager};
+use crate::page::{ALLOCATION_BYTES, Block, NodeRef, PageManager};
 use crate::segment::BlockProblem;
 use crate::segment::coverage::{child_range, push_sidecar_blocks};
 use crate::segment::descriptor::TreeRoot;
@@ -20,6 +20,9 @@ use crate::segment::segment_filter::{outside_piece, read_piece};
 use crate::segment::tree_edit::pages_below;
 use crate::state::dead_list::Dead;
 use crate::types::{Epoch, KeyspaceNumber};
+
+/// What the blocks of a value of its own take, in bytes, about: most lie in one or two.
+const VALUE_BYTES: usize = 2 * size_of::<Block>() + ALLOCATION_BYTES;
 
 /// Whole lowest parents of one tree, in order.
 #[derive(Debug)]
@@ -38,6 +41,17 @@ pub struct Stretch {
 }
 
 impl Stretch {
+    /// What it takes in memory, in bytes, about.
+    pub fn memory_bytes(&self) -> u64 {
+        let leaf = |leaf: &LeafEntry| {
+            let of_values = leaf.overflow.len() * (size_of::<LeafOverflow>() + VALUE_BYTES);
+            let heap = leaf.separator.len() + leaf.filter.len() + 2 * ALLOCATION_BYTES;
+            size_of::<LeafEntry>() + heap + of_values
+        };
+        let leaves = self.leaves.iter().map(leaf).sum::<usize>();
+        (leaves + self.died.len() * size_of::<Dead>()) as u64
+    }
+
     /// Pages of the leaves, and of the parents with their sidecars: what takes their place takes
     /// about as much.
     pub fn pages(&self) -> u64 {

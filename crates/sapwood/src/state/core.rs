@@ -195,6 +195,7 @@ impl Core {
         states_needed.note_current(&parts.view.state, parts.pages.budget());
         // The one that was opened is the durable one, too.
         states_needed.note_durable(&parts.view.state, parts.pages.budget());
+        let snapshots = Arc::new(HeldSnapshots::new(parts.pages.budget()));
         let catalogue = Arc::new(parts.catalogue);
         catalogue.count_for(parts.pages.budget(), MemoryPart::Other);
         parts.pages.allocator().set_kept_free(reserve.at_rest());
@@ -224,7 +225,7 @@ impl Core {
             publisher: Publisher::new(parts.visible),
             states_needed,
             held: parts.held,
-            snapshots: Arc::default(),
+            snapshots,
             log_named: parts.log_named,
             pending: parts.pending,
             transactions,

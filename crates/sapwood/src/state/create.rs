@@ -116,7 +116,7 @@ pub(crate) fn create(
         next_segment: 1,
         visible: SequenceNumber(0),
         held,
-        log_named: LogNamed::default(),
+        log_named: LogNamed::new(&budget),
         durable: Durable::new(durable),
         pool,
     }))

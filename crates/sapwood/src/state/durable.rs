@@ -7,7 +7,6 @@
 
 use std::collections::HashSet;
 
-use super::catalogue::Catalogue;
 use super::core::Core;
 use super::manifest::{self, Counters, ExactCounters, LogSection, Manifest};
 use super::panic_guard::PanicGuard;
@@ -34,10 +33,6 @@ pub const DURABLE: LockRank = LockRank::new(5, "durable state");
 pub const LIMIT_AHEAD: u64 = 1 << 32;
 /// The same for keyspace numbers.
 pub const KEYSPACE_LIMIT_AHEAD: u32 = 1 << 12;
-
-/// What a state takes for a keyspace beside its name, about: options, a segment, and its shares of
-/// young ones.
-const KEYSPACE_BYTES: usize = 256;
 
 /// The log's blocks have this many bytes, so that the log can grow, shrink and be reused in parts.
 pub const LOG_BLOCK_BYTES: u64 = 256 * 1024;
@@ -612,33 +607,6 @@ fn free_log_blocks(core: &Core, blocks: &[Block]) {
 /// The most pages that an encoded state may have.
 pub(crate) fn state_pages_max(layout: &Layout) -> u64 {
     STATE_BLOCKS_MAX as u64 * u64::from(layout.block_pages_max())
-}
-
-/// Looks whether every durable state would have a place for the keyspaces with so many bytes more
-/// of names. What they hold may take as much again.
-///
-/// # Errors
-/// `InvalidOption`: regions are too small for them.
-pub fn check_keyspaces_fit(core: &Core, catalogue: &Catalogue, more: usize) -> Result<()> {
-    let layout = core.pages.layout();
-    // States name dropped ones, too, until all of them has left.
-    let state = core.state();
-    let leaving = state.catalogue.iter().filter(|(number, _)| catalogue.get(*number).is_none());
-    let named = catalogue.iter().chain(leaving);
-    let names: usize = named.map(|(_, entry)| entry.name.len() + KEYSPACE_BYTES).sum();
-    let limit = layout.stream_bytes(state_pages_max(layout)) / 2;
-    if (names + KEYSPACE_BYTES + more) as u64 <= limit {
-        return Ok(());
-    }
-    let count = catalogue.iter().count();
-    Err(Error::InvalidOption {
-        option: "region_bytes",
-        detail: format!(
-            "with {} bytes to a region a state has no room for more than these {count} \
-             keyspaces; drop some, give them shorter names, or make a file with larger regions",
-            layout.region_bytes
-        ),
-    })
 }
 
 fn allocate_state_blocks(core: &Core, bytes: usize) -> Result<Vec<Block>> {

@@ -10,6 +10,8 @@ use std::time::Duration;
 use super::core::Core;
 use super::state::State;
 use super::view::Home;
+use crate::page::counted::in_map;
+use crate::page::{Held, MemoryBudget};
 use crate::sync::thread::ThreadId;
 use crate::sync::{Arc, LockRank, OrderedMutex, Weak, thread};
 use crate::types::SequenceNumber;
@@ -23,12 +25,23 @@ pub struct HeldSnapshots {
     listed: OrderedMutex<Listed>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Listed {
     next: u64,
     /// In the order in which they were taken.
     snapshots: BTreeMap<u64, Taken>,
+    /// What they take is the application's.
+    held: Held,
 }
+
+impl Listed {
+    fn recount(&mut self) {
+        self.held.follow(self.snapshots.len() * SNAPSHOT_BYTES);
+    }
+}
+
+/// What a snapshot takes in memory, here and in the application's handle, in bytes, about.
+const SNAPSHOT_BYTES: usize = in_map(1, size_of::<(u64, Taken)>()) + 128;
 
 /// Where the data of a snapshot is, without holding it.
 #[derive(Clone, Debug)]
@@ -67,13 +80,13 @@ pub struct Listing {
     name: u64,
 }
 
-impl Default for HeldSnapshots {
-    fn default() -> HeldSnapshots {
-        HeldSnapshots { listed: OrderedMutex::new(HELD_SNAPSHOTS, Listed::default()) }
-    }
-}
-
 impl HeldSnapshots {
+    /// None is held.
+    pub fn new(budget: &Arc<MemoryBudget>) -> HeldSnapshots {
+        let listed = Listed { next: 0, snapshots: BTreeMap::new(), held: Held::new(budget) };
+        HeldSnapshots { listed: OrderedMutex::new(HELD_SNAPSHOTS, listed) }
+    }
+
     /// Lists a snapshot that was taken just now, by the calling thread.
     pub fn list(
         self: &Arc<Self>,
@@ -86,6 +99,7 @@ impl HeldSnapshots {
         let name = listed.next;
         listed.next += 1;
         listed.snapshots.insert(name, Taken { number, since, by, place });
+        listed.recount();
         Listing { snapshots: Arc::clone(self), name }
     }
 
@@ -122,7 +136,9 @@ impl HeldSnapshots {
 
 impl Drop for Listing {
     fn drop(&mut self) {
-        self.snapshots.listed.lock().snapshots.remove(&self.name);
+        let mut listed = self.snapshots.listed.lock();
+        listed.snapshots.remove(&self.name);
+        listed.recount();
     }
 }
 

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::state::State;
-use crate::page::Block;
+use crate::page::counted::in_map;
+use crate::page::{ALLOCATION_BYTES, Block, Charge, MemoryBudget, MemoryPart};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{LogPosition, PageNumber};
@@ -22,7 +23,7 @@ pub struct LogNamed {
     pages: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Named {
     /// By the end of the record.
     records: BTreeMap<LogPosition, Vec<Block>>,
@@ -34,15 +35,40 @@ struct Named {
     /// Blocks that replay found and of which nothing proves that they are on disk, by the end of
     /// the record that names them.
     uncertain: HashMap<PageNumber, LogPosition>,
+    charge: Charge,
 }
 
-impl Default for LogNamed {
-    fn default() -> LogNamed {
-        LogNamed { named: OrderedMutex::new(LOG_NAMED, Named::default()), pages: AtomicU64::new(0) }
+/// What a record takes in memory beside its blocks, in bytes, about.
+const RECORD_BYTES: usize = in_map(1, size_of::<(LogPosition, Vec<Block>)>()) + ALLOCATION_BYTES;
+/// What an element takes of a `HashMap`, which is between seven sixteenths and seven eighths full.
+const fn hashed(element_bytes: usize) -> usize {
+    (element_bytes + 1) * 3 / 2
+}
+
+impl Named {
+    fn recharge(&mut self) {
+        let blocks = size_of::<Block>() + hashed(size_of::<(PageNumber, bool)>());
+        let uncertain = hashed(size_of::<(PageNumber, LogPosition)>());
+        let bytes = self.records.len() * RECORD_BYTES
+            + self.blocks.len() * blocks
+            + self.uncertain.len() * uncertain;
+        self.charge.set(bytes as u64);
     }
 }
 
 impl LogNamed {
+    /// Nothing is named; what will be counts in the budget.
+    pub fn new(budget: &Arc<MemoryBudget>) -> LogNamed {
+        let named = Named {
+            records: BTreeMap::new(),
+            blocks: HashMap::new(),
+            states: BTreeMap::new(),
+            uncertain: HashMap::new(),
+            charge: budget.charge(MemoryPart::Other, 0),
+        };
+        LogNamed { named: OrderedMutex::new(LOG_NAMED, named), pages: AtomicU64::new(0) }
+    }
+
     /// The record that ends at `end` names these blocks.
     pub fn add(&self, end: LogPosition, blocks: &[Block]) {
         if blocks.is_empty() {
@@ -54,6 +80,7 @@ impl LogNamed {
             assert!(before.is_none(), "a block belongs to one record");
         }
         named.records.entry(end).or_default().extend_from_slice(blocks);
+        named.recharge();
         let pages = blocks.iter().map(|block| u64::from(block.pages)).sum();
         self.pages.fetch_add(pages, Ordering::Relaxed);
     }
@@ -73,6 +100,7 @@ impl LogNamed {
     pub fn add_uncertain(&self, end: LogPosition, blocks: &[Block]) {
         let mut named = self.named.lock();
         named.uncertain.extend(blocks.iter().map(|block| (block.first, end)));
+        named.recharge();
     }
 
     /// The log, with the blocks that it names, is on disk up to `durable`.
@@ -115,6 +143,7 @@ impl LogNamed {
                 free.push(block);
             }
         }
+        named.recharge();
         drop(named);
         drop(states);
         free
@@ -139,7 +168,8 @@ mod tests {
 
     #[test]
     fn a_block_is_free_only_when_it_is_dead_and_its_record_is_passed() {
-        let named = LogNamed::default();
+        let budget = Arc::new(MemoryBudget::new(1 << 20));
+        let named = LogNamed::new(&budget);
         let block = |n: u64| Block::new(PageNumber(n), 2);
         named.add(LogPosition(100), &[block(10), block(20)]);
         named.add(LogPosition(200), &[block(30)]);
@@ -149,6 +179,7 @@ mod tests {
         assert!(!named.is_uncertain(block(10)) && !named.is_uncertain(block(20)));
         assert!(named.is_uncertain(block(30)));
         assert!(named.may_free(block(40)), "never named");
+        assert!((200..500).contains(&budget.part(MemoryPart::Other)));
         assert!(!named.may_free(block(10)));
         assert!(!named.may_free(block(30)));
         assert_eq!(named.passed(LogPosition(99)), vec![]);
@@ -157,5 +188,6 @@ mod tests {
         assert_eq!(named.dead_blocks(), vec![block(30)]);
         assert_eq!(named.passed(LogPosition(500)), vec![block(30)]);
         assert!(!named.is_uncertain(block(30)), "its record is passed");
+        assert_eq!(budget.part(MemoryPart::Other), 0);
     }
 }

@@ -17,6 +17,7 @@ pub mod held_snapshots;
 #[cfg(feature = "internals")]
 pub mod install_check;
 pub mod join;
+pub(crate) mod keyspaces_fit;
 pub mod log_named;
 pub mod lookup;
 pub mod manifest;

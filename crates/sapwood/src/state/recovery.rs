@@ -11,6 +11,7 @@ use super::catalogue::Catalogue;
 use super::core::{CommitNumbers, Core, CoreParts};
 use super::dead_list::{HeldStates, ListLimits};
 use super::durable::{Durable, DurableInner, Limits, OpenedSlot};
+use super::keyspaces_fit::check_memory_of;
 use super::log_named::LogNamed;
 use super::manifest::{self, Manifest};
 use super::pending_blocks::PendingBlocks;
@@ -155,6 +156,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, options: Options, clock: Clock) ->
     replayed.check_memory(&*storage)?;
     let Replayed { catalogue, slots, log_named, pending, last, keyspace_most, .. } = replayed;
     check_headroom_behind(&last, &options)?;
+    check_memory_of(&catalogue, &options)?;
     tracing::info!(
         target: "sapwood::open",
         file = %storage.name(),

@@ -132,7 +132,7 @@ impl<'a> Replayed<'a> {
             memory,
             buffer: ReplayBuffer::new(budget),
             slots: vec![MemtableSlot::new(Memtable::new(pool.clone()), cut, since)],
-            log_named: LogNamed::default(),
+            log_named: LogNamed::new(pages.budget()),
             pending: Arc::new(PendingBlocks::new(pages.budget())),
             last: cut,
             durable: manifest.log.durable,

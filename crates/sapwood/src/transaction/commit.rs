@@ -30,7 +30,7 @@ use crate::segment::overflow::{blocks_of, write_value};
 use crate::state::Core;
 use crate::state::apply::{self, Target, waste_of};
 use crate::state::catalogue::{Catalogue, CatalogueChange, KeyspaceSettings};
-use crate::state::durable::check_keyspaces_fit;
+use crate::state::keyspaces_fit::check_keyspaces_fit;
 use crate::state::manifest::encode_settings;
 use crate::state::panic_guard::PanicGuard;
 use crate::state::reserve::{Brings, has_room};
