@@ -135,6 +135,52 @@ fn after_nearly_all_of_each_leaf_was_deleted_with_pauses() {
     });
 }
 
+/// The same, and the file is closed before it comes to rest: the next process goes on where this
+/// one was. `by_crash` without a close.
+fn packs_after_a_reopen(by_crash: bool) {
+    let open = |storage: &Arc<MemoryStorage>| {
+        let builder = Database::builder().memory_budget(8 << 20).merge_threads(0);
+        builder.durability(Durability::Buffered).open_on(Arc::clone(storage) as _).unwrap()
+    };
+    let mut storage = Arc::new(MemoryStorage::new());
+    let mut random = Random::from_seed(11);
+    let mut database = open(&storage);
+    let mut keyspace = database.keyspace("a").unwrap();
+    for number in 0..PAIRS {
+        keyspace.put(number.to_be_bytes(), value(&mut random)).unwrap();
+    }
+    for round in 0..8 {
+        database.wait_until_idle().unwrap();
+        // A snapshot is in the way of packing, not of merging.
+        let snapshot = database.snapshot().unwrap();
+        for number in (0..PAIRS).filter(|n| n / 70 % 8 == round && n % 70 < 28) {
+            keyspace.delete(number.to_be_bytes()).unwrap();
+        }
+        database.wait_until_idle().unwrap();
+        drop(snapshot);
+        if by_crash {
+            database.flush().unwrap();
+            storage = Arc::new(MemoryStorage::from_image(&storage.image()));
+        } else {
+            database.close().unwrap();
+        }
+        drop(keyspace);
+        database = open(&storage);
+        keyspace = database.keyspace("a").unwrap();
+    }
+    compare_at_rest("reopened", &database, || storage.length().unwrap());
+}
+
+#[test]
+fn what_was_not_packed_before_a_close_is_packed_after_the_open() {
+    packs_after_a_reopen(false);
+}
+
+#[test]
+fn what_was_not_packed_before_a_crash_is_packed_after_the_open() {
+    packs_after_a_reopen(true);
+}
+
 /// Keys go at random, a few of each leaf at a time.
 #[test]
 fn after_random_keys_were_deleted_with_pauses() {

@@ -71,9 +71,11 @@ pub(crate) fn copy_to(
 fn charge_target(core: &Core, catalogue: &Catalogue) -> [Charge; 3] {
     let file_pages = core.pages.allocator().file_pages();
     let maps_bytes = budget_for_maps(core.pages.layout(), file_pages) / MAPS_PART;
+    // Of a small budget it takes more than that; but it is seldom full.
+    let own = target_options(&core.options).memory_budget;
     let charge = |part, bytes| core.pages.budget().charge(part, bytes);
     [
-        charge(MemoryPart::MergeBuffers, target_options(&core.options).memory_budget),
+        charge(MemoryPart::MergeBuffers, own.min(core.options.memory_budget / 4)),
         charge(MemoryPart::FreeMaps, maps_bytes / 2 * 3),
         charge(MemoryPart::Other, memory_bytes(catalogue)),
     ]

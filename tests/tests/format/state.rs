@@ -38,6 +38,11 @@ impl File<'_> {
             last = tag;
             sections.insert(tag, input.sized());
         }
+        if let Some(packed) = sections.remove(&129) {
+            // 6.8: at most the state's own epoch, which comes first of all.
+            assert!(Input(packed).varint() <= Input(sections[&1]).varint());
+            self.saw("how far leaves are packed");
+        }
         assert_eq!(sections.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
         let cut_sequence = self.counters(sections[&1]);
         self.catalogue(sections[&3]);

@@ -132,6 +132,7 @@ fn delete_many_ranges(folder: &Path) {
     println!("{said}");
     assert_eq!(keyspace.count::<&[u8]>(..).unwrap(), 0);
     assert_eq!(access::verify(&database).unwrap(), None);
-    // The load took what the budget has.
+    // The load took what the budget has. Both are the most that there was, which the system's
+    // allocator makes a few hundred KiB more or less; it was twenty times the budget.
     assert!(merged - loaded < BUDGET_BYTES_MIN / 3, "{said}");
 }

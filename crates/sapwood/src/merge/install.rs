@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::page::{Block, Charge, Counted};
+use crate::page::{Block, Charge, Counted, StateNeed};
 use crate::segment::coverage::newly_covered;
 use crate::segment::descriptor::{Bounds, Segment, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
@@ -151,7 +151,7 @@ pub fn install(core: &Core, mut change: Change) -> Result<Arc<State>> {
     making.check_before(&base, &change);
     let state = making.swap_in(&base, &change, epoch);
     core.reserve.note_state(&state);
-    core.states_needed.note_current(&state, core.pages.budget());
+    core.pages.budget().need_states(StateNeed::Current, state.bytes());
     core.pages.allocator().set_kept_free(core.reserve.at_rest());
     #[cfg(feature = "internals")]
     if let Some(check) = &mut *core.install_check.lock() {

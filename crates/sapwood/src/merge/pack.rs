@@ -6,9 +6,8 @@
 //!
 //! *Assumes*: nothing is left to merge: each keyspace is one segment. *Guarantees*: it ends: a pass
 //! looks at each parent once, and what packing and moving wrote themselves is not looked at, unless
-//! something else that nobody has looked at was moved along. What
-//! lay in the file at its open is not looked at until a merge changes its parent. *Threads*: any;
-//! one at a time does something.
+//! something else that nobody has looked at was moved along. A durable state knows how far passes
+//! have come. *Threads*: any; one at a time does something.
 
 use crate::error::{Error, Result};
 use crate::page::NodeRef;
@@ -50,7 +49,7 @@ pub fn pack(core: &Arc<Core>) -> Result<bool> {
     let mut jobs = core.background.jobs.lock();
     // What is on its way to the front is packed there.
     let is_moving = jobs.shrink.is_out || jobs.shrink.stage != ShrinkStage::Rest;
-    let looked = *jobs.pack.looked.get_or_insert(core.opened_epoch);
+    let looked = jobs.pack.looked;
     if jobs.pack.is_out || is_moving || looked >= epoch {
         return Ok(false);
     }
@@ -73,12 +72,20 @@ pub fn pack(core: &Arc<Core>) -> Result<bool> {
         Ok(false) if pass.missed => {}
         // Where there is no room nothing is gained by trying again.
         Ok(false) | Err(Error::NoSpace { .. }) => {
-            jobs.pack.looked = Some(pass.began);
-            jobs.pack.own = jobs.pack.own.split_off(&Epoch(pass.began.0.saturating_add(1)));
+            jobs.pack.looked = pass.began;
+            jobs.pack.own.forget_up_to(pass.began);
         }
         Err(error) => return Err(error),
     }
     Ok(matches!(result, Ok(true)))
+}
+
+/// Whether leaves were written that nobody has looked at: in a file that is opened, too.
+pub fn is_due(core: &Core) -> bool {
+    let looked = core.background.jobs.lock().pack.looked;
+    let state = core.state();
+    let mut roots = state.levels.values().filter_map(|levels| levels.last()?.points.as_ref());
+    core.snapshots.count() == 0 && roots.any(|root| root.height > 0 && root.birth > looked)
 }
 
 /// Packs the next leaves, or looks on.
@@ -191,7 +198,7 @@ impl Search<'_> {
     }
 
     fn look_at(&mut self, node: &ParentNode, birth: Epoch, range: &KeyRange) -> Result<()> {
-        let is_own = self.core.background.jobs.lock().pack.own.contains(&birth);
+        let is_own = self.core.background.jobs.lock().pack.own.contains(birth);
         let pages = if is_own { None } else { loose_pages(self.core, node)? };
         self.looks += 1;
         match (&mut self.found, pages) {

@@ -407,7 +407,7 @@ pub(super) fn move_range(
     let pack = &mut core.background.jobs.lock().pack;
     // What was moved beside leaves that nobody has looked at is looked at with them.
     if ceiling.is_none() || pack.has_looked(before) {
-        pack.own.extend(installed);
+        installed.into_iter().for_each(|epoch| pack.own.insert(epoch));
     }
     Ok(installed.is_some())
 }

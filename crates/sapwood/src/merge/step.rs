@@ -23,7 +23,7 @@ use super::drop_keyspace::drop_keyspace_step;
 use super::flush;
 use super::install::{Change, install};
 use super::lists::lists_step;
-use super::pack::pack;
+use super::pack::{self, pack};
 use super::passed_over::PassedOver;
 use super::plan::next_plan;
 use super::promote::promote;
@@ -297,7 +297,8 @@ fn later_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
     if paused && core.view().sealed.is_empty() && seal_when_quiet(core) {
         return Ok(true);
     }
-    if core.durable.is_untouched() && !has_merge_work(core, pressure) {
+    let has_work = || has_merge_work(core, pressure) || paused && pack::is_due(core);
+    if core.durable.is_untouched() && !has_work() {
         return Ok(false);
     }
     begin_writing(core)?;

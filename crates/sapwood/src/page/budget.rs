@@ -58,6 +58,20 @@ impl MemoryPart {
     ];
 }
 
+/// What the database itself needs states for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum StateNeed {
+    /// One is current.
+    Current,
+    /// One is the last durable one.
+    Durable,
+    /// One is being made durable.
+    Making,
+    /// The log names what some have brought.
+    Log,
+}
+
 /// What a process takes beside what is counted: its own pages, stacks, and above all what the
 /// system's allocator keeps, thread by thread, of memory that was given back. Measured with reads
 /// and writes by turns, beside two merge threads: 21 to 36 MiB with budgets of 16 to 160 MiB, their
@@ -86,8 +100,8 @@ pub struct MemoryBudget {
     listener: OnceLock<Listener>,
     /// See [`MemoryBudget::held_by_application`].
     held: AtomicU64,
-    /// See [`MemoryBudget::set_states_needed`].
-    states_needed: AtomicU64,
+    /// See [`MemoryBudget::need_states`].
+    states_needed: [AtomicU64; 4],
     maps_bytes_max: u64,
 }
 
@@ -105,7 +119,7 @@ impl MemoryBudget {
             to_tell: AtomicU64::new(0),
             listener: OnceLock::new(),
             held: AtomicU64::new(0),
-            states_needed: AtomicU64::new(0),
+            states_needed: Default::default(),
             maps_bytes_max: total / MAPS_PART,
         }
     }
@@ -142,16 +156,23 @@ impl MemoryBudget {
     pub fn part(&self, part: MemoryPart) -> u64 {
         let counted = self.counter(part).load(Ordering::SeqCst);
         match part {
-            MemoryPart::States => counted.min(self.states_needed.load(Ordering::SeqCst)),
+            MemoryPart::States => counted.min(self.states_needed()),
             _ => counted,
         }
     }
 
-    /// The states that the database itself needs take so many bytes: what others keep beyond that
-    /// is held by the application, whose snapshots, cursors and transactions have them.
-    pub fn set_states_needed(&self, bytes: u64) {
-        self.states_needed.store(bytes, Ordering::SeqCst);
+    /// The states that the database itself needs for something take so many bytes. What is counted
+    /// beyond the sum of all needs is held by the application, whose snapshots, cursors and
+    /// transactions have it, or for a moment by a step. What two needs share counts for both.
+    pub fn need_states(&self, need: StateNeed, bytes: u64) {
+        let [first, rest @ ..] = &self.states_needed;
+        rest.get((need as usize).wrapping_sub(1)).unwrap_or(first).store(bytes, Ordering::SeqCst);
         self.tell_if_moved();
+    }
+
+    fn states_needed(&self) -> u64 {
+        let needs = self.states_needed.iter().map(|bytes| bytes.load(Ordering::SeqCst));
+        needs.fold(0, u64::saturating_add)
     }
 
     /// What the cache may use: the total less the other parts and what the process needs besides, a
@@ -221,7 +242,7 @@ impl MemoryBudget {
     /// cache does not have, and what only states know that the database no longer needs.
     pub fn held_by_application(&self) -> u64 {
         let states = self.counter(MemoryPart::States).load(Ordering::SeqCst);
-        let older = states.saturating_sub(self.states_needed.load(Ordering::SeqCst));
+        let older = states.saturating_sub(self.states_needed());
         self.held.load(Ordering::Relaxed) + older
     }
 
@@ -318,7 +339,7 @@ impl Charge {
     }
 
     /// The budget that it counts in.
-    pub(super) fn budget(&self) -> &Arc<MemoryBudget> {
+    pub fn budget(&self) -> &Arc<MemoryBudget> {
         &self.budget
     }
 
@@ -375,7 +396,7 @@ mod tests {
     #[test]
     fn every_part_has_a_counter_of_its_own() {
         let budget = Arc::new(MemoryBudget::new(1000));
-        budget.set_states_needed(u64::MAX);
+        budget.need_states(StateNeed::Current, u64::MAX);
         let charges: Vec<_> = MemoryPart::ALL
             .into_iter()
             .enumerate()
@@ -405,12 +426,14 @@ mod tests {
     fn what_states_take_that_are_not_needed_is_held_by_the_application() {
         let budget = Arc::new(MemoryBudget::new(1600));
         let mut states = budget.charge(MemoryPart::States, 300);
-        budget.set_states_needed(500);
+        budget.need_states(StateNeed::Current, 300);
+        budget.need_states(StateNeed::Log, 200);
         let taken = || (budget.part(MemoryPart::States), budget.held_by_application());
         assert_eq!((taken(), budget.cache_capacity()), ((300, 0), 1300));
         states.set(900);
         assert_eq!((taken(), budget.cache_capacity()), ((500, 400), 1100));
-        budget.set_states_needed(100);
+        budget.need_states(StateNeed::Log, 0);
+        budget.need_states(StateNeed::Current, 100);
         assert_eq!((taken(), budget.used(), budget.cache_capacity()), ((100, 800), 100, 1500));
     }
 

@@ -3,7 +3,9 @@
 //! *Guarantees*: a value counts from when it is first asked to, and as often as it may be asked
 //! again it counts once; a copy is another value. *Threads*: any.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::Deref;
+#[cfg(test)]
+use std::ops::DerefMut;
 
 use super::budget::{Charge, MemoryBudget, MemoryPart};
 use crate::sync::{Arc, OnceLock};
@@ -21,13 +23,13 @@ pub const fn in_map(count: usize, element_bytes: usize) -> usize {
 #[derive(Debug, Default)]
 pub struct Counted<T = ()> {
     value: T,
-    charge: OnceLock<Charge>,
+    counted: OnceLock<(Charge, u64)>,
 }
 
 impl<T> Counted<T> {
     /// A value that does not count yet.
     pub fn new(value: T) -> Counted<T> {
-        Counted { value, charge: OnceLock::new() }
+        Counted { value, counted: OnceLock::new() }
     }
 
     /// Counts it for a part of the budget, unless it is counted; returns what it counts for.
@@ -37,7 +39,23 @@ impl<T> Counted<T> {
         part: MemoryPart,
         bytes: impl FnOnce(&T) -> usize,
     ) -> u64 {
-        self.charge.get_or_init(|| budget.charge(part, bytes(&self.value) as u64)).bytes()
+        self.count_with(budget, part, |value| (bytes(value), 0))
+    }
+
+    /// The same with what belongs to it and counts by itself: the second of the two numbers, in
+    /// bytes, which is asked for once.
+    pub fn count_with(
+        &self,
+        budget: &Arc<MemoryBudget>,
+        part: MemoryPart,
+        bytes: impl FnOnce(&T) -> (usize, u64),
+    ) -> u64 {
+        let count = || {
+            let (own, beside) = bytes(&self.value);
+            (budget.charge(part, own as u64), beside)
+        };
+        let (own, beside) = self.counted.get_or_init(count);
+        own.bytes().saturating_add(*beside)
     }
 }
 
@@ -52,9 +70,10 @@ impl<T> Deref for Counted<T> {
 }
 
 /// What is changed does not count until it is asked to again.
+#[cfg(test)]
 impl<T> DerefMut for Counted<T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.charge.take();
+        self.counted.take();
         &mut self.value
     }
 }

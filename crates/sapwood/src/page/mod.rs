@@ -47,7 +47,7 @@ mod tests;
 pub use allocator::{Allocator, AllocatorStats, CapturedMaps, Extent};
 pub use block::Block;
 pub use block_list::BlockList;
-pub use budget::{Charge, MemoryBudget, MemoryPart};
+pub use budget::{Charge, MemoryBudget, MemoryPart, StateNeed};
 pub use compress::Codec;
 pub use counted::{ALLOCATION_BYTES, Counted};
 pub use counters::PageCounters;

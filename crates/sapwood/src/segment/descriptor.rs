@@ -106,8 +106,8 @@ impl Segment {
             + self.counted.count(budget, states, |()| self.own_bytes())
     }
 
-    /// What it takes in memory, but for its shares, and for the little that all values of one
-    /// segment have in common while nothing has been promoted.
+    /// What it takes in memory, but for its shares. What has been promoted counts for each value
+    /// of one segment, though several may share it.
     fn own_bytes(&self) -> usize {
         let key = |key: &[u8]| key.len() + ALLOCATION_BYTES;
         let bounds = self.bounds.as_ref().map_or(0, |b| key(&b.least) + key(&b.greatest));

@@ -4,12 +4,12 @@
 //! *Guarantees*: I3: two reservations that share a level and a keyspace never overlap.
 //! *Threads*: any; short locks.
 
-use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::time::Duration;
 
 use super::core::Core;
 use super::damaged::Damaged;
+use super::epoch_set::EpochSet;
 use super::toll::Toll;
 use crate::error::{Error, Result};
 use crate::segment::key_range::KeyRange;
@@ -193,11 +193,11 @@ pub enum ShrinkStage {
 /// How far leaves are packed.
 #[derive(Debug, Default)]
 pub struct Pack {
-    /// Lowest parents that were born by then were looked at; `None`: no pass has begun.
-    pub looked: Option<Epoch>,
+    /// Lowest parents that were born by then were looked at.
+    pub looked: Epoch,
     /// The states behind that one which packing or moving leaves has installed: what was born with
     /// them need not be looked at.
-    pub own: BTreeSet<Epoch>,
+    pub own: EpochSet,
     /// The pass that has begun, between its steps.
     pub pass: Option<PackPass>,
     /// A thread is at it.
@@ -207,8 +207,7 @@ pub struct Pack {
 impl Pack {
     /// True when everything that was born by this state was looked at, or need not be.
     pub fn has_looked(&self, epoch: Epoch) -> bool {
-        let looked = self.looked.unwrap_or(Epoch(0));
-        epoch.0.saturating_sub(looked.0) == self.own.len() as u64
+        epoch.0.saturating_sub(self.looked.0) == self.own.count()
     }
 }
 

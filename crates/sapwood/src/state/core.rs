@@ -19,13 +19,12 @@ use super::pending_blocks::PendingBlocks;
 use super::publish::Publisher;
 use super::reserve::Reserve;
 use super::state::State;
-use super::states_needed::StatesNeeded;
 use super::view::{ByReference, Home, MemtableSlot, View};
 use crate::error::{Error, Result};
 use crate::log::writer::LogWriter;
 use crate::memtable::{ChunkPool, Memtable};
 use crate::options::Options;
-use crate::page::{Block, Charge, MemoryPart, PageManager};
+use crate::page::{Block, Charge, MemoryPart, PageManager, StateNeed};
 use crate::segment::descriptor::Segment;
 use crate::segment::leaf_waste::LeafWaste;
 use crate::storage::SyncGate;
@@ -101,8 +100,6 @@ pub struct Core {
     pub next_segment: AtomicU64,
     /// Visibility.
     pub publisher: Publisher,
-    /// What the states take that the database itself needs.
-    pub states_needed: StatesNeeded,
     /// Dead blocks.
     pub held: HeldStates,
     /// Snapshots.
@@ -119,8 +116,6 @@ pub struct Core {
     pub pool: Arc<ChunkPool>,
     /// Background work.
     pub background: Background,
-    /// The state that was opened.
-    pub opened_epoch: Epoch,
     /// Counts.
     pub counters: CoreCounters,
     /// What looks at every install, when a test wants that.
@@ -150,10 +145,14 @@ struct VisibleCatalogue {
 }
 
 impl VisibleCatalogue {
-    fn advance(&mut self, visible: SequenceNumber) {
+    /// Returns what was visible before, to be dropped behind the lock: what it takes is given back
+    /// then, of which the cache is told.
+    fn advance(&mut self, visible: SequenceNumber) -> Vec<Arc<Catalogue>> {
+        let mut before = Vec::new();
         while let Some((_, made)) = self.later.pop_front_if(|(number, _)| *number <= visible) {
-            self.visible = made;
+            before.push(std::mem::replace(&mut self.visible, made));
         }
+        before
     }
 }
 
@@ -176,6 +175,8 @@ pub(crate) struct CoreParts {
     pub pending: Arc<PendingBlocks>,
     pub durable: Durable,
     pub pool: Arc<ChunkPool>,
+    /// How far leaves are packed.
+    pub packed: Epoch,
 }
 
 impl Core {
@@ -189,18 +190,19 @@ impl Core {
         let reserve =
             Reserve::new(&parts.options, layout.page_size, log_block_pages, file_bytes_max);
         reserve.note_state(&parts.view.state);
-        let opened_epoch = parts.view.state.epoch;
         reserve.note_durable(parts.durable.state_pages());
-        let states_needed = StatesNeeded::default();
-        states_needed.note_current(&parts.view.state, parts.pages.budget());
         // The one that was opened is the durable one, too.
-        states_needed.note_durable(&parts.view.state, parts.pages.budget());
+        for need in [StateNeed::Current, StateNeed::Durable] {
+            parts.pages.budget().need_states(need, parts.view.state.bytes());
+        }
         let snapshots = Arc::new(HeldSnapshots::new(parts.pages.budget()));
         let catalogue = Arc::new(parts.catalogue);
         catalogue.count_for(parts.pages.budget(), MemoryPart::Other);
         parts.pages.allocator().set_kept_free(reserve.at_rest());
         let transactions = OpenTransactions::new(parts.pages.budget());
         let leaf_waste = LeafWaste::new(layout, parts.options.leaf_pages_bytes() as usize);
+        let background = Background::default();
+        background.jobs.lock().pack.looked = parts.packed;
         Arc::new(Core {
             reserve,
             leaf_waste,
@@ -223,7 +225,6 @@ impl Core {
             next_epoch: AtomicU64::new(parts.next_epoch.0),
             next_segment: AtomicU64::new(parts.next_segment),
             publisher: Publisher::new(parts.visible),
-            states_needed,
             held: parts.held,
             snapshots,
             log_named: parts.log_named,
@@ -231,8 +232,7 @@ impl Core {
             transactions,
             durable: parts.durable,
             pool: parts.pool,
-            background: Background::default(),
-            opened_epoch,
+            background,
             counters: CoreCounters::default(),
             #[cfg(feature = "internals")]
             install_check: Mutex::new(None),
@@ -255,8 +255,11 @@ impl Core {
     /// The keyspaces as of the newest visible commit.
     pub fn visible_catalogue(&self) -> Arc<Catalogue> {
         let mut catalogue = self.visible_catalogue.lock();
-        catalogue.advance(self.visible());
-        catalogue.visible.clone()
+        let before = catalogue.advance(self.visible());
+        let visible = catalogue.visible.clone();
+        drop(catalogue);
+        drop(before);
+        visible
     }
 
     /// The keyspaces that handles lead to: as of the newest commit, and after writing
@@ -270,9 +273,10 @@ impl Core {
         let catalogue = Arc::new(catalogue);
         catalogue.count_for(self.pages.budget(), MemoryPart::Other);
         let mut visible = self.visible_catalogue.lock();
-        visible.advance(self.visible());
+        let before = visible.advance(self.visible());
         visible.later.push_back((number, catalogue.clone()));
         drop(visible);
+        drop(before);
         // First, so that whoever has the new catalogue finds a number that is not too low.
         self.catalogue_number.store(number.0, Ordering::Release);
         self.catalogue.store(catalogue);

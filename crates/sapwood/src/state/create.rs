@@ -119,6 +119,7 @@ pub(crate) fn create(
         log_named: LogNamed::new(&budget),
         durable: Durable::new(durable),
         pool,
+        packed: Epoch(0),
     }))
 }
 
@@ -167,6 +168,7 @@ fn write_first_state(
         },
         regions,
         file_pages,
+        packed: Epoch(0),
         contents,
     };
     let encoded = manifest::encode(&manifest);

@@ -19,7 +19,7 @@ use crate::log::ring::RingList;
 use crate::log::stream::{BlockStream, prepare_blocks};
 use crate::log::writer::{AppendError, Positions};
 use crate::page::file_header::{INLINE_STATE_BYTES_MAX, STATE_BLOCKS_MAX, write_slot};
-use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, StateLocation};
+use crate::page::{Block, CapturedMaps, HeaderSlot, Layout, StateLocation, StateNeed};
 use crate::storage::Storage;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OrderedGuard, OrderedMutex};
@@ -353,6 +353,8 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
     let _guard = PanicGuard::new(core, "making a state durable");
     core.check_writable()?;
     let making = begin(core, inner, purpose)?;
+    let need = |bytes| core.pages.budget().need_states(StateNeed::Making, bytes);
+    need(making.state.bytes());
     let generation = inner.generation + 1;
     let limits = next_limits(core);
     let written = write(core, &making, generation, limits, purpose);
@@ -360,6 +362,7 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
         Ok(written) => written,
         Err(error) => {
             undo(core, making);
+            need(0);
             // A failed sync says that what is on disk is not known.
             return Err(match &error {
                 Error::NoSpace { .. } => error,
@@ -372,6 +375,7 @@ fn make_durable_locked(core: &Core, inner: &mut DurableInner, purpose: Purpose) 
     let dropped = named.map_err(|error| core.stop(&error))?;
     core.log.passed(making.state.cut.position);
     finish(core, inner, making, generation, limits, dropped);
+    need(0);
     if purpose == Purpose::Closing {
         // The same state in the other slot, so that damage to either loses nothing (D9).
         let copy = HeaderSlot { generation: generation + 1, ..slot };
@@ -659,6 +663,7 @@ fn encoded_bytes_bound(core: &Core, state: &State, list: &RingList) -> usize {
         log: log_section(core, state, list),
         regions: Vec::new(),
         file_pages: u64::MAX >> 16,
+        packed: state.epoch,
     };
     // An entry is a home, two words and a varint; one region may still be added.
     let regions = core.pages.allocator().stats().region_count as usize + 2;
@@ -700,6 +705,13 @@ fn log_section(core: &Core, state: &State, list: &RingList) -> LogSection {
     }
 }
 
+/// How far leaves are packed of which a state knows. A pass that has begun with a later one may have
+/// looked at what this one has not.
+fn packed_in(core: &Core, state: &State) -> Epoch {
+    let looked = core.background.jobs.lock().pack.looked;
+    if looked <= state.epoch { looked } else { Epoch(0) }
+}
+
 /// What steps 3 and 4 lead to.
 struct Written {
     /// The slot to write.
@@ -728,6 +740,7 @@ fn write(
         log: log_section(core, &making.state, &making.list),
         regions,
         file_pages: making.captured.file_pages(),
+        packed: packed_in(core, &making.state),
     };
     let encoded = manifest::encode(&manifest);
     let location = if making.own_blocks.is_empty() {
@@ -789,7 +802,7 @@ fn finish(
     core.reserve.note_durable(pages_of(&making.own_blocks));
     core.pages.allocator().set_kept_free(core.reserve.at_rest());
     let former_blocks = std::mem::replace(&mut inner.own_blocks, making.own_blocks);
-    core.states_needed.note_durable(&making.state, core.pages.budget());
+    core.pages.budget().need_states(StateNeed::Durable, making.state.bytes());
     inner.state = Some(making.state);
     for block in former_blocks {
         core.pages.free(block);

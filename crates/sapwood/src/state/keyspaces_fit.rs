@@ -30,18 +30,18 @@ struct Known {
 
 impl Known {
     fn of<'a>(entries: impl Iterator<Item = &'a KeyspaceEntry>) -> Known {
-        entries.fold(Known::default(), |known, entry| known.and(entry.name.len()))
+        entries.fold(Known::default(), |known, entry| known.and(1, entry.name.len()))
     }
 
-    fn and(self, name_bytes: usize) -> Known {
-        Known { count: self.count + 1, name_bytes: self.name_bytes + name_bytes }
+    fn and(self, count: usize, name_bytes: usize) -> Known {
+        Known { count: self.count + count, name_bytes: self.name_bytes + name_bytes }
     }
 
     fn file_bytes(self) -> u64 {
         (self.count * KEYSPACE_BYTES + self.name_bytes) as u64
     }
 
-    /// A name lies in several catalogues.
+    /// A name lies in two catalogues, and, while keyspaces come and go, in as many more.
     fn memory_bytes(self) -> u64 {
         (self.count * KEYSPACE_MEMORY_BYTES + 2 * self.name_bytes) as u64
     }
@@ -57,17 +57,23 @@ pub(crate) fn memory_bytes(catalogue: &Catalogue) -> u64 {
     Known::of(catalogue.iter().map(|(_, entry)| entry)).memory_bytes()
 }
 
-/// Looks whether memory, and every durable state, would have a place for the keyspaces and one with
-/// so long a name besides. In the file what they hold may take as much again.
+/// Looks whether memory, and every durable state, would have a place for the keyspaces, so many
+/// more, and names that are so much longer. In the file what they hold may take as much again.
 ///
 /// # Errors
 /// `InvalidOption`: the budget is too small for them, or regions are.
-pub fn check_keyspaces_fit(core: &Core, catalogue: &Catalogue, name_bytes: usize) -> Result<()> {
+pub fn check_keyspaces_fit(
+    core: &Core,
+    catalogue: &Catalogue,
+    more: usize,
+    name_bytes: usize,
+) -> Result<()> {
     let layout = core.pages.layout();
     // States name dropped ones, too, until all of them has left.
     let state = core.state();
     let leaving = state.catalogue.iter().filter(|(number, _)| catalogue.get(*number).is_none());
-    let known = Known::of(catalogue.iter().chain(leaving).map(|(_, entry)| entry)).and(name_bytes);
+    let known = Known::of(catalogue.iter().chain(leaving).map(|(_, entry)| entry));
+    let known = known.and(more, name_bytes);
     check_memory(known, &core.options)?;
     if known.file_bytes() <= layout.stream_bytes(state_pages_max(layout)) / 2 {
         return Ok(());
@@ -97,7 +103,7 @@ fn check_memory(known: Known, options: &Options) -> Result<()> {
         return Ok(());
     }
     let detail = format!(
-        "what is known of {} keyspaces takes {bytes} bytes, more than an eighth of it; drop some, \
+        "what is known of {} keyspaces takes {bytes} bytes, more than their part of it; drop some, \
          or open with {} at least",
         known.count,
         bytes.saturating_mul(BUDGET_PART)

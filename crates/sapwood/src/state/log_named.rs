@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::state::State;
 use crate::page::counted::in_map;
-use crate::page::{ALLOCATION_BYTES, Block, Charge, MemoryBudget, MemoryPart};
+use crate::page::{ALLOCATION_BYTES, Block, Charge, MemoryBudget, MemoryPart, StateNeed};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::{LogPosition, PageNumber};
@@ -46,6 +46,11 @@ const fn hashed(element_bytes: usize) -> usize {
 }
 
 impl Named {
+    fn note_states(&self) {
+        let bytes = self.states.values().map(|state| state.bytes()).fold(0, u64::saturating_add);
+        self.charge.budget().need_states(StateNeed::Log, bytes);
+    }
+
     fn recharge(&mut self) {
         let blocks = size_of::<Block>() + hashed(size_of::<(PageNumber, bool)>());
         let uncertain = hashed(size_of::<(PageNumber, LogPosition)>());
@@ -92,7 +97,9 @@ impl LogNamed {
 
     /// A commit by reference, whose record ends at `end` or before, is in a state from `state` on.
     pub fn hold_state(&self, end: LogPosition, state: Arc<State>) {
-        self.named.lock().states.insert(end, state);
+        let mut named = self.named.lock();
+        named.states.insert(end, state);
+        named.note_states();
     }
 
     /// A record that was replayed and ends at `end` names these blocks, which were not on disk when
@@ -105,7 +112,9 @@ impl LogNamed {
 
     /// The log, with the blocks that it names, is on disk up to `durable`.
     pub fn known_durable(&self, durable: LogPosition) {
-        self.named.lock().uncertain.retain(|_, end| *end > durable);
+        let mut named = self.named.lock();
+        named.uncertain.retain(|_, end| *end > durable);
+        named.recharge();
     }
 
     /// True when what was read of the block may lie in the system's cache alone. A sync proves
@@ -135,6 +144,7 @@ impl LogNamed {
         let passed = std::mem::replace(&mut named.records, later);
         let later = named.states.split_off(&behind);
         let states = std::mem::replace(&mut named.states, later);
+        named.note_states();
         let mut free = Vec::new();
         for block in passed.into_values().flatten() {
             self.pages.fetch_sub(u64::from(block.pages), Ordering::Relaxed);

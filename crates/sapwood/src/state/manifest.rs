@@ -47,6 +47,7 @@ const TAG_LEVELS: u8 = 5;
 const TAG_REGIONS: u8 = 6;
 /// From here on a reader may skip what it does not know.
 const TAG_OPTIONAL: u8 = 128;
+const TAG_PACKED: u8 = 129;
 
 /// The fewest bytes of a keyspace: number, name's length, options with their length, flag.
 const KEYSPACE_BYTES_MIN: usize = 9;
@@ -66,6 +67,8 @@ pub struct Manifest {
     pub regions: Vec<RegionEntry>,
     /// The file's length in pages.
     pub file_pages: u64,
+    /// What was born by this state lies in leaves that were looked at for packing.
+    pub packed: Epoch,
 }
 
 /// Numbers below the limits may have been given out; an open after a crash starts at the limits.
@@ -170,6 +173,9 @@ fn encode_sections(manifest: &Manifest) -> Vec<u8> {
         put_varint(out, manifest.regions.len() as u64);
         manifest.regions.iter().for_each(|region| region.encode(out));
     });
+    if manifest.packed > Epoch(0) {
+        put_section(&mut out, TAG_PACKED, |out| put_varint(out, manifest.packed.0));
+    }
     out
 }
 
@@ -237,6 +243,7 @@ struct Sections {
     young: Option<Vec<Arc<Segment>>>,
     levels: Option<BTreeMap<KeyspaceNumber, Arc<Levels>>>,
     regions: Option<(u64, Vec<RegionEntry>)>,
+    packed: Epoch,
 }
 
 fn decode_sections(bytes: &[u8], page_count: u64) -> Parsed<Manifest> {
@@ -266,6 +273,7 @@ impl Sections {
             TAG_YOUNG => self.young = Some(read_young(&mut input)?),
             TAG_LEVELS => self.levels = Some(read_levels(&mut input)?),
             TAG_REGIONS => self.regions = Some(read_regions(&mut input)?),
+            TAG_PACKED => self.packed = Epoch(input.varint("how far leaves are packed")?),
             TAG_OPTIONAL.. => return Ok(()),
             _ => return Err(Problem("its tag is unknown".into())),
         }
@@ -287,7 +295,11 @@ impl Sections {
         segment::check_sums(segments())?;
         check_apart(segments())?;
         check_limits(&contents, &counters)?;
-        Ok(Manifest { contents, counters, log, regions, file_pages })
+        let packed = self.packed;
+        if packed > epoch {
+            return Err(Problem(format!("it is packed up to a later state, {packed}")));
+        }
+        Ok(Manifest { contents, counters, log, regions, file_pages, packed })
     }
 }
 

@@ -13,6 +13,7 @@ pub mod create;
 pub mod damaged;
 pub mod dead_list;
 pub mod durable;
+mod epoch_set;
 pub mod held_snapshots;
 #[cfg(feature = "internals")]
 pub mod install_check;
@@ -32,7 +33,6 @@ pub mod reserve;
 pub mod snapshot;
 pub mod sources;
 pub mod state;
-mod states_needed;
 pub mod toll;
 pub mod view;
 

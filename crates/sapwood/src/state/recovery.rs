@@ -337,6 +337,7 @@ fn assemble(assembly: Assembly) -> Result<Arc<Core>> {
         pending: assembly.pending,
         durable: Durable::new(durable),
         pool: assembly.pool,
+        packed: read.manifest.packed,
     });
     core.charge_memtables();
     if is_unsynced && !core.options.read_only {

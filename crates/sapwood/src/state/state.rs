@@ -47,13 +47,14 @@ impl Levels {
 
     /// Counts what they and their segments take in memory, unless it is counted; returns it.
     fn count(&self, budget: &Arc<MemoryBudget>) -> u64 {
-        let own = self.counted.count(budget, MemoryPart::States, |()| {
+        self.counted.count_with(budget, MemoryPart::States, |()| {
             let of = |level: &Vec<Arc<Segment>>| {
                 size_of::<Vec<Arc<Segment>>>() + vec_bytes(level) + ALLOCATION_BYTES
             };
-            size_of::<Levels>() + 2 * ALLOCATION_BYTES + self.levels.iter().map(of).sum::<usize>()
-        });
-        own + self.iter().map(|segment| segment.count(budget)).sum::<u64>()
+            let own = size_of::<Levels>() + 2 * ALLOCATION_BYTES;
+            let segments = self.iter().map(|segment| segment.count(budget)).sum();
+            (own + self.levels.iter().map(of).sum::<usize>(), segments)
+        })
     }
 
     /// All segments in order of precedence.

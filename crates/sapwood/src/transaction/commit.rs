@@ -301,7 +301,7 @@ pub fn create_keyspace(
         if catalogue.find(name).is_some() {
             return Err(Error::KeyspaceExists(name.to_owned()));
         }
-        check_keyspaces_fit(core, catalogue, name.len())?;
+        check_keyspaces_fit(core, catalogue, 1, name.len())?;
         given = core.commit_numbers().1;
         if given == KeyspaceNumber::MANY {
             return Err(Error::NoSpace {
@@ -349,7 +349,7 @@ pub fn rename_keyspace(
         }
         match new.len().saturating_sub(old.len()) {
             0 => {}
-            longer => check_keyspaces_fit(core, catalogue, longer)?,
+            longer => check_keyspaces_fit(core, catalogue, 0, longer)?,
         }
         Ok(CatalogueChange::Rename(number, new.to_owned()))
     })

@@ -181,7 +181,9 @@ fn manifest() -> impl Strategy<Value = Manifest> {
         |(contents, counters, (durable, back, blocks), regions, file_pages)| {
             let first_position = LogPosition(contents.cut.position.0.saturating_sub(back));
             let log = LogSection { durable: LogPosition(durable), first_position, blocks };
-            Manifest { contents, counters, log, regions, file_pages }
+            // In every second state of all a section that may be skipped.
+            let packed = Epoch(contents.epoch.0 / 2 * (file_pages % 2));
+            Manifest { contents, counters, log, regions, file_pages, packed }
         },
     )
 }
@@ -278,6 +280,7 @@ fn sample() -> Manifest {
         },
         regions: vec![region],
         file_pages: 200,
+        packed: Epoch(0),
     }
 }
 
@@ -438,6 +441,7 @@ fn keyspaces_must_rise_and_have_names_of_their_own() {
     refused(|m| change_young(m, |s| Arc::make_mut(&mut s.keyspaces).swap(0, 1)), "follows");
     let many = |s: &mut Segment| Arc::make_mut(&mut s.keyspaces)[1].keyspace = KeyspaceNumber::MANY;
     refused(|m| change_young(m, many), "is no keyspace's number");
+    refused(|m| m.packed = Epoch(13), "packed up to a later state");
     refused(
         |m| {
             let catalogue = Arc::make_mut(&mut m.contents.catalogue);
@@ -593,6 +597,15 @@ fn unknown_sections_are_skipped_from_128_on_only() {
     let mut inner = encode(&sample());
     inner.insert(0, 0);
     problem_of(decode(&inner, 200));
+}
+
+#[test]
+fn how_far_leaves_are_packed_is_a_section_of_its_own() {
+    let packed = Manifest { packed: Epoch(10), ..sample() };
+    let (with, without) = (encode(&packed), encode(&sample()));
+    assert_eq!(with.strip_prefix(without.as_slice()).unwrap(), [129, 1, 10]);
+    assert_eq!(decode(&with, 200).unwrap(), packed);
+    problem_of(decode(&[without, vec![129, 2, 10, 0]].concat(), 200));
 }
 
 #[test]
