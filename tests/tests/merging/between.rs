@@ -3,10 +3,15 @@
 use std::time::Duration;
 
 use crate::lab::{Lab, builder, key, value};
+use sapwood::merge::throttle::make_room_in_log;
+use sapwood::state::reserve::Brings;
 use sapwood::storage::{Operation, OperationKind, SimulatedStorage};
 use sapwood::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use sapwood::sync::{Arc, Clock, Mutex, Random, channel, thread};
 use sapwood::{Database, Durability, Keyspace, Seek};
+
+/// So often a record has found no room in the log that this is not made longer for it any more.
+const ROOM_IS_SHORT: u32 = 3;
 
 /// A level, and young segments to be merged into it.
 fn load(lab: &mut Lab) {
@@ -186,6 +191,91 @@ fn no_commit_waits_for_more_than_one_step() {
     assert!(waited > 50, "{waited} commits waited");
     assert_eq!(most, (1, 1), "a commit waited for more than one step of a flush, or of merging");
     lab.database.wait_until_idle().unwrap();
+    lab.check_at_rest();
+}
+
+/// Large values are written at their commit, and owed again until a durable state has passed their
+/// records. That the file need not grow for them is no reason to flush all in one commit.
+#[test]
+fn no_commit_beside_large_values_waits_for_more_than_one_step() {
+    let (builder, hand) = builder();
+    let builder = builder.step_bytes(128 << 10);
+    let mut lab = Lab::of(builder.open_in_memory().unwrap(), hand);
+    *lab.core.install_check.lock() = None;
+    lab.create();
+    let mut random = Random::from_seed(11);
+    let keyspace = lab.keyspaces[0].0.clone();
+    let steps = || lab.core.background.flush_steps.load(Ordering::Relaxed);
+    let named = || lab.core.log_named.pages() << 10;
+    let (mut most, mut waited, mut most_named, mut times_passed) = (0, 0, 0, 0);
+    for turn in 0..400u64 {
+        let large = value(&mut random, 64 << 10);
+        for small in 0..40 {
+            let (before, named_before) = (steps(), named());
+            match small {
+                0 => keyspace.put(key(turn % 20), &large).unwrap(),
+                _ => keyspace.put(key(random.below(1_000_000)), &large[..200]).unwrap(),
+            }
+            let made = steps() - before;
+            most = most.max(made);
+            waited += u64::from(made > 0);
+            times_passed += u64::from(named() < named_before);
+            most_named = most_named.max(named());
+        }
+    }
+    assert_eq!(most, 1, "a commit waited for {most} steps");
+    assert!(waited > 30, "{waited} commits waited");
+    assert!(times_passed > 3, "{times_passed} durable states have passed what the log names");
+    assert!(most_named < 6 << 20, "records named {most_named} bytes");
+    lab.database.wait_until_idle().unwrap();
+    lab.check_at_rest();
+}
+
+/// The log of a small database is shorter than the record, and the file may grow.
+#[test]
+fn a_record_longer_than_the_log_waits_for_no_more_than_one_step() {
+    let mut lab = Lab::in_memory();
+    lab.create();
+    let mut random = Random::from_seed(12);
+    for number in 0..2000 {
+        let bytes = value(&mut random, 200);
+        lab.put(0, &key(number), &bytes);
+    }
+    let steps = || lab.core.background.flush_steps.load(Ordering::Relaxed);
+    let keyspace = lab.keyspaces[0].0.clone();
+    let mut batch = lab.database.batch();
+    for number in 0..200 {
+        batch.put(&keyspace, key(number), value(&mut random, 4000)).unwrap();
+    }
+    let (before, length) = (steps(), lab.core.log.placed_blocks().len());
+    batch.commit().unwrap();
+    assert!(lab.core.log.placed_blocks().len() > length, "the log had room for it");
+    assert!(steps() - before <= 1, "it waited for {} steps", steps() - before);
+    lab.database.wait_until_idle().unwrap();
+    lab.check_at_rest();
+}
+
+/// So it is where the file cannot grow: what the log holds must go to segments, but no more of it
+/// than makes the room that is needed.
+#[test]
+fn where_the_log_cannot_grow_the_oldest_memtables_alone_are_flushed_for_it() {
+    let mut lab = Lab::in_memory();
+    lab.create();
+    let mut random = Random::from_seed(13);
+    for turn in 0..3 {
+        for number in 0..300 {
+            let bytes = value(&mut random, 200);
+            lab.put(0, &key(turn * 300 + number), &bytes);
+        }
+        let _order = lab.core.commit_order.lock();
+        lab.core.seal();
+    }
+    let needed = lab.core.log.available() + 1;
+    assert_eq!(lab.core.view().sealed.len(), 3);
+    assert!(make_room_in_log(&lab.core, ROOM_IS_SHORT, needed, Brings::Data).unwrap());
+    assert_eq!(lab.core.view().sealed.len(), 2, "others than the oldest were flushed");
+    lab.database.wait_until_idle().unwrap();
+    lab.compare();
     lab.check_at_rest();
 }
 

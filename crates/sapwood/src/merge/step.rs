@@ -528,7 +528,10 @@ fn unless_full(result: Result<()>) -> Result<()> {
 
 /// Makes a state durable when one is due, unless others have done so meanwhile. Nobody is told, so
 /// that locks may be held.
-fn make_durable_if(core: &Core, is_due: impl FnOnce() -> bool) -> Result<()> {
+///
+/// # Errors
+/// As [`make_durable`].
+pub(super) fn make_durable_if(core: &Core, is_due: impl FnOnce() -> bool) -> Result<()> {
     let made = || core.counters.durable_states.load(Ordering::Relaxed);
     let before = made();
     if !is_due() {
@@ -684,12 +687,41 @@ pub(super) fn flush_all_so_far(
     core.seal();
     let last = SequenceNumber(core.commit_numbers().0.0 - 1);
     drop(order);
-    // Buffered and in-flight commits become visible by their own committers; those that wait for a
-    // sync here.
+    show_all_so_far(core)?;
+    flush_up_to(core, last, goes_on)
+}
+
+/// Brings commits made so far into segments, the oldest memtable first, until the log has room for
+/// `needed` bytes, or all of them are there.
+///
+/// # Errors
+/// What a step failed with, or a durable state.
+pub(super) fn flush_for_log(core: &Arc<Core>, needed: u64) -> Result<()> {
+    let has_room = || core.log.available() >= needed;
+    let last = SequenceNumber(core.commit_numbers().0.0 - 1);
+    show_all_so_far(core)?;
+    while core.state().cut.sequence < last && !has_room() {
+        if core.view().sealed.is_empty() && !seal_when_quiet(core) {
+            return Ok(());
+        }
+        let view = core.view();
+        let oldest = view.sealed.last().and_then(|slot| slot.cut.get()).map(|cut| cut.sequence);
+        drop(view);
+        // Another thread may have flushed it meanwhile.
+        let Some(oldest) = oldest else { continue };
+        flush_up_to(core, oldest, &mut || Ok(()))?;
+        make_durable_unless(core, Purpose::Running, has_room)?;
+    }
+    Ok(())
+}
+
+/// Buffered and in-flight commits become visible by their own committers; those that wait for a
+/// sync here.
+fn show_all_so_far(core: &Core) -> Result<()> {
     let positions = core.log.positions();
     core.write_log_to(positions.end)?;
     core.publisher.publish(core.log.positions());
-    flush_up_to(core, last, goes_on)
+    Ok(())
 }
 
 fn flush_up_to(

@@ -5,9 +5,11 @@
 //! as take that away; for flushes and for promotions each. So memtables take at most what three of
 //! them may: two, and what is brought while the flush of the older one, which then runs step by
 //! step, comes to its end; and what waits to be merged is bounded however much one commit brings,
-//! and however many there are. Where the log is full of what the last durable state has not, a
-//! writer waits for the next one, which is made once for all who wait: that is the device's time,
-//! and no step.
+//! and however many there are. The same holds where large values that the log names would make the
+//! file longer: until a durable state has passed them, each commit of such values makes its step.
+//! Where the log is full of what the last durable state has not, a writer waits for the next one,
+//! which is made once for all who wait: that is the device's time, and no step. Only where the file
+//! cannot grow, memtables are flushed for that, one after the other, until there is room.
 //! *Threads*: writers, before they take the commit lock.
 
 use std::time::Duration;
@@ -26,7 +28,7 @@ use crate::types::KeyspaceNumber;
 
 use super::debt::{Debt, YOUNG_DEBT_MAX};
 use super::step::{
-    LOOK_AGAIN, Turn, flush, flush_all_so_far, flush_step, free_dead,
+    LOOK_AGAIN, Turn, flush_for_log, flush_step, free_dead, make_durable_if,
     make_durable_when_due_and_room, merging_step_or_wait, seal_when_quiet, step_or_wait,
 };
 
@@ -59,6 +61,10 @@ const RELIEF_BYTES_MIN: usize = 256 << 10;
 /// between.
 const LOOKS_MAX: u32 = 16;
 
+/// So often a record that finds no room has the log grow for it before anything is flushed: others
+/// may take what it has grown by.
+const GROWTHS_MAX: u32 = 2;
+
 /// Called before a commit of `bytes` in memory, which are about `encoded_bytes` in the file.
 ///
 /// # Errors
@@ -70,8 +76,19 @@ pub fn before_commit(
     encoded_bytes: usize,
     brings: Brings,
 ) -> Result<()> {
+    let has_waited = flush_what_is_named(core, brings, encoded_bytes)?;
     admit(core, brings, encoded_bytes)?;
-    pay_debt(core, bytes as u64, bytes as u64)
+    pay_debt(core, bytes as u64, bytes as u64, has_waited)
+}
+
+/// The same for a value that was written already, in blocks of `named_bytes`.
+///
+/// # Errors
+/// As [`before_commit`].
+pub fn before_commit_of_value(core: &Arc<Core>, bytes: usize, named_bytes: usize) -> Result<()> {
+    let has_waited = flush_what_is_named(core, Brings::Data, bytes.saturating_add(named_bytes))?;
+    admit(core, Brings::Data, bytes)?;
+    pay_debt(core, bytes as u64, bytes as u64, has_waited)
 }
 
 /// Called before a commit whose `bytes` lie in segments already.
@@ -80,11 +97,12 @@ pub fn before_commit(
 /// As [`before_commit`].
 pub fn before_commit_by_reference(core: &Arc<Core>, bytes: u64) -> Result<()> {
     admit(core, Brings::Deletions, 0)?;
-    pay_debt(core, 0, bytes)
+    pay_debt(core, 0, bytes, false)
 }
 
-/// Waits as debt asks whoever brings so many bytes to memtables and to segments.
-fn pay_debt(core: &Arc<Core>, to_memory: u64, to_segments: u64) -> Result<()> {
+/// Waits as debt asks whoever brings so many bytes to memtables and to segments, and may have
+/// waited for the flush already.
+fn pay_debt(core: &Arc<Core>, to_memory: u64, to_segments: u64, has_waited: bool) -> Result<()> {
     seal_when_full(core);
     let owed = debt_of(core);
     if owed.felt() >= 1.0 {
@@ -94,12 +112,10 @@ fn pay_debt(core: &Arc<Core>, to_memory: u64, to_segments: u64) -> Result<()> {
         if owed.of_merging() >= 1.0 {
             waited = wait_for_merging(core, to_segments);
         }
-        if waited.is_ok() && debt_of(core).memory >= 1.0 {
-            waited = wait_for_flush(core, to_memory);
+        if waited.is_ok() && !has_waited && debt_of(core).memory >= 1.0 {
+            waited = wait_for_flush(core, to_memory, &|| false);
         }
-        let micros = core.clock.now().saturating_sub(begun).as_micros() as u64;
-        let owed = owed.felt();
-        tracing::info!(target: "sapwood::stall", micros, debt = owed, "a commit waited for a step");
+        tell_waited(core, begun, owed);
         return waited;
     }
     let slow = slowed_by(owed.felt(), to_segments);
@@ -111,6 +127,81 @@ fn pay_debt(core: &Arc<Core>, to_memory: u64, to_segments: u64) -> Result<()> {
         core.clock.sleep(slow);
     }
     Ok(())
+}
+
+fn tell_waited(core: &Core, begun: Duration, owed: Debt) {
+    let micros = core.clock.now().saturating_sub(begun).as_micros() as u64;
+    let debt = owed.felt();
+    tracing::info!(target: "sapwood::stall", micros, debt, "a commit waited for a step");
+}
+
+/// Where the file would have to grow soon for values that the log names, and that are owed twice
+/// until then: steps of the flush behind which a durable state passes them, as many as take away
+/// what is brought. True when there was one. Not all at once: what else lies in memory may take a
+/// flush of many steps. Since each commit of such values makes its step, no more of them come
+/// meanwhile than was looked ahead for, and what is named stays bounded.
+fn flush_what_is_named(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<bool> {
+    if !is_named_due(core, brings, bytes) {
+        return Ok(false);
+    }
+    let (begun, owed) = (core.clock.now(), debt_of(core));
+    let steps = || core.background.flush_steps.load(Ordering::Acquire);
+    let before = steps();
+    // Without space for a step it is for the question of room to say what becomes of the commit.
+    if !done_unless_full(try_flush_what_is_named(core, brings, bytes))? {
+        core.log_named.pass_no_more();
+    }
+    let has_stepped = steps() > before;
+    if has_stepped {
+        tell_waited(core, begun, owed);
+    }
+    Ok(has_stepped)
+}
+
+fn try_flush_what_is_named(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<()> {
+    core.check_writable()?;
+    // What others have flushed is free behind a durable state, which is the device's time.
+    pass_what_is_named(core)?;
+    if !is_named_due(core, brings, bytes) {
+        return Ok(());
+    }
+    let has_sealed = || !core.view().sealed.is_empty();
+    if !has_sealed() {
+        let _order = core.commit_order.lock();
+        if !has_sealed() {
+            core.seal();
+        }
+    }
+    if let Some(cut) = core.view().sealed.first().and_then(|slot| slot.cut.get()) {
+        core.log_named.pass_until(cut.position);
+    }
+    wait_for_flush(core, bytes as u64, &|| has_sealed() && is_named_due(core, brings, bytes))?;
+    pass_what_is_named(core)
+}
+
+/// Whether a commit of so many bytes should wait for a step since values are owed twice. Once the
+/// file would have to grow for what comes while they are flushed, every commit does until a durable
+/// state has passed them: the file may have grown meanwhile, and by much at once, and what others
+/// bring besides takes the room that they would leave.
+fn is_named_due(core: &Core, brings: Brings, bytes: usize) -> bool {
+    if !core.reserve.is_kept() {
+        return false;
+    }
+    core.log_named.is_passing()
+        || names_much(core) && !has_room(core, brings, bytes_while_flushed(core, bytes))
+}
+
+/// What comes until all that lies in memory is flushed, if each commit brings so many bytes and
+/// makes its step: twice, as it is written and owed.
+fn bytes_while_flushed(core: &Core, bytes: usize) -> usize {
+    let step = usize::try_from(core.options.step_bytes).unwrap_or(usize::MAX).max(1);
+    let steps = core.memtable_bytes() / step + 2;
+    bytes.saturating_add(steps.saturating_mul(bytes.min(step))).saturating_mul(2)
+}
+
+/// Makes a state durable when it passes blocks that the log names.
+fn pass_what_is_named(core: &Core) -> Result<()> {
+    make_durable_if(core, || core.log_named.would_pass(core.state().cut.position))
 }
 
 /// How long a commit of `bytes` waits at a debt below the full one, at which it waits for steps.
@@ -125,9 +216,6 @@ fn slowed_by(debt: f64, bytes: u64) -> Duration {
 /// # Errors
 /// `NoSpace` when there is none: nothing was promised.
 pub fn admit(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<()> {
-    if names_much(core) && core.reserve.is_kept() && !has_room(core, brings, bytes) {
-        done_unless_full(flush(core))?;
-    }
     let refusal = make_room_unless_full(core, brings, bytes)?;
     if let Some(refusal) = refusal {
         // A snapshot may hold all: then thousands of deletions are refused, one after the other.
@@ -317,9 +405,9 @@ pub(super) fn paid_by_promotion(core: &Core, bytes: u64) -> u64 {
     bytes.min(core.options.step_bytes) / PAID_PART
 }
 
-/// Waits for steps of the flush, as many as take away what is brought; makes one where nobody is at
-/// it.
-fn wait_for_flush(core: &Arc<Core>, bytes: u64) -> Result<()> {
+/// Waits for steps of the flush, as many as take away what is brought, while memtables take too
+/// much or it is due for another reason; makes one where nobody is at it.
+fn wait_for_flush(core: &Arc<Core>, bytes: u64, is_due: &dyn Fn() -> bool) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     let flush_steps = || core.background.flush_steps.load(Ordering::Acquire);
     let begun = flush_steps();
@@ -332,7 +420,7 @@ fn wait_for_flush(core: &Arc<Core>, bytes: u64) -> Result<()> {
             return Ok(());
         }
         // What merging owes besides is not what it waits for: no flush would pay that.
-        if debt_of(core).memory < 1.0 {
+        if debt_of(core).memory < 1.0 && !is_due() {
             toll.forgive(ticket);
             return Ok(());
         }
@@ -378,7 +466,7 @@ pub fn is_log_behind(core: &Core, bytes: usize) -> bool {
 /// When a flush fails.
 pub fn wait_for_memory(core: &Arc<Core>, bytes: usize) -> Result<()> {
     seal_when_full(core);
-    wait_for_flush(core, bytes as u64)
+    wait_for_flush(core, bytes as u64, &|| false)
 }
 
 fn seal_when_full(core: &Core) {
@@ -406,10 +494,7 @@ pub fn make_room_in_log(
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     let begun = core.clock.now();
     if attempt > 0 {
-        // Growing was not enough: what the log holds must go to segments.
-        flush_all_so_far(core, &mut || Ok(()))?;
-        // The record's place in the log and, later, what it brings.
-        admit(core, brings, usize::try_from(needed.saturating_mul(2)).unwrap_or(usize::MAX))?;
+        make_place_in_log(core, attempt, needed, brings)?;
     }
     // Others may have waited for the same: whoever comes first makes room for all that fits.
     make_durable_unless(core, Purpose::Running, || {
@@ -429,6 +514,19 @@ pub fn make_room_in_log(
         "a commit waited for room in the log"
     );
     Ok(core.log.available() >= needed)
+}
+
+/// Sees to it that the log may grow by so many bytes, or has them already, after a durable state
+/// alone was not enough.
+fn make_place_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Brings) -> Result<()> {
+    // The record's place in the log and, later, what it brings.
+    let brought = usize::try_from(needed.saturating_mul(2)).unwrap_or(usize::MAX);
+    if attempt <= GROWTHS_MAX && make_room_unless_full(core, brings, brought)?.is_none() {
+        return Ok(());
+    }
+    // The file does not grow for it: what the log holds must go to segments.
+    flush_for_log(core, needed)?;
+    if core.log.available() < needed { admit(core, brings, brought) } else { Ok(()) }
 }
 
 #[cfg(test)]

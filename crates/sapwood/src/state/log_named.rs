@@ -21,6 +21,8 @@ pub struct LogNamed {
     named: OrderedMutex<Named>,
     /// Of all blocks that records name.
     pages: AtomicU64,
+    /// See [`LogNamed::pass_until`].
+    wanted_cut: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -71,7 +73,11 @@ impl LogNamed {
             uncertain: HashMap::new(),
             charge: budget.charge(MemoryPart::Other, 0),
         };
-        LogNamed { named: OrderedMutex::new(LOG_NAMED, named), pages: AtomicU64::new(0) }
+        LogNamed {
+            named: OrderedMutex::new(LOG_NAMED, named),
+            pages: AtomicU64::new(0),
+            wanted_cut: AtomicU64::new(0),
+        }
     }
 
     /// The record that ends at `end` names these blocks.
@@ -93,6 +99,27 @@ impl LogNamed {
     /// Pages of the blocks that records behind the cut name.
     pub fn pages(&self) -> u64 {
         self.pages.load(Ordering::Relaxed)
+    }
+
+    /// Until the cut of a durable state has come here, commits make steps of the flush that leads
+    /// to it.
+    pub fn pass_until(&self, cut: LogPosition) {
+        self.wanted_cut.store(cut.0, Ordering::Relaxed);
+    }
+
+    /// Commits make no such steps any more.
+    pub fn pass_no_more(&self) {
+        self.wanted_cut.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether commits are to make steps, so that a durable state can pass what is named.
+    pub fn is_passing(&self) -> bool {
+        self.wanted_cut.load(Ordering::Relaxed) > 0 && self.pages() > 0
+    }
+
+    /// Whether a durable state with this cut would pass a record that names blocks.
+    pub fn would_pass(&self, cut: LogPosition) -> bool {
+        self.named.lock().records.first_key_value().is_some_and(|(end, _)| *end <= cut)
     }
 
     /// A commit by reference, whose record ends at `end` or before, is in a state from `state` on.
@@ -156,6 +183,9 @@ impl LogNamed {
         named.recharge();
         drop(named);
         drop(states);
+        if self.wanted_cut.load(Ordering::Relaxed) <= cut.0 {
+            self.pass_no_more();
+        }
         free
     }
 
@@ -193,9 +223,15 @@ mod tests {
         assert!(!named.may_free(block(10)));
         assert!(!named.may_free(block(30)));
         assert_eq!(named.passed(LogPosition(99)), vec![]);
+        assert!(!named.would_pass(LogPosition(99)) && named.would_pass(LogPosition(100)));
+        named.pass_until(LogPosition(150));
+        assert!(named.is_passing());
         assert_eq!(named.passed(LogPosition(100)), vec![block(10)]);
         assert!(named.may_free(block(20)), "its record is passed");
         assert_eq!(named.dead_blocks(), vec![block(30)]);
+        assert!(named.is_passing(), "the cut has not come there");
+        assert_eq!(named.passed(LogPosition(150)), vec![]);
+        assert!(!named.is_passing());
         assert_eq!(named.passed(LogPosition(500)), vec![block(30)]);
         assert!(!named.is_uncertain(block(30)), "its record is passed");
         assert_eq!(budget.part(MemoryPart::Other), 0);

@@ -20,8 +20,8 @@ use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
 use crate::merge::step::{begin_writing, sync};
 use crate::merge::throttle::{
-    admit, admit_ahead, before_commit, check_held_up, is_log_behind, is_memory_full,
-    make_room_in_log, wait_for_memory,
+    admit, admit_ahead, before_commit, before_commit_of_value, check_held_up, is_log_behind,
+    is_memory_full, make_room_in_log, wait_for_memory,
 };
 use crate::merge::versions::seal_before_too_many;
 use crate::options::Durability;
@@ -65,6 +65,12 @@ struct Prepared {
 }
 
 impl Prepared {
+    /// What the blocks take that its record names.
+    fn named_bytes(&self, core: &Core) -> usize {
+        let pages: u64 = self.blocks.iter().map(|block| u64::from(block.pages)).sum();
+        pages.saturating_mul(u64::from(core.pages.layout().page_size)) as usize
+    }
+
     /// Counts a copy of the operations, unless it is small.
     fn count_copy(&mut self, core: &Core) {
         let bytes = self.encoder.encoded_bytes() as u64;
@@ -252,7 +258,7 @@ pub fn commit_value(
     prepared.encoder.put_overflow(keyspace, key, &encoded);
     sync_values(core, &mut prepared, durability)?;
     let bytes = key.len() + encoded.len();
-    before_commit(core, bytes, bytes, Brings::Data)?;
+    before_commit_of_value(core, bytes, prepared.named_bytes(core))?;
     let mut check = |core: &Core, _: &mut Prepared| check_keyspace(core, keyspace);
     let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut check)?;
     conclude(core, key.len() as u64 + reference.length, durability, placed)
@@ -481,9 +487,8 @@ fn place(
         // they go on.
         let brought = prepared.brings.unwrap_or_else(|| brings(prepared.encoder.has_data()));
         // Values that were written already are owed again: see `names_much`.
-        let named: u64 = prepared.blocks.iter().map(|block| u64::from(block.pages)).sum();
-        let named = named.saturating_mul(u64::from(core.pages.layout().page_size));
-        let bytes = prepared.encoder.encoded_bytes() + named as usize + wasted as usize;
+        let named = prepared.named_bytes(core);
+        let bytes = prepared.encoder.encoded_bytes() + named + wasted as usize;
         if !has_room(core, brought, bytes) {
             drop(order);
             admit(core, brought, bytes)?;
