@@ -6,7 +6,7 @@
 //! them may: two, and what is brought while the flush of the older one, which then runs step by
 //! step, comes to its end; and what waits to be merged is bounded however much one commit brings,
 //! and however many there are. The same holds where large values that the log names would make the
-//! file longer: until a durable state has passed them, each commit of such values makes its step.
+//! file longer: until a durable state has passed them, each commit makes its step of the flush.
 //! Where the log is full of what the last durable state has not, a writer waits for the next one,
 //! which is made once for all who wait: that is the device's time, and no step. Only where the file
 //! cannot grow, memtables are flushed for that, one after the other, until there is room.
@@ -138,8 +138,8 @@ fn tell_waited(core: &Core, begun: Duration, owed: Debt) {
 /// Where the file would have to grow soon for values that the log names, and that are owed twice
 /// until then: steps of the flush behind which a durable state passes them, as many as take away
 /// what is brought. True when there was one. Not all at once: what else lies in memory may take a
-/// flush of many steps. Since each commit of such values makes its step, no more of them come
-/// meanwhile than was looked ahead for, and what is named stays bounded.
+/// flush of many steps. Since each commit makes its step, no more comes meanwhile than was looked
+/// ahead for, and what is named stays bounded.
 fn flush_what_is_named(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result<bool> {
     if !is_named_due(core, brings, bytes) {
         return Ok(false);
@@ -172,7 +172,10 @@ fn try_flush_what_is_named(core: &Arc<Core>, brings: Brings, bytes: usize) -> Re
             core.seal();
         }
     }
-    if let Some(cut) = core.view().sealed.first().and_then(|slot| slot.cut.get()) {
+    // Not further than where it began, or it would never end where memtables keep coming.
+    if !core.log_named.is_passing()
+        && let Some(cut) = core.view().sealed.first().and_then(|slot| slot.cut.get())
+    {
         core.log_named.pass_until(cut.position);
     }
     wait_for_flush(core, bytes as u64, &|| has_sealed() && is_named_due(core, brings, bytes))?;
@@ -521,7 +524,11 @@ pub fn make_room_in_log(
 fn make_place_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Brings) -> Result<()> {
     // The record's place in the log and, later, what it brings.
     let brought = usize::try_from(needed.saturating_mul(2)).unwrap_or(usize::MAX);
-    if attempt <= GROWTHS_MAX && make_room_unless_full(core, brings, brought)?.is_none() {
+    // Nobody brings more than memtables take, so the log need not hold more than a few of them.
+    let held = core.log.positions().end.0.saturating_sub(core.state().cut.position.0);
+    let is_short = held.saturating_add(needed) <= core.options.memory_budget;
+    if attempt <= GROWTHS_MAX && is_short && make_room_unless_full(core, brings, brought)?.is_none()
+    {
         return Ok(());
     }
     // The file does not grow for it: what the log holds must go to segments.
