@@ -199,7 +199,7 @@ fn no_commit_waits_for_more_than_one_step() {
 #[test]
 fn no_commit_beside_large_values_waits_for_more_than_one_step() {
     let (builder, hand) = builder();
-    let builder = builder.step_bytes(128 << 10);
+    let builder = builder.memory_budget(32 << 20).step_bytes(128 << 10);
     let mut lab = Lab::of(builder.open_in_memory().unwrap(), hand);
     *lab.core.install_check.lock() = None;
     lab.create();
