@@ -4,14 +4,11 @@ use std::time::Duration;
 
 use crate::lab::{Lab, builder, key, value};
 use sapwood::merge::throttle::make_room_in_log;
-use sapwood::state::reserve::Brings;
-use sapwood::storage::{Operation, OperationKind, SimulatedStorage};
+use sapwood::state::reserve::{Brings, has_room};
+use sapwood::storage::{Operation, OperationKind, SimulatedStorage, Storage};
 use sapwood::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use sapwood::sync::{Arc, Clock, Mutex, Random, channel, thread};
 use sapwood::{Database, Durability, Keyspace, Seek};
-
-/// So often a record has found no room in the log that this is not made longer for it any more.
-const ROOM_IS_SHORT: u32 = 3;
 
 /// A level, and young segments to be merged into it.
 fn load(lab: &mut Lab) {
@@ -255,25 +252,41 @@ fn a_record_longer_than_the_log_waits_for_no_more_than_one_step() {
     lab.check_at_rest();
 }
 
-/// So it is where the file cannot grow: what the log holds must go to segments, but no more of it
-/// than makes the room that is needed.
+/// Where the file cannot grow what the log holds must go to segments, but no more of it than makes
+/// the room that is needed.
 #[test]
 fn where_the_log_cannot_grow_the_oldest_memtables_alone_are_flushed_for_it() {
-    let mut lab = Lab::in_memory();
+    let storage = SimulatedStorage::new();
+    let (builder, hand) = builder();
+    let builder = builder.memory_budget(32 << 20);
+    let mut lab = Lab::open_with((builder, hand), Arc::new(storage.clone()));
     lab.create();
     let mut random = Random::from_seed(13);
     for turn in 0..3 {
-        for number in 0..300 {
+        for number in 0..1500 {
             let bytes = value(&mut random, 200);
-            lab.put(0, &key(turn * 300 + number), &bytes);
+            lab.put(0, &key(turn * 1500 + number), &bytes);
         }
         let _order = lab.core.commit_order.lock();
         lab.core.seal();
     }
-    let needed = lab.core.log.available() + 1;
+    storage.set_capacity(storage.length().unwrap());
+    let needed = || lab.core.log.available() + 1;
+    for number in 4500.. {
+        if !has_room(&lab.core, Brings::Data, 2 * needed() as usize) {
+            break;
+        }
+        let (keyspace, map) = &mut lab.keyspaces[0];
+        let bytes = value(&mut random, 200);
+        keyspace.put(key(number), &bytes).unwrap();
+        map.insert(key(number), bytes);
+    }
+    let needed = needed();
     assert_eq!(lab.core.view().sealed.len(), 3);
-    assert!(make_room_in_log(&lab.core, ROOM_IS_SHORT, needed, Brings::Data).unwrap());
+    // The first time the log was to grow.
+    assert!(make_room_in_log(&lab.core, 1, needed, Brings::Data).unwrap());
     assert_eq!(lab.core.view().sealed.len(), 2, "others than the oldest were flushed");
+    storage.set_capacity(u64::MAX);
     lab.database.wait_until_idle().unwrap();
     lab.compare();
     lab.check_at_rest();
