@@ -123,3 +123,40 @@ fn many_who_find_no_room_in_the_log_at_once_are_all_let_in() {
     write_beside_one_another(&database, 16, 3, 850);
     assert_eq!(database.keyspace("a").unwrap().count::<&[u8]>(..).unwrap(), 16 * 3 * 850);
 }
+
+/// Each commit makes or awaits a step until a durable state has passed what the log names.
+#[test]
+fn what_the_log_names_is_bounded_however_many_bring_large_values() {
+    for merge_threads in [2, 0] {
+        let database = small(merge_threads, 16 << 20);
+        let core = database.core().unwrap();
+        let writers: Vec<_> = (0..4u64)
+            .map(|writer| {
+                let (core, database) = (core.clone(), database.clone());
+                thread::spawn("writer", move || {
+                    let keyspace = database.keyspace("a").unwrap();
+                    let mut random = Random::from_seed(writer);
+                    let (mut value, mut most_named) = (vec![0; 128 << 10], 0);
+                    for turn in 0..150u64 {
+                        random.fill(&mut value);
+                        keyspace.put([writer as u8, turn as u8 % 4], &value).unwrap();
+                        for _ in 0..60 {
+                            let key = random.next_u64().to_be_bytes();
+                            keyspace.put(key, &value[..200]).unwrap();
+                        }
+                        most_named = most_named.max(core.log_named.pages() * 1024);
+                    }
+                    most_named
+                })
+                .unwrap()
+            })
+            .collect();
+        let most_named = writers.into_iter().map(|writer| writer.join().unwrap()).max().unwrap();
+        // From 4 MiB on they wait; beside that, what memtables take while they are flushed.
+        assert!(most_named < 16 << 20, "{merge_threads} threads: {most_named} bytes");
+        database.wait_until_idle().unwrap();
+        let count = database.keyspace("a").unwrap().count::<&[u8]>(..).unwrap();
+        assert_eq!(count, 4 * 4 + 4 * 150 * 60);
+        assert_eq!(access::verify(&database).unwrap(), None);
+    }
+}
