@@ -17,6 +17,7 @@ use super::open_transactions::OpenTransactions;
 use super::panic_guard::PanicGuard;
 use super::pending_blocks::PendingBlocks;
 use super::publish::Publisher;
+use super::recent_commits::RecentCommits;
 use super::reserve::Reserve;
 use super::state::State;
 use super::view::{ByReference, Home, MemtableSlot, View};
@@ -56,6 +57,8 @@ pub struct CoreCounters {
     pub durable_states: AtomicU64,
     /// Bytes of keys and values committed.
     pub user_bytes: AtomicU64,
+    /// Times that a commit asked for all that it had read and written.
+    pub validations: AtomicU64,
     /// Times that a writer had to wait for a step.
     pub stalls: AtomicU64,
     /// Time that writers were slowed, in microseconds.
@@ -110,6 +113,8 @@ pub struct Core {
     pub pending: Arc<PendingBlocks>,
     /// Open transactions.
     pub transactions: OpenTransactions,
+    /// What the newest commits have changed.
+    pub recent: RecentCommits,
     /// The last durable state.
     pub durable: Durable,
     /// Recycled memory of memtables.
@@ -200,6 +205,7 @@ impl Core {
         catalogue.count_for(parts.pages.budget(), MemoryPart::Other);
         parts.pages.allocator().set_kept_free(reserve.at_rest());
         let transactions = OpenTransactions::new(parts.pages.budget());
+        let recent = RecentCommits::new(parts.pages.budget());
         let leaf_waste = LeafWaste::new(layout, parts.options.leaf_pages_bytes() as usize);
         let background = Background::default();
         background.jobs.lock().pack.looked = parts.packed;
@@ -230,6 +236,7 @@ impl Core {
             log_named: parts.log_named,
             pending: parts.pending,
             transactions,
+            recent,
             durable: parts.durable,
             pool: parts.pool,
             background,
@@ -338,6 +345,11 @@ impl Core {
         (SequenceNumber(sequence), KeyspaceNumber(keyspace))
     }
 
+    /// The number of the last commit that has its place.
+    pub fn last_placed(&self) -> SequenceNumber {
+        SequenceNumber(self.commit_numbers().0.0 - 1)
+    }
+
     /// Seals the active memtable, unless it is empty. The commit order's lock is held.
     pub fn seal(&self) {
         let view = self.view();
@@ -345,7 +357,7 @@ impl Core {
             return;
         }
         let (position, chain) = self.log.cut_here();
-        let sequence = SequenceNumber(self.commit_numbers().0.0 - 1);
+        let sequence = self.last_placed();
         let cut = super::state::Cut { sequence, position, chain };
         let set = view.active.cut.set(cut);
         assert!(set.is_ok(), "a memtable is sealed once");

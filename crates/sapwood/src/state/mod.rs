@@ -26,6 +26,7 @@ pub mod open_transactions;
 pub mod panic_guard;
 pub mod pending_blocks;
 pub mod publish;
+pub mod recent_commits;
 pub mod recovery;
 mod replay;
 mod replay_buffer;

@@ -7,11 +7,10 @@
 //! that fails after its record was appended is there whole or not at all after the next open.
 //! *Format*: docs/format.md, section 5. *Threads*: any.
 
-use std::cell::Cell;
-
 use super::batch_writes::{BatchWrites, Collected};
 use super::pending::{PendingOperation, PendingWrites};
-use super::validate::{LOOKS_MAX, Validation, has_much_since, validate};
+use super::validate::{Validation, validate};
+use super::validator::Validator;
 use super::value_writer::{Owned, ValueWriter};
 use crate::error::{Error, Result};
 use crate::log::buffer::DIRECT_BYTES_MAX;
@@ -101,40 +100,16 @@ pub fn commit(
     }
     begin(core, writes.bytes(), writes.encoded_bytes(), brings(writes.has_data()))?;
     let mut prepared = prepare(core, writes, durability)?;
-    let validated = Cell::new(validation.map_or(SequenceNumber(0), |validation| validation.began));
-    let mut ahead = || {
-        let Some(validation) = validation else { return Ok(()) };
-        validated.set(validate_most(core, writes, validation, validated.get())?);
-        Ok(())
-    };
+    let mut validator = validation.map(|found| Validator::new(core, Some(writes), found));
     let mut check = |core: &Core, _: &mut Prepared| match validation {
-        // A drop is a range tombstone over the keyspace's number, so it is seen here too.
-        Some(validation) => validate(core, writes, validation, validated.get()).and_then(|()| {
-            writes.keyspaces().try_for_each(|keyspace| check_held_up(core, keyspace))
-        }),
+        // A drop is a range tombstone over the keyspace's number, so validation has seen it.
+        Some(_) => writes.keyspaces().try_for_each(|keyspace| check_held_up(core, keyspace)),
         None => writes.keyspaces().try_for_each(|keyspace| check_keyspace(core, keyspace)),
     };
-    let placed = place(core, &mut prepared, durability, &mut ahead, &mut check)?;
+    let placed = place(core, &mut prepared, durability, validator.as_mut(), &mut check)?;
+    // Others need not list what they change any more while this one waits for the disk.
+    drop(validator);
     conclude(core, writes.bytes() as u64, durability, placed)
-}
-
-/// Validates outside the lock what came after `validated`, again while what came meanwhile is much;
-/// returns the last commit that need not be looked at under the lock.
-fn validate_most(
-    core: &Core,
-    writes: &PendingWrites,
-    validation: &Validation<'_>,
-    mut validated: SequenceNumber,
-) -> Result<SequenceNumber> {
-    for _ in 0..LOOKS_MAX {
-        let seen = SequenceNumber(core.commit_numbers().0.0 - 1);
-        validate(core, writes, validation, validated)?;
-        validated = validated.max(seen);
-        if !has_much_since(core, validated) {
-            break;
-        }
-    }
-    Ok(validated)
 }
 
 /// Ends a commit that has its place.
@@ -195,7 +170,7 @@ pub fn commit_if(
         Collected::Encoded { encoder, .. } => Prepared { encoder, ..Prepared::default() },
     };
     let mut check = |core: &Core, _: &mut Prepared| check(core);
-    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut check)?;
+    let placed = place(core, &mut prepared, durability, None, &mut check)?;
     conclude(core, bytes as u64, durability, placed)
 }
 
@@ -235,7 +210,7 @@ fn commit_encoded(
     let mut check = |core: &Core, _: &mut Prepared| {
         keyspaces.iter().try_for_each(|keyspace| check_keyspace(core, *keyspace))
     };
-    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut check)?;
+    let placed = place(core, &mut prepared, durability, None, &mut check)?;
     conclude(core, bytes as u64, durability, placed)
 }
 
@@ -260,7 +235,7 @@ pub fn commit_value(
     let bytes = key.len() + encoded.len();
     before_commit_of_value(core, bytes, prepared.named_bytes(core))?;
     let mut check = |core: &Core, _: &mut Prepared| check_keyspace(core, keyspace);
-    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut check)?;
+    let placed = place(core, &mut prepared, durability, None, &mut check)?;
     conclude(core, key.len() as u64 + reference.length, durability, placed)
 }
 
@@ -371,7 +346,7 @@ fn change_catalogue(
     begin_writing(core)?;
     before_commit(core, CATALOGUE_BYTES, CATALOGUE_BYTES, brings)?;
     let mut prepared = Prepared { brings: Some(brings), ..Prepared::default() };
-    let placed = place(core, &mut prepared, durability, &mut || Ok(()), &mut |core, prepared| {
+    let placed = place(core, &mut prepared, durability, None, &mut |core, prepared| {
         let change = choose(&core.catalogue.load())?;
         prepared.encoder.clear();
         match &change {
@@ -458,13 +433,13 @@ pub(super) struct Placed {
     pub buffer_is_full: bool,
 }
 
-/// Gives a commit its place: number, record, entries. `check` runs under the commit lock, and
-/// `ahead` each time before that is taken.
+/// Gives a commit its place: number, record, entries. Both checks run under the commit lock; each
+/// time before that is taken, the validator looks ahead.
 fn place(
     core: &Arc<Core>,
     prepared: &mut Prepared,
     durability: Durability,
-    ahead: &mut dyn FnMut() -> Result<()>,
+    mut validator: Option<&mut Validator<'_>>,
     check: &mut dyn FnMut(&Core, &mut Prepared) -> Result<()>,
 ) -> Result<Placed> {
     let mut in_vain = 0;
@@ -475,10 +450,17 @@ fn place(
         false => 0,
     };
     while in_vain < ROOM_ATTEMPTS {
-        ahead()?;
+        if let Some(validator) = &mut validator {
+            validator.look_ahead()?;
+        }
         let order = core.commit_order.lock();
         let _guard = PanicGuard::new(core, "a commit");
         core.check_writable()?;
+        if let Some(validator) = &mut validator
+            && !validator.check()?
+        {
+            continue;
+        }
         if let Err(error) = check(core, prepared) {
             drop(order);
             return Err(settled(core, error));
@@ -573,6 +555,9 @@ fn insert(core: &Core, prepared: &Prepared, number: SequenceNumber) -> Result<()
             }
         }
     }
+    // Before the number is given out: whoever sees that counts on what is listed.
+    let listed = core.recent.add(number, prepared.encoder.operations());
+    listed.map_err(|error| core.stop(&error))?;
     core.numbers.next_sequence.store(number.0 + 1, Ordering::Release);
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::layers::Layers;
 use super::pending_merge::brings_of;
 use super::pending_segment::PendingSegment;
 use super::validate::{LOOKS_MAX, Validation, has_much_since, validate_pending};
+use super::validator::Validator;
 use crate::error::{Error, Result};
 use crate::log::record::{NamedBlocks, RecordKind};
 use crate::log::writer::AppendError;
@@ -67,9 +68,12 @@ fn place(
 ) -> Result<Placed> {
     let mut validated = validation.began;
     let (mut looks, mut in_vain) = (0, 0);
+    let mut reads = Validator::new(core, None, validation);
     loop {
+        // First: then what is little for it is little for the writes, too.
+        reads.look_ahead()?;
         let seen = seal_what_came(core, validated)?;
-        validate_pending(core, writes, validation.reads, validated)?;
+        validate_pending(core, writes, validated)?;
         validated = validated.max(seen);
         let order = core.commit_order.lock();
         let _guard = PanicGuard::new(core, "a commit");
@@ -79,7 +83,10 @@ fn place(
             looks += 1;
             continue;
         }
-        validate_pending(core, writes, validation.reads, validated)?;
+        if !reads.check()? {
+            continue;
+        }
+        validate_pending(core, writes, validated)?;
         // The cut of what came before lies before the record.
         core.seal();
         let number = core.commit_numbers().0;
@@ -127,7 +134,7 @@ fn place(
 fn seal_what_came(core: &Core, validated: SequenceNumber) -> Result<SequenceNumber> {
     let _order = core.commit_order.lock();
     core.check_writable()?;
-    let last = SequenceNumber(core.commit_numbers().0.0 - 1);
+    let last = core.last_placed();
     if validated < last {
         core.seal();
     }

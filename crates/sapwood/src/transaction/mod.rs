@@ -17,6 +17,7 @@ pub mod reads;
 #[allow(clippy::module_inception)]
 mod transaction;
 pub mod validate;
+pub mod validator;
 pub mod value_writer;
 
 #[cfg(test)]

@@ -351,6 +351,22 @@ impl PendingWrites {
             .flat_map(|(number, writes)| writes.ranges.iter().map(|range| (*number, range)))
     }
 
+    /// True when a key was put or deleted, by itself or with a range.
+    #[must_use]
+    pub fn touches_key(&self, keyspace: KeyspaceNumber, key: &[u8]) -> bool {
+        self.get(keyspace, key).is_some()
+    }
+
+    /// True when anything in a range was put or deleted.
+    #[must_use]
+    pub fn touches_range(&self, keyspace: KeyspaceNumber, range: &KeyRange) -> bool {
+        !range.is_empty()
+            && self.keyspaces.get(&keyspace).is_some_and(|writes| {
+                writes.points.range(bounds(range)).next().is_some()
+                    || writes.ranges.overlaps(range)
+            })
+    }
+
     /// A source over the writes to one keyspace as they are now; `None` when there are none.
     #[must_use]
     pub fn source(&self, keyspace: KeyspaceNumber) -> Option<PendingSource> {

@@ -121,6 +121,17 @@ impl RangeSet {
         range.is_empty() || self.containing(&range.start).is_some_and(|found| found.covers(range))
     }
 
+    /// True when it holds a key of `range`.
+    #[must_use]
+    pub fn overlaps(&self, range: &KeyRange) -> bool {
+        // All others that start before its end have ended before the last of them.
+        let bound = range.end.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        !range.is_empty()
+            && self
+                .last_starting_in(bound)
+                .is_some_and(|last| is_before_end(&range.start, last.end.as_deref()))
+    }
+
     /// Adds a range, joined with what it overlaps or touches.
     pub fn insert(&mut self, range: KeyRange) {
         if self.covers(&range) {
@@ -196,6 +207,8 @@ mod tests {
             prop_assert!(set.iter().eq(model.iter()), "{:?} instead of {:?}", set, model);
             prop_assert_eq!(set.bytes(), set.iter().map(bytes_of).sum::<usize>());
             prop_assert_eq!(set.covers(&probe), probe.is_empty() || model.covers(&probe));
+            let overlaps = model.iter().any(|range| range.overlaps(&probe));
+            prop_assert_eq!(set.overlaps(&probe), !probe.is_empty() && overlaps);
             for key in 0u8..30 {
                 prop_assert_eq!(set.containing(&[key]), model.containing(&[key]));
             }

@@ -184,6 +184,12 @@ impl ReadSet {
         self.keyspaces.is_empty()
     }
 
+    /// How many keys and ranges it takes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.keyspaces.values().map(KeyspaceReads::count).sum()
+    }
+
     /// The keys, by keyspace and key. No key lies in one of the ranges.
     pub fn keys(&self) -> impl Iterator<Item = (KeyspaceNumber, &[u8])> {
         self.keyspaces
@@ -209,6 +215,15 @@ impl ReadSet {
         self.keyspaces
             .get(&keyspace)
             .is_some_and(|reads| reads.keys.contains(key) || reads.ranges.contains(key))
+    }
+
+    /// True when the set covers a key of `range`.
+    #[must_use]
+    pub fn overlaps(&self, keyspace: KeyspaceNumber, range: &KeyRange) -> bool {
+        !range.is_empty()
+            && self.keyspaces.get(&keyspace).is_some_and(|reads| {
+                reads.keys.range(bounds(range)).next().is_some() || reads.ranges.overlaps(range)
+            })
     }
 }
 

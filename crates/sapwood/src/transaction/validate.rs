@@ -3,7 +3,8 @@
 //! *Guarantees*: the first committer of a key wins; with a read set, a change of anything read,
 //! absent keys and empty ranges included, is a conflict. False conflicts are possible (joined
 //! ranges; keys of a run that were put before the transaction began); a missed one is not.
-//! *Threads*: the committer's; first outside the commit lock, then under it for what came since.
+//! *Threads*: the committer's; first outside the commit lock, then under it for what came since
+//! (see [`super::validator`]).
 
 use super::layers::Layers;
 use super::pending::PendingWrites;
@@ -252,19 +253,21 @@ pub fn validate(
     conflict_if(changes.reads_changed(validation.reads)?)
 }
 
-/// The same for a transaction that has spilled: what came after `after` is walked, since there is
+/// The same for what was read alone.
+///
+/// # Errors
+/// As [`validate`].
+pub fn validate_reads(core: &Core, reads: Option<&ReadSet>, after: SequenceNumber) -> Result<()> {
+    conflict_if(Changes::new(core, after).reads_changed(reads)?)
+}
+
+/// The same for what a transaction has spilled: what came after `after` is walked, since there is
 /// less of it.
 ///
 /// # Errors
 /// As [`validate`].
-pub fn validate_pending(
-    core: &Core,
-    writes: &Layers,
-    reads: Option<&ReadSet>,
-    after: SequenceNumber,
-) -> Result<()> {
-    let changes = Changes::new(core, after);
-    conflict_if(changes.touch(writes)? || changes.reads_changed(reads)?)
+pub fn validate_pending(core: &Core, writes: &Layers, after: SequenceNumber) -> Result<()> {
+    conflict_if(Changes::new(core, after).touch(writes)?)
 }
 
 /// True when so much came after `after` that it is not to be looked at under the commit lock: more
