@@ -33,6 +33,8 @@ mod tests_rules;
 #[cfg(test)]
 mod tests_validate;
 #[cfg(test)]
+mod tests_validator;
+#[cfg(test)]
 mod tests_verify;
 
 // The commit and the public face use the rest of them.

@@ -362,8 +362,7 @@ impl PendingWrites {
     pub fn touches_range(&self, keyspace: KeyspaceNumber, range: &KeyRange) -> bool {
         !range.is_empty()
             && self.keyspaces.get(&keyspace).is_some_and(|writes| {
-                writes.points.range(bounds(range)).next().is_some()
-                    || writes.ranges.overlaps(range)
+                writes.points.range(bounds(range)).next().is_some() || writes.ranges.overlaps(range)
             })
     }
 
