@@ -335,7 +335,8 @@ pub struct MemoryStats {
     pub compression: u64,
     /// Free maps.
     pub free_maps: u64,
-    /// What serializable transactions have read.
+    /// What serializable transactions have read, and what is listed of the newest commits while
+    /// large transactions are validated.
     pub read_sets: u64,
     /// Writes of open transactions that lie in memory.
     pub pending_writes: u64,
