@@ -195,6 +195,7 @@ fn a_commit_by_reference_during_a_validation_is_seen_by_it() {
                 move |_| {
                     // The first look has begun: what comes now is not in it.
                     if validations(&other) > before && !done.replace(true) {
+                        put(&other, keyspace, [2_999]);
                         put_by_reference(&other, keyspace, &[if conflicts { 999 } else { 2_000 }]);
                         put(&other, keyspace, [3_000]);
                     }
