@@ -351,8 +351,9 @@ pub struct MemoryStats {
     /// has let go, or never had, and values, iterators or cursors still hold; entries that
     /// iterators and cursors have read ahead, and writes that those of a transaction see and the
     /// transaction itself has let go; pieces of values that are read as streams; the writes of
-    /// batches; and what states that the database no longer needs know of keyspaces and segments. Copies that were handed out are the application's alone, and are not known here:
-    /// keys, and values that are short or lie in blocks of their own.
+    /// batches; and what states that the database no longer needs know of keyspaces and segments.
+    /// Copies that were handed out are the application's alone, and are not known here: keys, and
+    /// values that are short or lie in blocks of their own.
     pub held_by_application: u64,
 }
 

@@ -24,7 +24,10 @@ const STRIDE: u32 = 8;
 #[test]
 #[cfg(target_os = "linux")]
 fn a_transaction_of_many_range_deletes_stays_within_the_budget_until_all_is_merged() {
-    let test = "range_tombstones::a_transaction_of_many_range_deletes_stays_within_the_budget_until_all_is_merged";
+    let test = concat!(
+        "range_tombstones::a_transaction_of_many_range_deletes_stays_within_the_budget_",
+        "until_all_is_merged"
+    );
     if is_alone(test) {
         delete_many_ranges(&folder());
     }

@@ -705,8 +705,8 @@ fn log_section(core: &Core, state: &State, list: &RingList) -> LogSection {
     }
 }
 
-/// How far leaves are packed of which a state knows. A pass that has begun with a later one may have
-/// looked at what this one has not.
+/// How far leaves are packed of which a state knows. A pass that has begun with a later one may
+/// have looked at what this one has not.
 fn packed_in(core: &Core, state: &State) -> Epoch {
     let looked = core.background.jobs.lock().pack.looked;
     if looked <= state.epoch { looked } else { Epoch(0) }
