@@ -181,6 +181,35 @@ fn what_was_not_packed_before_a_crash_is_packed_after_the_open() {
     packs_after_a_reopen(true);
 }
 
+/// What was looked at is not looked at again: an open of a file at rest, or of a copy, in which all
+/// leaves are full, writes nothing.
+#[test]
+fn a_file_at_rest_and_a_copy_are_not_written_by_an_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("database"), folder.path().join("copy"));
+    let open = |path| Database::builder().memory_budget(8 << 20).merge_threads(0).open(path);
+    let database = open(&path).unwrap();
+    let keyspace = database.keyspace("a").unwrap();
+    let mut random = Random::from_seed(11);
+    for number in 0..PAIRS / 5 {
+        keyspace.put(number.to_be_bytes(), value(&mut random)).unwrap();
+    }
+    database.wait_until_idle().unwrap();
+    for number in (0..PAIRS / 5).filter(|n| n / 70 % 8 == 3 && n % 70 < 28) {
+        keyspace.delete(number.to_be_bytes()).unwrap();
+    }
+    database.wait_until_idle().unwrap();
+    database.compact_to(&copy, &mut ()).unwrap();
+    database.close().unwrap();
+    for path in [&path, &copy] {
+        let before = std::fs::read(path).unwrap();
+        let database = open(path).unwrap();
+        database.wait_until_idle().unwrap();
+        database.close().unwrap();
+        assert!(std::fs::read(path).unwrap() == before, "{} was written", path.display());
+    }
+}
+
 /// Keys go at random, a few of each leaf at a time.
 #[test]
 fn after_random_keys_were_deleted_with_pauses() {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::merge::build::LevelBuilder;
-use crate::merge::step;
+use crate::merge::{pack, step};
 use crate::options::{Durability, Options};
 use crate::page::budget::MAPS_PART;
 use crate::page::{Charge, MemoryBudget, MemoryPart, budget_for_maps};
@@ -58,6 +58,7 @@ pub(crate) fn copy_to(
         copy.keyspace(number, new)?;
     }
     let Copy { target, progress, total, .. } = copy;
+    pack::note_full(&target);
     step::close(&target)?;
     drop(target);
     if !progress.report(total, total) {

@@ -66,7 +66,7 @@ pub const FILES: [Golden; 3] = [
         setup: ordinary_pages,
         history: overwritten,
         ending: Ending::CrashInShrink,
-        wanted: &["log record of kind 4", "pages of 4096 bytes"],
+        wanted: &["how far leaves are packed", "log record of kind 4", "pages of 4096 bytes"],
     },
 ];
 

@@ -72,7 +72,12 @@ pub fn pack(core: &Arc<Core>) -> Result<bool> {
         Ok(false) if pass.missed => {}
         // Where there is no room nothing is gained by trying again.
         Ok(false) | Err(Error::NoSpace { .. }) => {
+            // What one pass gave up is for the next process, and no later pass looks at it.
+            let is_all = jobs.pack.packed == looked && !pass.gave_up && result.is_ok();
             jobs.pack.looked = pass.began;
+            if is_all {
+                jobs.pack.packed = pass.began;
+            }
             jobs.pack.own.forget_up_to(pass.began);
         }
         Err(error) => return Err(error),
@@ -88,6 +93,16 @@ pub fn is_due(core: &Core) -> bool {
     core.snapshots.count() == 0 && roots.any(|root| root.height > 0 && root.birth > looked)
 }
 
+/// All leaves are full: whoever has written them put one pair behind the other.
+pub fn note_full(core: &Core) {
+    core.background.jobs.lock().pack.begin_behind(core.state().epoch);
+}
+
+/// Nothing is packed for now: there is no room for the first write after an open.
+pub fn give_up(core: &Core) {
+    core.background.jobs.lock().pack.looked = core.state().epoch;
+}
+
 /// Packs the next leaves, or looks on.
 fn step(core: &Arc<Core>, looked: Epoch, pass: &mut PackPass) -> Result<bool> {
     let state = core.state();
@@ -101,7 +116,10 @@ fn step(core: &Arc<Core>, looked: Epoch, pass: &mut PackPass) -> Result<bool> {
             Ok(Some(found)) => found,
             Ok(None) => continue,
             // Whoever asks for it is told; others need not stay as they are because of this one.
-            Err(error) if is_of_keyspace(core, &error) => continue,
+            Err(error) if is_of_keyspace(core, &error) => {
+                pass.gave_up |= !matches!(error, Error::Corruption(_));
+                continue;
+            }
             Err(error) => return Err(error),
         };
         let end = match found {
@@ -109,7 +127,9 @@ fn step(core: &Arc<Core>, looked: Epoch, pass: &mut PackPass) -> Result<bool> {
                 match move_range(core, &state, *number, last, root, &range, None) {
                     Ok(true) => {}
                     Ok(false) => pass.missed = true,
-                    Err(error) if is_of_keyspace(core, &error) => {}
+                    Err(error) if is_of_keyspace(core, &error) => {
+                        pass.gave_up |= !matches!(error, Error::Corruption(_));
+                    }
                     Err(error) => return Err(error),
                 }
                 range.end

@@ -297,9 +297,15 @@ fn later_step(core: &Arc<Core>, passed_over: &mut PassedOver) -> Result<bool> {
     if paused && core.view().sealed.is_empty() && seal_when_quiet(core) {
         return Ok(true);
     }
-    let has_work = || has_merge_work(core, pressure) || paused && pack::is_due(core);
-    if core.durable.is_untouched() && !has_work() {
-        return Ok(false);
+    if core.durable.is_untouched() && !has_merge_work(core, pressure) {
+        if !paused || !pack::is_due(core) {
+            return Ok(false);
+        }
+        // Who only reads need not be told that there is no room for more than that.
+        if let Err(Error::NoSpace { .. }) = begin_writing(core) {
+            pack::give_up(core);
+            return Ok(false);
+        }
     }
     begin_writing(core)?;
     if merge_step(core, pressure, passed_over)? {

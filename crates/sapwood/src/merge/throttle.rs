@@ -147,9 +147,12 @@ fn flush_what_is_named(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result
     let (begun, owed) = (core.clock.now(), debt_of(core));
     let steps = || core.background.flush_steps.load(Ordering::Acquire);
     let before = steps();
-    // Without space for a step it is for the question of room to say what becomes of the commit.
-    if !done_unless_full(try_flush_what_is_named(core, brings, bytes))? {
+    // Without space for a step it is for the question of room to say what becomes of the commit; and
+    // where the flush fails otherwise, for debt, by which others need not fail as long as there is
+    // room.
+    if try_flush_what_is_named(core, brings, bytes).is_err() {
         core.log_named.pass_no_more();
+        core.check_writable()?;
     }
     let has_stepped = steps() > before;
     if has_stepped {
@@ -166,17 +169,20 @@ fn try_flush_what_is_named(core: &Arc<Core>, brings: Brings, bytes: usize) -> Re
         return Ok(());
     }
     let has_sealed = || !core.view().sealed.is_empty();
-    if !has_sealed() {
+    let sealed_cut = || core.view().sealed.first()?.cut.get().map(|cut| cut.position);
+    // What is sealed already may lie before all that is named.
+    let passes = || sealed_cut().is_some_and(|cut| core.log_named.would_pass(cut));
+    if !passes() {
         let _order = core.commit_order.lock();
-        if !has_sealed() {
+        if !passes() {
             core.seal();
         }
     }
     // Not further than where it began, or it would never end where memtables keep coming.
     if !core.log_named.is_passing()
-        && let Some(cut) = core.view().sealed.first().and_then(|slot| slot.cut.get())
+        && let Some(cut) = sealed_cut().filter(|cut| *cut > core.durable.cut())
     {
-        core.log_named.pass_until(cut.position);
+        core.log_named.pass_until(cut);
     }
     wait_for_flush(core, bytes as u64, &|| has_sealed() && is_named_due(core, brings, bytes))?;
     pass_what_is_named(core)
@@ -496,14 +502,15 @@ pub fn make_room_in_log(
 ) -> Result<bool> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     let begun = core.clock.now();
-    if attempt > 0 {
-        make_place_in_log(core, attempt, needed, brings)?;
-    }
+    let wanted = match attempt {
+        0 => 0,
+        _ => make_place_in_log(core, attempt, needed, brings)?,
+    };
     // Others may have waited for the same: whoever comes first makes room for all that fits.
     make_durable_unless(core, Purpose::Running, || {
         let has_room = core.log.available() >= needed;
-        if !has_room && attempt > 0 {
-            core.durable.want_room(needed);
+        if !has_room {
+            core.durable.want_room(wanted);
         }
         has_room
     })?;
@@ -520,20 +527,27 @@ pub fn make_room_in_log(
 }
 
 /// Sees to it that the log may grow by so many bytes, or has them already, after a durable state
-/// alone was not enough.
-fn make_place_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Brings) -> Result<()> {
+/// alone was not enough. Returns by how many it should grow.
+fn make_place_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Brings) -> Result<u64> {
     // The record's place in the log and, later, what it brings.
-    let brought = usize::try_from(needed.saturating_mul(2)).unwrap_or(usize::MAX);
+    let brought = |bytes: u64| usize::try_from(bytes.saturating_mul(2)).unwrap_or(usize::MAX);
     // Nobody brings more than memtables take, so the log need not hold more than a few of them.
     let held = core.log.positions().end.0.saturating_sub(core.state().cut.position.0);
     let is_short = held.saturating_add(needed) <= core.options.memory_budget;
-    if attempt <= GROWTHS_MAX && is_short && make_room_unless_full(core, brings, brought)?.is_none()
-    {
-        return Ok(());
+    if attempt <= GROWTHS_MAX && is_short {
+        // Not for each small record by itself: each growth takes a durable state.
+        for bytes in [needed.max(core.options.step_bytes), needed] {
+            if make_room_unless_full(core, brings, brought(bytes))?.is_none() {
+                return Ok(bytes);
+            }
+        }
     }
     // The file does not grow for it: what the log holds must go to segments.
     flush_for_log(core, needed)?;
-    if core.log.available() < needed { admit(core, brings, brought) } else { Ok(()) }
+    if core.log.available() < needed {
+        admit(core, brings, brought(needed))?;
+    }
+    Ok(needed)
 }
 
 #[cfg(test)]

@@ -193,8 +193,10 @@ pub enum ShrinkStage {
 /// How far leaves are packed.
 #[derive(Debug, Default)]
 pub struct Pack {
-    /// Lowest parents that were born by then were looked at.
+    /// Lowest parents that were born by then were looked at, or could not be, or not be packed.
     pub looked: Epoch,
+    /// Those were looked at, and packed where there was something to pack: what the file says.
+    pub packed: Epoch,
     /// The states behind that one which packing or moving leaves has installed: what was born with
     /// them need not be looked at.
     pub own: EpochSet,
@@ -205,6 +207,18 @@ pub struct Pack {
 }
 
 impl Pack {
+    /// What was born by this state is packed; nothing later was looked at.
+    pub fn begin_behind(&mut self, packed: Epoch) {
+        *self = Pack { looked: packed, packed, ..Pack::default() };
+    }
+
+    /// How far leaves are packed of which a state knows that is being made durable and is the
+    /// current one: a pass that has ended has seen all of it that is as old.
+    pub fn packed_in(&self, state: Epoch) -> Epoch {
+        let is_all = self.pass.is_none() && !self.is_out && self.packed == self.looked;
+        if is_all && self.has_looked(state) { state } else { self.packed }
+    }
+
     /// True when everything that was born by this state was looked at, or need not be.
     pub fn has_looked(&self, epoch: Epoch) -> bool {
         epoch.0.saturating_sub(self.looked.0) == self.own.count()
@@ -218,6 +232,9 @@ pub struct PackPass {
     pub began: Epoch,
     /// Others were at work where something could be packed.
     pub missed: bool,
+    /// There was no room for something, or the system refused to read it: the next process may have
+    /// more luck.
+    pub gave_up: bool,
     /// It goes on with this keyspace, from this key on.
     pub keyspace: KeyspaceNumber,
     /// See `keyspace`.
@@ -228,7 +245,7 @@ impl PackPass {
     /// One that begins now.
     pub fn from(epoch: Epoch) -> PackPass {
         let (keyspace, from) = (KeyspaceNumber(0), Vec::new());
-        PackPass { began: epoch, missed: false, keyspace, from }
+        PackPass { began: epoch, missed: false, gave_up: false, keyspace, from }
     }
 
     /// Goes on behind what ends here; false when that is the end of all.

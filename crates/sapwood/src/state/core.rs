@@ -208,7 +208,7 @@ impl Core {
         let recent = RecentCommits::new(parts.pages.budget());
         let leaf_waste = LeafWaste::new(layout, parts.options.leaf_pages_bytes() as usize);
         let background = Background::default();
-        background.jobs.lock().pack.looked = parts.packed;
+        background.jobs.lock().pack.begin_behind(parts.packed);
         Arc::new(Core {
             reserve,
             leaf_waste,

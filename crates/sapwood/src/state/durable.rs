@@ -339,6 +339,8 @@ fn put_slot(core: &Core, slot: &HeaderSlot) -> Result<()> {
 /// A state on its way to the disk.
 struct Making {
     state: Arc<State>,
+    /// How far leaves are packed of which it knows.
+    packed: Epoch,
     captured: CapturedMaps,
     list: RingList,
     own_blocks: Vec<Block>,
@@ -428,7 +430,9 @@ fn begin(core: &Core, inner: &DurableInner, purpose: Purpose) -> Result<Making> 
         allocator.dereference(*block);
     }
     let captured = allocator.capture(&own_blocks);
-    Ok(Making { state, captured, list, own_blocks, appended, listed, delisted })
+    // Now: a pass that ends later may have packed leaves that are loose in this state.
+    let packed = core.background.jobs.lock().pack.packed_in(state.epoch);
+    Ok(Making { state, packed, captured, list, own_blocks, appended, listed, delisted })
 }
 
 /// Blocks that a list has and the list of the last durable state has not, and the other way round.
@@ -705,13 +709,6 @@ fn log_section(core: &Core, state: &State, list: &RingList) -> LogSection {
     }
 }
 
-/// How far leaves are packed of which a state knows. A pass that has begun with a later one may
-/// have looked at what this one has not.
-fn packed_in(core: &Core, state: &State) -> Epoch {
-    let looked = core.background.jobs.lock().pack.looked;
-    if looked <= state.epoch { looked } else { Epoch(0) }
-}
-
 /// What steps 3 and 4 lead to.
 struct Written {
     /// The slot to write.
@@ -740,7 +737,7 @@ fn write(
         log: log_section(core, &making.state, &making.list),
         regions,
         file_pages: making.captured.file_pages(),
-        packed: packed_in(core, &making.state),
+        packed: making.packed,
     };
     let encoded = manifest::encode(&manifest);
     let location = if making.own_blocks.is_empty() {

@@ -26,6 +26,10 @@ const PART: u64 = 64;
 
 /// But so many bytes in any case: a look that has to be made again costs more.
 const LEAST_BYTES: u64 = 64 << 10;
+/// And no more than this: who finds a gap frees all of them under the commit lock.
+const MOST_BYTES: u64 = 4 << 20;
+/// Whoever looks at them takes out so many bytes at once.
+const TAKEN_BYTES: u64 = 64 << 10;
 
 /// The rank of the lock over the charge.
 const CHARGE: LockRank = LockRank::new(36, "charge of recent commits");
@@ -147,13 +151,13 @@ impl Drop for Listener<'_> {
 }
 
 impl RecentCommits {
-    /// None; what is listed counts against `budget`, as what was read does.
+    /// None; what is listed counts against `budget`.
     pub fn new(budget: &Arc<MemoryBudget>) -> RecentCommits {
         RecentCommits {
             listeners: AtomicUsize::new(0),
             list: OrderedMutex::new(RECENT_COMMITS, List::default()),
-            charge: OrderedMutex::new(CHARGE, budget.charge(MemoryPart::ReadSets, 0)),
-            bytes_max: (budget.total() / PART).max(LEAST_BYTES),
+            charge: OrderedMutex::new(CHARGE, budget.charge(MemoryPart::Other, 0)),
+            bytes_max: (budget.total() / PART).clamp(LEAST_BYTES, MOST_BYTES),
         }
     }
 
@@ -218,8 +222,8 @@ impl RecentCommits {
         Some(count)
     }
 
-    /// The first of the commits after `after` up to `last`, at most `count_max`; `None` when not
-    /// all of them are there. `last` has its place.
+    /// The first of the commits after `after` up to `last`, at most `count_max`, and no more than
+    /// take little memory, but one; `None` when not all of them are there. `last` has its place.
     pub fn between(
         &self,
         after: SequenceNumber,
@@ -231,8 +235,14 @@ impl RecentCommits {
         }
         let list = self.list.lock();
         let place = list.place_after(after, last)?;
+        let mut left = TAKEN_BYTES;
         let commits = list.commits.iter().skip(place).take(count_max);
-        Some(commits.take_while(|changed| changed.number <= last).cloned().collect())
+        let fit = commits.take_while(|changed| {
+            let is_taken = left > 0 && changed.number <= last;
+            left = left.saturating_sub(changed.bytes());
+            is_taken
+        });
+        Some(fit.cloned().collect())
     }
 }
 
@@ -284,7 +294,7 @@ mod tests {
         let second = recent.listen();
         drop(first);
         assert_eq!(numbers(&recent, 4, 8), Some(vec![5, 6, 7, 8]), "the second listens still");
-        assert!(budget.part(MemoryPart::ReadSets) > 0);
+        assert!(budget.part(MemoryPart::Other) > 0);
         drop(second);
         assert_eq!(budget.used(), 0);
         let _third = recent.listen();
@@ -312,7 +322,7 @@ mod tests {
         let kept = numbers(&recent, 80, 100).unwrap();
         assert_eq!(kept, (81..=100).collect::<Vec<_>>());
         recent.recharge();
-        assert!(budget.part(MemoryPart::ReadSets) <= LEAST_BYTES);
+        assert!(budget.part(MemoryPart::Other) <= LEAST_BYTES);
         let mut encoder = CommitEncoder::new();
         (0u8..100).for_each(|of| encoder.delete(KeyspaceNumber(1), &[of; 1000]));
         recent.add(number(101), encoder.operations()).unwrap();

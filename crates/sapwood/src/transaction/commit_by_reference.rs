@@ -68,11 +68,12 @@ fn place(
 ) -> Result<Placed> {
     let mut validated = validation.began;
     let (mut looks, mut in_vain) = (0, 0);
-    let mut reads = Validator::new(core, None, validation);
+    let has_read = validation.reads.is_some_and(|reads| !reads.is_empty());
+    let mut reads = has_read.then(|| Validator::new(core, None, validation));
     loop {
         // First: then what is little for it is little for the writes, too.
-        reads.look_ahead()?;
-        let seen = seal_what_came(core, validated)?;
+        reads.as_mut().map_or(Ok(()), Validator::look_ahead)?;
+        let seen = seal_what_came(core)?;
         validate_pending(core, writes, validated)?;
         validated = validated.max(seen);
         let order = core.commit_order.lock();
@@ -83,7 +84,7 @@ fn place(
             looks += 1;
             continue;
         }
-        if !reads.check()? {
+        if !reads.as_mut().map_or(Ok(true), Validator::check)? {
             continue;
         }
         validate_pending(core, writes, validated)?;
@@ -129,16 +130,13 @@ fn place(
     }
 }
 
-/// Seals the active memtable when anything came after `validated`, so that what comes later is
-/// little to look at under the lock. Returns the last commit that is sealed.
-fn seal_what_came(core: &Core, validated: SequenceNumber) -> Result<SequenceNumber> {
+/// Seals the active memtable, as the commit would in any case: what comes later lies by itself, and
+/// is little to walk under the lock. Returns the last commit that is sealed.
+fn seal_what_came(core: &Core) -> Result<SequenceNumber> {
     let _order = core.commit_order.lock();
     core.check_writable()?;
-    let last = core.last_placed();
-    if validated < last {
-        core.seal();
-    }
-    Ok(last)
+    core.seal();
+    Ok(core.last_placed())
 }
 
 fn check_keyspaces(core: &Core, writes: &Layers) -> Result<()> {

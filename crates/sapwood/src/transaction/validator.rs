@@ -37,6 +37,18 @@ pub struct Validator<'a> {
     listener: Option<Listener<'a>>,
     /// How often it looks again because much has come.
     looks_left: u32,
+    /// How often it looks through all that is used because what has come is not listed.
+    gaps_left: u32,
+}
+
+/// What has come since somebody looked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Came {
+    /// It may be asked for under the commit lock.
+    Little,
+    Much,
+    /// It is not listed: all that is used would be asked for.
+    Unlisted,
 }
 
 impl<'a> Validator<'a> {
@@ -46,8 +58,11 @@ impl<'a> Validator<'a> {
         writes: Option<&'a PendingWrites>,
         validation: &'a Validation<'a>,
     ) -> Validator<'a> {
-        let reads = validation.reads.map_or(0, ReadSet::len);
-        let uses_much = writes.is_none_or(|writes| (reads + writes.len()) as u64 > FEW);
+        let (reads, written) = (validation.reads, writes.map_or(0, PendingWrites::len));
+        // A range may hold very many keys.
+        let has_ranges = reads.is_some_and(|reads| reads.ranges().next().is_some());
+        let count = reads.map_or(0, ReadSet::len) + written;
+        let uses_much = writes.is_none() || has_ranges || count as u64 > FEW;
         Validator {
             core,
             writes,
@@ -55,6 +70,7 @@ impl<'a> Validator<'a> {
             validated: validation.began,
             listener: uses_much.then(|| core.recent.listen()),
             looks_left: LOOKS_MAX,
+            gaps_left: LOOKS_MAX,
         }
     }
 
@@ -65,8 +81,7 @@ impl<'a> Validator<'a> {
     /// `Conflict`; or a node that cannot be read.
     pub fn look_ahead(&mut self) -> Result<()> {
         self.look()?;
-        while self.looks_left > 0 && self.is_much_left() {
-            self.looks_left -= 1;
+        while self.looks_again() {
             self.look()?;
         }
         if self.listener.is_some() {
@@ -81,21 +96,37 @@ impl<'a> Validator<'a> {
     /// # Errors
     /// As [`Validator::look_ahead`].
     pub fn check(&mut self) -> Result<bool> {
-        if self.listener.is_some() && self.looks_left > 0 && self.is_much_left() {
-            self.looks_left -= 1;
+        if self.looks_again() {
             return Ok(false);
         }
         self.look().map(|()| true)
     }
 
-    /// True when what is left is too much to be looked at under the commit lock.
-    fn is_much_left(&self) -> bool {
-        if self.listener.is_none() {
-            return has_much_since(self.core, self.validated);
-        }
+    /// True when what has come is too much for the commit lock, and it has not looked again too
+    /// often because of that. Each reason has a count of its own: looks at what is listed cost
+    /// little, and use up none of those that keep a look through everything out of the lock.
+    fn looks_again(&mut self) -> bool {
+        let left = match self.came() {
+            Came::Little => return false,
+            Came::Much => &mut self.looks_left,
+            Came::Unlisted => &mut self.gaps_left,
+        };
+        let looks = *left > 0;
+        *left = left.saturating_sub(1);
+        looks
+    }
+
+    fn came(&self) -> Came {
         let last = self.core.last_placed();
-        let count = self.core.recent.count_between(self.validated, last, FEW + 1);
-        count.is_none_or(|count| count > FEW)
+        if self.listener.is_none() {
+            let is_much = self.validated < last && has_much_since(self.core, self.validated);
+            return if is_much { Came::Much } else { Came::Little };
+        }
+        match self.core.recent.count_between(self.validated, last, FEW + 1) {
+            None => Came::Unlisted,
+            Some(count) if count > FEW => Came::Much,
+            Some(_) => Came::Little,
+        }
     }
 
     fn look(&mut self) -> Result<()> {
