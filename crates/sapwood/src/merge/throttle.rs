@@ -147,9 +147,8 @@ fn flush_what_is_named(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result
     let (begun, owed) = (core.clock.now(), debt_of(core));
     let steps = || core.background.flush_steps.load(Ordering::Acquire);
     let before = steps();
-    // Without space for a step it is for the question of room to say what becomes of the commit; and
-    // where the flush fails otherwise, for debt, by which others need not fail as long as there is
-    // room.
+    // Without space for a step it is for the question of room to say what becomes of the commit;
+    // and where the flush fails otherwise, for debt: as long as there is room nobody need fail.
     if try_flush_what_is_named(core, brings, bytes).is_err() {
         core.log_named.pass_no_more();
         core.check_writable()?;
