@@ -199,7 +199,10 @@ pub(super) fn cut_behind_all(core: &Arc<Core>) -> Result<()> {
     }
     let sequence = SequenceNumber(core.commit_numbers().0.0 - 1);
     let cut = Cut { sequence, position, chain };
-    install(core, Change { cut: Some(cut), ..Change::default() }).map(|_| ())
+    let installed = install(core, Change { cut: Some(cut), ..Change::default() })?;
+    // It brings no leaves.
+    core.background.jobs.lock().pack.own.insert(installed.epoch);
+    Ok(())
 }
 
 /// After a flush that found no space: a log that has grown gives back what it does not need.

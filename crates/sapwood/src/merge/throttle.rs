@@ -149,9 +149,12 @@ fn flush_what_is_named(core: &Arc<Core>, brings: Brings, bytes: usize) -> Result
     let before = steps();
     // Without space for a step it is for the question of room to say what becomes of the commit;
     // and where the flush fails otherwise, for debt: as long as there is room nobody need fail.
-    if try_flush_what_is_named(core, brings, bytes).is_err() {
+    if let Err(error) = try_flush_what_is_named(core, brings, bytes) {
         core.log_named.pass_no_more();
         core.check_writable()?;
+        if !error.is_no_space() {
+            core.background.fail_beside(&error);
+        }
     }
     let has_stepped = steps() > before;
     if has_stepped {
@@ -534,8 +537,10 @@ fn make_place_in_log(core: &Arc<Core>, attempt: u32, needed: u64, brings: Brings
     let held = core.log.positions().end.0.saturating_sub(core.state().cut.position.0);
     let is_short = held.saturating_add(needed) <= core.options.memory_budget;
     if attempt <= GROWTHS_MAX && is_short {
-        // Not for each small record by itself: each growth takes a durable state.
-        for bytes in [needed.max(core.options.step_bytes), needed] {
+        // Not for each small record by itself: each growth takes a durable state. But what merges
+        // need is not for more than the record.
+        let ahead = if brings == Brings::Data { core.options.step_bytes } else { 0 };
+        for bytes in [needed.max(ahead), needed] {
             if make_room_unless_full(core, brings, brought(bytes))?.is_none() {
                 return Ok(bytes);
             }

@@ -195,7 +195,8 @@ pub enum ShrinkStage {
 pub struct Pack {
     /// Lowest parents that were born by then were looked at, or could not be, or not be packed.
     pub looked: Epoch,
-    /// Those were looked at, and packed where there was something to pack: what the file says.
+    /// Those were looked at, and packed where there was something to pack, but for what is damaged
+    /// and what lies behind it in its keyspace: what the file says.
     pub packed: Epoch,
     /// The states behind that one which packing or moving leaves has installed: what was born with
     /// them need not be looked at.
