@@ -110,7 +110,7 @@ impl Layers {
 
     /// Bytes of all that lies in memory.
     pub fn memory_bytes(&self) -> usize {
-        self.below_bytes + self.top.bytes()
+        self.below_bytes + self.top.memory_bytes()
     }
 
     /// True when memory is to be spilled before the next write: a quarter of a memtable, or what
@@ -162,7 +162,7 @@ impl Layers {
 
     fn count_below(&mut self) {
         let bytes = self.below.iter().map(|layer| match &layer.content {
-            Content::Memory(writes) => writes.bytes(),
+            Content::Memory(writes) => writes.memory_bytes(),
             Content::Segment(_) => 0,
         });
         self.below_bytes = bytes.sum();

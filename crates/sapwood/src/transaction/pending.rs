@@ -122,6 +122,10 @@ pub(super) fn point_bytes(key: &[u8], value: Option<&[u8]>) -> usize {
     POINT_BYTES + key.len() + value.map_or(0, |value| VALUE_BYTES + value.len())
 }
 
+/// What a keyspace takes beside its operations, in bytes, about: its place in the map, the shared
+/// value, and a node of points, of which they fill a part.
+const KEYSPACE_BYTES: usize = size_of::<KeyspaceWrites>() + 480;
+
 impl KeyspaceWrites {
     fn bytes(&self) -> usize {
         self.point_bytes + self.ranges.bytes()
@@ -292,6 +296,12 @@ impl PendingWrites {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The same with what each keyspace takes beside its operations.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes + self.keyspaces.len() * KEYSPACE_BYTES
     }
 
     /// How many bytes they take in the log, about, and in leaves.

@@ -321,6 +321,8 @@ impl<'a> PendingWriter<'a> {
             [] => pending.add(written, std::mem::take(&mut self.values)),
             merged => pending.merged(merged, written),
         };
+        // Until a state has it, it is the application's, whose transaction this is.
+        segment.count(self.core.pages.budget());
         Ok(Some(Arc::new(PendingSegment {
             segment: Arc::new(segment),
             blocks,

@@ -12,6 +12,7 @@ use std::iter::Peekable;
 use std::mem;
 
 use super::range_set::{RANGE_BYTES, RangeSet, bounds};
+use crate::page::counted::in_map;
 use crate::segment::key_range::KeyRange;
 use crate::types::KeyspaceNumber;
 
@@ -40,6 +41,10 @@ struct KeyspaceReads {
     key_bytes: usize,
     ranges: RangeSet,
 }
+
+/// What a keyspace takes beside its keys and ranges, in bytes, about: its place in the map, and of
+/// each set a node, of which its keys fill a part.
+const KEYSPACE_BYTES: usize = in_map(1, size_of::<(KeyspaceNumber, KeyspaceReads)>()) + 192;
 
 impl KeyspaceReads {
     fn bytes(&self) -> usize {
@@ -176,6 +181,12 @@ impl ReadSet {
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The same with what each keyspace takes beside its keys and ranges.
+    #[must_use]
+    pub fn memory_bytes(&self) -> usize {
+        self.bytes + self.keyspaces.len() * KEYSPACE_BYTES
     }
 
     /// True when nothing was read.

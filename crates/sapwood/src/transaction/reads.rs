@@ -29,9 +29,9 @@ struct Inner {
 
 impl Inner {
     fn recharge(&mut self) {
-        if self.share.follow(self.set.bytes()) {
+        if self.share.follow(self.set.memory_bytes()) {
             self.set.set_budget(self.share.allowed_bytes());
-            self.share.follow(self.set.bytes());
+            self.share.follow(self.set.memory_bytes());
         }
     }
 }
