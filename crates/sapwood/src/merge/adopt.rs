@@ -4,6 +4,7 @@
 //! state before it is visible. *Threads*: as for a flush.
 
 use crate::error::Result;
+use crate::page::{Block, MemoryPart};
 use crate::state::Core;
 use crate::state::background::Job;
 use crate::state::view::MemtableSlot;
@@ -32,8 +33,11 @@ impl Job for AdoptJob {
             return Ok(true);
         };
         let adopted = core.pending.of(commit.blocks);
+        // This list, and that of what is born with the state.
+        let bytes = 2 * adopted.len() * size_of::<Block>();
+        let held = Some(core.pages.budget().charge(MemoryPart::MergeBuffers, bytes as u64));
         let flushed = Some((self.slot.clone(), *cut));
-        install(core, Change { adopted, flushed, ..Change::default() })?;
+        install(core, Change { adopted, flushed, held, ..Change::default() })?;
         let number = commit.number;
         tracing::debug!(target: "sapwood::flush", %number, "a large transaction was adopted");
         core.counters.flushes.fetch_add(1, Ordering::Relaxed);

@@ -18,6 +18,7 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Arc, LockRank, OrderedMutex};
 use crate::types::PageNumber;
 
+use super::block::Block;
 use super::budget::{MemoryBudget, MemoryPart};
 use super::frame::Frame;
 use super::node_header::NodeKind;
@@ -88,6 +89,10 @@ struct Shard {
 fn is_pinned(kind: NodeKind) -> bool {
     matches!(kind, NodeKind::Parent | NodeKind::FilterPiece)
 }
+
+/// A block of more pages is looked for among the frames, and not page by page: values are long, and
+/// seldom in the cache.
+const PAGES_ONE_BY_ONE: u64 = 2048;
 
 impl Shard {
     fn used_bytes(&self) -> u64 {
@@ -238,6 +243,27 @@ impl Cache {
         self.account(before, after);
         drop(shard);
         self.let_go(gone);
+    }
+
+    /// Takes out all frames that begin in a block. Complexity: of the pages of the block, or of the
+    /// frames that there are, whichever are fewer, about.
+    pub fn remove_in(&self, block: Block) {
+        let pages = block.first.0..block.end().0;
+        if pages.end - pages.start <= PAGES_ONE_BY_ONE {
+            pages.for_each(|page| self.remove(PageNumber(page)));
+            return;
+        }
+        for shard in &*self.shards {
+            let mut shard = shard.lock();
+            let within: Vec<u64> =
+                shard.entries.keys().filter(|page| pages.contains(page)).copied().collect();
+            let before = shard.used_bytes();
+            let gone: Vec<_> = within.into_iter().filter_map(|page| shard.take(page)).collect();
+            let after = shard.used_bytes();
+            self.account(before, after);
+            drop(shard);
+            self.let_go(gone);
+        }
     }
 
     /// Takes everything out.

@@ -371,9 +371,7 @@ impl PageManager {
         }
         // A damaged file may name more pages than there are.
         if self.allocator.may_be_allotted(block) {
-            for page in block.first.0..block.end().0 {
-                self.cache.remove(PageNumber(page));
-            }
+            self.cache.remove_in(block);
         }
         if self.unwritten.forget(block) {
             self.allocator.free(block);

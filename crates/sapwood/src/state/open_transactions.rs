@@ -241,12 +241,17 @@ impl OpenTransactions {
     /// What is kept for each open transaction, oldest first.
     pub fn kept(&self) -> Vec<KeptFor> {
         let open = self.open.lock();
+        // Of each flush and all that came after it: each block is looked at once, however many
+        // transactions there are.
+        let (mut pages, mut since) = (0_u64, Vec::with_capacity(open.flushes.len()));
+        for record in open.flushes.iter().rev() {
+            pages += open.held.get(&record.epoch).map_or(0, |held| pages_of(held));
+            since.push((record.last, pages));
+        }
+        since.reverse();
         let pages_since = |began: SequenceNumber| -> u64 {
-            let needed = open.flushes.iter().filter(|record| record.last > began);
-            needed
-                .filter_map(|record| open.held.get(&record.epoch))
-                .map(|held| pages_of(held))
-                .sum()
+            let first = since.partition_point(|(last, _)| *last <= began);
+            since.get(first).map_or(0, |(_, pages)| *pages)
         };
         let kept = open.transactions.values().map(|of| {
             let given_up = of.standing == Standing::GivenUp;

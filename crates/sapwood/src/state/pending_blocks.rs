@@ -155,16 +155,19 @@ impl PendingBlocks {
     /// Several sets were merged into new nodes: their values belong to the new set, but for those
     /// that were dropped, which stay with the set that they were dropped from.
     pub fn merged(&self, from: &[(BlocksName, Vec<Block>)], nodes: Vec<Block>) -> BlocksName {
-        let mut sets = self.sets.lock();
         let mut values = Vec::new();
         for (name, dropped) in from {
-            sets.change(*name, |of_set| {
-                let (mut all, mut gone) = (BlockList::new(), BlockList::new());
-                of_set.iter().for_each(|block| all.insert_any(*block));
-                dropped.iter().for_each(|block| gone.insert_any(*block));
-                values.extend(all.difference(&gone).iter());
-                of_set.clone_from(dropped);
-            });
+            // Worked out without the lock, which commits wait for: nobody but their transaction,
+            // which is here, changes the values of these sets.
+            let of_set = self.sets.lock().sets.get(name).map(|set| set.values.clone());
+            let (mut all, mut gone) = (BlockList::new(), BlockList::new());
+            of_set.iter().flatten().for_each(|block| all.insert_any(*block));
+            dropped.iter().for_each(|block| gone.insert_any(*block));
+            values.extend(all.difference(&gone).iter());
+        }
+        let mut sets = self.sets.lock();
+        for (name, dropped) in from {
+            sets.change(*name, |of_set| of_set.clone_from(dropped));
         }
         sets.put(Set { nodes, values })
     }

@@ -390,6 +390,25 @@ fn the_cache_keeps_to_its_capacity_and_gives_way_to_other_parts() {
     assert!(manager.cache().capacity() > 7 << 20);
 }
 
+/// A value of many GiB was looked for in the cache page by page, by whoever found it free.
+#[test]
+fn of_a_long_block_the_frames_that_begin_in_it_are_forgotten_and_no_others() {
+    let budget = Arc::new(MemoryBudget::new(64 << 20));
+    let cache = Cache::new(Arc::clone(&budget));
+    for pages in [10, 2048, 2049, 100_000, u32::MAX] {
+        for page in (0..9000).step_by(3) {
+            cache.insert(frame_of(page, 100));
+        }
+        cache.remove_in(Block::new(PageNumber(3000), pages));
+        let end = 3000 + u64::from(pages);
+        for page in (0..9000).step_by(3) {
+            let is_left = cache.get(&frame_of(page, 1).reference()).is_some();
+            assert_eq!(is_left, !(3000..end).contains(&page), "{page}");
+        }
+        assert_eq!(budget.part(MemoryPart::Cache), cache.used());
+    }
+}
+
 #[test]
 fn nodes_that_are_used_survive_a_scan() {
     let cache = Cache::new(Arc::new(MemoryBudget::new(4 << 20)));
