@@ -433,13 +433,9 @@ fn there_are_no_more_keyspaces_than_the_budget_has_room_for() {
     };
     let long = |number: usize| format!("{number:01024}");
     let database = open(4).unwrap();
-    let mut count = 0;
-    let error = loop {
-        match database.keyspace(&long(count)) {
-            Ok(_) => count += 1,
-            Err(error) => break error,
-        }
-    };
+    let made = (0..2000).map(|number| database.keyspace(&long(number)));
+    let (count, refusal) = made.enumerate().find(|(_, made)| made.is_err()).unwrap();
+    let error = refusal.unwrap_err();
     // 3 KiB each of 4 MiB.
     assert!((1300..1400).contains(&count), "{count}");
     assert!(refused(error).contains("drop some, or open with"), "{count}");
