@@ -3,20 +3,31 @@
 //! *Guarantees*: P5 of docs/architecture.md: it takes its turn among the memtables, and is not in a
 //! state before it is visible. *Threads*: as for a flush.
 
+use std::mem;
+
 use crate::error::Result;
-use crate::page::{Block, MemoryPart};
+use crate::page::{Charge, MemoryPart, PageSet};
 use crate::state::Core;
 use crate::state::background::Job;
+use crate::state::pending_blocks::SharedBlocks;
 use crate::state::view::MemtableSlot;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 
 use super::install::{Change, install};
 
+/// So many blocks are noted in one step; tests meet several steps of few blocks.
+const STEP_BLOCKS: usize = if cfg!(test) { 16 } else { 1 << 16 };
+
 /// See the module.
 #[derive(Debug)]
 pub struct AdoptJob {
     slot: Arc<MemtableSlot>,
+    blocks: SharedBlocks,
+    /// How many of the blocks are in `pages`.
+    noted: usize,
+    pages: PageSet,
+    charge: Charge,
 }
 
 /// Begins the adoption of the oldest slot, when it is one of a commit by reference that is visible.
@@ -24,7 +35,28 @@ pub fn begin(core: &Core) -> Option<AdoptJob> {
     let view = core.view();
     let slot = view.sealed.last()?;
     let commit = slot.by_reference.as_ref()?;
-    (commit.number <= core.visible()).then(|| AdoptJob { slot: slot.clone() })
+    (commit.number <= core.visible()).then(|| AdoptJob {
+        slot: slot.clone(),
+        blocks: core.pending.of(commit.blocks),
+        noted: 0,
+        pages: PageSet::new(),
+        charge: core.pages.budget().charge(MemoryPart::MergeBuffers, 0),
+    })
+}
+
+impl AdoptJob {
+    /// Notes the pages of some more blocks; true when there are none.
+    fn note_pages(&mut self) -> bool {
+        let before = self.noted;
+        for block in self.blocks.iter_from(before).take(STEP_BLOCKS) {
+            let pages = self.pages.page_count() + u64::from(block.pages);
+            self.pages.insert_any(block);
+            assert_eq!(self.pages.page_count(), pages, "{block:?} belongs to a commit twice");
+            self.noted += 1;
+        }
+        self.charge.set(self.pages.memory_bytes());
+        self.noted - before < STEP_BLOCKS
+    }
 }
 
 impl Job for AdoptJob {
@@ -32,13 +64,13 @@ impl Job for AdoptJob {
         let (Some(commit), Some(cut)) = (&self.slot.by_reference, self.slot.cut.get()) else {
             return Ok(true);
         };
-        let adopted = core.pending.of(commit.blocks);
-        // This list, and that of what is born with the state.
-        let bytes = 2 * adopted.len() * size_of::<Block>();
-        let held = Some(core.pages.budget().charge(MemoryPart::MergeBuffers, bytes as u64));
-        let flushed = Some((self.slot.clone(), *cut));
-        install(core, Change { adopted, flushed, held, ..Change::default() })?;
-        let number = commit.number;
+        let (number, cut) = (commit.number, *cut);
+        if !self.note_pages() {
+            return Ok(false);
+        }
+        let adopted_pages = mem::take(&mut self.pages);
+        let flushed = Some((self.slot.clone(), cut));
+        install(core, Change { adopted_pages, flushed, ..Change::default() })?;
         tracing::debug!(target: "sapwood::flush", %number, "a large transaction was adopted");
         core.counters.flushes.fetch_add(1, Ordering::Relaxed);
         Ok(true)

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::{Error, Result};
-use crate::page::{Block, Charge, Counted, StateNeed};
+use crate::page::{Block, Charge, Counted, PageSet, StateNeed};
 use crate::segment::coverage::newly_covered;
 use crate::segment::descriptor::{Bounds, Segment, TreeRoot};
 use crate::segment::key_range::{KeyRange, KeyRanges};
@@ -81,6 +81,8 @@ pub struct Change {
     /// Blocks that were there before and come into the state now: overflow values that commits
     /// wrote.
     pub adopted: Vec<Block>,
+    /// The same as pages: of a commit by reference, which may have millions.
+    pub adopted_pages: PageSet,
     /// What dies, apart from upper parents of edited trees and nodes of promoted ranges.
     pub died: Vec<Dead>,
     /// A new young segment.
@@ -397,12 +399,14 @@ impl Making<'_> {
     #[cfg(feature = "internals")]
     fn check_before(&self, base: &Arc<State>, change: &Change) {
         if let Some(check) = &mut *self.core.install_check.lock() {
+            let adopted = change.adopted_pages.difference(&PageSet::new());
+            let born: Vec<Block> = self.born.iter().copied().chain(adopted.iter()).collect();
             check.before(
                 self.core,
                 &crate::state::install_check::Installing {
                     base,
                     next: &self.contents,
-                    born: &self.born,
+                    born: &born,
                     died: self.died.clone(),
                     flushed: change.flushed.as_ref().map(|(slot, _)| &**slot),
                 },
@@ -418,6 +422,7 @@ impl Making<'_> {
         for block in &born {
             allocator.reference(*block);
         }
+        allocator.reference_all(&change.adopted_pages);
         // A value that never was in a state was never referenced by one; and whoever can read it
         // has the memtable, with a state that is no older than that (E2).
         let since = change.flushed.as_ref().map_or(Epoch(0), |(slot, _)| slot.since);

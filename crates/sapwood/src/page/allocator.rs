@@ -32,6 +32,9 @@ use super::stamps::{StampCounter, StampUse, take_stamp};
 /// Taken under the allocator's own lock; what it counts may shrink the cache.
 const CHARGE_RANK: LockRank = LockRank::new(65, "charge of the free maps");
 
+/// What the maps say of pages that are to be referenced and must not be.
+const REFERENCED_WRONGLY: &str = "referenced anew, but free or referenced already";
+
 /// What the allocator is made of.
 #[derive(Clone, Debug)]
 pub struct AllocatorParts {
@@ -452,11 +455,16 @@ impl Allocator {
             regions.each_part(block, act);
             self.room_pages.store(regions.room_pages(), Ordering::Relaxed);
         } else {
-            let detail = format!("{} pages are {what} by its region's map", block.pages);
-            let damage = Corruption::new(Structure::FreeMap, detail).at_page(block.first);
-            let _ = self.damage.set(damage.into());
+            self.note_damage(block, what);
         }
         is_right
+    }
+
+    /// The maps say otherwise of a block than what is to happen to it.
+    fn note_damage(&self, block: Block, what: &str) {
+        let detail = format!("{} pages are {what} by its region's map", block.pages);
+        let damage = Corruption::new(Structure::FreeMap, detail).at_page(block.first);
+        let _ = self.damage.set(damage.into());
     }
 
     /// Fails when the maps have contradicted what was done (A5): nothing may be written then.
@@ -486,15 +494,36 @@ impl Allocator {
         let is_new = |region: &Region, first, pages| {
             region.given.all_set(first, pages) && region.referenced.all_clear(first, pages)
         };
-        self.change(
-            block,
-            "referenced anew, but free or referenced already",
-            is_new,
-            |region, first, pages| {
-                region.referenced.set(first, pages);
-                region.changed = true;
-            },
-        );
+        self.change(block, REFERENCED_WRONGLY, is_new, |region, first, pages| {
+            region.referenced.set(first, pages);
+            region.changed = true;
+        });
+    }
+
+    /// The same for very many pages: the lock is taken for each chunk of the set, and 64 pages cost
+    /// as much as one.
+    pub fn reference_all(&self, pages: &PageSet) {
+        for words in pages.words() {
+            let mut regions = self.regions.lock();
+            let wrong = words.clone().find_map(|(first, bits)| {
+                let free_or_referenced = match regions.region_of_word(first) {
+                    Some((region, at)) => !region.given.word(at) | region.referenced.word(at),
+                    None => u64::MAX,
+                };
+                let wrong = bits & free_or_referenced;
+                (wrong != 0).then(|| first.0 + u64::from(wrong.trailing_zeros()))
+            });
+            if let Some(page) = wrong {
+                self.note_damage(Block::new(PageNumber(page), 1), REFERENCED_WRONGLY);
+                return;
+            }
+            for (first, bits) in words {
+                if let Some((region, at)) = regions.region_of_word(first) {
+                    region.referenced.set_word(at, bits);
+                    region.changed = true;
+                }
+            }
+        }
     }
 
     /// The running durable state does not reference the pages any more.

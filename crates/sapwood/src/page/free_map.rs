@@ -84,6 +84,20 @@ impl FreeMap {
         self.longest_free_bound = self.longest_free_bound.max(run);
     }
 
+    /// The bits of 64 pages, of which `first` is the first; behind the region none is set.
+    pub fn word(&self, first: u32) -> u64 {
+        self.words.get((first / WORD_BITS) as usize).copied().unwrap_or(0)
+    }
+
+    /// Marks those of 64 pages as used that have a bit, and were free.
+    pub fn set_word(&mut self, first: u32, bits: u64) {
+        if let Some(word) = self.words.get_mut((first / WORD_BITS) as usize) {
+            assert!(*word & bits == 0, "a page of region {} is given out twice", self.region_index);
+            *word |= bits;
+            self.used += bits.count_ones();
+        }
+    }
+
     /// Whether every one of the pages is used.
     pub fn all_set(&self, first: u32, pages: u32) -> bool {
         self.next_free(first) >= first + pages

@@ -7,6 +7,7 @@ use crate::types::PageNumber;
 
 use super::block::Block;
 use super::block_list::BlockList;
+use super::counted::{ALLOCATION_BYTES, in_map};
 
 const WORD_BITS: u64 = 64;
 const CHUNK_WORDS: usize = 512;
@@ -14,6 +15,9 @@ const CHUNK_WORDS: usize = 512;
 const CHUNK_PAGES: u64 = CHUNK_WORDS as u64 * WORD_BITS;
 
 type Chunk = [u64; CHUNK_WORDS];
+
+/// What a chunk takes with its place in the map.
+const CHUNK_BYTES: usize = size_of::<(u64, Box<Chunk>)>() + size_of::<Chunk>() + ALLOCATION_BYTES;
 
 /// A set of pages. A block must end before page 2^64.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +32,22 @@ impl PageSet {
     #[must_use]
     pub const fn new() -> PageSet {
         PageSet { chunks: BTreeMap::new(), page_count: 0 }
+    }
+
+    /// What the set takes in memory, in bytes, about.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        (self.chunks.len() * in_map(1, CHUNK_BYTES)) as u64
+    }
+
+    /// The pages by chunks, in their order: of each the words that have any, with the first page
+    /// that a word stands for. Bit `i` of a word is that page's `i`th neighbour.
+    pub fn words(&self) -> impl Iterator<Item = impl Iterator<Item = (PageNumber, u64)> + Clone> {
+        self.chunks.iter().map(|(&index, chunk)| {
+            let first = move |at: u64| PageNumber(index * CHUNK_PAGES + at * WORD_BITS);
+            let words = (0..).zip(chunk.iter()).filter(|(_, word)| **word != 0);
+            words.map(move |(at, word)| (first(at), *word))
+        })
     }
 
     /// Adds a block, whatever part of it is in the set already.

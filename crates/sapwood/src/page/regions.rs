@@ -501,6 +501,14 @@ impl Regions {
         }
     }
 
+    /// Of 64 pages from a multiple of 64 on: the region that they lie in, and the first one's place
+    /// in it. A region's pages are a multiple of 64, so they lie in one.
+    pub(super) fn region_of_word(&mut self, first: PageNumber) -> Option<(&mut Region, u32)> {
+        let at = self.layout.index_in_region(first);
+        let region_index = usize::try_from(self.layout.region_of(first)).ok()?;
+        self.regions.get_mut(region_index).map(|region| (region, at))
+    }
+
     pub(super) fn begin_capture(&mut self) {
         assert!(!self.capturing, "one capture at a time");
         self.capturing = true;

@@ -6,6 +6,7 @@
 //! lock. Ends of holds arrive over a channel, so that dropping a cursor takes no lock.
 
 use std::collections::BTreeMap;
+use std::mem;
 
 use crate::page::{Block, BlockList, Charge, MemoryBudget, MemoryPart};
 use crate::sync::{Arc, LockRank, OrderedMutex, channel};
@@ -28,13 +29,13 @@ pub struct PendingBlocks {
 #[derive(Debug)]
 struct Sets {
     next: u64,
-    sets: BTreeMap<BlocksName, Set>,
+    sets: BTreeMap<BlocksName, SharedBlocks>,
     /// What their lists take.
     bytes: u64,
     charge: Charge,
 }
 
-/// The blocks of one pending segment, or of all segments of a commit by reference.
+/// The blocks of one pending segment.
 #[derive(Clone, Debug, Default)]
 struct Set {
     nodes: Vec<Block>,
@@ -46,15 +47,46 @@ impl Set {
     fn bytes(&self) -> u64 {
         ((self.nodes.capacity() + self.values.capacity()) * size_of::<Block>()) as u64
     }
+}
 
-    fn into_blocks(mut self) -> Vec<Block> {
-        self.nodes.append(&mut self.values);
-        self.nodes
+/// The blocks that have one name: of one pending segment, or of all segments of a commit by
+/// reference. There may be very many, so they are shared, and never copied under the lock.
+#[derive(Clone, Debug, Default)]
+pub struct SharedBlocks(Vec<Arc<Set>>);
+
+impl SharedBlocks {
+    /// They, in no order, but always in the same.
+    pub fn iter(&self) -> impl Iterator<Item = Block> + '_ {
+        self.iter_from(0)
+    }
+
+    /// The same, without the first so many. Complexity: O(number of sets) before the first one.
+    pub fn iter_from(&self, mut skipped: usize) -> impl Iterator<Item = Block> + '_ {
+        self.0.iter().flat_map(|set| [&set.nodes, &set.values]).flat_map(move |list| {
+            let rest = list.get(skipped..).unwrap_or_default();
+            skipped -= list.len() - rest.len();
+            rest.iter().copied()
+        })
+    }
+
+    /// True when no holder tells that it has ended: nodes have one, values have none.
+    fn is_unread(&self) -> bool {
+        self.0.iter().all(|set| set.nodes.is_empty())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.iter().map(|set| set.bytes()).sum()
+    }
+}
+
+impl From<Set> for SharedBlocks {
+    fn from(set: Set) -> SharedBlocks {
+        SharedBlocks(vec![Arc::new(set)])
     }
 }
 
 impl Sets {
-    fn put(&mut self, set: Set) -> BlocksName {
+    fn put(&mut self, set: SharedBlocks) -> BlocksName {
         self.next += 1;
         let name = BlocksName(self.next);
         self.recharge(0, set.bytes());
@@ -62,24 +94,22 @@ impl Sets {
         name
     }
 
-    fn take(&mut self, name: BlocksName) -> Set {
+    fn take(&mut self, name: BlocksName) -> SharedBlocks {
         let set = self.sets.remove(&name).unwrap_or_default();
         self.recharge(set.bytes(), 0);
         set
     }
 
-    /// Changes the values of a set that is here.
-    fn change<T>(
-        &mut self,
-        name: BlocksName,
-        change: impl FnOnce(&mut Vec<Block>) -> T,
-    ) -> Option<T> {
-        let set = self.sets.get_mut(&name)?;
-        let before = set.bytes();
-        let outcome = change(&mut set.values);
-        let after = set.bytes();
+    /// Puts other values in place of those of a set that is here; returns the old ones, so that
+    /// they go where nobody waits.
+    fn replace_values(&mut self, name: BlocksName, values: Vec<Block>) -> Option<Vec<Block>> {
+        let named = self.sets.get_mut(&name)?;
+        let before = named.bytes();
+        let set = named.0.first_mut().map(Arc::make_mut)?;
+        let old = mem::replace(&mut set.values, values);
+        let after = named.bytes();
         self.recharge(before, after);
-        Some(outcome)
+        Some(old)
     }
 
     /// So much that was counted is so much now.
@@ -107,49 +137,46 @@ impl PendingBlocks {
     pub fn collect(&self) -> Vec<Block> {
         let mut free = Vec::new();
         while let Ok(name) = self.released.try_recv() {
-            free.extend(self.take(name));
+            free.extend(self.take(name).iter());
         }
         free
     }
 
     /// Adds the blocks of nodes, and of values, that belong together.
     pub fn add(&self, nodes: Vec<Block>, values: Vec<Block>) -> BlocksName {
-        self.sets.lock().put(Set { nodes, values })
+        let set = Set { nodes, values }.into();
+        self.sets.lock().put(set)
     }
 
     /// The blocks of values of a set are these from now on.
     pub fn set_values(&self, name: BlocksName, values: &[Block]) {
-        self.sets.lock().change(name, |of_set| {
-            of_set.clear();
-            of_set.extend_from_slice(values);
-        });
+        let values = values.to_vec();
+        let old = self.sets.lock().replace_values(name, values);
+        drop(old);
     }
 
     /// Takes blocks away: the caller gives them back, or has made a state reference them.
-    pub fn take(&self, name: BlocksName) -> Vec<Block> {
-        self.sets.lock().take(name).into_blocks()
+    pub fn take(&self, name: BlocksName) -> SharedBlocks {
+        self.sets.lock().take(name)
     }
 
     /// Takes everything away that nobody reads: values whose commit never came. Nodes have holders,
     /// whose end is told by [`PendingBlocks::releases`].
     pub fn take_unread(&self) -> Vec<Block> {
         let mut sets = self.sets.lock();
-        let unread = sets.sets.extract_if(.., |_, set| set.nodes.is_empty());
-        let unread: Vec<Set> = unread.map(|(_, set)| set).collect();
-        sets.recharge(unread.iter().map(Set::bytes).sum(), 0);
-        unread.into_iter().flat_map(Set::into_blocks).collect()
+        let unread = sets.sets.extract_if(.., |_, named| named.is_unread());
+        let unread: Vec<SharedBlocks> = unread.map(|(_, named)| named).collect();
+        sets.recharge(unread.iter().map(SharedBlocks::bytes).sum(), 0);
+        drop(sets);
+        unread.iter().flat_map(SharedBlocks::iter).collect()
     }
 
-    /// Makes one set of several.
+    /// Makes one set of several, whose values do not change any more.
+    /// Complexity: O(number of sets), however many blocks they have.
     pub fn join(&self, names: &[BlocksName]) -> BlocksName {
         let mut sets = self.sets.lock();
-        let mut joined = Set::default();
-        for name in names {
-            let set = sets.take(*name);
-            joined.nodes.extend(set.nodes);
-            joined.values.extend(set.values);
-        }
-        sets.put(joined)
+        let joined = names.iter().flat_map(|name| sets.take(*name).0).collect();
+        sets.put(SharedBlocks(joined))
     }
 
     /// Several sets were merged into new nodes: their values belong to the new set, but for those
@@ -159,35 +186,40 @@ impl PendingBlocks {
         for (name, dropped) in from {
             // Worked out without the lock, which commits wait for: nobody but their transaction,
             // which is here, changes the values of these sets.
-            let of_set = self.sets.lock().sets.get(name).map(|set| set.values.clone());
+            let of_set = self.of(*name);
             let (mut all, mut gone) = (BlockList::new(), BlockList::new());
-            of_set.iter().flatten().for_each(|block| all.insert_any(*block));
+            let of_values = of_set.0.iter().flat_map(|set| &set.values);
+            of_values.for_each(|block| all.insert_any(*block));
             dropped.iter().for_each(|block| gone.insert_any(*block));
             values.extend(all.difference(&gone).iter());
         }
+        let left: Vec<_> = from.iter().map(|(name, dropped)| (*name, dropped.clone())).collect();
+        let merged = Set { nodes, values }.into();
         let mut sets = self.sets.lock();
-        for (name, dropped) in from {
-            sets.change(*name, |of_set| of_set.clone_from(dropped));
-        }
-        sets.put(Set { nodes, values })
+        let old: Vec<_> =
+            left.into_iter().map(|(name, dropped)| sets.replace_values(name, dropped)).collect();
+        let name = sets.put(merged);
+        drop(sets);
+        drop(old);
+        name
     }
 
-    /// A copy of the blocks of a set.
-    pub fn of(&self, name: BlocksName) -> Vec<Block> {
-        self.sets.lock().sets.get(&name).cloned().unwrap_or_default().into_blocks()
+    /// The blocks of a set.
+    pub fn of(&self, name: BlocksName) -> SharedBlocks {
+        self.sets.lock().sets.get(&name).cloned().unwrap_or_default()
     }
 
     /// Pages of the nodes of a set: values that lie outside the leaves are not counted.
     pub fn node_pages(&self, name: BlocksName) -> u64 {
-        let sets = self.sets.lock();
-        let nodes = sets.sets.get(&name).into_iter().flat_map(|set| &set.nodes);
+        let named = self.of(name);
+        let nodes = named.0.iter().flat_map(|set| &set.nodes);
         nodes.map(|block| u64::from(block.pages)).sum()
     }
 
     /// Every block that is here.
     pub fn blocks(&self) -> Vec<Block> {
-        let sets = self.sets.lock();
-        sets.sets.values().flat_map(|set| set.nodes.iter().chain(&set.values)).copied().collect()
+        let all: Vec<SharedBlocks> = self.sets.lock().sets.values().cloned().collect();
+        all.iter().flat_map(SharedBlocks::iter).collect()
     }
 }
 
@@ -210,10 +242,9 @@ mod tests {
         let (first, second) = (pending.add(list(3), list(4)), pending.add(list(5), Vec::new()));
         assert_eq!(charged(), 12);
         pending.set_values(first, &list(2));
-        // A list that grows shorter keeps its place.
-        assert_eq!(charged(), 12);
+        assert_eq!(charged(), 10);
         let joined = pending.join(&[first, second]);
-        assert!(charged() >= 10);
+        assert_eq!(charged(), 10);
         pending.add(Vec::new(), list(6));
         pending.take(joined);
         assert_eq!(charged(), 6);
@@ -229,7 +260,8 @@ mod tests {
         let second = pending.add(vec![block(2, 1)], vec![block(30, 5)]);
         let from = [(first, vec![block(20, 5)]), (second, Vec::new())];
         let merged = pending.merged(&from, vec![block(3, 2)]);
-        assert_eq!(pending.of(merged), [block(3, 2), block(10, 5), block(30, 5)]);
+        let of = |name| pending.of(name).iter().collect::<Vec<_>>();
+        assert_eq!(of(merged), [block(3, 2), block(10, 5), block(30, 5)]);
         assert_eq!(pending.node_pages(merged), 2);
         pending.releases().send(first).unwrap();
         pending.releases().send(second).unwrap();
@@ -237,7 +269,7 @@ mod tests {
         let joined = pending.join(&[merged]);
         pending.releases().send(merged).unwrap();
         assert!(pending.collect().is_empty(), "they belong to another set now");
-        assert_eq!(pending.take(joined).len(), 3);
+        assert_eq!(pending.take(joined).iter().count(), 3);
         assert!(pending.blocks().is_empty());
     }
 }

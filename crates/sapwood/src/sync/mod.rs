@@ -19,6 +19,8 @@ pub mod thread;
 pub use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 pub use clock::{Clock, FakeClock};
 pub use crossbeam_channel as channel;
+#[cfg(test)]
+pub use ordered::locks_taken;
 pub use ordered::{LockRank, OrderedGuard, OrderedMutex};
 pub use parking_lot::{
     Condvar, MappedRwLockReadGuard, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard,

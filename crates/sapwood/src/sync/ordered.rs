@@ -48,6 +48,17 @@ impl fmt::Display for LockRank {
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    static TAKEN: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// How often this thread has asked for an [`OrderedMutex`]: for tests of what a step costs.
+#[cfg(test)]
+pub fn locks_taken() -> u64 {
+    TAKEN.get()
+}
+
 /// A mutex that knows its place in the lock order.
 pub struct OrderedMutex<T> {
     inner: Mutex<T>,
@@ -70,6 +81,8 @@ impl<T> OrderedMutex<T> {
     /// Waits for the lock. With debug assertions it panics if the thread holds one of this rank or
     /// a higher one.
     pub fn lock(&self) -> OrderedGuard<'_, T> {
+        #[cfg(test)]
+        TAKEN.set(TAKEN.get() + 1);
         #[cfg(any(debug_assertions, feature = "preempt"))]
         {
             if held::highest().is_none() {

@@ -23,6 +23,8 @@ pub mod value_writer;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
+mod tests_adoption;
+#[cfg(test)]
 mod tests_build;
 #[cfg(test)]
 mod tests_hostile;

@@ -45,7 +45,7 @@ impl Owned {
 impl Drop for Owned {
     fn drop(&mut self) {
         // After a close, or when somebody else owns them by now, there are none.
-        for block in self.core.pending.take(self.name) {
+        for block in self.core.pending.take(self.name).iter() {
             self.core.free(block);
         }
     }

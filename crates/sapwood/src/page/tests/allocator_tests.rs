@@ -66,6 +66,7 @@ enum Step {
     AllocateBlock(u32, u32),
     Free(usize),
     Reference(usize),
+    ReferenceSome(usize),
     Dereference(usize),
     Capture(Option<usize>, bool),
     Shrink,
@@ -78,6 +79,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (1u32..8, 1u32..62).prop_map(|(min, wanted)| Step::AllocateBlock(min, wanted)),
         5 => any::<usize>().prop_map(Step::Free),
         4 => any::<usize>().prop_map(Step::Reference),
+        2 => (1usize..5).prop_map(Step::ReferenceSome),
         2 => any::<usize>().prop_map(Step::Dereference),
         1 => (any::<Option<usize>>(), any::<bool>()).prop_map(|(own, ok)| Step::Capture(own, ok)),
         1 => Just(Step::Shrink),
@@ -138,6 +140,15 @@ proptest! {
                     if !std::mem::replace(referenced, true) {
                         allocator.reference(*block);
                     }
+                }
+                Step::ReferenceSome(each) => {
+                    let others = held.iter_mut().filter(|(_, referenced)| !referenced);
+                    let mut pages = PageSet::new();
+                    for (block, referenced) in others.step_by(each) {
+                        pages.insert_any(*block);
+                        *referenced = true;
+                    }
+                    allocator.reference_all(&pages);
                 }
                 Step::Dereference(index) if !held.is_empty() => {
                     let index = index % held.len();
@@ -494,7 +505,7 @@ fn a_file_is_as_long_as_the_budget_has_room_for_its_maps() {
 #[test]
 fn what_contradicts_the_maps_changes_nothing_and_stops_allotting() {
     type Act = fn(&Allocator, Block);
-    let twice: [(&str, Act); 7] = [
+    let twice: [(&str, Act); 10] = [
         ("freed", |allocator, block| {
             allocator.free(block);
             allocator.free(block);
@@ -508,6 +519,18 @@ fn what_contradicts_the_maps_changes_nothing_and_stops_allotting() {
             allocator.reference(block);
         }),
         ("referenced anew", |allocator, block| allocator.reference(Block::new(block.end(), 1))),
+        ("referenced anew", |allocator, block| {
+            allocator.reference(Block::new(block.last(), 1));
+            allocator.reference_all(&[block].into_iter().collect());
+            assert!(!allocator.is_referenced(Block::new(block.first, 1)));
+        }),
+        ("referenced anew", |allocator, block| {
+            allocator.reference_all(&[Block::new(block.first, 4)].into_iter().collect());
+            assert!(!allocator.is_referenced(block));
+        }),
+        ("referenced anew", |allocator, _| {
+            allocator.reference_all(&[Block::new(PageNumber(1 << 40), 1)].into_iter().collect());
+        }),
         ("not needed", |allocator, block| allocator.dereference(block)),
         ("not needed", |allocator, block| allocator.dereference(Block::new(block.first, u32::MAX))),
         ("freed", |allocator, _| allocator.free(Block::new(PageNumber(1), 1))),
