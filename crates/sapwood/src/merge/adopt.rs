@@ -44,18 +44,31 @@ pub fn begin(core: &Core) -> Option<AdoptJob> {
     })
 }
 
+/// How many steps the adoptions take that wait for their turn.
+pub fn steps_ahead(core: &Core) -> usize {
+    let view = core.view();
+    let commits = view.sealed.iter().filter_map(|slot| slot.by_reference.as_ref());
+    commits.map(|commit| core.pending.of(commit.blocks).count() / STEP_BLOCKS + 1).sum()
+}
+
 impl AdoptJob {
     /// Notes the pages of some more blocks; true when there are none.
-    fn note_pages(&mut self) -> bool {
+    ///
+    /// # Errors
+    /// `Corruption` when two blocks have a page in common, after which nothing is allotted (A5).
+    fn note_pages(&mut self, core: &Core) -> Result<bool> {
         let before = self.noted;
         for block in self.blocks.iter_from(before).take(STEP_BLOCKS) {
             let pages = self.pages.page_count() + u64::from(block.pages);
             self.pages.insert_any(block);
-            assert_eq!(self.pages.page_count(), pages, "{block:?} belongs to a commit twice");
+            if self.pages.page_count() != pages {
+                core.pages.allocator().note_twice(block);
+                core.pages.allocator().check_sound()?;
+            }
             self.noted += 1;
         }
         self.charge.set(self.pages.memory_bytes());
-        self.noted - before < STEP_BLOCKS
+        Ok(self.noted - before < STEP_BLOCKS)
     }
 }
 
@@ -65,7 +78,7 @@ impl Job for AdoptJob {
             return Ok(true);
         };
         let (number, cut) = (commit.number, *cut);
-        if !self.note_pages() {
+        if !self.note_pages(core)? {
             return Ok(false);
         }
         let adopted_pages = mem::take(&mut self.pages);

@@ -26,6 +26,7 @@ use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::KeyspaceNumber;
 
+use super::adopt;
 use super::debt::{Debt, YOUNG_DEBT_MAX};
 use super::step::{
     LOOK_AGAIN, Turn, flush_for_log, flush_step, free_dead, make_durable_if,
@@ -206,7 +207,7 @@ fn is_named_due(core: &Core, brings: Brings, bytes: usize) -> bool {
 /// makes its step: twice, as it is written and owed.
 fn bytes_while_flushed(core: &Core, bytes: usize) -> usize {
     let step = usize::try_from(core.options.step_bytes).unwrap_or(usize::MAX).max(1);
-    let steps = core.memtable_bytes() / step + 2;
+    let steps = core.memtable_bytes() / step + 2 + adopt::steps_ahead(core);
     bytes.saturating_add(steps.saturating_mul(bytes.min(step))).saturating_mul(2)
 }
 

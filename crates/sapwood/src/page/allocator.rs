@@ -460,6 +460,11 @@ impl Allocator {
         is_right
     }
 
+    /// A block is to be referenced twice: the maps of a damaged file may have led to that.
+    pub fn note_twice(&self, block: Block) {
+        self.note_damage(block, REFERENCED_WRONGLY);
+    }
+
     /// The maps say otherwise of a block than what is to happen to it.
     fn note_damage(&self, block: Block, what: &str) {
         let detail = format!("{} pages are {what} by its region's map", block.pages);

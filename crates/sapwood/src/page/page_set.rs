@@ -1,5 +1,5 @@
-//! A set of pages as bits, for checks of a whole file: what it takes depends on how long the file
-//! is, not on how scattered the pages are.
+//! A set of pages as bits, for checks of a whole file and for very many blocks: what it takes
+//! depends on how long the file is, not on how scattered the pages are.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,8 @@ const CHUNK_PAGES: u64 = CHUNK_WORDS as u64 * WORD_BITS;
 
 type Chunk = [u64; CHUNK_WORDS];
 
-/// What a chunk takes with its place in the map.
-const CHUNK_BYTES: usize = size_of::<(u64, Box<Chunk>)>() + size_of::<Chunk>() + ALLOCATION_BYTES;
+/// What a chunk takes beside its place in the map.
+const CHUNK_BYTES: usize = size_of::<Chunk>() + ALLOCATION_BYTES;
 
 /// A set of pages. A block must end before page 2^64.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +37,8 @@ impl PageSet {
     /// What the set takes in memory, in bytes, about.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        (self.chunks.len() * in_map(1, CHUNK_BYTES)) as u64
+        let places = in_map(self.chunks.len(), size_of::<(u64, Box<Chunk>)>());
+        (places + self.chunks.len() * CHUNK_BYTES) as u64
     }
 
     /// The pages by chunks, in their order: of each the words that have any, with the first page

@@ -50,11 +50,16 @@ impl Set {
 }
 
 /// The blocks that have one name: of one pending segment, or of all segments of a commit by
-/// reference. There may be very many, so they are shared, and never copied under the lock.
+/// reference. There may be very many, so whoever looks at them shares them.
 #[derive(Clone, Debug, Default)]
 pub struct SharedBlocks(Vec<Arc<Set>>);
 
 impl SharedBlocks {
+    /// How many there are. Complexity: O(number of sets).
+    pub fn count(&self) -> usize {
+        self.0.iter().map(|set| set.nodes.len() + set.values.len()).sum()
+    }
+
     /// They, in no order, but always in the same.
     pub fn iter(&self) -> impl Iterator<Item = Block> + '_ {
         self.iter_from(0)

@@ -1,8 +1,9 @@
 //! What a serializable transaction has read: keys, present or absent, and ranges.
 //!
 //! *Guarantees*: whatever was added is covered for ever (R1). Beyond its budget the set covers more
-//! than was added: neighbours are joined into ranges that hold what lies between them too. So a
-//! conflict can be found where there is none, and none is missed.
+//! than was added: neighbours are joined into ranges that hold what lies between them too, and
+//! where nothing is left to join, all of the database counts as read. So a conflict can be found
+//! where there is none, and none is missed. It never takes more than its budget.
 //!
 //! *Threads*: one owner.
 
@@ -32,6 +33,8 @@ pub struct ReadSet {
     keyspaces: BTreeMap<KeyspaceNumber, KeyspaceReads>,
     bytes: usize,
     budget_bytes: usize,
+    /// All of every keyspace counts as read, and none is kept.
+    is_everything: bool,
 }
 
 /// What was read of one keyspace. No key lies in a range.
@@ -119,7 +122,7 @@ impl ReadSet {
     /// Nothing was read. From `budget_bytes` on, neighbours are joined.
     #[must_use]
     pub fn new(budget_bytes: usize) -> ReadSet {
-        ReadSet { keyspaces: BTreeMap::new(), bytes: 0, budget_bytes }
+        ReadSet { keyspaces: BTreeMap::new(), bytes: 0, budget_bytes, is_everything: false }
     }
 
     /// A key was read, whether it was there or not. Complexity: O(log n), amortised.
@@ -137,6 +140,9 @@ impl ReadSet {
 
     /// Adds to one keyspace, and keeps the sum below the budget.
     fn change(&mut self, keyspace: KeyspaceNumber, add: impl FnOnce(&mut KeyspaceReads)) {
+        if self.is_everything {
+            return;
+        }
         let reads = self.keyspaces.entry(keyspace).or_default();
         self.bytes -= reads.bytes();
         add(reads);
@@ -150,91 +156,105 @@ impl ReadSet {
         self.keep_to_budget();
     }
 
+    /// Joins until a quarter of the budget is free again, so that the work is done once for many
+    /// additions; where that is not enough, everything counts as read.
     fn keep_to_budget(&mut self) {
-        if self.bytes > self.budget_bytes {
-            self.shrink();
+        if self.memory_bytes() <= self.budget_bytes {
+            return;
+        }
+        let least = self.budget_bytes / 4 * 3;
+        self.join_down_to(least);
+        if self.memory_bytes() > least {
+            self.keyspaces.clear();
+            self.bytes = 0;
+            self.is_everything = true;
         }
     }
 
-    /// Joins until half of the budget is free again, so that the work is done once for many
-    /// additions. A keyspace of which nothing is left to join counts as read whole.
-    fn shrink(&mut self) {
-        while self.bytes > self.budget_bytes / 2 {
-            let largest = self.keyspaces.values_mut().max_by_key(|reads| reads.bytes());
-            let Some(reads) = largest.filter(|reads| reads.bytes() > RANGE_BYTES) else {
+    /// Joins where most is, again and again. A keyspace of which nothing is left to join counts as
+    /// read whole.
+    fn join_down_to(&mut self, least_bytes: usize) {
+        let mut memory_bytes = self.memory_bytes();
+        loop {
+            let largest = self.keyspaces.values().map(KeyspaceReads::bytes).max().unwrap_or(0);
+            if largest <= RANGE_BYTES {
                 // None takes more than one that is read whole.
                 return;
-            };
-            self.bytes -= reads.bytes();
-            // Each turn leaves fewer keys and ranges, or makes one that takes no more than that.
-            if reads.count() > 1 {
-                reads.join_neighbours();
-            } else {
-                reads.add_range(&KeyRange::all());
             }
-            self.bytes += reads.bytes();
+            let large = |reads: &&mut KeyspaceReads| {
+                reads.bytes() > RANGE_BYTES && 2 * reads.bytes() >= largest
+            };
+            for reads in self.keyspaces.values_mut().filter(large) {
+                if memory_bytes <= least_bytes {
+                    return;
+                }
+                let before = reads.bytes();
+                // Leaves fewer keys and ranges, or one range that takes no more than any.
+                if reads.count() > 1 {
+                    reads.join_neighbours();
+                } else {
+                    reads.add_range(&KeyRange::all());
+                }
+                self.bytes = self.bytes + reads.bytes() - before;
+                memory_bytes = memory_bytes + reads.bytes() - before;
+            }
         }
     }
 
-    /// How much memory the set takes; an estimate. Above the budget only where not even one range
-    /// for each keyspace fits it.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The same with what each keyspace takes beside its keys and ranges.
+    /// How much memory the set takes, in bytes; an estimate. Never more than the budget.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.bytes + self.keyspaces.len() * KEYSPACE_BYTES
     }
 
+    /// True when every key of every keyspace counts as read: any commit is a conflict.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.is_everything
+    }
+
     /// True when nothing was read.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.keyspaces.is_empty()
+        self.keyspaces.is_empty() && !self.is_everything
     }
 
-    /// How many keys and ranges it takes.
+    /// How many keys and ranges it takes; none when it is everything.
     #[must_use]
     pub fn len(&self) -> usize {
         self.keyspaces.values().map(KeyspaceReads::count).sum()
     }
 
-    /// The keys, by keyspace and key. No key lies in one of the ranges.
+    /// The keys, by keyspace and key. No key lies in one of the ranges. None when it is everything.
     pub fn keys(&self) -> impl Iterator<Item = (KeyspaceNumber, &[u8])> {
         self.keyspaces
             .iter()
             .flat_map(|(number, reads)| reads.keys.iter().map(|key| (*number, &**key)))
     }
 
-    /// The ranges, by keyspace and key; they neither overlap nor touch.
+    /// The ranges, by keyspace and key; they neither overlap nor touch. None when it is everything.
     pub fn ranges(&self) -> impl Iterator<Item = (KeyspaceNumber, &KeyRange)> {
         self.keyspaces
             .iter()
             .flat_map(|(number, reads)| reads.ranges.iter().map(|range| (*number, range)))
     }
 
-    /// The keyspaces that were read, in order.
-    pub fn keyspaces(&self) -> impl Iterator<Item = KeyspaceNumber> {
-        self.keyspaces.keys().copied()
-    }
-
     /// True when the set covers `key`.
     #[must_use]
     pub fn contains(&self, keyspace: KeyspaceNumber, key: &[u8]) -> bool {
-        self.keyspaces
-            .get(&keyspace)
-            .is_some_and(|reads| reads.keys.contains(key) || reads.ranges.contains(key))
+        let reads = self.keyspaces.get(&keyspace);
+        self.is_everything
+            || reads.is_some_and(|reads| reads.keys.contains(key) || reads.ranges.contains(key))
     }
 
     /// True when the set covers a key of `range`.
     #[must_use]
     pub fn overlaps(&self, keyspace: KeyspaceNumber, range: &KeyRange) -> bool {
-        !range.is_empty()
-            && self.keyspaces.get(&keyspace).is_some_and(|reads| {
-                reads.keys.range(bounds(range)).next().is_some() || reads.ranges.overlaps(range)
-            })
+        let reads = self.keyspaces.get(&keyspace);
+        let overlaps = |reads: &KeyspaceReads| {
+            reads.keys.range(bounds(range)).next().is_some() || reads.ranges.overlaps(range)
+        };
+        !range.is_empty() && (self.is_everything || reads.is_some_and(overlaps))
     }
 }
 

@@ -48,6 +48,25 @@ fn no_step_that_takes_up_a_transaction_takes_longer_for_more_blocks() {
     assert!(many < few + 20, "{few} locks in a step for 10 blocks, {many} for 10,000");
 }
 
+/// Only a damaged file gives a page to two: its maps said that it was free, and a merge gave it back
+/// while a transaction had it.
+#[test]
+fn a_transaction_that_has_a_page_twice_is_damage_and_nothing_is_allotted_any_more() {
+    let engine = Engine::new();
+    let core = &engine.core;
+    let block = core.pages.allocator().allocate(3, 3).unwrap();
+    let mut layers = Layers::new(core.pages.budget());
+    layers.top().put(engine.keyspace, b"k", b"v");
+    layers.spill(core).unwrap();
+    let name = layers.segments().next().unwrap().blocks();
+    core.pending.set_values(name, &[block, Block::new(block.last(), 1)]);
+    commit(&engine, layers);
+    let error = (0..10).find_map(|_| run_step(core).err()).unwrap();
+    assert!(error.is_corruption(), "{error}");
+    assert!(core.view().sealed.iter().any(|slot| slot.by_reference.is_some()));
+    assert!(core.pages.allocator().allocate(1, 1).unwrap_err().is_corruption());
+}
+
 /// Nothing of the state is touched before the last step, so it does not matter after which one the
 /// process ends.
 #[test]

@@ -87,6 +87,90 @@ fn reads_of(keyspace: KeyspaceNumber, keys: impl IntoIterator<Item = u32>) -> Re
     reads
 }
 
+fn create(core: &Arc<Core>, name: &str) {
+    create_keyspace(core, name, KeyspaceSettings::default(), Durability::Memory).unwrap();
+}
+
+/// What a transaction has read that has no room for any of it.
+fn everything() -> ReadSet {
+    let mut reads = ReadSet::new(0);
+    reads.add_key(KeyspaceNumber(1), b"k");
+    assert!(reads.is_everything());
+    reads
+}
+
+/// Changes that no key and no range of the transaction says anything of, and whether each brings a
+/// key. Nobody reads that a keyspace is not there.
+#[test]
+fn what_has_read_everything_fails_exactly_when_a_key_was_changed_since() {
+    type Change = fn(&mut Engine);
+    let changes: [(Change, bool); 7] = [
+        (|_| (), false),
+        (|engine| create(&engine.core, "b"), false),
+        (|engine| engine.put([7], b"in memory"), true),
+        (|engine| engine.young([7], b"flushed"), true),
+        (|engine| put_by_reference(&engine.core, engine.keyspace, &[7]), true),
+        (
+            |engine| {
+                put_by_reference(&engine.core, engine.keyspace, &[7]);
+                step::wait_until_idle(&engine.core).unwrap();
+            },
+            true,
+        ),
+        (
+            |engine| {
+                create(&engine.core, "b");
+                drop_keyspace(&engine.core, "b", Durability::Memory).unwrap();
+            },
+            true,
+        ),
+    ];
+    let runs = changes.iter().flat_map(|change| [(change, false), (change, true)]);
+    for ((change, brings_key), by_reference) in runs {
+        let mut engine = Engine::new();
+        engine.put([1], b"in memory, before");
+        engine.young([2], b"flushed, before");
+        put_by_reference(&engine.core, engine.keyspace, &[3]);
+        let (core, keyspace) = (engine.core.clone(), engine.keyspace);
+        let (name, began) = begin(&core);
+        change(&mut engine);
+        let reads = everything();
+        let validation = Validation { began, reads: Some(&reads) };
+        let result = commit_one(&core, keyspace, &validation, by_reference);
+        assert_eq!(result.as_ref().is_err_and(Error::is_conflict), *brings_key, "{result:?}");
+        assert_eq!(result.is_ok(), !brings_key);
+        core.end_transaction(name);
+    }
+}
+
+/// At each point at which another may come in between, one commits.
+#[test]
+fn what_has_read_everything_sees_what_is_committed_during_its_validation() {
+    for (at, by_reference) in (1..40).flat_map(|at| [(at, false), (at, true)]) {
+        let engine = Engine::new();
+        let (core, keyspace) = (engine.core.clone(), engine.keyspace);
+        let (name, began) = begin(&core);
+        let reads = everything();
+        let validation = Validation { began, reads: Some(&reads) };
+        let (other, placed) = (core.clone(), Rc::new(Cell::new(SequenceNumber(0))));
+        let of_other = placed.clone();
+        let (result, points) = beside(
+            move |point| {
+                if point == at {
+                    put(&other, keyspace, [7]);
+                    of_other.set(other.last_placed());
+                }
+            },
+            || commit_one(&core, keyspace, &validation, by_reference),
+        );
+        match result {
+            Ok(number) => assert!(points < at || placed.get() > number, "{at}"),
+            Err(error) => assert!(error.is_conflict() && points >= at, "{at}: {error}"),
+        }
+        core.end_transaction(name);
+    }
+}
+
 fn validations(core: &Core) -> u64 {
     core.counters.validations.load(Ordering::Relaxed)
 }

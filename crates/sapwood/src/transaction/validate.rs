@@ -2,7 +2,8 @@
 //!
 //! *Guarantees*: the first committer of a key wins; with a read set, a change of anything read,
 //! absent keys and empty ranges included, is a conflict. False conflicts are possible (joined
-//! ranges; keys of a run that were put before the transaction began); a missed one is not.
+//! ranges, up to everything there is; keys of a run that were put before the transaction began); a
+//! missed one is not.
 //! *Threads*: the committer's; first outside the commit lock, then under it for what came since
 //! (see [`super::validator`]).
 
@@ -103,6 +104,9 @@ impl<'a> Changes<'a> {
 
     fn reads_changed(&self, reads: Option<&ReadSet>) -> Result<bool> {
         let Some(reads) = reads else { return Ok(false) };
+        if reads.is_everything() {
+            return Ok(self.slots().next().is_some() || !self.flushes.is_empty());
+        }
         for (keyspace, key) in reads.keys() {
             if self.key_changed(keyspace, key)? {
                 return Ok(true);
