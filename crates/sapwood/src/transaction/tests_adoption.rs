@@ -48,8 +48,8 @@ fn no_step_that_takes_up_a_transaction_takes_longer_for_more_blocks() {
     assert!(many < few + 20, "{few} locks in a step for 10 blocks, {many} for 10,000");
 }
 
-/// Only a damaged file gives a page to two: its maps said that it was free, and a merge gave it back
-/// while a transaction had it.
+/// Only a damaged file gives a page to two: its maps said that it was free, and a merge gave it
+/// back while a transaction had it.
 #[test]
 fn a_transaction_that_has_a_page_twice_is_damage_and_nothing_is_allotted_any_more() {
     let engine = Engine::new();
