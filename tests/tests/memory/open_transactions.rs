@@ -6,6 +6,8 @@ use sapwood::page::MemoryPart;
 use sapwood::sync::Random;
 use sapwood::{Database, Isolation, Keyspace, Transaction};
 
+#[cfg(target_os = "linux")]
+use super::process::{folder, is_alone, memory};
 use super::{LIMIT_BYTES, counted_bytes, open};
 
 const MANY: u32 = 100;
@@ -150,6 +152,36 @@ fn a_hundred_serializable_transactions_with_large_read_sets_stay_within_the_budg
         assert!(of % 2 == 1 || result.is_err_and(|error| error.is_conflict()), "{of}");
     }
     assert_eq!(database.stats().unwrap().memory.read_sets, 0);
+}
+
+/// Of a keyspace with one key or range its trees take most.
+#[test]
+#[cfg(target_os = "linux")]
+fn what_read_sets_of_many_keyspaces_take_is_what_the_process_takes() {
+    let me = "open_transactions::what_read_sets_of_many_keyspaces_take_is_what_the_process_takes";
+    if !is_alone(me) {
+        return;
+    }
+    let builder = Database::builder().memory_budget(512 << 20).merge_threads(0);
+    let database = builder.open(folder().join("database")).unwrap();
+    let keyspaces: Vec<Keyspace> =
+        (0..400).map(|number| database.keyspace(&format!("k{number}")).unwrap()).collect();
+    let transactions = begin(&database, 100, Isolation::Serializable);
+    let counted = || database.stats().unwrap().memory.read_sets;
+    for is_scan in [false, true] {
+        let (counted_before, taken_before) = (counted(), memory("RssAnon:"));
+        for transaction in &transactions {
+            for keyspace in &keyspaces {
+                match is_scan {
+                    false => drop(transaction.get(keyspace, "a key").unwrap()),
+                    true => assert!(transaction.iter(keyspace).unwrap().next().is_none()),
+                }
+            }
+        }
+        let (counted, taken) = (counted() - counted_before, memory("RssAnon:") - taken_before);
+        println!("scans {is_scan}: {counted} counted, {taken} taken");
+        assert!((taken * 4 / 5..=taken * 4 / 3).contains(&counted), "{counted} of {taken}");
+    }
 }
 
 /// What a read set takes for each keyspace was counted, and in no bound: this took 9 MB of 4 MiB.

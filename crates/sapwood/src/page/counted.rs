@@ -19,6 +19,11 @@ pub const fn in_map(count: usize, element_bytes: usize) -> usize {
     bytes + bytes / 2 + bytes / 8
 }
 
+/// What the first leaf of a `BTreeMap` takes, in bytes, about, however few elements it has.
+pub const fn first_leaf(element_bytes: usize) -> usize {
+    11 * element_bytes + 16 + ALLOCATION_BYTES
+}
+
 /// A value, with what it counts for.
 #[derive(Debug, Default)]
 pub struct Counted<T = ()> {

@@ -8,12 +8,13 @@
 //! *Threads*: one owner.
 
 use std::borrow::Borrow;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter::Peekable;
 use std::mem;
 
 use super::range_set::{RANGE_BYTES, RangeSet, bounds};
-use crate::page::counted::in_map;
+use crate::page::counted::{first_leaf, in_map};
 use crate::segment::key_range::KeyRange;
 use crate::types::KeyspaceNumber;
 
@@ -31,7 +32,7 @@ const COMMON_BYTES_MAX: usize = 255;
 #[derive(Debug)]
 pub struct ReadSet {
     keyspaces: BTreeMap<KeyspaceNumber, KeyspaceReads>,
-    bytes: usize,
+    memory_bytes: usize,
     budget_bytes: usize,
     /// All of every keyspace counts as read, and none is kept.
     is_everything: bool,
@@ -45,13 +46,20 @@ struct KeyspaceReads {
     ranges: RangeSet,
 }
 
-/// What a keyspace takes beside its keys and ranges, in bytes, about: its place in the map, and of
-/// each set a node, of which its keys fill a part.
-const KEYSPACE_BYTES: usize = in_map(1, size_of::<(KeyspaceNumber, KeyspaceReads)>()) + 192;
+/// What a keyspace takes for its place in the map, in bytes, about.
+const PLACE_BYTES: usize = in_map(1, size_of::<(KeyspaceNumber, KeyspaceReads)>());
+/// What its keys take beside their sum: where they are few, their tree's only leaf.
+const KEYS_BYTES: usize = first_leaf(size_of::<Box<[u8]>>());
+/// The same for its ranges.
+const RANGES_BYTES: usize = first_leaf(size_of::<KeyRange>());
+/// A keyspace that is read whole. Who takes no more has nothing that is worth joining.
+const WHOLE_BYTES: usize = PLACE_BYTES + RANGES_BYTES + RANGE_BYTES;
 
 impl KeyspaceReads {
-    fn bytes(&self) -> usize {
-        self.key_bytes + self.ranges.bytes()
+    fn memory_bytes(&self) -> usize {
+        let keys_bytes = if self.keys.is_empty() { 0 } else { KEYS_BYTES };
+        let ranges_bytes = if self.ranges.is_empty() { 0 } else { RANGES_BYTES };
+        PLACE_BYTES + keys_bytes + self.key_bytes + ranges_bytes + self.ranges.bytes()
     }
 
     fn count(&self) -> usize {
@@ -75,6 +83,10 @@ impl KeyspaceReads {
         }
         let removed = self.keys.extract_if(bounds(range), |_| true);
         self.key_bytes -= removed.map(|key| KEY_BYTES + key.len()).sum::<usize>();
+        if self.keys.is_empty() {
+            // A tree that has become empty keeps a leaf.
+            self.keys = BTreeSet::new();
+        }
         self.ranges.insert(range.clone());
     }
 
@@ -122,7 +134,7 @@ impl ReadSet {
     /// Nothing was read. From `budget_bytes` on, neighbours are joined.
     #[must_use]
     pub fn new(budget_bytes: usize) -> ReadSet {
-        ReadSet { keyspaces: BTreeMap::new(), bytes: 0, budget_bytes, is_everything: false }
+        ReadSet { keyspaces: BTreeMap::new(), memory_bytes: 0, budget_bytes, is_everything: false }
     }
 
     /// A key was read, whether it was there or not. Complexity: O(log n), amortised.
@@ -143,10 +155,16 @@ impl ReadSet {
         if self.is_everything {
             return;
         }
-        let reads = self.keyspaces.entry(keyspace).or_default();
-        self.bytes -= reads.bytes();
+        let reads = match self.keyspaces.entry(keyspace) {
+            Entry::Occupied(entry) => {
+                let reads = entry.into_mut();
+                self.memory_bytes -= reads.memory_bytes();
+                reads
+            }
+            Entry::Vacant(entry) => entry.insert(KeyspaceReads::default()),
+        };
         add(reads);
-        self.bytes += reads.bytes();
+        self.memory_bytes += reads.memory_bytes();
         self.keep_to_budget();
     }
 
@@ -159,14 +177,14 @@ impl ReadSet {
     /// Joins until a quarter of the budget is free again, so that the work is done once for many
     /// additions; where that is not enough, everything counts as read.
     fn keep_to_budget(&mut self) {
-        if self.memory_bytes() <= self.budget_bytes {
+        if self.memory_bytes <= self.budget_bytes {
             return;
         }
         let least = self.budget_bytes / 4 * 3;
         self.join_down_to(least);
-        if self.memory_bytes() > least {
+        if self.memory_bytes > least {
             self.keyspaces.clear();
-            self.bytes = 0;
+            self.memory_bytes = 0;
             self.is_everything = true;
         }
     }
@@ -174,29 +192,27 @@ impl ReadSet {
     /// Joins where most is, again and again. A keyspace of which nothing is left to join counts as
     /// read whole.
     fn join_down_to(&mut self, least_bytes: usize) {
-        let mut memory_bytes = self.memory_bytes();
         loop {
-            let largest = self.keyspaces.values().map(KeyspaceReads::bytes).max().unwrap_or(0);
-            if largest <= RANGE_BYTES {
-                // None takes more than one that is read whole.
+            let sizes = self.keyspaces.values().map(KeyspaceReads::memory_bytes);
+            let largest = sizes.max().unwrap_or(0);
+            if largest <= WHOLE_BYTES {
                 return;
             }
-            let large = |reads: &&mut KeyspaceReads| {
-                reads.bytes() > RANGE_BYTES && 2 * reads.bytes() >= largest
+            let is_large = |reads: &&mut KeyspaceReads| {
+                reads.memory_bytes() > WHOLE_BYTES && 2 * reads.memory_bytes() >= largest
             };
-            for reads in self.keyspaces.values_mut().filter(large) {
-                if memory_bytes <= least_bytes {
+            for reads in self.keyspaces.values_mut().filter(is_large) {
+                if self.memory_bytes <= least_bytes {
                     return;
                 }
-                let before = reads.bytes();
+                self.memory_bytes -= reads.memory_bytes();
                 // Leaves fewer keys and ranges, or one range that takes no more than any.
                 if reads.count() > 1 {
                     reads.join_neighbours();
                 } else {
                     reads.add_range(&KeyRange::all());
                 }
-                self.bytes = self.bytes + reads.bytes() - before;
-                memory_bytes = memory_bytes + reads.bytes() - before;
+                self.memory_bytes += reads.memory_bytes();
             }
         }
     }
@@ -204,7 +220,7 @@ impl ReadSet {
     /// How much memory the set takes, in bytes; an estimate. Never more than the budget.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        self.bytes + self.keyspaces.len() * KEYSPACE_BYTES
+        self.memory_bytes
     }
 
     /// True when every key of every keyspace counts as read: any commit is a conflict.
