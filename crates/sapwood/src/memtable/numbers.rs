@@ -4,10 +4,11 @@
 //! however long the list is. *Threads*: any.
 
 use super::SequenceNumber;
+use super::range_deletes::ALLOCATION_BYTES;
 use crate::sync::Arc;
 
 /// Numbers that are shared together.
-const CHUNK_NUMBERS: usize = 64;
+pub(super) const CHUNK_NUMBERS: usize = 64;
 
 /// A list of numbers, ascending. A clone costs two counts.
 #[derive(Clone, Debug)]
@@ -30,23 +31,48 @@ impl Numbers {
         Numbers { full, tail: Arc::from(tail) }
     }
 
-    /// The same with a number more, above all others.
-    pub(super) fn with(&self, number: SequenceNumber) -> Numbers {
-        if self.tail.len() < CHUNK_NUMBERS {
-            let tail = self.tail.iter().copied().chain([number]).collect();
-            return Numbers { full: Arc::clone(&self.full), tail };
+    /// The same with a number more, above all others, and without those of the first so many that
+    /// lie in chunks of their own.
+    pub(super) fn with(&self, number: SequenceNumber, unneeded: usize) -> Numbers {
+        let kept = self.full.get(unneeded / CHUNK_NUMBERS..).unwrap_or_default();
+        if self.tail.len() == CHUNK_NUMBERS {
+            let full = kept.iter().chain([&self.tail]).cloned().collect();
+            return Numbers { full, tail: Arc::from([number]) };
         }
-        let full = self.full.iter().chain([&self.tail]).cloned().collect();
-        Numbers { full, tail: Arc::from([number]) }
+        let is_whole = kept.len() == self.full.len();
+        let full = if is_whole { Arc::clone(&self.full) } else { Arc::from(kept) };
+        let tail = self.tail.iter().copied().chain([number]).collect();
+        Numbers { full, tail }
+    }
+
+    /// How many numbers [`Numbers::with`] leaves out of the first so many.
+    pub(super) fn left_out(&self, unneeded: usize) -> usize {
+        (unneeded / CHUNK_NUMBERS).min(self.full.len()) * CHUNK_NUMBERS
     }
 
     pub(super) fn len(&self) -> usize {
         self.full.len() * CHUNK_NUMBERS + self.tail.len()
     }
 
-    /// How many numbers it shares with no other list that is longer.
-    pub(super) fn tail_len(&self) -> usize {
-        self.tail.len()
+    /// About the memory that the list takes beside its chunks, in bytes.
+    pub(super) fn bytes_beside_chunks(&self) -> usize {
+        ALLOCATION_BYTES + size_of_val(&*self.full)
+    }
+
+    /// About the memory of the chunks that hold the numbers from this one on, in bytes.
+    pub(super) fn chunk_bytes(&self, from: usize) -> usize {
+        let full = self.full.len().saturating_sub(from / CHUNK_NUMBERS);
+        let numbers = full * CHUNK_NUMBERS + self.tail.len();
+        (full + 1) * ALLOCATION_BYTES + numbers * size_of::<SequenceNumber>()
+    }
+
+    /// The allocations that it shares or has for itself, each with what is counted for one.
+    #[cfg(test)]
+    pub(super) fn allocations(&self) -> impl Iterator<Item = (*const u8, usize)> {
+        let chunks = self.full.iter().chain([&self.tail]);
+        let chunks = chunks.map(|chunk| (chunk.as_ptr().cast(), size_of_val(&**chunk)));
+        let list = (self.full.as_ptr().cast(), size_of_val(&*self.full));
+        chunks.chain([list]).map(|(place, bytes)| (place, ALLOCATION_BYTES + bytes))
     }
 
     pub(super) fn get(&self, index: usize) -> Option<SequenceNumber> {
@@ -71,7 +97,7 @@ mod tests {
         let number = |index: usize| SequenceNumber(index as u64 * 3 + 5);
         let mut grown = vec![Numbers::of(&[number(0)])];
         for index in 1..4 * CHUNK_NUMBERS {
-            let longer = grown[index - 1].with(number(index));
+            let longer = grown[index - 1].with(number(index), 0);
             assert!(longer.is_same(&longer.clone()) && !longer.is_same(&grown[index - 1]));
             grown.push(longer);
         }
@@ -79,9 +105,27 @@ mod tests {
             let numbers: Vec<_> = (0..count).map(number).collect();
             for list in [list, &Numbers::of(&numbers)] {
                 assert_eq!(list.len(), count);
-                assert!(list.tail_len() > 0 && list.tail_len() <= CHUNK_NUMBERS);
+                assert!(!list.tail.is_empty() && list.tail.len() <= CHUNK_NUMBERS);
                 let found: Vec<_> = (0..count + 70).filter_map(|index| list.get(index)).collect();
                 assert_eq!(found, numbers);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_needed_is_left_out_by_chunks() {
+        let number = |index: usize| SequenceNumber(index as u64 + 1);
+        for count in [1, 63, 64, 65, 127, 128, 129, 300] {
+            let all: Vec<_> = (0..=count).map(number).collect();
+            let list = Numbers::of(&all[..count]);
+            for unneeded in 0..count {
+                let longer = list.with(number(count), unneeded);
+                let left_out = list.left_out(unneeded);
+                assert!(left_out <= unneeded && left_out + CHUNK_NUMBERS > unneeded);
+                let found: Vec<_> = (0..count + 1).filter_map(|index| longer.get(index)).collect();
+                assert_eq!(found, all[left_out..]);
+                let held: usize = longer.allocations().map(|(_, bytes)| bytes).sum();
+                assert_eq!(longer.bytes_beside_chunks() + longer.chunk_bytes(0), held);
             }
         }
     }

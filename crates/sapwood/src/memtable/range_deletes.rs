@@ -14,7 +14,7 @@ use crate::sync::Arc;
 const BLOCK_FRAGMENTS: usize = 64;
 /// What an allocation costs beside its content, about: two counts, and what the allocator adds and
 /// rounds up.
-const ALLOCATION_BYTES: usize = 32;
+pub(super) const ALLOCATION_BYTES: usize = 32;
 
 /// A stretch of keys that the same range tombstones cover.
 #[derive(Clone, Debug)]
@@ -80,10 +80,6 @@ impl Fragment {
         if low > self.from { self.numbers.get(low - 1) } else { None }
     }
 
-    fn count(&self) -> usize {
-        self.numbers.len() - self.from
-    }
-
     /// True when all of it lies before this key.
     fn is_before(&self, keyspace: KeyspaceNumber, key: &[u8]) -> bool {
         let ends = || self.end.as_deref().is_some_and(|end| end <= key);
@@ -104,13 +100,13 @@ impl Fragment {
         let is_shared = end_before.is_some_and(|end| Arc::ptr_eq(end, &self.start));
         let start_bytes = if is_shared { 0 } else { bound(&self.start) };
         let end_bytes = self.end.as_ref().map_or(0, bound);
-        let numbers = |of: &Fragment| of.count().max(of.numbers.tail_len());
+        // Chunks with none but earlier numbers are a neighbour's, whose list this one once was.
+        let chunk_bytes = |of: &Fragment| of.numbers.chunk_bytes(of.from);
         let shared = before.filter(|before| before.numbers.is_same(&self.numbers));
-        let own = numbers(self).saturating_sub(shared.map_or(0, numbers));
-        // A list has two allocations, one for its full chunks.
-        let list_bytes = if shared.is_some() { 0 } else { 2 * ALLOCATION_BYTES };
-        let numbers_bytes = list_bytes + own * size_of::<SequenceNumber>();
-        size_of::<Fragment>() + start_bytes + end_bytes + numbers_bytes
+        let own_bytes = chunk_bytes(self).saturating_sub(shared.map_or(0, chunk_bytes));
+        let is_own = shared.is_none();
+        let list_bytes = if is_own { self.numbers.bytes_beside_chunks() } else { 0 };
+        size_of::<Fragment>() + start_bytes + end_bytes + list_bytes + own_bytes
     }
 
     fn between(&self, start: &Arc<[u8]>, end: Option<&Arc<[u8]>>) -> Fragment {
@@ -266,22 +262,29 @@ fn bytes_between<'a>(
 /// Gives fragments another number.
 struct Adding {
     sequence: SequenceNumber,
-    /// A list that had the number added last, and what it was before.
-    last: Option<(Numbers, Numbers)>,
+    /// A list that had the number added last, with what it was before, and how many of its numbers
+    /// it had that no fragment with it has.
+    last: Option<(Numbers, Numbers, usize)>,
 }
 
 impl Adding {
-    /// The fragment with the number among its own.
-    fn to(&mut self, mut fragment: Fragment) -> Fragment {
+    /// The fragment with the number among its own. `rest` are it and those behind it that get the
+    /// number too.
+    fn to(&mut self, mut fragment: Fragment, rest: &[&Fragment]) -> Fragment {
         let (sequence, newest) = (self.sequence, fragment.newest());
         if sequence > newest {
-            let known = self.last.take().filter(|(old, _)| old.is_same(&fragment.numbers));
-            let (old, new) = known.unwrap_or_else(|| {
-                let new = fragment.numbers.with(sequence);
-                (fragment.numbers, new)
+            let known = self.last.take().filter(|(old, ..)| old.is_same(&fragment.numbers));
+            let (old, new, left_out) = known.unwrap_or_else(|| {
+                let old = fragment.numbers;
+                let with_it = rest.iter().take_while(|each| each.numbers.is_same(&old));
+                let unneeded = with_it.map(|each| each.from).min().unwrap_or(0);
+                let new = old.with(sequence, unneeded);
+                let left_out = old.left_out(unneeded);
+                (old, new, left_out)
             });
             fragment.numbers = new.clone();
-            self.last = Some((old, new));
+            fragment.from -= left_out;
+            self.last = Some((old, new, left_out));
         } else if fragment.newest_at(sequence) != Some(sequence) {
             let mut numbers: Vec<SequenceNumber> = fragment.sequences().collect();
             numbers.push(sequence);
@@ -314,7 +317,7 @@ fn cover(
     new.extend(old[..first].iter().map(|each| (*each).clone()));
     // What is not yet covered begins here; nothing when all is.
     let mut open = Some(Arc::clone(&alone.start));
-    for each in &old[first..after] {
+    for (index, each) in old[first..after].iter().enumerate() {
         let Some(position) = open.take() else { break };
         if *each.start < *position {
             new.push(each.between(&each.start, Some(&position)));
@@ -328,7 +331,8 @@ fn cover(
             (Some(each_end), Some(end)) => **each_end > *end,
         };
         let to = if sticks_out { &alone.end } else { &each.end };
-        new.push(adding.to(each.between(from, to.as_ref())));
+        let rest = &old[first + index..after];
+        new.push(adding.to(each.between(from, to.as_ref()), rest));
         if sticks_out && let Some(to) = to {
             new.push(each.between(to, each.end.as_ref()));
         } else if each.end.as_deref() != end {
@@ -340,7 +344,7 @@ fn cover(
     }
     // What was not covered has the number at the end of a list of its neighbours, which tombstones
     // to come may cover with it: so they go on with one list.
-    if let Some((_, list)) = &adding.last {
+    if let Some((_, list, _)) = &adding.last {
         for each in new.iter_mut().filter(|each| each.numbers.is_same(&alone.numbers)) {
             (each.numbers, each.from) = (list.clone(), list.len() - 1);
         }
@@ -365,6 +369,7 @@ impl Content {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::numbers::CHUNK_NUMBERS;
     use super::*;
 
     type Tombstone = (u32, Vec<u8>, Option<Vec<u8>>, u64);
@@ -404,6 +409,19 @@ mod tests {
         assert!(deletes.content.blocks.iter().all(|block| block.len() <= BLOCK_FRAGMENTS));
         let bytes = bytes_between(None, all.iter().copied(), None);
         assert_eq!(deletes.content.bytes, bytes);
+        assert!(held_bytes(deletes) <= bytes, "{} of {bytes}", held_bytes(deletes));
+    }
+
+    /// What the fragments keep from being given back, each allocation once.
+    fn held_bytes(deletes: &RangeDeletes) -> usize {
+        let mut held = std::collections::BTreeMap::new();
+        for fragment in deletes.iter() {
+            let bounds = [Some(&fragment.start), fragment.end.as_ref()];
+            let bounds = bounds.into_iter().flatten();
+            held.extend(bounds.map(|key| (key.as_ptr(), ALLOCATION_BYTES + key.len())));
+            held.extend(fragment.numbers.allocations());
+        }
+        held.values().sum::<usize>() + deletes.iter().count() * size_of::<Fragment>()
     }
 
     fn key() -> impl Strategy<Value = Vec<u8>> {
@@ -495,6 +513,37 @@ mod tests {
             (2, b"", None, 1),
         ];
         assert_eq!(seen, expected);
+    }
+
+    /// Ranges that reach further to the left, each followed by many over what they have in common:
+    /// what comes first of a longer list is nobody's but its neighbour's.
+    #[test]
+    fn lists_that_go_on_from_a_neighbours_take_what_they_count() {
+        let mut content = Content::default();
+        let mut number = 0;
+        let mut add = |start: u32, end: &[u8]| {
+            number += 1;
+            let start = start.to_be_bytes();
+            content = content.with(KeyspaceNumber(1), &start, Some(end), SequenceNumber(number));
+            content.clone()
+        };
+        for reaches in (0..60).rev() {
+            add(reaches, b"z");
+            for _ in 0..165 {
+                add(u32::from_be_bytes(*b"yyyy"), b"z");
+            }
+            for shorter in 1..4 {
+                add(reaches + shorter, b"z");
+            }
+        }
+        check_shape(&RangeDeletes::new(Arc::new(add(1000, b"z"))));
+        let all = RangeDeletes::new(Arc::new(add(0, b"z")));
+        check_shape(&all);
+        let fragments: Vec<_> = all.iter().collect();
+        for with_one_list in fragments.chunk_by(|a, b| a.numbers.is_same(&b.numbers)) {
+            let unneeded = with_one_list.iter().map(|each| each.from).min().unwrap_or(0);
+            assert!(unneeded < CHUNK_NUMBERS, "{unneeded} of {}", with_one_list[0].numbers.len());
+        }
     }
 
     #[test]

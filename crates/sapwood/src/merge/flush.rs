@@ -39,10 +39,14 @@ use super::install::{Change, install};
 use super::passed_over::tell_passed_over;
 use super::ranges::{push_fragments, ranges_writer};
 use super::run::Run;
-use super::versions::{RoomInLeaf, numbers_seen};
+use super::versions::{RoomInLeaf, is_seen, numbers_seen};
 
 /// Filter bits for each key of a young segment.
 const YOUNG_FILTER_BITS: u8 = 10;
+
+/// What a version that nobody sees counts for in a step, in bytes: less than it takes in the
+/// memtable, so that a flush makes no more steps than that has bytes for.
+const PASSED_BYTES: u64 = 16;
 
 /// A flush in progress.
 #[derive(Debug)]
@@ -51,6 +55,8 @@ pub struct FlushJob {
     cursor: MemtableCursor,
     /// Registered snapshots, ascending.
     registered: Vec<SequenceNumber>,
+    /// What versions that nobody sees count for in a step: nothing is written of them.
+    passed_bytes: u64,
     /// `None` once everything is written.
     nodes: Option<NodeWriter>,
     writer: Option<SegmentWriter>,
@@ -159,6 +165,7 @@ pub fn begin(core: &Core) -> Option<FlushJob> {
     Some(FlushJob {
         cursor,
         registered,
+        passed_bytes: 0,
         nodes: Some(nodes),
         writer: Some(SegmentWriter::new(options, filter, Vec::new())),
         filter_seed: Random::from_entropy().next_u64(),
@@ -225,10 +232,10 @@ fn leave_out_runs(core: &Core, keyspaces: BTreeSet<KeyspaceNumber>, error: &Erro
 
 impl FlushJob {
     fn try_step(&mut self, core: &Arc<Core>) -> Result<bool> {
-        let written = self.written_bytes();
+        let done = self.written_bytes() + self.passed_bytes;
         while self.cursor.valid() {
             self.flush_key(core)?;
-            if self.written_bytes() - written >= core.options.step_bytes {
+            if self.written_bytes() + self.passed_bytes - done >= core.options.step_bytes {
                 return Ok(false);
             }
         }
@@ -336,17 +343,11 @@ impl FlushJob {
         while current.is_at(&self.cursor) {
             let number = self.cursor.sequence();
             let operation = self.cursor.operation();
-            // Who sees this version: the newest reader, or one registered below the next newer
-            // version.
-            let limit = newer.unwrap_or(SequenceNumber::MAX);
             let is_hidden = |at: SequenceNumber| {
                 let cover = table.covering_range_delete(current.keyspace, &current.key, at);
                 cover.is_some_and(|cover| cover > number)
             };
-            let from = self.registered.partition_point(|at| *at < number);
-            let readers = self.registered.iter().skip(from).take_while(|at| **at < limit);
-            let is_seen = newer.is_none() && !is_hidden(SequenceNumber::MAX)
-                || readers.copied().any(|at| !is_hidden(at));
+            let is_seen = is_seen(number, newer, &self.registered, is_hidden);
             if is_seen {
                 match operation {
                     Operation::Put(value) => current.keep(number, EntryKind::Put, value),
@@ -360,6 +361,7 @@ impl FlushJob {
                 let died = blocks_of(&reference).map(|block| Dead::value(block, Epoch(0)));
                 self.change.died.extend(died);
             }
+            self.passed_bytes += if is_seen { 0 } else { PASSED_BYTES };
             newer = Some(number);
             self.cursor.next();
         }

@@ -27,6 +27,8 @@ const ENTRY_BYTES: usize = 32;
 const REFERENCE_BYTES: usize = 32;
 /// What a reference takes for a block of few pages.
 const BLOCK_BYTES: usize = 8;
+/// What it takes for any block: two varints.
+const LONG_BLOCK_BYTES: usize = 16;
 
 /// The longest reference to a value that could have stayed in a leaf: each of its pages may lie
 /// alone.
@@ -35,26 +37,42 @@ fn reference_bytes_max(layout: &Layout) -> usize {
     REFERENCE_BYTES + BLOCK_BYTES * pages as usize
 }
 
-/// How many numbers may be registered beside a memtable that takes writes.
-pub fn registered_max(layout: &Layout) -> usize {
-    let once = COMPOSITE_KEY_BYTES_MAX + VALUE_BYTES_MAX + NODE_HEADER_BYTES;
+/// How many numbers may be registered beside a memtable that takes writes, and in which commits
+/// name so much.
+pub fn registered_max(layout: &Layout, names_bytes: usize) -> usize {
+    let once = COMPOSITE_KEY_BYTES_MAX + VALUE_BYTES_MAX + NODE_HEADER_BYTES + names_bytes;
     let each = ENTRY_BYTES + reference_bytes_max(layout);
     (layout.content_bytes_max().saturating_sub(once) / each).saturating_sub(1).min(REGISTERED_MAX)
 }
 
-/// Seals the memtable that takes writes when the next commit might be one version too many for a
-/// leaf. The commit lock is held.
-pub fn seal_before_too_many(core: &Core) {
+/// What a reference to so many blocks takes at most, where that is more than is kept for each
+/// version: a value of many pieces may be what a file has room for that cannot grow.
+fn names_bytes(layout: &Layout, blocks: usize) -> usize {
+    let bytes = REFERENCE_BYTES + blocks.saturating_mul(LONG_BLOCK_BYTES);
+    if bytes <= reference_bytes_max(layout) { 0 } else { bytes }
+}
+
+/// Seals the memtable that takes writes when the next commit, with values in so many blocks, might
+/// be one version too many for a leaf. The commit lock is held.
+pub fn seal_before_too_many(core: &Core, blocks: usize) {
     let view = core.view();
+    let layout = core.pages.layout();
     let registered = view.active.home.registered_count();
     // Commits that are not visible yet may be registered one by one when they are.
     let next = core.commit_numbers().0.0;
     let first = view.active.first_sequence().map_or(next, |first| first.0);
     let waiting = next.saturating_sub(first.max(core.visible().0.saturating_add(1)));
     let count = registered.saturating_add(usize::try_from(waiting).unwrap_or(usize::MAX));
-    if count >= registered_max(core.pages.layout()) {
+    let names = view.active.owes.names_bytes().saturating_add(names_bytes(layout, blocks));
+    if count >= registered_max(layout, names) {
         core.seal();
     }
+}
+
+/// A commit with values in so many blocks has its place in the memtable that takes writes. The
+/// commit lock is held.
+pub fn note_names(core: &Core, blocks: usize) {
+    core.view().active.owes.add_names(names_bytes(core.pages.layout(), blocks));
 }
 
 /// What is left in a leaf for the values of one key's versions.
@@ -84,6 +102,22 @@ impl RoomInLeaf {
     }
 }
 
+/// True when somebody sees a version that range tombstones may hide: a registered number (they
+/// ascend) from its own on and below that of the newer version, or, when there is none, whoever
+/// reads from now on. What is hidden from one of them is hidden from all later ones, so only the
+/// first is asked.
+pub fn is_seen(
+    number: SequenceNumber,
+    newer: Option<SequenceNumber>,
+    registered: &[SequenceNumber],
+    is_hidden: impl FnOnce(SequenceNumber) -> bool,
+) -> bool {
+    let first = registered.get(registered.partition_point(|at| *at < number)).copied();
+    let limit = newer.unwrap_or(SequenceNumber::MAX);
+    let later = newer.is_none().then_some(SequenceNumber::MAX);
+    first.filter(|at| *at < limit).or(later).is_some_and(|at| !is_hidden(at))
+}
+
 /// The numbers of a fragment that anybody may tell apart: the newest and, for each registered
 /// number (ascending), the newest at or below it. They descend.
 pub fn numbers_seen(fragment: &Fragment, registered: &[SequenceNumber]) -> Vec<u64> {
@@ -103,6 +137,8 @@ pub fn numbers_seen(fragment: &Fragment, registered: &[SequenceNumber]) -> Vec<u
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::memtable::{ChunkPool, Memtable};
     use crate::page::layout::NODE_CONTENT_BYTES_MAX;
@@ -135,6 +171,33 @@ mod tests {
     }
 
     #[test]
+    fn the_first_reader_of_a_version_speaks_for_all() {
+        let mut random = Random::from_seed(2);
+        let mut numbers = |share| -> Vec<SequenceNumber> {
+            (1..100).filter(|_| random.one_in(share)).map(SequenceNumber).collect()
+        };
+        for share in (1..40).chain(1..40) {
+            let (tombstones, registered) = (numbers(30), numbers(share));
+            let versions = numbers(5);
+            for (index, number) in versions.iter().enumerate() {
+                let newer = versions.get(index + 1).copied();
+                let is_hidden = |at| tombstones.iter().any(|of| *number < *of && *of <= at);
+                let later = newer.is_none().then_some(SequenceNumber::MAX);
+                let below = |at: &SequenceNumber| newer.is_none_or(|newer| *at < newer);
+                let readers = registered.iter().copied().filter(|at| *at >= *number && below(at));
+                let expected = readers.chain(later).any(|at| !is_hidden(at));
+                let asked = Cell::new(0);
+                let ask = |at| {
+                    asked.set(asked.get() + 1);
+                    is_hidden(at)
+                };
+                assert_eq!(is_seen(*number, newer, &registered, ask), expected);
+                assert!(asked.get() <= 1, "{} numbers asked for", asked.get());
+            }
+        }
+    }
+
+    #[test]
     fn as_many_versions_as_may_come_fit_a_node_of_every_region() {
         for page_bits in 10..=16 {
             for region_bits in (page_bits + 6).max(17)..=27 {
@@ -142,7 +205,7 @@ mod tests {
                     let (page_bytes, region_bytes) = (1 << page_bits, 1 << region_bits);
                     let layout =
                         Layout::new(page_bytes, reserved_bytes, region_bytes, [1; 16]).unwrap();
-                    let count = registered_max(&layout);
+                    let count = registered_max(&layout, 0);
                     assert!(count >= 80, "{count} with pages of 2^{page_bits}, 2^{region_bits}");
                     let mut room = RoomInLeaf::new(&layout);
                     let values = [OVERFLOW_BYTES_ALWAYS - 1].into_iter();

@@ -11,7 +11,7 @@ use super::pending_blocks::BlocksName;
 use super::state::{Cut, State};
 use crate::memtable::Memtable;
 use crate::segment::descriptor::Segment;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Arc, LockRank, OnceLock, OrderedMutex};
 use crate::types::{Epoch, KeyspaceNumber, SequenceNumber};
 
@@ -69,6 +69,8 @@ pub struct MemtableSlot {
 #[derive(Debug)]
 pub struct Owes {
     waste_bytes: AtomicU64,
+    /// Changes under the commit lock.
+    names_bytes: AtomicUsize,
     keyspaces: OrderedMutex<BTreeSet<KeyspaceNumber>>,
     keyspace_count: AtomicU64,
 }
@@ -77,6 +79,7 @@ impl Default for Owes {
     fn default() -> Owes {
         Owes {
             waste_bytes: AtomicU64::new(0),
+            names_bytes: AtomicUsize::new(0),
             keyspaces: OrderedMutex::new(FIRST_KEYSPACES, BTreeSet::new()),
             keyspace_count: AtomicU64::new(0),
         }
@@ -87,6 +90,18 @@ impl Owes {
     /// What leaves may waste, in bytes.
     pub fn waste_bytes(&self) -> u64 {
         self.waste_bytes.load(Ordering::Relaxed)
+    }
+
+    /// What long references to values may take together in one leaf, in bytes.
+    pub fn names_bytes(&self) -> usize {
+        self.names_bytes.load(Ordering::Relaxed)
+    }
+
+    /// A commit came whose references may take so much.
+    pub fn add_names(&self, bytes: usize) {
+        if bytes > 0 {
+            self.names_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
     }
 
     /// How many keyspaces get a first page of their own in a level.

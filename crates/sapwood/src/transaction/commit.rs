@@ -11,7 +11,7 @@ use super::batch_writes::{BatchWrites, Collected};
 use super::pending::{PendingOperation, PendingWrites};
 use super::validate::{Validation, validate};
 use super::validator::Validator;
-use super::value_writer::{Owned, ValueWriter};
+use super::value_writer::{Owned, ValueWriter, WrittenValue};
 use crate::error::{Error, Result};
 use crate::log::buffer::DIRECT_BYTES_MAX;
 use crate::log::operation::CommitEncoder;
@@ -22,7 +22,7 @@ use crate::merge::throttle::{
     admit, admit_ahead, before_commit, before_commit_of_value, check_held_up, is_log_behind,
     is_memory_full, make_room_in_log, wait_for_memory,
 };
-use crate::merge::versions::seal_before_too_many;
+use crate::merge::versions::{note_names, seal_before_too_many};
 use crate::options::Durability;
 use crate::page::{Block, Charge, MemoryPart};
 use crate::segment::overflow::{blocks_of, write_value};
@@ -225,7 +225,18 @@ pub fn commit_value(
     value: ValueWriter,
     durability: Durability,
 ) -> Result<SequenceNumber> {
-    let (reference, owned) = value.finish()?.into_parts();
+    commit_written(core, keyspace, key, value.finish()?, durability)
+}
+
+/// The same of one that has ended.
+pub(super) fn commit_written(
+    core: &Arc<Core>,
+    keyspace: KeyspaceNumber,
+    key: &[u8],
+    value: WrittenValue,
+    durability: Durability,
+) -> Result<SequenceNumber> {
+    let (reference, owned) = value.into_parts();
     let blocks = blocks_of(&reference).collect();
     let mut prepared = Prepared { blocks, owned: Some(owned), ..Prepared::default() };
     let mut encoded = Vec::new();
@@ -487,7 +498,7 @@ fn place(
             core.write_log_to(core.log.positions().end)?;
             continue;
         }
-        seal_before_too_many(core);
+        seal_before_too_many(core, prepared.blocks.len());
         let number = core.commit_numbers().0;
         let named = match (prepared.blocks.is_empty(), prepared.names_unsynced) {
             (true, _) => NamedBlocks::None,
@@ -499,6 +510,7 @@ fn place(
         match core.log.append(RecordKind::Commit, number, named, &parts) {
             Ok(appended) => {
                 insert(core, prepared, number)?;
+                note_names(core, prepared.blocks.len());
                 core.log_named.add(appended.end, &prepared.blocks);
                 // Under the lock, so that no flush has them referenced before.
                 prepared.owned.take().into_iter().for_each(Owned::release);

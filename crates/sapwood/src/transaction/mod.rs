@@ -27,6 +27,8 @@ mod tests_adoption;
 #[cfg(test)]
 mod tests_build;
 #[cfg(test)]
+mod tests_flush;
+#[cfg(test)]
 mod tests_hostile;
 #[cfg(test)]
 mod tests_overtaken;

@@ -126,6 +126,14 @@ pub struct WrittenValue {
 }
 
 impl WrittenValue {
+    /// As if a value had been written into these blocks.
+    #[cfg(test)]
+    pub(super) fn in_blocks(core: &Arc<Core>, blocks: Vec<Block>) -> WrittenValue {
+        let owned = Owned::new(core, blocks.clone());
+        let reference = OverflowReference { length: 1, blocks, ..OverflowReference::default() };
+        WrittenValue { reference, owned }
+    }
+
     /// Where it lies.
     pub fn reference(&self) -> &OverflowReference {
         &self.reference

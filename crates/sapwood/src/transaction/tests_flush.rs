@@ -1,0 +1,68 @@
+//! What one step of a flush may take, and what one of its leaves.
+
+use super::PendingWrites;
+use super::commit::{commit, commit_written, create_keyspace};
+use super::tests_rules::{key, options, read};
+use super::value_writer::WrittenValue;
+use crate::merge::{flush, step};
+use crate::options::{Durability, Options};
+use crate::segment::key_range::KeyRange;
+use crate::state::background::Job;
+use crate::state::catalogue::KeyspaceSettings;
+use crate::state::{Core, SnapshotHold, create};
+use crate::storage::SimulatedStorage;
+use crate::sync::{Arc, Clock};
+use crate::types::KeyspaceNumber;
+
+fn made(options: Options) -> (Arc<Core>, KeyspaceNumber) {
+    let storage = Arc::new(SimulatedStorage::new());
+    let core = create::create(storage, options, Clock::fake().0).unwrap();
+    let settings = KeyspaceSettings::default();
+    let keyspace = create_keyspace(&core, "a", settings, Durability::Buffered).unwrap();
+    (core, keyspace)
+}
+
+fn seal(core: &Core) {
+    let _order = core.commit_order.lock();
+    core.seal();
+}
+
+/// Nothing is written of keys that a range deletion hides, so what was written ends no step.
+#[test]
+fn a_flush_of_what_nobody_sees_is_made_in_steps() {
+    let (core, keyspace) = made(Options { memory_budget: 64 << 20, ..options() });
+    let mut writes = PendingWrites::new();
+    (0..30_000).for_each(|number| writes.put(keyspace, &key(number), b""));
+    commit(&core, &writes, Durability::Buffered, None).unwrap();
+    let mut writes = PendingWrites::new();
+    writes.delete_range(keyspace, KeyRange::new(Vec::new(), None));
+    commit(&core, &writes, Durability::Buffered, None).unwrap();
+    seal(&core);
+    let mut job = flush::begin(&core).unwrap();
+    let mut steps = 1;
+    while !job.step(&core).unwrap() {
+        steps += 1;
+    }
+    assert!(steps >= 5, "{steps} steps");
+    assert!(read(&core, keyspace).is_empty());
+}
+
+/// Where single pages are free and nothing else, a leaf has room for few references to values.
+#[test]
+fn versions_with_long_references_fit_a_leaf() {
+    let options = Options { region_bytes: 128 << 10, memory_budget: 64 << 20, ..options() };
+    let (core, keyspace) = made(options);
+    let allocator = core.pages.allocator();
+    // Where there is room, the values that the log names cause no flush before.
+    allocator.ensure_free(1 << 20).unwrap();
+    let mut holds = Vec::new();
+    for _ in 0..60 {
+        let pages: Vec<_> = (0..6000).map(|_| allocator.allocate(1, 1).unwrap()).collect();
+        let value = WrittenValue::in_blocks(&core, pages.into_iter().step_by(2).collect());
+        commit_written(&core, keyspace, b"key", value, Durability::Memory).unwrap();
+        holds.push(SnapshotHold::take(&core));
+    }
+    seal(&core);
+    step::flush_sealed(&core).unwrap();
+    assert!(core.state().young.len() > 1);
+}
