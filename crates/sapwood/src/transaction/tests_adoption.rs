@@ -9,7 +9,9 @@ use crate::merge::step::{run_step, sync, wait_until_idle};
 use crate::merge::verify::{Activity, verify_with};
 use crate::options::Durability;
 use crate::page::Block;
+use crate::state::reserve::{Brings, has_room};
 use crate::storage::CrashPlan;
+use crate::sync::atomic::Ordering;
 use crate::sync::{Random, locks_taken};
 
 fn commit(engine: &Engine, mut layers: Layers) {
@@ -25,13 +27,10 @@ fn no_step_that_takes_up_a_transaction_takes_longer_for_more_blocks() {
         let engine = Engine::new();
         let core = &engine.core;
         let allocator = core.pages.allocator();
-        let pages: Vec<_> = (0..2 * count).map(|_| allocator.allocate(1, 1).unwrap()).collect();
-        let mut layers = Layers::new(core.pages.budget());
-        layers.top().put(engine.keyspace, b"k", b"v");
-        layers.spill(core).unwrap();
-        let scattered: Vec<Block> = pages.into_iter().step_by(2).collect();
-        // As if it had put as many values.
-        core.pending.set_values(layers.segments().next().unwrap().blocks(), &scattered);
+        let layers = of_many_blocks(&engine, count);
+        let name = layers.segments().next().unwrap().blocks();
+        let blocks: Vec<Block> = core.pending.of(name).iter().collect();
+        assert!(blocks.len() >= count);
         commit(&engine, layers);
         let mut most = 0;
         while core.view().sealed.iter().any(|slot| slot.by_reference.is_some()) {
@@ -40,12 +39,63 @@ fn no_step_that_takes_up_a_transaction_takes_longer_for_more_blocks() {
             most = most.max(locks_taken() - before);
         }
         assert!(core.pending.blocks().is_empty());
-        assert!(scattered.iter().all(|block| allocator.is_referenced(*block)));
+        assert!(blocks.iter().all(|block| allocator.is_referenced(*block)));
         allocator.check_sound().unwrap();
         most
     };
     let (few, many) = (locks_for(10), locks_for(10_000));
     assert!(many < few + 20, "{few} locks in a step for 10 blocks, {many} for 10,000");
+}
+
+/// A transaction that has put as many values, in blocks that have no neighbours.
+fn of_many_blocks(engine: &Engine, count: usize) -> Layers {
+    let core = &engine.core;
+    let allocator = core.pages.allocator();
+    let pages: Vec<_> = (0..2 * count).map(|_| allocator.allocate(1, 1).unwrap()).collect();
+    let scattered: Vec<Block> = pages.into_iter().step_by(2).collect();
+    let mut layers = Layers::new(core.pages.budget());
+    layers.top().put(engine.keyspace, b"k", b"v");
+    layers.spill(core).unwrap();
+    core.pending.set_values(layers.segments().next().unwrap().blocks(), &scattered);
+    layers
+}
+
+/// Each commit of a large value makes one step, and until the adoption before it has ended no
+/// durable state passes what the log names. Commits that looked ahead for the steps of memtables
+/// alone began too late, and the file grew meanwhile for what was owed twice.
+#[test]
+fn commits_of_large_values_look_ahead_for_the_steps_of_an_adoption() {
+    let mut engine = Engine::new();
+    let core = engine.core.clone();
+    let mut random = Random::from_seed(1);
+    let mut value = vec![0; 64 << 10];
+    let mut numbers = 0..;
+    let named_pages = || core.log_named.pages();
+    let steps = 20;
+    commit(&engine, of_many_blocks(&engine, steps * 16));
+    core.pages.allocator().ensure_free(24 << 10).unwrap();
+    while named_pages() <= 5 << 10 {
+        random.fill(&mut value);
+        engine.put(numbers.next(), &value);
+    }
+    // For more than comes meanwhile.
+    while has_room(&core, Brings::Data, 5 << 20) {
+        core.pages.allocator().allocate(16, 16).unwrap();
+    }
+    let flush_steps = || core.background.flush_steps.load(Ordering::Relaxed);
+    let (file_pages, before) = (core.pages.allocator().file_pages(), flush_steps());
+    loop {
+        let (named, made) = (named_pages(), flush_steps());
+        random.fill(&mut value);
+        engine.put(numbers.next(), &value);
+        assert!(flush_steps() <= made + 1, "a commit waited for more than one step");
+        if named_pages() < named {
+            break;
+        }
+    }
+    assert!(flush_steps() - before > steps as u64, "it was not taken up step by step");
+    let grown = core.pages.allocator().file_pages() - file_pages;
+    assert_eq!(grown, 0, "the file has grown by so many pages");
 }
 
 /// Only a damaged file gives a page to two: its maps said that it was free, and a merge gave it
