@@ -198,6 +198,64 @@ fn under_the_commit_lock_what_was_read_is_not_asked_for_again() {
     }
 }
 
+/// One range may hold all that there is: under the lock it would be walked for one key of others.
+#[test]
+fn under_the_commit_lock_a_range_that_was_read_is_not_walked_again() {
+    for by_reference in [false, true] {
+        let mut engine = Engine::new();
+        let (core, keyspace) = (engine.core.clone(), engine.keyspace);
+        engine.put(0..1_000, b"read");
+        let (name, began) = begin(&core);
+        engine.put([60_000], b"before its commit");
+        let mut reads = ReadSet::new(usize::MAX);
+        reads.add_range(keyspace, &KeyRange::new(key(0), Some(key(50_000))));
+        let validation = Validation { began, reads: Some(&reads) };
+        let before = validations(&core);
+        let other = core.clone();
+        let (result, points) = beside(
+            move |point| put(&other, keyspace, [70_000 + point]),
+            || commit_one(&core, keyspace, &validation, by_reference),
+        );
+        result.unwrap();
+        assert!(points > 4, "{points} points");
+        assert_eq!(validations(&core) - before, 1, "by reference: {by_reference}");
+        core.end_transaction(name);
+    }
+}
+
+/// A commit by reference walks what came since it looked, under the commit lock. What it has looked
+/// at is sealed, so that one key of others does not bring all that lay beside it into the walk.
+#[test]
+fn what_comes_after_the_look_of_a_commit_by_reference_lies_by_itself() {
+    let mut beside_the_last = 0;
+    for at in 1.. {
+        let mut engine = Engine::new();
+        let (core, keyspace) = (engine.core.clone(), engine.keyspace);
+        let (name, began) = begin(&core);
+        engine.put(0..1_000, b"before its commit");
+        let (other, number) = (core.clone(), Rc::new(Cell::new(None)));
+        let of_other = number.clone();
+        let validation = Validation { began, reads: None };
+        let (result, _) = beside(
+            move |point| {
+                if point == at {
+                    put(&other, keyspace, [70_000]);
+                    of_other.set(Some(other.last_placed()));
+                }
+            },
+            || commit_one(&core, keyspace, &validation, true),
+        );
+        let placed = result.unwrap();
+        core.end_transaction(name);
+        let Some(number) = number.get().filter(|number| *number < placed) else { break };
+        let view = core.view();
+        let slot = view.memtables().find(|slot| slot.last_sequence() == Some(number));
+        beside_the_last = slot.unwrap().table.entry_count();
+    }
+    // At the last of these points it has looked, and has not its place yet.
+    assert_eq!(beside_the_last, 1, "entries are walked under the commit lock");
+}
+
 #[test]
 fn under_the_commit_lock_what_was_written_is_not_asked_for_again() {
     let mut engine = Engine::new();
