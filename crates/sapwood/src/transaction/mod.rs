@@ -31,6 +31,8 @@ mod tests_flush;
 #[cfg(test)]
 mod tests_hostile;
 #[cfg(test)]
+mod tests_memory;
+#[cfg(test)]
 mod tests_overtaken;
 #[cfg(test)]
 mod tests_rules;

@@ -1,0 +1,62 @@
+//! What the steps of flushes and merges hold in memory, and that the budget knows of it.
+
+use std::ops::Range;
+
+use super::PendingWrites;
+use super::commit::commit;
+use super::tests_rules::{Engine, options, planned, promote_above, with_a_large_last_level};
+use crate::merge::debt::Pressure;
+use crate::merge::promote::{Plan, promote};
+use crate::merge::ranges::source_fragments;
+use crate::merge::step::close;
+use crate::options::{Durability, Options};
+use crate::segment::key_range::KeyRange;
+use crate::state::{Core, recovery};
+use crate::storage::CrashPlan;
+use crate::sync::{Arc, Clock};
+
+/// Deletes ranges that lie before the first key, and flushes them.
+fn delete_ranges(engine: &Engine, ranges: Range<u32>) {
+    let border = |n: u32| n.to_be_bytes()[1..].to_vec();
+    let mut writes = PendingWrites::new();
+    for n in ranges {
+        let range = KeyRange::new(border(n * 2), Some(border(n * 2 + 1)));
+        writes.delete_range(engine.keyspace, range);
+    }
+    commit(&engine.core, &writes, Durability::Buffered, None).unwrap();
+    engine.flush();
+}
+
+/// What the range tombstones take that a step holds.
+fn ranges_bytes(core: &Core, plan: &Plan) -> u64 {
+    let fragments = source_fragments(&core.pages, plan.keyspace, &plan.sources, &plan.range);
+    fragments.unwrap().map(|fragment| fragment.unwrap().memory_bytes() as u64).sum()
+}
+
+#[test]
+fn steps_of_many_threads_hold_no_more_range_tombstones_together_than_those_of_few() {
+    let mut engine = with_a_large_last_level();
+    for part in 0..8 {
+        delete_ranges(&engine, part * 600..(part + 1) * 600);
+    }
+    promote_above(&engine, 1);
+    close(&engine.core).unwrap();
+    let storage = engine.storage.clone();
+    let mut most_of = |merge_threads: usize| {
+        let options = Options { merge_threads, ..options() };
+        // Nobody starts the threads here: it is planned as if there were so many.
+        let storage = Arc::new(storage.crash_copy(CrashPlan::KeepNone));
+        engine.core = recovery::open(storage, options, Clock::fake().0).unwrap();
+        let mut most = 0;
+        while let Some(plan) = planned(&engine.core, Pressure::Quiet) {
+            most = most.max(ranges_bytes(&engine.core, &plan));
+            promote(&engine.core, plan).unwrap();
+        }
+        engine.check();
+        most
+    };
+    for threads in [1, 2, 4, 16] {
+        let (most, all) = (most_of(threads), options().memory_budget / 8);
+        assert!(most > 0 && most * threads as u64 <= all, "{threads} threads: {most} bytes each");
+    }
+}
