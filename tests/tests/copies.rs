@@ -224,6 +224,42 @@ fn a_value_larger_than_the_budget_is_copied_piece_by_piece() {
     assert_eq!(access::verify(&copy).unwrap(), None);
 }
 
+/// It is a database of its own, with a budget, maps and keyspaces: the source's cache gives way to
+/// them for as long as it is made.
+#[test]
+fn what_a_copy_takes_counts_for_its_source_while_it_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = builder().memory_budget(64 << 20).open_in_memory().unwrap();
+    for number in 0..100 {
+        let keyspace = source.keyspace(&format!("keyspace {number}")).unwrap();
+        keyspace.put("key", vec![7; 2000]).unwrap();
+    }
+    source.flush().unwrap();
+    let counted = || {
+        let memory = source.stats().unwrap().memory;
+        [memory.merge_buffers, memory.free_maps, memory.other]
+    };
+    for is_cancelled in [false, true] {
+        let (before, mut reports) = (counted(), 0);
+        let result = source.compact_to(
+            folder.path().join(format!("copy {is_cancelled}")),
+            &mut |done: u64, total: u64| {
+                reports += 1;
+                if done < total {
+                    let [buffers, maps, other] = counted();
+                    assert!(buffers >= before[0] + (4 << 20), "{buffers} bytes of buffers");
+                    assert!(maps > before[1], "{maps} bytes of maps");
+                    assert!(other > before[2] + 100 * 50, "{other} bytes of keyspaces");
+                }
+                !is_cancelled
+            },
+        );
+        assert_eq!(result.is_err(), is_cancelled, "{result:?}");
+        assert!(reports > 0);
+        assert_eq!(counted(), before);
+    }
+}
+
 /// In the other process: where it may work.
 #[cfg(target_os = "linux")]
 const FOLDER: &str = "SAPWOOD_COPIES_FOLDER";
