@@ -3,16 +3,20 @@
 use std::ops::Range;
 
 use super::PendingWrites;
-use super::commit::commit;
+use super::commit::{commit, create_keyspace};
 use super::tests_rules::{Engine, options, planned, promote_above, with_a_large_last_level};
 use crate::merge::debt::Pressure;
+use crate::merge::flush;
 use crate::merge::promote::{Plan, promote};
 use crate::merge::ranges::source_fragments;
 use crate::merge::step::close;
 use crate::options::{Durability, Options};
+use crate::page::MemoryPart;
 use crate::segment::key_range::KeyRange;
-use crate::state::{Core, recovery};
-use crate::storage::CrashPlan;
+use crate::state::background::Job;
+use crate::state::catalogue::KeyspaceSettings;
+use crate::state::{Core, create, recovery};
+use crate::storage::{CrashPlan, SimulatedStorage};
 use crate::sync::{Arc, Clock};
 
 /// Deletes ranges that lie before the first key, and flushes them.
@@ -31,6 +35,10 @@ fn delete_ranges(engine: &Engine, ranges: Range<u32>) {
 fn ranges_bytes(core: &Core, plan: &Plan) -> u64 {
     let fragments = source_fragments(&core.pages, plan.keyspace, &plan.sources, &plan.range);
     fragments.unwrap().map(|fragment| fragment.unwrap().memory_bytes() as u64).sum()
+}
+
+fn merge_buffers(core: &Core) -> u64 {
+    core.pages.budget().part(MemoryPart::MergeBuffers)
 }
 
 #[test]
@@ -59,4 +67,28 @@ fn steps_of_many_threads_hold_no_more_range_tombstones_together_than_those_of_fe
         let (most, all) = (most_of(threads), options().memory_budget / 8);
         assert!(most > 0 && most * threads as u64 <= all, "{threads} threads: {most} bytes each");
     }
+}
+
+#[test]
+fn the_hashes_that_a_flush_keeps_for_its_filter_are_counted() {
+    let storage = SimulatedStorage::new();
+    let options = Options { memory_budget: 64 << 20, ..options() };
+    let core = create::create(Arc::new(storage.clone()), options, Clock::fake().0).unwrap();
+    let settings = KeyspaceSettings::default();
+    let keyspace = create_keyspace(&core, "a", settings, Durability::Buffered).unwrap();
+    let mut engine = Engine { storage, core, keyspace, model: Default::default() };
+    let core = engine.core.clone();
+    let count = 100_000;
+    // Tombstones: puts would go to the last level, which has filters of its own.
+    (0..count).step_by(2000).for_each(|first| engine.delete(first..first + 2000));
+    engine.seal();
+    let mut job = flush::begin(&core).unwrap();
+    let mut most = 0;
+    while !job.step(&core).unwrap() {
+        most = most.max(merge_buffers(&core));
+    }
+    let least = u64::from(count) * 8 / 10 * 9;
+    assert!(most >= least, "{most} bytes are counted, and the hashes take {least}");
+    drop(job);
+    assert_eq!(merge_buffers(&core), 0);
 }
