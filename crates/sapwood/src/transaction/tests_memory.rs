@@ -1,6 +1,8 @@
 //! What the steps of flushes and merges hold in memory, and that the budget knows of it.
 
+use std::cell::Cell;
 use std::ops::Range;
+use std::rc::Rc;
 
 use super::PendingWrites;
 use super::commit::{commit, create_keyspace};
@@ -17,6 +19,7 @@ use crate::state::background::Job;
 use crate::state::catalogue::KeyspaceSettings;
 use crate::state::{Core, create, recovery};
 use crate::storage::{CrashPlan, SimulatedStorage};
+use crate::sync::preempt::set_hook;
 use crate::sync::{Arc, Clock};
 
 /// Deletes ranges that lie before the first key, and flushes them.
@@ -90,5 +93,31 @@ fn the_hashes_that_a_flush_keeps_for_its_filter_are_counted() {
     let least = u64::from(count) * 8 / 10 * 9;
     assert!(most >= least, "{most} bytes are counted, and the hashes take {least}");
     drop(job);
+    assert_eq!(merge_buffers(&core), 0);
+}
+
+/// They go into the state with the install, which may have to wait for others.
+#[test]
+fn the_range_tombstones_of_a_step_are_counted_until_its_install() {
+    let engine = with_a_large_last_level();
+    for part in 0..8 {
+        delete_ranges(&engine, part * 100..(part + 1) * 100);
+    }
+    let core = engine.core.clone();
+    let plan = planned(&core, Pressure::Writing).unwrap();
+    let held = ranges_bytes(&core, &plan);
+    assert!(!plan.is_last && held > 40_000, "{held} bytes");
+    let (before, last) = (core.state().epoch, Rc::new(Cell::new(0)));
+    let (seen, other) = (last.clone(), core.clone());
+    // The last of these points is right before the lock under which it is installed.
+    set_hook(Some(Rc::new(move || {
+        if other.state().epoch == before {
+            seen.set(merge_buffers(&other));
+        }
+    })));
+    promote(&core, plan).unwrap();
+    set_hook(None);
+    assert!(core.state().epoch > before);
+    assert!(last.get() >= held, "{} bytes are counted, and {held} are held", last.get());
     assert_eq!(merge_buffers(&core), 0);
 }
