@@ -55,8 +55,9 @@ pub struct FlushJob {
     cursor: MemtableCursor,
     /// Registered snapshots, ascending.
     registered: Vec<SequenceNumber>,
-    /// What versions that nobody sees count for in a step: nothing is written of them.
-    passed_bytes: u64,
+    /// What a step takes beside its nodes: the blocks of values that it writes, and versions that
+    /// nobody sees, of which nothing is written.
+    beside_bytes: u64,
     /// `None` once everything is written.
     nodes: Option<NodeWriter>,
     writer: Option<SegmentWriter>,
@@ -165,7 +166,7 @@ pub fn begin(core: &Core) -> Option<FlushJob> {
     Some(FlushJob {
         cursor,
         registered,
-        passed_bytes: 0,
+        beside_bytes: 0,
         nodes: Some(nodes),
         writer: Some(SegmentWriter::new(options, filter, Vec::new())),
         filter_seed: Random::from_entropy().next_u64(),
@@ -232,10 +233,10 @@ fn leave_out_runs(core: &Core, keyspaces: BTreeSet<KeyspaceNumber>, error: &Erro
 
 impl FlushJob {
     fn try_step(&mut self, core: &Arc<Core>) -> Result<bool> {
-        let done = self.written_bytes() + self.passed_bytes;
+        let done = self.written_bytes() + self.beside_bytes;
         while self.cursor.valid() {
             self.flush_key(core)?;
-            if self.written_bytes() + self.passed_bytes - done >= core.options.step_bytes {
+            if self.written_bytes() + self.beside_bytes - done >= core.options.step_bytes {
                 return Ok(false);
             }
         }
@@ -273,7 +274,11 @@ impl FlushJob {
         let mut current = std::mem::take(&mut self.current);
         let result = self.take_versions(&mut current);
         self.charge.set(current.values.capacity() as u64 + self.hash_bytes());
+        let values = self.change.written.len();
         let result = result.and_then(|()| self.place_key(core, &current));
+        let new = self.change.written.iter().skip(values);
+        let pages: u64 = new.map(|block| u64::from(block.pages)).sum();
+        self.beside_bytes += pages * u64::from(core.pages.layout().page_size);
         self.current = current;
         result
     }
@@ -361,7 +366,7 @@ impl FlushJob {
                 let died = blocks_of(&reference).map(|block| Dead::value(block, Epoch(0)));
                 self.change.died.extend(died);
             }
-            self.passed_bytes += if is_seen { 0 } else { PASSED_BYTES };
+            self.beside_bytes += if is_seen { 0 } else { PASSED_BYTES };
             newer = Some(number);
             self.cursor.next();
         }

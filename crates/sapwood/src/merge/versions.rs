@@ -52,6 +52,14 @@ fn names_bytes(layout: &Layout, blocks: usize) -> usize {
     if bytes <= reference_bytes_max(layout) { 0 } else { bytes }
 }
 
+/// How many blocks the values of one key may lie in that a commit puts: those that are written, or
+/// the pages of the longest value that goes to blocks with its flush.
+pub fn blocks_named(core: &Core, written: usize, longest_put: usize) -> usize {
+    let is_long = longest_put > OVERFLOW_BYTES_ALWAYS;
+    let pages = if is_long { core.pages.layout().node_pages(longest_put) } else { 0 };
+    written.max(pages as usize)
+}
+
 /// Seals the memtable that takes writes when the next commit, with values in so many blocks, might
 /// be one version too many for a leaf. The commit lock is held.
 pub fn seal_before_too_many(core: &Core, blocks: usize) {

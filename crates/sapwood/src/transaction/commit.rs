@@ -22,7 +22,7 @@ use crate::merge::throttle::{
     admit, admit_ahead, before_commit, before_commit_of_value, check_held_up, is_log_behind,
     is_memory_full, make_room_in_log, wait_for_memory,
 };
-use crate::merge::versions::{note_names, seal_before_too_many};
+use crate::merge::versions::{blocks_named, note_names, seal_before_too_many};
 use crate::options::Durability;
 use crate::page::{Block, Charge, MemoryPart};
 use crate::segment::overflow::{blocks_of, write_value};
@@ -498,7 +498,9 @@ fn place(
             core.write_log_to(core.log.positions().end)?;
             continue;
         }
-        seal_before_too_many(core, prepared.blocks.len());
+        let (written, longest_put) = (prepared.blocks.len(), prepared.encoder.longest_put());
+        let blocks = blocks_named(core, written, longest_put);
+        seal_before_too_many(core, blocks);
         let number = core.commit_numbers().0;
         let named = match (prepared.blocks.is_empty(), prepared.names_unsynced) {
             (true, _) => NamedBlocks::None,
@@ -510,7 +512,7 @@ fn place(
         match core.log.append(RecordKind::Commit, number, named, &parts) {
             Ok(appended) => {
                 insert(core, prepared, number)?;
-                note_names(core, prepared.blocks.len());
+                note_names(core, blocks);
                 core.log_named.add(appended.end, &prepared.blocks);
                 // Under the lock, so that no flush has them referenced before.
                 prepared.owned.take().into_iter().for_each(Owned::release);

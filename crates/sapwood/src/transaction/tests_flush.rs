@@ -11,7 +11,7 @@ use crate::state::background::Job;
 use crate::state::catalogue::KeyspaceSettings;
 use crate::state::{Core, SnapshotHold, create};
 use crate::storage::SimulatedStorage;
-use crate::sync::{Arc, Clock};
+use crate::sync::{Arc, Clock, Random};
 use crate::types::KeyspaceNumber;
 
 fn made(options: Options) -> (Arc<Core>, KeyspaceNumber) {
@@ -45,6 +45,33 @@ fn a_flush_of_what_nobody_sees_is_made_in_steps() {
     }
     assert!(steps >= 5, "{steps} steps");
     assert!(read(&core, keyspace).is_empty());
+}
+
+/// Values of this length lie in the memtable, and in blocks of their own from their flush on: what
+/// is written of them are no nodes.
+#[test]
+fn a_flush_of_values_that_go_to_blocks_is_made_in_steps() {
+    let (core, keyspace) = made(Options { memory_budget: 64 << 20, ..options() });
+    let mut random = Random::from_seed(1);
+    let mut value = vec![0; 40 << 10];
+    let mut writes = PendingWrites::new();
+    for number in 0..20 {
+        random.fill(&mut value);
+        writes.put(keyspace, &key(number), &value);
+    }
+    commit(&core, &writes, Durability::Buffered, None).unwrap();
+    // Each of the pages of one may lie alone: first page and count, which differ by little at best.
+    let names = core.view().active.owes.names_bytes();
+    assert!(names >= 40 * 2, "{names} bytes for the longest reference");
+    seal(&core);
+    let mut job = flush::begin(&core).unwrap();
+    let mut steps = 1;
+    while !job.step(&core).unwrap() {
+        steps += 1;
+    }
+    let least = 20 * value.len() as u64 / core.options.step_bytes / 2;
+    assert!(least > 4 && steps >= least, "{steps} steps");
+    assert_eq!(read(&core, keyspace).len(), 20);
 }
 
 /// Where single pages are free and nothing else, a leaf has room for few references to values.
