@@ -189,12 +189,16 @@ impl Memtable {
 
     /// Makes range tombstones of the joined ones, so that they outlive the memtable. Nothing is
     /// inserted any more. Nobody may need to know what changed before their numbers, which they
-    /// would pass for a change.
+    /// would pass for a change. Where newer range tombstones lie already they are forgotten: what
+    /// they stand for is there, and a number that comes late has no place in shared lists.
     pub fn keep_joined(&self) {
         let Some(joined) = self.joined() else { return };
         for range in joined.ranges() {
             let JoinedRange { keyspace, start, end, number } = range;
-            self.insert_range_delete(*keyspace, start, Some(end), *number);
+            let older = self.range_deletes().older_than(*keyspace, (start, end), *number);
+            for (start, end) in older.into_iter().flatten() {
+                self.insert_range_delete(*keyspace, &start, Some(&end), *number);
+            }
         }
         self.has_joined.store(false, Ordering::Release);
         self.joined.store(Arc::default());

@@ -12,6 +12,8 @@ use crate::sync::Arc;
 
 /// Fragments that are copied together when one of them changes.
 const BLOCK_FRAGMENTS: usize = 64;
+/// Each insertion takes a count for each 64 fragments of the whole.
+const STRETCHES_MAX: usize = 64;
 /// What an allocation costs beside its content, about: two counts, and what the allocator adds and
 /// rounds up.
 pub(super) const ALLOCATION_BYTES: usize = 32;
@@ -154,6 +156,33 @@ impl RangeDeletes {
         self.content.overlapping(keyspace, start, end)
     }
 
+    /// The stretches of `[start, end)` over which no tombstone has this number or a higher one;
+    /// nothing when they are very many.
+    pub(super) fn older_than(
+        &self,
+        keyspace: KeyspaceNumber,
+        (start, end): (&[u8], &[u8]),
+        number: SequenceNumber,
+    ) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+        let mut stretches = Vec::new();
+        let mut open = start;
+        let fragments = self.overlapping(keyspace, start, Some(end));
+        for fragment in fragments.filter(|fragment| fragment.newest() >= number) {
+            if *open < *fragment.start {
+                stretches.push((open.to_vec(), fragment.start.to_vec()));
+            }
+            if stretches.len() > STRETCHES_MAX {
+                return None;
+            }
+            match fragment.end() {
+                Some(fragment_end) if fragment_end < end => open = fragment_end,
+                _ => return Some(stretches),
+            }
+        }
+        stretches.push((open.to_vec(), end.to_vec()));
+        Some(stretches)
+    }
+
     /// The highest number at or below `at` of a range tombstone that covers `key`.
     #[must_use]
     pub fn covering(
@@ -213,7 +242,8 @@ impl Content {
     }
 
     /// The same with one tombstone more over `[start, end)`, which is not empty. Complexity: what
-    /// it overlaps, and one count for each 64 fragments of the whole.
+    /// it overlaps, and one count for each 64 fragments of the whole; where a higher number lies
+    /// already, a copy of all numbers there for each fragment.
     pub(super) fn with(
         &self,
         keyspace: KeyspaceNumber,

@@ -517,3 +517,60 @@ fn a_reader_that_meets_the_first_split_finds_what_moved() {
         current.store(TABLES, Ordering::Release);
     });
 }
+
+/// A queue that is trimmed by range deletions after a scan over dead keys: its fragments have one
+/// list of numbers, in which the number of the scan has no place.
+#[test]
+fn what_was_joined_before_ranges_were_deleted_takes_no_memory_at_the_flush() {
+    let table = table();
+    let keyspace = KeyspaceNumber(1);
+    let key = |number: u32| number.to_be_bytes();
+    table.insert(keyspace, &key(0), SequenceNumber(1), Operation::Delete);
+    assert!(table.join(keyspace, &key(0), &key(90_000), SequenceNumber(1)));
+    let count = 1000;
+    for number in 1..=count {
+        let sequence = SequenceNumber(u64::from(number) + 1);
+        table.insert_range_delete(keyspace, &key(0), Some(&key(number * 5)), sequence);
+    }
+    let before = table.bytes();
+    table.keep_joined();
+    assert!(table.bytes() < before + 1000, "{before} bytes before, {} behind", table.bytes());
+    let covering =
+        |number| table.covering_range_delete(keyspace, &key(number), SequenceNumber::MAX);
+    assert_eq!(covering(7), Some(SequenceNumber(u64::from(count) + 1)));
+    assert_eq!(covering(count * 5), Some(SequenceNumber(1)), "where no newer one lies it is kept");
+    assert_eq!(covering(90_000), None);
+}
+
+proptest! {
+    #[test]
+    fn what_is_kept_of_joined_ranges_hides_no_less_than_they_did(
+        deleted in prop::collection::vec((0..30u8, 1..12u8), 0..20),
+        joined in prop::collection::vec((0..30u8, 1..20u8, 1..20u64), 0..4),
+    ) {
+        let (table, keyspace) = (table(), KeyspaceNumber(1));
+        table.insert(keyspace, b"x", SequenceNumber(1), Operation::Delete);
+        for (index, (start, length)) in (0u64..).zip(&deleted) {
+            for (from, more, number) in joined.iter().filter(|joined| joined.2 == index + 1) {
+                let end = from + more;
+                table.join(keyspace, &[*from], &[end], SequenceNumber(*number));
+            }
+            let sequence = SequenceNumber(index + 2);
+            table.insert_range_delete(keyspace, &[*start], Some(&[start + length]), sequence);
+        }
+        let covering = |key: u8| {
+            table.covering_range_delete(keyspace, &[key], SequenceNumber::MAX)
+        };
+        let before: Vec<_> = (0..60).map(covering).collect();
+        let joined = table.joined();
+        let joined: Vec<_> = joined.iter().flat_map(|joined| joined.ranges()).collect();
+        table.keep_joined();
+        for (key, before) in (0..60).zip(before) {
+            let has_key = |range: &&&JoinedRange| {
+                *range.start <= [key][..] && *range.end > [key][..]
+            };
+            let of_joined = joined.iter().filter(has_key).map(|range| range.number).max();
+            prop_assert_eq!(covering(key), before.max(of_joined));
+        }
+    }
+}
