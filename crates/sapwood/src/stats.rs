@@ -335,8 +335,7 @@ pub struct MemoryStats {
     pub compression: u64,
     /// Free maps.
     pub free_maps: u64,
-    /// What serializable transactions have read, and what is listed of the newest commits while
-    /// large transactions are validated.
+    /// What serializable transactions have read.
     pub read_sets: u64,
     /// Writes of open transactions that lie in memory.
     pub pending_writes: u64,
@@ -345,7 +344,8 @@ pub struct MemoryStats {
     /// States: what they know of keyspaces and segments. What snapshots, cursors and transactions
     /// keep of older ones counts for the application.
     pub states: u64,
-    /// Everything else.
+    /// Everything else, such as what is listed of the newest commits while large transactions are
+    /// validated.
     pub other: u64,
     /// No part of the budget: what handles of the application keep in memory. Nodes that the cache
     /// has let go, or never had, and values, iterators or cursors still hold; entries that

@@ -28,7 +28,7 @@ pub enum MemoryPart {
     Compression,
     /// Free maps.
     FreeMaps,
-    /// Read sets of transactions, and what is listed of commits for their validation.
+    /// Read sets of transactions.
     ReadSets,
     /// Writes of open transactions that lie in memory.
     PendingWrites,
