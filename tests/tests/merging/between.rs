@@ -228,6 +228,49 @@ fn no_commit_beside_large_values_waits_for_more_than_one_step() {
     lab.check_at_rest();
 }
 
+/// Commits of so many values of `value_bytes`, at full debt and without threads: the most steps of
+/// a flush that one waits for.
+fn most_steps(page_bytes: u32, value_bytes: usize, count: u64) -> u64 {
+    let (builder, _) = builder();
+    let builder = builder.page_size(page_bytes).leaf_bytes(page_bytes.max(8 << 10));
+    let builder = builder.region_bytes(16 << 20).memory_budget(64 << 20).step_bytes(256 << 10);
+    let database = builder.open_in_memory().unwrap();
+    let (keyspace, core) = (database.keyspace("a").unwrap(), database.core().unwrap());
+    let steps = || core.background.flush_steps.load(Ordering::Relaxed);
+    let mut random = Random::from_seed(21);
+    let (mut most, mut waited) = (0, 0);
+    for turn in 0..(100 << 20) / (value_bytes as u64 * count) {
+        let mut batch = database.batch();
+        for number in turn * count..(turn + 1) * count {
+            batch.put(&keyspace, key(number), value(&mut random, value_bytes)).unwrap();
+        }
+        let before = steps();
+        batch.commit().unwrap();
+        most = most.max(steps() - before);
+        waited += u64::from(steps() > before);
+    }
+    assert!(waited > 50, "{waited} commits waited");
+    most
+}
+
+/// Their flush writes twice what they take in memory, so it makes as many more steps. Each lets in
+/// a little less than goes with it, and no commit waits for what others were let in for nothing.
+#[test]
+fn no_commit_of_values_that_waste_half_of_their_pages_waits_for_more_than_its_own_steps() {
+    // A step takes four away.
+    for (count, own) in [(1, 1), (3, 1), (6, 2), (30, 10)] {
+        let most = most_steps(64 << 10, 33 << 10, count);
+        assert!(most <= own, "a commit of {count} values waited for {most} steps");
+    }
+}
+
+/// A leaf may have no place for one more of them, and has: a step takes away what it writes.
+#[test]
+fn no_commit_of_values_that_might_waste_a_page_waits_for_what_they_do_not_waste() {
+    let most = most_steps(4 << 10, 1100, 160);
+    assert_eq!(most, 1, "a commit of less than three quarters of a step waited for {most}");
+}
+
 /// The log of a small database is shorter than the record, and the file may grow.
 #[test]
 fn a_record_longer_than_the_log_waits_for_no_more_than_one_step() {

@@ -49,6 +49,17 @@ pub enum Operation<'a> {
     Delete,
 }
 
+impl<'a> Operation<'a> {
+    /// The value, or what says where it lies; empty for a deletion.
+    #[must_use]
+    pub fn value(self) -> &'a [u8] {
+        match self {
+            Operation::Put(value) | Operation::PutOverflow(value) => value,
+            Operation::Delete => &[],
+        }
+    }
+}
+
 /// One version of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Version<'a> {

@@ -78,12 +78,16 @@ impl Job for AdoptJob {
             return Ok(true);
         };
         let (number, cut) = (commit.number, *cut);
+        // No memtable has what it takes up, but nobody waits for more of it than one step.
+        let toll = &core.background.flush_toll;
         if !self.note_pages(core)? {
+            toll.pay(core.options.step_bytes);
             return Ok(false);
         }
         let adopted_pages = mem::take(&mut self.pages);
         let flushed = Some((self.slot.clone(), cut));
         install(core, Change { adopted_pages, flushed, ..Change::default() })?;
+        toll.pay(core.options.step_bytes);
         tracing::debug!(target: "sapwood::flush", %number, "a large transaction was adopted");
         core.counters.flushes.fetch_add(1, Ordering::Relaxed);
         Ok(true)

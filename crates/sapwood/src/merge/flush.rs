@@ -44,9 +44,13 @@ use super::versions::{RoomInLeaf, is_seen, numbers_seen};
 /// Filter bits for each key of a young segment.
 const YOUNG_FILTER_BITS: u8 = 10;
 
-/// What a version that nobody sees counts for in a step, in bytes: less than it takes in the
-/// memtable, so that a flush makes no more steps than that has bytes for.
+/// What a version takes in the memtable beside its key and value, in bytes, at least. One that
+/// nobody sees counts for that in a step, so that a flush makes no more steps than the memtable has
+/// bytes for.
 const PASSED_BYTES: u64 = 16;
+
+/// For this part of what goes from a memtable no commits are let in.
+const KEPT_PART: u64 = 8;
 
 /// A flush in progress.
 #[derive(Debug)]
@@ -58,6 +62,10 @@ pub struct FlushJob {
     /// What a step takes beside its nodes: the blocks of values that it writes, and versions that
     /// nobody sees, of which nothing is written.
     beside_bytes: u64,
+    /// What has gone from the memtable, in bytes.
+    taken_bytes: u64,
+    /// What commits were let in for, of that.
+    paid_bytes: u64,
     /// `None` once everything is written.
     nodes: Option<NodeWriter>,
     writer: Option<SegmentWriter>,
@@ -167,6 +175,8 @@ pub fn begin(core: &Core) -> Option<FlushJob> {
         cursor,
         registered,
         beside_bytes: 0,
+        taken_bytes: 0,
+        paid_bytes: 0,
         nodes: Some(nodes),
         writer: Some(SegmentWriter::new(options, filter, Vec::new())),
         filter_seed: Random::from_entropy().next_u64(),
@@ -202,13 +212,18 @@ pub(crate) fn flush_miscounted(core: &Arc<Core>) -> Result<()> {
 impl Job for FlushJob {
     fn step(&mut self, core: &Arc<Core>) -> Result<bool> {
         let error = match self.try_step(core) {
+            Ok(done) => {
+                self.pay(core);
+                return Ok(done);
+            }
             Err(error) => error,
-            made => return made,
         };
         if leave_out_runs(core, self.where_unreadable(), &error)
             && let Some(anew) = begin(core)
         {
+            let paid_bytes = self.paid_bytes;
             *self = anew;
+            self.paid_bytes = paid_bytes;
             return Ok(false);
         }
         Err(error)
@@ -242,6 +257,15 @@ impl FlushJob {
         }
         self.finish(core)?;
         Ok(true)
+    }
+
+    /// Lets in commits of a little less than has gone from the memtable: so the steps of a flush,
+    /// however many they are, let in less than goes with it, and memory falls until nobody need
+    /// wait.
+    fn pay(&mut self, core: &Core) {
+        let pays = self.taken_bytes - self.taken_bytes / KEPT_PART;
+        core.background.flush_toll.pay(pays.saturating_sub(self.paid_bytes));
+        self.paid_bytes = self.paid_bytes.max(pays);
     }
 
     /// The keyspace in which something could not be read; at the end of all runs, which install
@@ -348,6 +372,7 @@ impl FlushJob {
         while current.is_at(&self.cursor) {
             let number = self.cursor.sequence();
             let operation = self.cursor.operation();
+            self.taken_bytes += PASSED_BYTES + (current.key.len() + operation.value().len()) as u64;
             let is_hidden = |at: SequenceNumber| {
                 let cover = table.covering_range_delete(current.keyspace, &current.key, at);
                 cover.is_some_and(|cover| cover > number)

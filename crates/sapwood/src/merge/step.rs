@@ -462,7 +462,7 @@ pub(super) fn flush_step(core: &Arc<Core>) -> Result<bool> {
     let done = job.step(core)?;
     out.kept = (!done).then_some(job);
     drop(out);
-    core.background.flush_toll.pay(core.options.step_bytes);
+    core.background.named_toll.pay(core.options.step_bytes);
     core.background.flush_steps.fetch_add(1, Ordering::AcqRel);
     Ok(true)
 }

@@ -19,9 +19,10 @@ use crate::log::buffer::DIRECT_BYTES_MAX;
 use crate::state::Core;
 use crate::state::durable::{Purpose, make_durable, make_durable_unless};
 use crate::state::reserve::{
-    Brings, Grant, Standing, has_room, is_hopeless, make_room, names_much, note_hopeless, promise,
-    set_short,
+    Brings, Grant, Standing, flush_bytes, has_room, is_hopeless, make_room, names_much,
+    note_hopeless, promise, set_short,
 };
+use crate::state::toll::Toll;
 use crate::sync::Arc;
 use crate::sync::atomic::Ordering;
 use crate::types::KeyspaceNumber;
@@ -114,7 +115,7 @@ fn pay_debt(core: &Arc<Core>, to_memory: u64, to_segments: u64, has_waited: bool
             waited = wait_for_merging(core, to_segments);
         }
         if waited.is_ok() && !has_waited && debt_of(core).memory >= 1.0 {
-            waited = wait_for_flush(core, to_memory, &|| false);
+            waited = wait_for_flush(core, &core.background.flush_toll, to_memory, &|| false);
         }
         tell_waited(core, begun, owed);
         return waited;
@@ -187,7 +188,8 @@ fn try_flush_what_is_named(core: &Arc<Core>, brings: Brings, bytes: usize) -> Re
     {
         core.log_named.pass_until(cut);
     }
-    wait_for_flush(core, bytes as u64, &|| has_sealed() && is_named_due(core, brings, bytes))?;
+    let is_due = || has_sealed() && is_named_due(core, brings, bytes);
+    wait_for_flush(core, &core.background.named_toll, bytes as u64, &is_due)?;
     pass_what_is_named(core)
 }
 
@@ -207,7 +209,8 @@ fn is_named_due(core: &Core, brings: Brings, bytes: usize) -> bool {
 /// makes its step: twice, as it is written and owed.
 fn bytes_while_flushed(core: &Core, bytes: usize) -> usize {
     let step = usize::try_from(core.options.step_bytes).unwrap_or(usize::MAX).max(1);
-    let steps = core.memtable_bytes() / step + 2 + adopt::steps_ahead(core);
+    let written = usize::try_from(flush_bytes(core)).unwrap_or(usize::MAX);
+    let steps = written / step + 2 + adopt::steps_ahead(core);
     bytes.saturating_add(steps.saturating_mul(bytes.min(step))).saturating_mul(2)
 }
 
@@ -419,11 +422,15 @@ pub(super) fn paid_by_promotion(core: &Core, bytes: u64) -> u64 {
 
 /// Waits for steps of the flush, as many as take away what is brought, while memtables take too
 /// much or it is due for another reason; makes one where nobody is at it.
-fn wait_for_flush(core: &Arc<Core>, bytes: u64, is_due: &dyn Fn() -> bool) -> Result<()> {
+fn wait_for_flush(
+    core: &Arc<Core>,
+    toll: &Toll,
+    bytes: u64,
+    is_due: &dyn Fn() -> bool,
+) -> Result<()> {
     core.counters.stalls.fetch_add(1, Ordering::Relaxed);
     let flush_steps = || core.background.flush_steps.load(Ordering::Acquire);
     let begun = flush_steps();
-    let toll = &core.background.flush_toll;
     let ticket = toll.bring(bytes);
     loop {
         core.check_writable()?;
@@ -478,7 +485,7 @@ pub fn is_log_behind(core: &Core, bytes: usize) -> bool {
 /// When a flush fails.
 pub fn wait_for_memory(core: &Arc<Core>, bytes: usize) -> Result<()> {
     seal_when_full(core);
-    wait_for_flush(core, bytes as u64, &|| false)
+    wait_for_flush(core, &core.background.flush_toll, bytes as u64, &|| false)
 }
 
 fn seal_when_full(core: &Core) {

@@ -309,6 +309,8 @@ pub struct Background {
     pub flush_has_place: AtomicBool,
     /// What commits bring to memtables at full debt, and flushes take away.
     pub flush_toll: Toll,
+    /// What the log names for commits that wait to have it passed, and steps of the flush let in.
+    pub named_toll: Toll,
     /// What commits bring to segments at full debt, and promotions take away.
     pub merge_toll: Toll,
     /// Somebody waits for quiet: merges go on until each range lies in one segment.
@@ -338,6 +340,7 @@ impl Default for Background {
             flush_steps: AtomicU64::new(0),
             flush_has_place: AtomicBool::new(true),
             flush_toll: Toll::default(),
+            named_toll: Toll::default(),
             merge_toll: Toll::default(),
             drain: AtomicU64::new(0),
             last_commit: AtomicU64::new(0),

@@ -347,12 +347,23 @@ pub(crate) fn owed_pages(core: &Core) -> u64 {
     // Memory is taken in chunks; the log knows what is in them. An entry takes more in a leaf than
     // in a record, but not three times as much.
     let logged = core.log.positions().end.0.saturating_sub(core.state().cut.position.0);
-    let bytes = (held + held / 4).min(logged.saturating_mul(3));
+    let bytes = in_leaves(held).min(logged.saturating_mul(3));
     // After a crash the flush would write them anew: nothing proves that they are on disk.
     let named = core.log_named.pages();
     pages_of(core, bytes + core.reserve.sizes.flush_rest_bytes())
         + named
         + beside_pages(core, &core.view())
+}
+
+/// What memtables that take so many bytes take in leaves, at most.
+fn in_leaves(held: u64) -> u64 {
+    held + held / 4
+}
+
+/// What flushes write of all that lies in memory now, in bytes, beside what each writes at least.
+pub fn flush_bytes(core: &Core) -> u64 {
+    let wasted = core.view().memtables().map(|slot| slot.owes.waste_bytes()).sum::<u64>();
+    in_leaves(core.memtable_bytes() as u64) + wasted
 }
 
 /// The least that the flush of a memtable writes: a leaf, a filter, and a leaf of range tombstones.
@@ -418,7 +429,7 @@ pub fn has_room(core: &Core, brings: Brings, bytes: usize) -> bool {
         let held = view.memtables().map(|slot| slot.table.bytes() as u64).sum::<u64>();
         (held, beside_pages(core, &view))
     };
-    let most = pages_of(core, held + held / 4 + core.reserve.sizes.flush_rest_bytes())
+    let most = pages_of(core, in_leaves(held) + core.reserve.sizes.flush_rest_bytes())
         + core.log_named.pages()
         + beside;
     let is_free = |wanted| core.pages.allocator().room_pages() >= wanted;

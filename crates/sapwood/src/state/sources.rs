@@ -54,10 +54,7 @@ impl SortedSource for MemtableSource {
     }
 
     fn value(&self) -> &[u8] {
-        match self.cursor.operation() {
-            Operation::Put(value) | Operation::PutOverflow(value) => value,
-            Operation::Delete => &[],
-        }
+        self.cursor.operation().value()
     }
 
     fn value_frame(&self) -> Option<(&Arc<Frame>, Range<usize>)> {

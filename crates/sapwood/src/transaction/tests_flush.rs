@@ -9,6 +9,7 @@ use crate::options::{Durability, Options};
 use crate::segment::key_range::KeyRange;
 use crate::state::background::Job;
 use crate::state::catalogue::KeyspaceSettings;
+use crate::state::reserve::flush_bytes;
 use crate::state::{Core, SnapshotHold, create};
 use crate::storage::SimulatedStorage;
 use crate::sync::{Arc, Clock, Random};
@@ -72,6 +73,32 @@ fn a_flush_of_values_that_go_to_blocks_is_made_in_steps() {
     let least = 20 * value.len() as u64 / core.options.step_bytes / 2;
     assert!(least > 4 && steps >= least, "{steps} steps");
     assert_eq!(read(&core, keyspace).len(), 20);
+}
+
+/// Values of half a page: what is looked ahead for is what the flush writes, waste and all.
+#[test]
+fn a_flush_writes_no_more_than_is_looked_ahead_for() {
+    let options = Options {
+        page_size: 64 << 10,
+        region_bytes: 16 << 20,
+        memory_budget: 64 << 20,
+        ..options()
+    };
+    let (core, keyspace) = made(options);
+    let mut random = Random::from_seed(2);
+    let mut value = vec![0; 33 << 10];
+    let mut writes = PendingWrites::new();
+    for number in 0..100 {
+        random.fill(&mut value);
+        writes.put(keyspace, &key(number), &value);
+    }
+    commit(&core, &writes, Durability::Buffered, None).unwrap();
+    let (expected, before) = (flush_bytes(&core), core.pages.counters().bytes_written());
+    seal(&core);
+    step::flush_sealed(&core).unwrap();
+    let written = core.pages.counters().bytes_written() - before;
+    assert!(written > 100 * (64 << 10), "{written} bytes");
+    assert!((written..written * 3 / 2).contains(&expected), "{written} bytes of {expected}");
 }
 
 /// Where single pages are free and nothing else, a leaf has room for few references to values.

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::merge::step;
 use crate::options::Durability;
 use crate::segment::key_range::KeyRange;
-use crate::state::SnapshotHold;
+use crate::state::{Core, SnapshotHold};
 use crate::storage::OperationKind;
 use crate::sync::Arc;
 use crate::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -50,12 +50,24 @@ const FLUSHES: u32 = 3;
 /// looked at, too, before the commit takes its place. Nothing is read under the commit lock.
 #[test]
 fn what_others_flush_during_a_validation_is_read_before_the_commit_lock_is_taken() {
-    let mut engine = Engine::new();
+    let engine = Engine::new();
     let name = engine.core.transactions.begin(engine.core.clock.now());
     let began = SnapshotHold::take(&engine.core).number();
     engine.core.transactions.began_at(name, began);
-    // On both sides of the range that the transaction deletes: a look must read them.
-    engine.young([1, 900], b"other");
+    // On both sides of the key that the transaction puts: of ranges no filter knows, so a look must
+    // read them.
+    let hide_beside = |core: &Arc<Core>, keyspace, number| {
+        let mut writes = PendingWrites::new();
+        for start in [number, 900 + number] {
+            writes.delete_range(keyspace, KeyRange::new(key(start), Some(key(start + 1))));
+        }
+        commit(core, &writes, Durability::Memory, None).unwrap();
+        let order = core.commit_order.lock();
+        core.seal();
+        drop(order);
+        step::flush_sealed(core).unwrap();
+    };
+    hide_beside(&engine.core, engine.keyspace, 1);
     let (flushed, under_lock) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let is_busy = AtomicBool::new(false);
     let (core, keyspace) = (engine.core.clone(), engine.keyspace);
@@ -68,19 +80,12 @@ fn what_others_flush_during_a_validation_is_read_before_the_commit_lock_is_taken
             locked.fetch_add(1, Ordering::AcqRel);
         } else if flushes.load(Ordering::Acquire) < FLUSHES {
             let number = flushes.fetch_add(1, Ordering::AcqRel);
-            let mut writes = PendingWrites::new();
-            writes.put(keyspace, &key(2 + number), b"beside");
-            writes.put(keyspace, &key(901 + number), b"beside");
-            commit(&core, &writes, Durability::Memory, None).unwrap();
-            let order = core.commit_order.lock();
-            core.seal();
-            drop(order);
-            step::flush_sealed(&core).unwrap();
+            hide_beside(&core, keyspace, 2 + number);
         }
         is_busy.store(false, Ordering::Release);
     }));
     let mut writes = PendingWrites::new();
-    writes.delete_range(engine.keyspace, KeyRange::new(key(100), Some(key(200))));
+    writes.put(engine.keyspace, &key(100), b"mine");
     let validation = Validation { began, reads: None };
     let result = commit(&engine.core, &writes, Durability::Memory, Some(&validation));
     engine.storage.clear_on_operation();

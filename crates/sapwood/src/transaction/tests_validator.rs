@@ -258,22 +258,28 @@ fn what_comes_after_the_look_of_a_commit_by_reference_lies_by_itself() {
 
 #[test]
 fn under_the_commit_lock_what_was_written_is_not_asked_for_again() {
-    let mut engine = Engine::new();
-    let (core, keyspace) = (engine.core.clone(), engine.keyspace);
-    let (name, began) = begin(&core);
-    engine.put([60_000], b"before its commit");
-    let mut writes = PendingWrites::new();
-    (0..1_000).for_each(|number| writes.put(keyspace, &key(number), b"mine"));
-    let validation = Validation { began, reads: None };
-    let before = validations(&core);
-    let other = core.clone();
-    let (result, _) = beside(
-        move |point| put(&other, keyspace, [70_000 + point]),
-        || commit(&core, &writes, Durability::Memory, Some(&validation)),
-    );
-    result.unwrap();
-    assert_eq!(validations(&core) - before, 1);
-    core.end_transaction(name);
+    for is_range in [false, true] {
+        let mut engine = Engine::new();
+        let (core, keyspace) = (engine.core.clone(), engine.keyspace);
+        let (name, began) = begin(&core);
+        engine.put([60_000], b"before its commit");
+        let mut writes = PendingWrites::new();
+        if is_range {
+            writes.delete_range(keyspace, KeyRange::new(key(0), Some(key(50_000))));
+        } else {
+            (0..1_000).for_each(|number| writes.put(keyspace, &key(number), b"mine"));
+        }
+        let validation = Validation { began, reads: None };
+        let before = validations(&core);
+        let other = core.clone();
+        let (result, _) = beside(
+            move |point| put(&other, keyspace, [70_000 + point]),
+            || commit(&core, &writes, Durability::Memory, Some(&validation)),
+        );
+        result.unwrap();
+        assert_eq!(validations(&core) - before, 1);
+        core.end_transaction(name);
+    }
 }
 
 /// What comes each time is more than may be looked at under the lock, and more than is listed.

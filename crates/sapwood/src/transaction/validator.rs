@@ -60,7 +60,8 @@ impl<'a> Validator<'a> {
     ) -> Validator<'a> {
         let (reads, written) = (validation.reads, writes.map_or(0, PendingWrites::len));
         // A range may hold very many keys.
-        let has_ranges = reads.is_some_and(|reads| reads.ranges().next().is_some());
+        let has_ranges = reads.is_some_and(|reads| reads.ranges().next().is_some())
+            || writes.is_some_and(|writes| writes.touched_ranges().next().is_some());
         let count = reads.map_or(0, ReadSet::len) + written;
         let uses_much = writes.is_none() || has_ranges || count as u64 > FEW;
         Validator {
