@@ -27,6 +27,10 @@ pub struct Steady {
     /// How long the sustained rate is measured, in seconds; the first third does not count.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     peak_seconds: u64,
+    /// The sustained rate of an earlier run, in puts a second. Where the machine's speed changes,
+    /// nine tenths of a good minute are more than a bad one has: the lower rate of the two counts.
+    #[arg(long)]
+    sustained_before: Option<f64>,
     /// How long commits are sent by the timetable, in seconds.
     #[arg(long, default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
@@ -94,7 +98,11 @@ pub fn run(steady: &Steady) -> Outcome<()> {
     let mut load = Load { database: &database, keyspace: &keyspace, random, pairs, batch };
     let rate = sustained_rate(&mut load, Duration::from_secs(steady.peak_seconds))?;
     println!("{:<28} {:>12.0} puts/s", "sustained rate", rate * batch as f64);
-    let wanted = rate * steady.part;
+    let before = steady.sustained_before.map(|puts| puts / batch as f64);
+    if let Some(before) = before {
+        println!("{:<28} {:>12.0} puts/s", "sustained before", before * batch as f64);
+    }
+    let wanted = before.map_or(rate, |before| before.min(rate)) * steady.part;
     println!("{:<28} {:>12.0} puts/s", "sent by the timetable", wanted * batch as f64);
     let (mut latencies, seconds) = by_timetable(&mut load, wanted, steady.seconds, &path)?;
     latencies.sort_unstable();
@@ -153,7 +161,7 @@ fn by_timetable(
             second.file_bytes = fs::metadata(path)?.len();
             all.push(std::mem::take(&mut second));
             if all.len() % 60 == 0 {
-                eprintln!("{:>6} s of {seconds}", all.len());
+                eprintln!("{:>6} s of {seconds}, {:>8} ms behind", all.len(), latency.as_millis());
             }
         }
     }
