@@ -379,6 +379,15 @@ pub fn run(
     Ok(())
 }
 
+/// Waits until all is merged; where that fails, says how things stood.
+fn merge(database: &Database) -> Result<(), String> {
+    let stood = |error| match database.stats() {
+        Ok(stats) => format!("{error}\n{stats}"),
+        Err(second) => format!("{error}; stats: {second}"),
+    };
+    database.wait_until_idle().map_err(stood)
+}
+
 fn one_round(plan: &Plan, round: u64, model: &mut Model) -> Result<FullRound, String> {
     fill(plan, round, model)?;
     let mut shown = FullRound {
@@ -403,7 +412,7 @@ fn one_round(plan: &Plan, round: u64, model: &mut Model) -> Result<FullRound, St
         drop(snapshot);
     }
     writer.delete_most_of_all(&mut shown)?;
-    database.wait_until_idle().map_err(|error| format!("merging after deletions: {error}"))?;
+    merge(&database).map_err(|error| format!("merging after deletions: {error}"))?;
     shown.milliseconds = clock.now().as_millis() as u64;
     compare(&keys, writer.model, "after deletions")?;
     check(&database, "after deletions")?;
@@ -429,7 +438,7 @@ fn one_round(plan: &Plan, round: u64, model: &mut Model) -> Result<FullRound, St
     let seed = plan.seed ^ !round;
     let mut writer = Writer::new(&database, keyspace, model, seed, &mut say);
     writer.delete_most_of_all(&mut shown).map_err(|error| format!("after a reopen: {error}"))?;
-    database.wait_until_idle().map_err(text)?;
+    merge(&database).map_err(|error| format!("merging after a reopen: {error}"))?;
     database.close().map_err(text)?;
     Ok(shown)
 }
